@@ -41,6 +41,7 @@ Refused, to stay what it is
 # ------------------------------------------------------------------------------------------------
 import argparse
 import asyncio
+import base64
 import collections
 import contextlib
 import csv
@@ -68,21 +69,25 @@ import tempfile
 import time
 import traceback
 import urllib.parse
+import zoneinfo
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
 __version__ = "1.0"
 
-HOUR = 3_600_000                # ms; readings are summarized by UTC hours, which daylight saving
+MINUTE = 60_000                 # ms
+HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
 DAY = 24 * HOUR                 # never splits
 LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, not a reading
 
+LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
 MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
+MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes, and 16 h of one a minute
 RECEIPT_LIFE = 2 * MAX_AGE * 1000  # ms; twice the age at which a repeated reading is refused
@@ -91,12 +96,19 @@ MAX_LINE = 4096                 # bytes of a request line: the longest update UR
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
 MAX_HEADERS = 64                # a browser behind a proxy sends below 30
 MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
-HEAD_SECONDS = 30               # a phone on a bad network needs a few
-BODY_SECONDS = 60
-IDLE_SECONDS = 120              # longer than nginx keeps an upstream connection idle (60)
-LINGER_SECONDS = 2              # after an error the client gets this long to read the answer
+PATIENCE = {                    # s that a connection may spend in a phase
+    "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
+    "head": 30,                 # a phone on a bad network needs a few
+    "body": 60,
+    "stream": 60,               # since the client took the piece before
+    "listen": math.inf,
+    "linger": 2,                # after an error, to read the answer
+}
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 IDLE_STOP_SECONDS = 1           # an idle kept-alive connection may have a request on its way
+MAX_EVENTS = 1000               # kept for listeners that come back
+MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
+MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
@@ -107,6 +119,7 @@ STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 5000                # rows read at a time while streaming: no read transaction is held
 MAX_SCAN = 20_000               # readings looked at for one chart; from there on, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
+MAX_RECENT = 5000               # readings from which a verdict is made: three days of one a minute
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
 
@@ -143,21 +156,15 @@ def parse_temperature(text: str) -> Temperature:
     return Temperature(degrees if unit == "C" else (degrees - 32) / 1.8, unit)
 
 
-def parse_port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; a port is a number up to 65535")
-    return int(text)
-
-
 def parse_count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
     return int(text)
 
 
-def parse_units(text: str) -> str:
-    if text not in {"auto", "C", "F"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, C, F")
+def one_of(text: str, *choices: str) -> str:
+    if text not in choices:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
     return text
 
 
@@ -172,12 +179,12 @@ def default_database() -> str:
 
 SETTINGS = (
     Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
-    Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
+    Setting("port", "N", "8000", parse_count, "port to listen on; 0 takes any free one"),
     Setting("db", "FILE", "", lambda text: text or default_database(),
             "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
     Setting("rate-limit", "N", "60", parse_count,
             "updates per minute per MAC, bursts of N; 0 is no limit"),
-    Setting("units", "auto|C|F", "auto", parse_units,
+    Setting("units", "auto|C|F", "auto", lambda text: one_of(text, "auto", "C", "F"),
             "what the page shows; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
             "22C or 72F: inside at or below it, nothing needs opening"),
@@ -280,7 +287,7 @@ class Point(NamedTuple):
     maximum: float
 
 
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
@@ -291,17 +298,19 @@ READING_PARTS = frozenset({"field", "data", "age", "seq"})
 
 
 def parse_number(text: str) -> float:
-    """A finite decimal number; a whole one comes back as int. Raises ValueError.
+    """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
 
     float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts.
     """
-    if len(text) > MAX_NUMBER or not NUMBER.fullmatch(text):
-        raise ValueError("not a decimal number")
+    match = NUMBER.fullmatch(text)
+    if not match or len(text) > MAX_NUMBER:
+        raise ValueError("not a finite decimal number")
+    if match[1] is None:
+        return int(text)
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("too large")
-    whole = number.is_integer() and abs(number) < 2 ** 53 and text.lstrip("+-").isdigit()
-    return int(number) if whole else number
+    if math.isinf(number):
+        raise ValueError("not a finite decimal number")
+    return number
 
 
 def parse_mac(text: str) -> str:
@@ -316,16 +325,21 @@ def parse_reading(parts: dict[str, str]) -> Reading:
     for name in ("field", "data"):
         if name not in parts:
             raise Refused(400, f"{name}: missing")
-    number, seq = parts["field"], parts.get("seq")
-    if len(number) != 1 or number not in "123456789":
-        raise Refused(400, "field: a number from 1 to 9")
+    seq = parts.get("seq")
     try:
         value = parse_number(parts["data"])
     except ValueError as error:
-        raise Refused(400, f"data: {error}; a finite decimal number is needed, like 72.3") from None
-    if seq is not None and not (0 < len(seq) <= MAX_NUMBER and seq.isprintable()):
-        raise Refused(400, "seq: 1 to 32 printable characters")
-    return Reading(int(number), value, parse_age(parts.get("age", "0")), seq)
+        raise Refused(400, f"data: {error}, like 72.3, of at most {MAX_NUMBER} characters"
+                      ) from None
+    if seq is not None and not (0 < len(seq) <= MAX_SEQ and seq.isprintable()):
+        raise Refused(400, f"seq: 1 to {MAX_SEQ} printable characters")
+    return Reading(parse_field(parts["field"]), value, parse_age(parts["age"]) if "age" in parts else 0, seq)
+
+
+def parse_field(text: str) -> int:
+    if len(text) != 1 or text not in "123456789":
+        raise Refused(400, "field: a number from 1 to 9")
+    return int(text)
 
 
 def parse_age(text: str) -> int:
@@ -397,6 +411,8 @@ def parse_json_reading(index: int, reading: Any) -> Reading:
         raise Refused(400, f"{where}: an object is needed")
     if unknown := reading.keys() - READING_PARTS:
         raise Refused(400, f"{where}.{min(unknown)[:20]!a}: unknown part")
+    if not isinstance(reading.get("seq", ""), (str, int)) or reading.get("seq") is True:
+        raise Refused(400, f"{where}.seq: a text is needed")
     try:
         return parse_reading({name: str(value) for name, value in reading.items()
                               if value is not None})
@@ -496,6 +512,8 @@ def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int
             elif value > summary[2]:
                 summary[2] = value
             summary[3] += value
+    for summary in hours.values():
+        summary[3] = max(-LARGEST, min(LARGEST, summary[3]))
     return hours
 
 
@@ -506,8 +524,9 @@ def thin(samples: Iterable[tuple], origin: int, width: int) -> list[Point]:
     """
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s[0] - origin) // width):
-        _, counts, minima, maxima, totals = zip(*group, strict=True)
-        points.append(Point(origin + bucket * width, math.fsum(totals) / sum(counts),
+        _, counts, minima, maxima, totals, *_ = zip(*group, strict=True)
+        count = sum(counts)
+        points.append(Point(origin + bucket * width, sum(total / count for total in totals),
                             min(minima), max(maxima)))
     return points
 
@@ -518,6 +537,83 @@ def take_token(tokens: float, elapsed: float, per_minute: int) -> tuple[float, f
     if tokens >= 1:
         return tokens - 1, 0.0
     return tokens, (1 - tokens) * 60 / per_minute
+
+
+# -- the verdict ----------------------------------------------------------------------------------
+
+OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at once
+CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
+CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
+DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
+# Comfortable until so much above the limit: measured on a house from April to October, a band of
+# 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
+COMFORT_MARGIN = 2.5
+SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
+SILENT_AT_LEAST = 5 * MINUTE
+VERDICT_WINDOW = 3 * DAY        # of readings is replayed: far longer than anything above
+TREND_TIME = 30 * MINUTE
+TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
+
+
+class Verdict(NamedTuple):
+    """The answer for one inside station."""
+    state: str                  # open, close, comfortable, unknown
+    difference: float | None    # inside minus outside, °C
+    since: int | None           # when this state began
+    expires: int | None         # from then on it is unknown, unless readings come
+    silent: str | None          # for unknown: inside or outside
+
+
+def usual_interval(times: list[int]) -> int:
+    """The median distance in ms of the readings at these times; a minute where there is none."""
+    distances = sorted(b - a for a, b in itertools.pairwise(sorted(times)[-20:]) if b > a)
+    return distances[len(distances) // 2] if distances else MINUTE
+
+
+def silence_limit(times: list[int]) -> int:
+    """How long a station with readings at these times may be quiet before it counts as silent."""
+    return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
+
+
+def wish(inside: float, outside: float, comfort: float, state: str | None,
+         before: str | None) -> str:
+    """What two temperatures alone would have us say, given the state and the wish before."""
+    if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
+        return "comfortable"
+    if inside == outside:
+        return before if before in {"open", "close"} else "close"
+    return "open" if inside > outside else "close"
+
+
+def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now: int,
+          comfort: float) -> Verdict:
+    """The verdict at now, from readings (time, °C) in order of time. Pure: a replay gives the same.
+
+    A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
+    """
+    for silent, readings in (("outside", outside), ("inside", inside)):
+        limit = silence_limit([ms for ms, _ in readings[-20:]])
+        if not readings or now - readings[-1][0] > limit:
+            return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
+    limits = [silence_limit([ms for ms, _ in r[-20:]]) for r in (inside, outside)]
+    last: list[tuple[int, float] | None] = [None, None]
+    state = wanted = since = wanted_since = None
+    for ms, side, value in heapq.merge(((ms, 0, v) for ms, v in inside),
+                                       ((ms, 1, v) for ms, v in outside)):
+        last[side] = (ms, value)
+        if None in last or any(ms - at > limit for (at, _), limit in zip(last, limits, strict=True)):
+            wanted = None                       # what was seen before a silence confirms nothing
+            continue
+        (_, t_in), (_, t_out) = last
+        if wanted != (wanted := wish(t_in, t_out, comfort, state, wanted)):
+            wanted_since = ms
+        is_clear = (wanted == "comfortable"
+                    or t_in - t_out >= OPEN_MARGIN or t_out - t_in >= CLOSE_MARGIN)
+        if wanted != state and (state is None or (
+                ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM))):
+            state, since = wanted, ms
+    expires = min(r[-1][0] + limit for r, limit in zip((inside, outside), limits, strict=True))
+    return Verdict(state, inside[-1][1] - outside[-1][1], since, expires, None)
 
 
 def parse_media(accept: str) -> str:
@@ -635,6 +731,7 @@ STATION_COLUMNS = "id, name, mac, role, key, next_key, created, heard, last_entr
 
 class Latest(NamedTuple):
     """The newest reading of a series; time and value are None when there is none."""
+    series: int
     station: int
     field: int
     label: str | None
@@ -779,7 +876,7 @@ class Reader:
 
     def latest(self) -> list[Latest]:
         return [Latest(*row) for row in self.db.execute("""
-            SELECT s.station, s.field, s.label, r.time, r.value FROM series s
+            SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
@@ -792,13 +889,37 @@ class Reader:
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
         """The part of [start, end) in which the series has hours, widened to whole hours at will."""
-        first, last = self.db.execute(
-            "SELECT min(hour), max(hour) FROM hour WHERE series = ?", (series,)).fetchone()
+        first, last = self.db.execute("""
+            SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
+                   (SELECT max(hour) FROM hour WHERE series = ?1)""", (series,)).fetchone()
         if first is None:
             return 0, 0
         lower, upper = first * HOUR, (last + 1) * HOUR
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
+
+    def recent(self, series: int, start: int, end: int) -> list[tuple[int, float]]:
+        """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
+        return self.db.execute("""
+            SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
+            AND typeof(value) <> 'text' ORDER BY time DESC LIMIT ?""",
+            (series, start, end, MAX_RECENT)).fetchall()[::-1]
+
+    def recent_times(self, series: int) -> list[int]:
+        """When the last twenty readings were, in order."""
+        return [ms for ms, in self.db.execute(
+            "SELECT time FROM reading WHERE series = ? ORDER BY time DESC LIMIT 20", (series,))][::-1]
+
+    def first_hour(self) -> int | None:
+        """When the history begins."""
+        hours = [hour for hour, in self.db.execute(
+            "SELECT (SELECT min(hour) FROM hour WHERE series = id) FROM series") if hour is not None]
+        return min(hours) * HOUR if hours else None
+
+    def weight(self) -> int:
+        """Bytes that the database occupies with its log."""
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def points(self, series: int, start: int | None, end: int | None,
                limit: int) -> list[tuple[int, float] | Point]:
@@ -813,9 +934,9 @@ class Reader:
         hours = self.hours(series, start, end)
         count = sum(hour[1] for hour in hours)
         width = -(-(end - start) // limit)
-        if width >= HOUR or count > max(MAX_SCAN, limit):
+        if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
-            width = max(1, -(-(end - origin) // (limit * HOUR))) * HOUR
+            width = -(-(end - origin) // (limit * HOUR)) * HOUR
             return thin(((s[0] * HOUR, *s[1:5]) for s in hours), origin, width)
         samples = self.samples(series, start, end, hours)
         if len(samples) > limit:
@@ -868,11 +989,9 @@ class Reader:
             SELECT total(n) FROM (SELECT (SELECT count(*) FROM reading
             WHERE series = s.id AND time < ?) AS n FROM series s)""", (before,)).fetchone()[0]
 
-    def size(self) -> tuple[int, int]:
-        """Readings in the file, and bytes it occupies with its log."""
-        count, = self.db.execute("SELECT total(count - pruned) FROM hour").fetchone()
-        files = (self.path, self.path.with_name(self.path.name + "-wal"))
-        return int(count), sum(f.stat().st_size for f in files if f.exists())
+    def count(self) -> int:
+        """Readings in the table."""
+        return self.db.execute("SELECT count(*) FROM reading").fetchone()[0]
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
@@ -895,7 +1014,9 @@ class Reader:
             problems += [f"{table}: row without its {parent}" for table, _, parent, _ in
                          self.db.execute("PRAGMA foreign_key_check")]
             for series, in self.db.execute("SELECT id FROM series").fetchall():
+                self.db.execute("BEGIN")        # readings and summaries of one instant
                 problems += self.check_series(series)
+                self.db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             problems = [str(error)]
         self.db.set_progress_handler(None, 0)
@@ -911,7 +1032,8 @@ class Reader:
             n, *figures = raw.pop(hour, (0, None, None, None))
             right = n + pruned == count and (pruned or (
                 figures[:2] == [low, high]
-                and math.isclose(figures[2], total, rel_tol=1e-9, abs_tol=1e-9 * count)))
+                and math.isclose(max(-LARGEST, min(LARGEST, figures[2])), total,
+                                 rel_tol=1e-9, abs_tol=1e-9 * count)))
             if not right:
                 problems.append(f"series {series}, hour from {format_time(hour * HOUR)}: "
                                 "the summary is not that of its readings")
@@ -1050,7 +1172,8 @@ class Writer:
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
-            count = count + excluded.count, total = total + excluded.total,
+            count = count + excluded.count,
+            total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
@@ -1303,47 +1426,514 @@ class Access:
 
 # ------------------------------------------------------------------------------------------------
 # 7. Pages.        Law: string.Template in, text out; whatever is not markup goes through escape().
+#    All is drawn here; the script only asks for the page again and exchanges <main>.
 # ------------------------------------------------------------------------------------------------
 
 escape = html.escape
+RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+FAHRENHEIT_REGIONS = frozenset("US BS BZ FM KY LR MH MM PW".split())
+CHART_POINTS, SMALL_POINTS = 240, 80    # of a line: the page stays below 60 KB
+SMALL_CHARTS = 6
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
 
 STYLE = """
-:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
-body{margin:0 auto;max-width:44rem;padding:1rem}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .6rem .3rem 0}
-b{font-size:1.6rem}code{overflow-wrap:anywhere}
+:root{color-scheme:light dark;--ink:#18212b;--dim:#55606c;--paper:#f4f6f8;--card:#fff;
+--line:#d5dbe1;--in:#b4430a;--out:#0b63a5;--cool:#cfe6f7;--open:#0b5d8f;--close:#a33a08;
+--comfortable:#24693a;--unknown:#4c5661}
+@media(prefers-color-scheme:dark){:root{--ink:#e8edf2;--dim:#a3afbb;--paper:#11161b;--card:#1b2229;
+--line:#39434d;--in:#ff9d66;--out:#6fbdf5;--cool:#1d3f59}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
+main{max-width:46rem;margin:auto;padding:.75rem;display:grid;gap:.75rem}
+section,figure{margin:0;background:var(--card);border-radius:1rem;padding:1rem;min-width:0}
+h1{margin:0;font-size:1.6rem;line-height:1.25;font-weight:500}h1 b{display:block;font-size:2.1rem}
+h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
+.verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
+.comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
+.now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
+.big{font-size:2.9rem;line-height:1.1;font-weight:300;white-space:nowrap}.big small{font-size:1.2rem}
+.dim,time,figcaption,td,.small text{color:var(--dim)}.inside{color:var(--in)}.outside{color:var(--out)}
+nav{display:flex;gap:.5rem}nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
+color:inherit;text-decoration:none;border:1px solid var(--line)}
+nav a[aria-current]{background:var(--ink);color:var(--card)}
+svg{display:block;width:100%;height:auto;touch-action:pan-y;overflow:visible}
+svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;stroke-width:1.6;
+vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
+opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
+.swatch{background:var(--cool);padding:0 .5rem;border-radius:.2rem}
+input{width:100%;accent-color:var(--out);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .75rem .4rem 0;
+vertical-align:top;border-top:1px solid var(--line)}thead th{border:0}td{white-space:nowrap}
+.scroll{overflow-x:auto}code,h1,h2,th{overflow-wrap:anywhere}time{cursor:pointer}
+.say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+@media(scripting:none){input,output{display:none}}
+@media(min-width:40rem){svg text{font-size:7px}.small svg text{font-size:11px}
+.smalls{display:grid;grid-template-columns:1fr 1fr;gap:.75rem}}
 """
+
+SCRIPT = """
+const find = (query, all) => document['querySelector' + (all ? 'All' : '')](query);
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
+let skew = 0, isLost = false, timer;
+const now = () => Date.now() + skew;
+const local = (ms, style) => new Date(ms).toLocaleString([], style);
+function ago(ms) {
+  const s = Math.max(0, Math.floor(ms / 1000));
+  for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
+    if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
+  return s + ' s ago';
+}
+function tick() {
+  for (const t of find('time', 1)) if (!t.dataset.exact)
+    t.textContent = ago(now() - Date.parse(t.dateTime));
+  if (now() > +find('main').dataset.expires) refresh();
+}
+function lose() {
+  isLost = true;
+  const card = find('.verdict');
+  if (!card) return;
+  card.className = 'verdict unknown';
+  card.innerHTML = '<h1><b>No answer:</b> this page has no connection. What it shows is from ' +
+    local(+find('main').dataset.now, {weekday: 'short', hour: 'numeric', minute: '2-digit'}) +
+    '.</h1>';
+  find('.say').textContent = card.textContent;
+}
+async function refresh(address = location.href) {
+  try {
+    const answer = await fetch(address, {headers: {Accept: 'text/html'}});
+    if (!answer.ok || answer.headers.has('x-offline')) throw 0;
+    const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    const before = find('main'), slider = find('input'), main = next.querySelector('main');
+    const focus = document.activeElement, position = slider && slider.value;
+    if (isLost || before.dataset.state !== main.dataset.state)
+      find('.say').textContent = main.querySelector('h1').textContent;
+    before.replaceWith(main);
+    document.title = next.title;
+    isLost = false;
+    if (slider && find('input') && position !== slider.max) {
+      find('input').value = position;
+      show();
+      if (focus === slider) find('input').focus();
+    }
+    tick();
+  } catch { lose(); }
+}
+function show() {
+  const slider = find('input'), chart = slider.closest('figure').querySelector('svg'), d = chart.dataset;
+  const x = +d.left + slider.value / slider.max * d.width;
+  const said = [local(+d.start + slider.value / slider.max * (d.end - d.start),
+    {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
+  for (const line of chart.querySelectorAll('path[data-name]')) {
+    let best = null;
+    for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
+      if (!best || Math.abs(px - x) < Math.abs(best[0] - x)) best = [px, py];
+    const value = best && d.low - (best[1] - d.bottom) / d.height * (d.high - d.low);
+    said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
+      ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
+  }
+  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' 8V' + d.bottom);
+  slider.setAttribute('aria-valuetext', said.join(', '));
+  find('output').textContent = said.join(' \\u00b7 ');
+}
+document.addEventListener('input', show);
+function point(event) {
+  const chart = event.target.closest && event.target.closest('svg[data-left]');
+  if (!chart) return;
+  const box = chart.getBoundingClientRect(), d = chart.dataset, slider = find('input');
+  slider.value = ((event.clientX - box.left) / box.width * 360 - d.left) / d.width * slider.max;
+  show();
+}
+document.addEventListener('pointermove', point);
+document.addEventListener('pointerdown', point);
+document.addEventListener('click', event => {
+  const link = event.target.closest('nav a'), time = event.target.closest('time');
+  if (link) {
+    event.preventDefault();
+    history.replaceState(null, '', link.href);
+    refresh();
+  } else if (time) {
+    time.dataset.exact = time.dataset.exact ? '' : 1;
+    if (time.dataset.exact)
+      time.textContent = local(Date.parse(time.dateTime), {dateStyle: 'medium', timeStyle: 'medium'});
+    tick();
+  }
+});
+const events = new EventSource('/events');
+const soon = () => { clearTimeout(timer); timer = setTimeout(refresh, 250); };
+events.addEventListener('hello', e => { skew = e.data - Date.now(); soon(); });
+for (const kind of ['reading', 'verdict', 'reset']) events.addEventListener(kind, soon);
+events.onerror = () => refresh();
+addEventListener('offline', lose);
+addEventListener('online', () => refresh());
+document.addEventListener('visibilitychange', () => document.hidden || refresh());
+setInterval(tick, 5000);
+if (document.cookie.indexOf('tz=' + zone) < 0)
+  document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
+if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
+"""
+
+WORKER = """
+addEventListener('install', event => skipWaiting());
+addEventListener('fetch', event => {
+  if (new URL(event.request.url).pathname !== '/') return;
+  event.respondWith(fetch(event.request).then(answer => {
+    const copy = answer.clone();
+    if (answer.ok) caches.open('page').then(cache => cache.put('/', copy));
+    return answer;
+  }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
+    'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
+      last.headers.get('Content-Security-Policy')}}) || Response.error())));
+});
+"""
+
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"
+ rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
+ stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
+
+MANIFEST = {
+    "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
+    "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
+    "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
+}
 
 PAGE = string.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><style>$style</style></head>
-<body><main><h1>$title</h1>
-$body</main></body></html>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
+<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
+<body><main$attributes>
+$body</main>$script</body></html>
 """)
 
-STATION_ROW = string.Template(
-    "<tr><th scope=row>$name</th><td><b>$value</b></td><td>$heard</td></tr>")
+VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
+                          "$more</section>\n")
+NOW = string.Template("<section><h2 class=$css>$name</h2><p class=big>$value<small> $unit</small>"
+                      "</p><p>$trend$ago</p></section>\n")
+CHART = string.Template("""<svg viewBox="0 0 360 $height" role=img aria-label="$label" data-left=30
+ data-width=322 data-bottom=$bottom data-height=$plot data-start=$start data-end=$end data-low=$low
+ data-high=$high data-unit="$unit">$shapes<path class="cursor grid" d=""/></svg>""")
+STATION = string.Template("<tr><th scope=row>$name</th><td>$heard</td><td>$interval</td>"
+                          "<td>$entries</td><td>$state</td></tr>")
+NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints its key
+and the lines for its config.py:</p><p><code>python3 iotserver.py --db $db --add-station inside
+ --role inside --mac MAC</code></p><p>Or look around first: <code>python3 iotserver.py --demo</code>
+</p></section>""")
 
-NO_STATION = string.Template("""<p>No station yet. This adds one, and prints its key:</p>
-<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac MAC</code></p>""")
+
+def csp_hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-def render_page(title: str, body: str) -> bytes:
-    """A whole page. title is text, body is markup."""
-    return PAGE.substitute(title=escape(title), style=STYLE, body=body).encode()
+PAGE_HEADERS = (
+    ("Content-Security-Policy",
+     f"default-src 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}; "
+     "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+)
 
 
-def render_overview(stations: list[Station], latest: list[Latest], now: int, db: str) -> bytes:
-    """The page: each station with its last temperature and when it was heard."""
-    if not stations:
-        return render_page("iotserver", NO_STATION.substitute(db=escape(db)))
-    values = {series.station: series.value for series in reversed(latest)}
-    rows = "".join(STATION_ROW.substitute(
-        name=escape(station.name),
-        value=escape(str(values.get(station.id) if values.get(station.id) is not None else "–")),
-        heard=f"{format_ago(now - station.heard)} ago" if station.heard else "never heard",
-    ) for station in stations)
-    return render_page("iotserver", f"<table>{rows}</table>")
+class View(NamedTuple):
+    """How one reader wants to see the page."""
+    unit: str                   # C or F
+    zone: tzinfo
+    range: str                  # a key of RANGES
+
+
+class Line(NamedTuple):
+    """A series on a chart, in the unit shown."""
+    name: str
+    css: str
+    points: list[Point]
+
+
+class Place(NamedTuple):
+    """An inside or outside station with what the page says of it."""
+    name: str
+    role: str
+    readings: list[tuple[int, float]]   # of its temperature, in the verdict's window
+    verdict: Verdict | None             # of an inside station
+
+
+class StationLine(NamedTuple):
+    """A row of the table of stations."""
+    name: str
+    heard: int | None
+    interval: int | None
+    entries: int
+    is_silent: bool
+
+
+class Overview(NamedTuple):
+    """All that the page shows, but for how."""
+    places: list[Place]
+    lines: list[Line]                   # °C: inside and outside
+    others: list[Line]                  # humidity, pressure, and whatever has no role
+    stations: list[StationLine]
+    since: int | None                   # the oldest hour
+    size: int                           # bytes
+    start: int
+    now: int
+    db: str
+
+
+def default_label(number: int) -> str:
+    return {1: "Temperature °C", 2: "Humidity %", 3: "Pressure hPa"}.get(number, f"Field {number}")
+
+
+def choose_unit(setting: str, languages: str) -> str:
+    """C or F: what the setting says; on auto, what the first language's region is used to."""
+    if setting != "auto":
+        return setting
+    _, _, region = languages.split(",")[0].split(";")[0].strip().partition("-")
+    return "F" if region.upper() in FAHRENHEIT_REGIONS else "C"
+
+
+def choose_zone(cookie: str) -> tzinfo:
+    """The time zone that the page's script has left in a cookie; else UTC."""
+    match = re.search(r"(?:^|;\s*)tz=([A-Za-z0-9_+\-/]{1,64})(?:;|$)", cookie)
+    try:
+        return zoneinfo.ZoneInfo(match[1]) if match else timezone.utc
+    except (ValueError, OSError):       # unknown, or no time zones on this system
+        return timezone.utc
+
+
+def in_unit(celsius: float, unit: str) -> float:
+    return celsius if unit == "C" else celsius * 1.8 + 32
+
+
+def say_degrees(difference: float, unit: str) -> str:
+    """A difference of temperatures: `4.1 °F`."""
+    return f"{abs(difference) * (1 if unit == 'C' else 1.8):.1f}".removesuffix(".0") + f" °{unit}"
+
+
+def say_verdict(verdict: Verdict, place: str, now: int, unit: str) -> tuple[str, str]:
+    """The verdict as a sentence in two parts, headline and reason."""
+    if verdict.state == "unknown":
+        if verdict.since is None:
+            return "No answer:", f"“{place}” has sent no temperature yet."
+        return "No answer:", f"“{place}” has been silent for {format_ago(now - verdict.since)}."
+    degrees = say_degrees(verdict.difference, unit)
+    warmer = "warmer" if verdict.difference < 0 else "cooler"
+    if verdict.state == "open":
+        return "Open the windows:", f"it is {degrees} {warmer} outside."
+    if verdict.state == "close":
+        return "Keep the windows closed:", f"it is {degrees} {warmer} outside."
+    advice = (f"but it is {degrees} warmer outside: keep the windows closed."
+              if verdict.difference < -CLOSE_MARGIN else "nothing to do.")
+    return "Comfortable inside:", advice
+
+
+def trend(readings: list[tuple[int, float]], now: int) -> str:
+    """rising, falling or steady over the last half hour; empty where there is too little."""
+    recent = [r for r in readings if r[0] > now - TREND_TIME]
+    if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
+        return ""
+    change = recent[-1][1] - recent[0][1]
+    return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
+
+
+def render_ago(ms: int, view: View, now: int) -> str:
+    exact = datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b %Y %H:%M:%S %Z")
+    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
+            f"{format_ago(now - ms)} ago</time>")
+
+
+def cooler_spans(inside: list[Point], outside: list[Point]) -> list[tuple[int, int]]:
+    """The times [start, end) in which outside was cooler than inside; a gap belongs to none."""
+    limits = [silence_limit([p.time for p in points]) for points in (inside, outside)]
+    last: list[Point | None] = [None, None]
+    spans: list[list[int]] = []
+    is_open = False
+    for ms, side, point in heapq.merge(((p.time, 0, p) for p in inside),
+                                       ((p.time, 1, p) for p in outside)):
+        if is_open:
+            spans[-1][1] = min(ms, *(p.time + limit
+                                     for p, limit in zip(last, limits, strict=True)))
+        last[side] = point
+        is_cooler = None not in last and last[1].mean < last[0].mean and not any(
+            ms - p.time > limit for p, limit in zip(last, limits, strict=True))
+        if is_cooler and not (is_open and spans[-1][1] == ms):
+            spans.append([ms, ms])
+        is_open = is_cooler
+    return [(start, end) for start, end in spans if end > start]
+
+
+def nice_step(span: float, count: int) -> float:
+    """A step of 1, 2 or 5 times a power of ten that divides a span into at most count parts."""
+    power = 10 ** math.floor(math.log10(span / count))
+    return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
+
+
+def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
+    """Where the time axis has marks, in local time: days of 23 and 25 hours are drawn as they are."""
+    days = (end - start) / DAY
+    hours, form = ((6, "%H:%M") if days <= 2 else (24, "%a") if days <= 8
+                   else (24 * 7, "%d %b") if days <= 60 else (24 * 61, "%b"))
+    tick = datetime.fromtimestamp(start / 1000, zone).replace(
+        hour=0, minute=0, second=0, microsecond=0)
+    ticks = []
+    while (ms := round(tick.timestamp() * 1000)) < end:
+        if ms > start:
+            ticks.append((ms, tick.strftime(form)))
+        tick += timedelta(hours=hours)          # of the wall clock
+    return ticks
+
+
+def segments(points: list[Point]) -> Iterator[list[Point]]:
+    """Points between gaps: a gap is a gap, not a line."""
+    limit = silence_limit([p.time for p in points])
+    piece: list[Point] = []
+    for point in points:
+        if piece and point.time - piece[-1].time > limit:
+            yield piece
+            piece = []
+        piece.append(point)
+    if piece:
+        yield piece
+
+
+def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
+                 shaded: list[tuple[int, int]] = ()) -> str:
+    """Lines over time as SVG, with the band between minimum and maximum where they are thinned."""
+    values = [v for line in lines for p in line.points for v in (p.minimum, p.maximum)]
+    low, high = (min(values), max(values)) if values else (0, 1)
+    step = nice_step(max(high - low, 1), 3 if height < 150 else 5)
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step or 1
+    high += step * (high == low)
+    bottom, plot = height - BOTTOM, height - BOTTOM - TOP
+
+    def x(ms: int) -> float:
+        return round(LEFT + (ms - start) / (end - start) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(value: float) -> float:
+        return round(bottom - (value - low) / (high - low) * plot, 1)
+
+    def path(corners: Iterable[tuple[int, float]]) -> str:
+        return "M" + "L".join(f"{x(ms):g} {y(value):g}" for ms, value in corners)
+    shapes = [f"<rect class=shade x={x(a):g} y={TOP} width={x(b) - x(a):.1f} height={plot} />"
+              for a, b in shaded]
+    for i in range(round((high - low) / step) + 1):
+        mark = low + i * step
+        shapes.append(f'<path class=grid d="M{LEFT} {y(mark):g}H{WIDTH - RIGHT}"/><text x={LEFT - 4}'
+                      f' y={y(mark) + 4:g} text-anchor=end>{mark:g}</text>')
+    shapes += [f"<text x={x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
+               for ms, text in time_ticks(start, end, zone)]
+    for line in lines:
+        pieces = list(segments(line.points))
+        band = "".join(path([(p.time, p.maximum) for p in piece]
+                            + [(p.time, p.minimum) for p in reversed(piece)]) + "Z"
+                       for piece in pieces if any(p.minimum < p.maximum for p in piece))
+        curve = "".join(path((p.time, p.mean) for p in piece) + ("h.1" if len(piece) == 1 else "")
+                        for piece in pieces)
+        shapes.append(f'<g class={line.css}><path class=band d="{band}"/>'
+                      f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
+    label = escape(", ".join(say_line(line, unit) for line in lines))
+    return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start, end=end,
+                            low=low, high=high, unit=escape(unit), shapes="".join(shapes))
+
+
+def say_line(line: Line, unit: str) -> str:
+    """A line in words, for those who cannot see it."""
+    if not line.points:
+        return f"{line.name}: no readings"
+    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
+            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
+            f"last {line.points[-1].mean:.1f} {unit}")
+
+
+def render_figure(overview: Overview, view: View) -> str:
+    """The chart of temperatures, its ranges, and what can be read off it in words."""
+    links = "".join(
+        f'<a href="/?range={name}"{" aria-current=true" if name == view.range else ""}>{name}</a>'
+        for name in RANGES)
+    roles = {line.css: line for line in overview.lines}
+    spans = (cooler_spans(roles["inside"].points, roles["outside"].points)
+             if {"inside", "outside"} <= roles.keys() else [])
+    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
+                                   for p in line.points]) for line in overview.lines]
+    legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
+    chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190, spans)
+    text = "".join(f"<tr><td>{say_clock(a, view)}</td><td>{say_clock(b, view)}</td></tr>"
+                   for a, b in spans[-20:])
+    table = ("<details><summary>When it was cooler outside</summary><table><thead><tr><th>from</th>"
+             f"<th>until</th></tr></thead>{text}</table></details>" if text else "")
+    return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>{chart}"
+            "<input type=range max=1000 value=1000 aria-label='Time on the chart'>"
+            f"<output></output><figcaption>{legend}"
+            + ("<span class=swatch>cooler outside</span>" if text else "")
+            + f"</figcaption>{table}</figure>\n")
+
+
+def say_clock(ms: int, view: View) -> str:
+    return datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b, %H:%M")
+
+
+def render_now(place: Place, view: View, now: int) -> str:
+    """One temperature, large."""
+    if not place.readings:
+        return NOW.substitute(css=place.role, name=escape(place.name), value="–", unit="",
+                              trend="", ago="no reading yet")
+    ms, value = place.readings[-1]
+    way = trend(place.readings, now)
+    return NOW.substitute(
+        css=place.role, name=escape(place.name), value=f"{in_unit(value, view.unit):.1f}",
+        unit=f"°{view.unit}", trend=way and f"{way} · ", ago=render_ago(ms, view, now))
+
+
+def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
+    """The card on top, its headline as text, and the states of all verdicts."""
+    inside = [place for place in overview.places if place.verdict]
+    outside = next((place.name for place in overview.places if place.role == "outside"), "outside")
+    if not inside:
+        missing = "an outside" if not overview.places else "an inside"
+        hint = f"No answer yet: it takes {missing} and an {'inside' if not overview.places else 'outside'} station."
+        return VERDICT.substitute(state="unknown", headline="No answer yet:", more="",
+                                  reason="it takes a station inside and one outside."), hint, ""
+    said = [(place, *say_verdict(place.verdict, outside if place.verdict.silent == "outside"
+                                 else place.name, overview.now, view.unit)) for place in inside]
+    first, headline, reason = said[0]
+    more = "".join(f"<p>{escape(place.name)} – {head} {escape(why)}</p>"
+                   for place, head, why in said[1:])
+    return (VERDICT.substitute(state=first.verdict.state, headline=headline,
+                               reason=escape(reason), more=more),
+            headline.rstrip(":"), " ".join(place.verdict.state for place in inside))
+
+
+def render_stations(overview: Overview, view: View) -> str:
+    rows = "".join(STATION.substitute(
+        name=escape(s.name), entries=f"{s.entries:,}",
+        heard=render_ago(s.heard, view, overview.now) if s.heard else "never",
+        interval=format_ago(s.interval) if s.interval else "–",
+        state="silent" if s.is_silent else "ok") for s in overview.stations)
+    since = (f"History since {say_clock(overview.since, view)}; " if overview.since else "")
+    return ("<section class=scroll><h2>Stations</h2><table><thead><tr><th>name<th>last heard"
+            f"<th>every<th>entries<th></tr></thead>{rows}</table><p class=dim>{since}"
+            f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
+
+
+def render_page(title: str, body: str, attributes: str = "", script: str = "") -> bytes:
+    """A whole page. title is text, the rest is markup."""
+    return PAGE.substitute(title=escape(title), style=STYLE, body=body, attributes=attributes,
+                           script=script).encode()
+
+
+def render_overview(overview: Overview, view: View) -> bytes:
+    """The page that answers: open the windows?"""
+    if not overview.stations:
+        return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
+    card, headline, states = render_verdicts(overview, view)
+    now = "".join(render_now(place, view, overview.now) for place in overview.places)
+    small = "".join(f"<figure class={line.css}><h2>{escape(line.name)}</h2>" + render_chart(
+        [line], "", overview.start, overview.now, view.zone, 110) + "</figure>"
+        for line in overview.others)
+    expires = min((p.verdict.expires for p in overview.places if p.verdict and p.verdict.expires),
+                  default=LATEST_TIME)
+    return render_page(
+        headline, f"{card}<div class=now>{now}</div>\n{render_figure(overview, view)}"
+        f"<div class=smalls>{small}</div>\n{render_stations(overview, view)}",
+        f' data-now={overview.now} data-expires={expires} data-state="{states}"',
+        f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1382,16 +1972,35 @@ def single(query: dict[str, list[str]], known: Iterable[str]) -> dict[str, str]:
 
 
 def get_page(request, server) -> Answer:
-    return Answer(render_overview(server.reader.stations(), server.reader.latest(), server.now(),
-                                  str(server.writer.path)), HTML)
+    """The page, from memory while nothing has changed; 304 to who has it already."""
+    wanted = single(request.query(), ("range",)).get("range", "24h")
+    if wanted not in RANGES:
+        raise Refused(400, f"range: one of {', '.join(RANGES)}")
+    view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
+                choose_zone(request.headers.get("cookie", "")), wanted)
+    page, tag = server.page(view)
+    headers = (*PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
+               ("Vary", "Accept-Language, Cookie"))
+    if tag in request.headers.get("if-none-match", ""):
+        return Answer(b"", HTML, 304, headers)
+    return Answer(page, HTML, headers=headers)
+
+
+def get_asset(request, server) -> Answer:
+    """What the page loads besides itself."""
+    text, kind = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
+                  "/manifest.webmanifest": (json.dumps(MANIFEST), "application/manifest+json"),
+                  }[request.path]
+    return Answer(text.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))
 
 
 def get_update(request, server) -> Answer:
     update = parse_update_path(request.path, request.headers.get("x-api-key"))
     entry = server.writer.add(server.access.admit(update), update.readings[0], server.now())
     if parse_media(request.headers.get("accept", "")) == "html":
-        body = render_page("Stored", f'<p>This reading is entry {entry}. <a href="/">Overview</a>')
-        return Answer(body, HTML, is_update=True)
+        body = render_page("Stored", f"<section><h1>Stored</h1><p>This reading is entry {entry}. "
+                                     '<a href="/">Overview</a></p></section>')
+        return Answer(body, HTML, headers=PAGE_HEADERS, is_update=True)
     return Answer(b"%d" % entry, is_update=True)
 
 
@@ -1405,7 +2014,9 @@ def post_update(request, server) -> Answer:
 
 
 def get_events(request, server) -> Answer:
-    return Answer(b": connected\n\n", EVENTS, listens=True, headers=(
+    body = b"event: hello\ndata: %d\n\n" % server.now() + server.events_since(
+        request.headers.get("last-event-id"))
+    return Answer(body, EVENTS, listens=request.command == "GET", headers=(
         ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
 
@@ -1436,16 +2047,14 @@ def get_readings(request, server) -> Answer:
     query = single(request.query(), ("station", "field", "start", "end", "points"))
     if "station" not in query:
         raise Refused(400, "station: missing; an id or a name")
-    number, limit = query.get("field", "1"), query.get("points", str(DEFAULT_POINTS))
-    if number not in "123456789" or len(number) != 1:
-        raise Refused(400, "field: a number from 1 to 9")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_POINTS):
+    number, limit = parse_field(query.get("field", "1")), query.get("points", str(DEFAULT_POINTS))
+    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
     start, end = parse_range(query)
     station = wanted_station(server, query["station"])
-    series = server.reader.find_series(station.id, int(number))
+    series = server.reader.find_series(station.id, number)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
-    return Answer(as_json({"station": station.id, "field": int(number), "points": points}), JSON)
+    return Answer(as_json({"station": station.id, "field": number, "points": points}), JSON)
 
 
 def get_export(request, server) -> Answer:
@@ -1453,11 +2062,9 @@ def get_export(request, server) -> Answer:
     start, end = parse_range(query)
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
-    fields = {int(query["field"])} if query.get("field", "") in tuple("123456789") else None
-    if "field" in query and not fields:
-        raise Refused(400, "field: a number from 1 to 9")
+    fields = {parse_field(query["field"])} if "field" in query else None
     rows = itertools.chain.from_iterable(
-        server.reader.rows(station, fields, start or 0, end or LATEST_TIME) for station in stations)
+        server.reader.rows(station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
         ("Content-Disposition", 'attachment; filename="readings.csv"'),))
 
@@ -1484,6 +2091,9 @@ def get_healthz(request, server) -> Answer:
 
 ROUTES = {
     "/": {"GET": get_page},
+    "/worker.js": {"GET": get_asset},
+    "/icon.svg": {"GET": get_asset},
+    "/manifest.webmanifest": {"GET": get_asset},
     "/update": {"POST": post_update},
     "/update/": {"GET": get_update},            # and everything below it
     "/events": {"GET": get_events},
@@ -1512,8 +2122,10 @@ def find_route(method: str, path: str) -> Callable[..., Answer]:
 # ------------------------------------------------------------------------------------------------
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
-REQUEST_LINE = re.compile(rb"(%s) ([!-~]+) (HTTP/[0-9]\.[0-9])" % TOKEN)
-HEADER_LINE = re.compile(rb"(%s):[ \t]*([\t -~\x80-\xff]*?)[ \t]*" % TOKEN)
+# No two neighbors that match the same: no input makes these slow.
+HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
+HEAD = re.compile(rb"(%s) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n((?:%s)*)\r\n" % (
+    TOKEN, HEADER.pattern.replace(b"(", b"(?:")))
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
 
@@ -1558,35 +2170,47 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """
         self.setup()
         self.close_connection = True                        # until all is understood
-        first, *lines = head[:-4].split(b"\r\n")
-        self._parse_request_line(first)
-        if len(lines) > MAX_HEADERS:
-            raise Refused(431, f"more than {MAX_HEADERS} headers")
-        for line in lines:
-            self._parse_header(line)
-        if self.request_version == "HTTP/1.1" and "host" not in self.headers:
-            raise Refused(400, "Host: missing")
-        if not HOST.fullmatch(self.headers.get("host", "")):
-            raise Refused(400, "Host: malformed")
+        match = HEAD.fullmatch(head)
+        if not match:
+            raise self._explain(head)
+        method, target, version, headers = match.groups()
+        self.command, target, version = method.decode(), target.decode(), version.decode()
+        if len(self.command) + len(target) > MAX_LINE:
+            raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
+        if version not in {"1.0", "1.1"}:
+            raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
+        self.request_version = f"HTTP/{version}"
+        self.path, _, self.query_string = (
+            target if target[0] == "/" else self._parse_absolute(target)).partition("?")
+        self._parse_headers(HEADER.findall(headers))
         length = self._body_length()
         options = self.headers.get("connection", "").lower().replace(" ", "").split(",")
-        keeps = self.request_version == "HTTP/1.1" or "keep-alive" in options
+        keeps = version == "1.1" or "keep-alive" in options
         self.close_connection = "close" in options or not keeps
         return length
 
-    def _parse_request_line(self, line: bytes) -> None:
-        if len(line) > MAX_LINE:
-            raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
-        match = REQUEST_LINE.fullmatch(line)
-        if not match:
-            raise Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
-        self.command, target, self.request_version = (part.decode() for part in match.groups())
-        if self.request_version not in {"HTTP/1.0", "HTTP/1.1"}:
-            self.request_version = "HTTP/1.1"
-            raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
-        if not target.startswith("/"):
-            target = self._parse_absolute(target)
-        self.path, _, self.query_string = target.partition("?")
+    def _explain(self, head: bytes) -> Refused:
+        """Why a head is not one."""
+        line = head.partition(b"\r\n")[0]
+        if not re.fullmatch(rb"%s [!-~]+ HTTP/[0-9]\.[0-9]" % TOKEN, line):
+            return Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
+        return Refused(400, "header: each is one line, Name: value")
+
+    def _parse_headers(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        if len(pairs) > MAX_HEADERS:
+            raise Refused(431, f"more than {MAX_HEADERS} headers")
+        headers = self.headers
+        for name, value in pairs:
+            name, value = name.decode().lower(), value.strip(b" \t").decode("latin-1")
+            if name in headers:
+                if name in ONCE:
+                    raise Refused(400, f"{name}: given twice")
+                value = f"{headers[name]}, {value}"
+            headers[name] = value
+        if not HOST.fullmatch(headers.get("host", "")):
+            raise Refused(400, "Host: malformed")
+        if self.request_version == "HTTP/1.1" and "host" not in headers:
+            raise Refused(400, "Host: missing")
 
     def _parse_absolute(self, target: str) -> str:
         """http://host/path, as to a proxy: RFC 9112, 3.2.2 wants it understood."""
@@ -1594,17 +2218,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not match:
             raise Refused(400, "request line: the path has to begin with /")
         return match[1] or "/"
-
-    def _parse_header(self, line: bytes) -> None:
-        match = HEADER_LINE.fullmatch(line)
-        if not match:
-            raise Refused(400, "header: each is one line, Name: value")
-        name, value = match[1].decode().lower(), match[2].decode("latin-1")
-        if name in self.headers:
-            if name in ONCE:
-                raise Refused(400, f"{name}: given twice")
-            value = f"{self.headers[name]}, {value}"
-        self.headers[name] = value
 
     def _body_length(self) -> int:
         if "transfer-encoding" in self.headers:
@@ -1651,7 +2264,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body, kind = {
             "text": lambda: (f"{refused.message}\n".encode(), TEXT),
             "json": lambda: (as_json({"status": refused.status, "error": refused.message}), JSON),
-            "html": lambda: (render_page(phrase, f"<p>{escape(refused.message)}</p>"), HTML),
+            "html": lambda: (render_page(phrase, f"<section><h1>{phrase}</h1><p>"
+                                         f"{escape(refused.message)}</p></section>"), HTML),
         }[media]()
         return Answer(body, kind, refused.status, refused.headers)
 
@@ -1659,8 +2273,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Head and body of an answer, to be sent in one write."""
         self.wfile = io.BytesIO()
         self.send_response(answer.status)
-        self.send_header("Content-Type", answer.kind)
-        if answer.listens:
+        if answer.status != 304:
+            self.send_header("Content-Type", answer.kind)
+        if answer.status == 304:
+            pass                                # has no body, and so no length of one
+        elif answer.listens:
             self.close_connection = True
         elif answer.stream is None:
             self.send_header("Content-Length", str(len(answer.body)))
@@ -1694,13 +2311,13 @@ class Connection(asyncio.Protocol):
         self.body_length: int | None = None     # of the request whose head has been read
         self.answers: list[tuple[bytes, Answer]] = []
         self.stream: Iterator[bytes] | None = None
-        self.is_closing = self.is_full = self.was_answered = False
-        self.deadline = math.inf
+        self.is_closing = self.is_at_end = self.is_full = self.was_answered = False
+        self.phase, self.deadline = "", math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.handler = Handler(None, transport.get_extra_info("peername"), self.server)
-        self.set_deadline(IDLE_SECONDS)
+        self.enter("idle")
         if not self.server.welcome(self):
             self.queue_refusal(Refused(503, "too many connections; try again", Retry_After="5"))
 
@@ -1710,10 +2327,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that only closed its side still gets the answers that it is owed."""
-        if not (self.answers or self.stream):
-            return False
-        self.handler.close_connection = self.is_closing = True
-        return True
+        self.is_at_end = True
+        return bool(self.answers or self.stream)
 
     # -- in ---------------------------------------------------------------------------------------
 
@@ -1744,12 +2359,13 @@ class Connection(asyncio.Protocol):
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0 or end > MAX_HEAD:
             self.check_head_length()
-            self.set_deadline(HEAD_SECONDS)
+            if self.phase != "head":            # the time counts from the first byte
+                self.enter("head")
             return False
         head, self.buffer = self.buffer[:end + 4], self.buffer[end + 4:]
         self.body_length = self.handler.parse_request(head)
         if len(self.buffer) < self.body_length:
-            self.set_deadline(BODY_SECONDS)
+            self.enter("body")
             if self.handler.expects_continue and not self.answers:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
@@ -1788,7 +2404,7 @@ class Connection(asyncio.Protocol):
         self.was_answered = True
         if last.listens:
             self.server.listeners.add(self)
-            self.deadline = math.inf
+            self.enter("listen")
         elif self.stream:
             self.pump()
         else:
@@ -1800,14 +2416,15 @@ class Connection(asyncio.Protocol):
 
     def rest(self, status: int = 200) -> None:
         """Nothing more to send: close, or wait for the next request."""
-        if not self.is_closing:
-            self.set_deadline(IDLE_SECONDS)
+        if not (self.is_closing or self.is_at_end):
+            if self.phase not in {"head", "body"} or not self.buffer:
+                self.enter("idle")
         elif status < 400:
             self.transport.close()
         else:
             # Closing with unread bytes would reset the connection, and the client might never see
             # the answer: so only our side is closed, and the rest is read into the void.
-            self.set_deadline(LINGER_SECONDS)
+            self.enter("linger")
             if self.transport.can_write_eof():
                 self.transport.write_eof()
 
@@ -1822,14 +2439,15 @@ class Connection(asyncio.Protocol):
             log(f"an export was cut off: {error}")
             self.transport.abort()              # without its end the client knows
             return
-        self.set_deadline(BODY_SECONDS)
+        self.enter("stream")
         self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
         if piece:
             self.server.loop.call_soon(self.pump)
         else:
             self.stream = None
-            self.rest()
-            self.take_requests()
+            self.take_requests()                # what waited behind the stream
+            if not self.answers:
+                self.rest()
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -1843,8 +2461,8 @@ class Connection(asyncio.Protocol):
 
     # -- time -------------------------------------------------------------------------------------
 
-    def set_deadline(self, seconds: float) -> None:
-        self.deadline = self.server.monotonic() + seconds
+    def enter(self, phase: str) -> None:
+        self.phase, self.deadline = phase, self.server.monotonic() + PATIENCE[phase]
 
     def may_close(self, waited: float) -> bool:
         """Whether a server that has been stopping for so long owes this connection no more."""
@@ -1912,6 +2530,12 @@ class Server:
         self.is_stopping = False
         self.capacity = MAX_CONNECTIONS
         self.jobs = JOBS
+        self.run = secrets.token_hex(4)         # tells the events of this process from others'
+        self.events: collections.deque[bytes] = collections.deque(maxlen=MAX_EVENTS)
+        self.last_event = 0
+        self.pages: dict[View, tuple[bytes, str]] = {}
+        self.pages_from = 0
+        self.verdicts: list[Verdict | None] = []
 
     def now(self) -> int:
         return int(self.clock() * 1000)
@@ -1928,8 +2552,18 @@ class Server:
     def answer_later(self, connection: Connection) -> None:
         """Flush this connection when the turn ends, together with all others of this turn."""
         if not self.turn:
-            self.loop.call_soon(self.end_turn)
+            self.loop.call_soon(self.end_turn_when_quiet, 0)
         self.turn.append(connection)
+
+    def end_turn_when_quiet(self, seen: int) -> None:
+        """A commit costs as much as ten updates: so take in all that are already here first.
+
+        With 64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
+        """
+        if seen < len(self.turn) < MAX_TURN:
+            self.loop.call_soon(self.end_turn_when_quiet, len(self.turn))
+        else:
+            self.end_turn()
 
     def end_turn(self) -> None:
         """Commit what this turn brought; then, and only then, answer it."""
@@ -1943,14 +2577,91 @@ class Server:
                 failure = self.failure = self.storage_failure(error)
         for connection in turn:
             connection.flush(failure)
-        if batch.readings and self.listeners and not failure:
-            self.publish(b"".join(map(self.event, batch.readings)))
+        if batch.readings and not failure:
+            self.pages.clear()
+            self.publish(b"".join(map(self.reading_event, batch.readings)))
 
-    def event(self, row: tuple[int, int, int, Any]) -> bytes:
+    def reading_event(self, row: tuple[int, int, int, Any]) -> bytes:
         series, ms, entry, value = row
         station, number = self.writer.series_places[series]
-        return b"event: reading\ndata: %b\n\n" % as_json(
-            {"station": station, "field": number, "time": ms, "value": value, "entry": entry})
+        return self.event("reading", {"station": station, "field": number, "time": ms,
+                                      "value": value, "entry": entry})
+
+    def event(self, name: str, data: Any) -> bytes:
+        """One server-sent event; its id lets a listener that was cut off go on without a hole."""
+        self.last_event += 1
+        event = b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
+            self.run.encode(), self.last_event, name.encode(), as_json(data))
+        self.events.append(event)
+        return event
+
+    def events_since(self, last_id: str | None) -> bytes:
+        """What a listener missed; `reset` when that is not known any more: ask for all again."""
+        if last_id is None:
+            return b""
+        run, _, number = last_id.partition(".")
+        missed = self.last_event - int(number) if run == self.run and number.isdigit() else -1
+        if 0 <= missed <= len(self.events):
+            return b"".join(tuple(self.events)[len(self.events) - missed:])
+        return b"event: reset\ndata: {}\n\n"
+
+    # -- the page ---------------------------------------------------------------------------------
+
+    def page(self, view: View) -> tuple[bytes, str]:
+        """The page as view wants it, and its ETag. The same bytes until a reading or a minute comes.
+        """
+        now = self.now() // MINUTE * MINUTE
+        if self.pages_from != now:
+            self.pages_from = now
+            self.pages.clear()
+        if view not in self.pages:
+            page = render_overview(self.overview(view), view)
+            if len(self.pages) >= MAX_PAGES:
+                self.pages.clear()
+            self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
+        return self.pages[view]
+
+    def overview(self, view: View) -> Overview:
+        """What the page shows, out of the store; its cost does not depend on how much there is."""
+        now, reader = self.now(), self.reader
+        start = now - RANGES[view.range]
+        stations, entries = reader.stations(), reader.entries()
+        latest = reader.latest()
+        lines, others = [], []
+        for station in sorted(stations, key=lambda s: s.role or "~"):
+            for series in (s for s in latest if s.station == station.id):
+                is_main = station.role is not None and series.field == 1
+                if is_main or len(others) < SMALL_CHARTS:
+                    name = station.name if is_main else f"{station.name}: {series.label or default_label(series.field)}"
+                    points = reader.points(series.series, start, None, CHART_POINTS if is_main else SMALL_POINTS)
+                    (lines if is_main else others).append(Line(name, station.role or "other", [
+                        p if isinstance(p, Point) else Point(p[0], p[1], p[1], p[1]) for p in points]))
+        return Overview(self.places(now), lines, others, [
+            self.station_line(station, entries[station.id], latest, now) for station in stations],
+            reader.first_hour(), reader.weight(), start, now, str(self.writer.path))
+
+    def places(self, now: int) -> list[Place]:
+        """Inside and outside stations with their readings, and the verdict of each inside one."""
+        found = []
+        for station in self.reader.stations():
+            if station.role:
+                series = self.reader.find_series(station.id, 1)
+                readings = [] if series is None else self.reader.recent(
+                    series, now - VERDICT_WINDOW, now + MINUTE)
+                found.append(Place(station.name, station.role, readings, None))
+        outside = max((p for p in found if p.role == "outside"),
+                      key=lambda p: p.readings[-1:], default=None)
+        comfort = self.settings.comfort.celsius
+        return [p if p.role == "outside" or not outside else
+                p._replace(verdict=judge(p.readings, outside.readings, now, comfort)) for p in found]
+
+    def station_line(self, station: Station, entries: float, latest: list[Latest],
+                     now: int) -> StationLine:
+        series = next((s for s in latest if s.station == station.id), None)
+        times = self.reader.recent_times(series.series) if series else []
+        heard = max([station.heard or 0, *times[-1:]]) or None
+        return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
+                           int(entries), heard is None or now - heard > silence_limit(times))
 
     def publish(self, data: bytes) -> None:
         """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
@@ -1996,6 +2707,20 @@ def keep_listeners(server: Server) -> None:
     server.publish(b":\n\n")
 
 
+def tell_verdict(server: Server) -> None:
+    """Publish the verdicts when one has changed: through a reading, or through silence."""
+    if not server.listeners:
+        return
+    places = [place for place in server.places(server.now()) if place.verdict]
+    states = [place.verdict.state for place in places]
+    if states != server.verdicts:
+        server.verdicts = states
+        server.pages.clear()
+        server.publish(server.event("verdict", [
+            {"station": place.name, "state": place.verdict.state, "since": place.verdict.since,
+             "difference": place.verdict.difference} for place in places]))
+
+
 def forget_receipts(server: Server) -> None:
     server.end_turn()
     server.writer.forget_receipts(server.now())
@@ -2027,7 +2752,7 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
-JOBS = ((1, close_expired), (15, keep_listeners), (10, watch_file), (60, forget_receipts),
+JOBS = ((1, close_expired), (1, tell_verdict), (15, keep_listeners), (10, watch_file), (60, forget_receipts),
         (watchdog_seconds(), feed_watchdog))
 
 
@@ -2215,7 +2940,7 @@ def prune(args: argparse.Namespace, path: Path) -> None:
     with contextlib.closing(open_writer(path)) as writer, Progress("pruning") as progress:
         while deleted := writer.prune_step(before):
             total += deleted
-            progress(total / expected)
+            progress(total / max(expected, 1))
         freed = shrink(writer)
     print(f"deleted {total} readings older than {args.prune[0]}; {freed} bytes freed")
 
@@ -2252,7 +2977,7 @@ def backup(args: argparse.Namespace, path: Path) -> None:
         with Progress("copying") as progress:
             reader.copy(partial, progress)
         with contextlib.closing(Reader(partial)) as copy, Progress("checking") as progress:
-            problems, (count, size) = copy.check(progress), copy.size()
+            problems, count, size = copy.check(progress), copy.count(), copy.weight()
         if problems:
             raise StoreError("the copy is damaged, and so was not kept: " + problems[0])
     print(f"{target}: {count} readings, {format_bytes(size)}, checked")
@@ -2289,7 +3014,7 @@ def export(args: argparse.Namespace, path: Path) -> None:
 
 
 def write_csv(reader: Reader, file) -> None:
-    total, done = reader.size()[0], 0
+    total, done = reader.count(), 0
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Row._fields)
     with Progress("exporting") as progress:
@@ -2298,7 +3023,7 @@ def write_csv(reader: Reader, file) -> None:
             while chunk := list(itertools.islice(rows, PAGE_ROWS)):
                 writer.writerows([(format_time(r[0]), *r[1:]) for r in chunk])
                 done += len(chunk)
-                progress(done / total)
+                progress(done / max(total, 1))
 
 
 def parse_value(text: str) -> Any:
@@ -2346,8 +3071,8 @@ def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
 def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
     """The rows of our CSV or of ThingSpeak's, told apart by the first line. Raises StoreError."""
     lines = csv.reader(file)
-    header = next(lines, [])
     try:
+        header = next(lines, [])
         if header == list(Row._fields):
             yield from read_own_csv(lines)
         elif header[:2] == ["created_at", "entry_id"]:
