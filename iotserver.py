@@ -37,7 +37,8 @@ Refused, to stay what it is
     dashboards to assemble, plug-ins, and a reading acknowledged before it is on the disk
 """
 # ------------------------------------------------------------------------------------------------
-# 2. Imports, version, limits.        Law: a number that limits something has a name and a reason.
+# 2. Imports, version, limits
+#    Law: a number that limits something has a name and a reason.
 # ------------------------------------------------------------------------------------------------
 import argparse
 import asyncio
@@ -70,7 +71,7 @@ import time
 import traceback
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
@@ -89,7 +90,7 @@ MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
-MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes, and 16 h of one a minute
+MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPT_LIFE = 2 * MAX_AGE * 1000  # ms; twice the age at which a repeated reading is refused
 
 MAX_LINE = 4096                 # bytes of a request line: the longest update URL is below 400
@@ -114,22 +115,23 @@ MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
 
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
-STEP_ROWS = 5000                # rows changed in one step of long work: some 20 ms in which updates wait
+STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 5000                # rows read at a time while streaming: no read transaction is held
-MAX_SCAN = 20_000               # readings looked at for one chart; from there on, hours serve as well
+MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # readings from which a verdict is made: three days of one a minute
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
 
 # ------------------------------------------------------------------------------------------------
-# 3. Settings.        Law: one table; flags, environment, --help and the README all follow from it.
+# 3. Settings
+#    Law: one table; flags, environment, --help and the README all follow from it.
 # ------------------------------------------------------------------------------------------------
 
 
 class Setting(NamedTuple):
-    """One flag of the server; the environment variable IOTSERVER_NAME means the same."""
+    """A flag of the server; the environment variable IOTSERVER_NAME means the same."""
     name: str
     metavar: str | None         # None: a switch
     default: str
@@ -139,58 +141,6 @@ class Setting(NamedTuple):
     @property
     def variable(self) -> str:
         return "IOTSERVER_" + self.name.upper().replace("-", "_")
-
-
-class Temperature(NamedTuple):
-    """A temperature as its user wrote it: `22C` or `72F`."""
-    celsius: float
-    unit: str
-
-
-def parse_temperature(text: str) -> Temperature:
-    """`22C` or `72F` to a Temperature; raises ValueError for anything else."""
-    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text.strip(), re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no temperature; write 22C or 72F")
-    degrees, unit = float(match[1]), match[2]
-    return Temperature(degrees if unit == "C" else (degrees - 32) / 1.8, unit)
-
-
-def parse_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def one_of(text: str, *choices: str) -> str:
-    if text not in choices:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
-    return text
-
-
-def parse_switch(text: str) -> bool:
-    return text.lower() not in {"", "0", "no", "false"}
-
-
-def default_database() -> str:
-    """`$STATE_DIRECTORY/iot.db` under systemd, else `iot.db` in the current directory."""
-    return str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
-
-
-SETTINGS = (
-    Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
-    Setting("port", "N", "8000", parse_count, "port to listen on; 0 takes any free one"),
-    Setting("db", "FILE", "", lambda text: text or default_database(),
-            "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
-    Setting("rate-limit", "N", "60", parse_count,
-            "updates per minute per MAC, bursts of N; 0 is no limit"),
-    Setting("units", "auto|C|F", "auto", lambda text: one_of(text, "auto", "C", "F"),
-            "what the page shows; auto follows the browser's language"),
-    Setting("comfort", "TEMP", "22C", parse_temperature,
-            "22C or 72F: inside at or below it, nothing needs opening"),
-    Setting("demo", None, "", parse_switch,
-            "serve a throw-away database with two simulated stations and a year of history"),
-)
 
 
 class Action(NamedTuple):
@@ -205,6 +155,59 @@ class Action(NamedTuple):
         return self.flag.replace("-", "_").replace("import", "import_")
 
 
+class Usage(Exception):
+    """The command line asks for what cannot be: exit status 2."""
+
+
+def require(condition: Any, message: str) -> None:
+    if not condition:
+        raise Usage(message)
+
+
+def parse_temperature(text: str) -> float:
+    """`22C` or `72F` to degrees Celsius."""
+    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)
+    require(match, f"--comfort {text!r}: no temperature; write 22C or 72F")
+    return float(match[1]) if match[2] == "C" else (float(match[1]) - 32) / 1.8
+
+
+def parse_count(text: str) -> int:
+    require(re.fullmatch("[0-9]{1,9}", text), f"{text!r}: a whole number is needed")
+    return int(text)
+
+
+def parse_port(text: str) -> int:
+    require(parse_count(text) < 65536, f"--port {text}: a number up to 65535")
+    return int(text)
+
+
+def parse_units(text: str) -> str:
+    require(text in {"auto", "C", "F"}, f"--units {text!r}: auto, C or F")
+    return text
+
+
+def parse_switch(text: str) -> bool:
+    return text.lower() not in {"", "0", "no", "false"}
+
+
+def parse_database(text: str) -> str:
+    return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
+
+
+SETTINGS = (
+    Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
+    Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
+    Setting("db", "FILE", "", parse_database,
+            "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
+    Setting("rate-limit", "N", "60", parse_count,
+            "updates per minute per MAC, bursts of N; 0 is no limit"),
+    Setting("units", "auto|C|F", "auto", parse_units,
+            "what the page shows; auto follows the browser's language"),
+    Setting("comfort", "TEMP", "22C", parse_temperature,
+            "22C or 72F: inside at or below it, nothing needs opening"),
+    Setting("demo", None, "", parse_switch,
+            "serve a throw-away database with two simulated stations and a year of history"),
+)
 ACTIONS = (
     Action("add-station", ("NAME",), "register a station; prints its key and its config.py lines"),
     Action("stations", (), "a table of the stations"),
@@ -213,30 +216,29 @@ ACTIONS = (
     Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
     Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
     Action("export", ("FILE",), "all readings as CSV; - is standard output"),
-    Action("import", ("FILE",), "our CSV, a ThingSpeak CSV, or an SQLite file with the older table"),
+    Action("import", ("FILE",), "our CSV, a ThingSpeak CSV, or an SQLite file of the older kind"),
     Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
     Action("check", (), "full integrity check of file and summaries"),
 )
-
-DETAILS = (                     # of the flags above: flag, metavar, choices, help
+DETAILS = (                     # of the actions: flag, metavar, choices, help
     ("mac", "MAC", None, "with --add-station: the station's MAC"),
     ("role", None, ("inside", "outside"), "with --add-station: where the station hangs"),
-    ("key", "KEY", None, "with --add-station: the API key (default: made up)"),
+    ("key", "KEY", None, "with --add-station, --new-key: the API key (default: made up)"),
     ("station", "NAME", None, "with --import of a ThingSpeak CSV: the station it belongs to"),
 )
 
 
-def build_parser(environ: dict[str, str]) -> argparse.ArgumentParser:
+def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; values stay text until parse_settings."""
     parser = argparse.ArgumentParser(
         prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
-        epilog="Each serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
+        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
     serving = parser.add_argument_group("serving")
     for s in SETTINGS:
-        value = environ.get(s.variable, s.default)
-        how = ({"action": "store_true", "default": s.parse(value)} if s.metavar is None else
-               {"metavar": s.metavar, "type": s.parse, "default": value})
-        default = f" (default: {s.default})" if s.default else ""
-        serving.add_argument(f"--{s.name}", help=s.help + default, **how)
+        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
+        text = s.help + (f" (default: {s.default})" if s.default else "")
+        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
+                             **how)
     doing = parser.add_argument_group("doing one thing and exiting")
     one = doing.add_mutually_exclusive_group()
     for a in ACTIONS:
@@ -250,8 +252,16 @@ def build_parser(environ: dict[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
+def parse_settings(args: argparse.Namespace) -> None:
+    """The serving flags from text to what they mean. Raises Usage."""
+    for s in SETTINGS:
+        name = s.name.replace("-", "_")
+        setattr(args, name, s.parse(getattr(args, name)))
+
+
 # ------------------------------------------------------------------------------------------------
-# 4. Domain.        Law: pure functions; no clock, no file, no socket. Times are integers of ms UTC.
+# 4. Domain
+#    Law: pure functions; no clock, no file, no socket. Times are integers of ms UTC.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +304,7 @@ DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
 PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
-READING_PARTS = frozenset({"field", "data", "age", "seq"})
+READING_PARTS = PARTS[2:]
 
 
 def parse_number(text: str) -> float:
@@ -333,7 +343,8 @@ def parse_reading(parts: dict[str, str]) -> Reading:
                       ) from None
     if seq is not None and not (0 < len(seq) <= MAX_SEQ and seq.isprintable()):
         raise Refused(400, f"seq: 1 to {MAX_SEQ} printable characters")
-    return Reading(parse_field(parts["field"]), value, parse_age(parts["age"]) if "age" in parts else 0, seq)
+    age = parse_age(parts["age"]) if "age" in parts else 0
+    return Reading(parse_field(parts["field"]), value, age, seq)
 
 
 def parse_field(text: str) -> int:
@@ -387,73 +398,63 @@ def parse_update_json(body: bytes, header_key: str | None = None) -> Update:
     Numbers go through the same grammar as those of the path. Raises Refused, naming the part.
     """
     try:
-        document = json.loads(body, parse_constant=no_constant)
+        document = json.loads(body, parse_constant=parse_number)    # refuses NaN
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"body: not JSON: {str(error)[:80]}") from None
-    if not isinstance(document, dict):
-        raise Refused(400, "body: a JSON object is needed")
-    if unknown := document.keys() - {"mac", "api_key", "readings"}:
-        raise Refused(400, f"{min(unknown)[:20]!a}: unknown; known are mac, api_key, readings")
-    key, readings = document.get("api_key", header_key), document.get("readings")
-    if not isinstance(key, str):
-        raise Refused(400, "api_key: missing")
-    if not isinstance(document.get("mac"), str):
-        raise Refused(400, "mac: missing")
+    document = take_parts("body", document, {"mac", "api_key", "readings"})
+    key, mac = document.get("api_key", header_key), document.get("mac")
+    readings = document.get("readings")
+    for name, part in (("api_key", key), ("mac", mac)):
+        if not isinstance(part, str):
+            raise Refused(400, f"{name}: missing")
     if not isinstance(readings, list) or not 0 < len(readings) <= MAX_BULK:
         raise Refused(400, f"readings: a list of 1 to {MAX_BULK} readings")
-    return Update(parse_mac(document["mac"]), key,
-                  tuple(parse_json_reading(i, r) for i, r in enumerate(readings)))
+    return Update(parse_mac(mac), key, tuple(
+        parse_json_reading(f"readings[{i}]", reading) for i, reading in enumerate(readings)))
 
 
-def parse_json_reading(index: int, reading: Any) -> Reading:
-    where = f"readings[{index}]"
-    if not isinstance(reading, dict):
-        raise Refused(400, f"{where}: an object is needed")
-    if unknown := reading.keys() - READING_PARTS:
-        raise Refused(400, f"{where}.{min(unknown)[:20]!a}: unknown part")
-    if not isinstance(reading.get("seq", ""), (str, int)) or reading.get("seq") is True:
+def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
+    """A JSON object without its nulls. Raises Refused unless it is one, with known parts only."""
+    if not isinstance(document, dict):
+        raise Refused(400, f"{where}: a JSON object is needed")
+    if unknown := sorted(document.keys() - known):
+        raise Refused(400, f"{where}: {unknown[0][:20]!a} is unknown; known: {', '.join(known)}")
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def parse_json_reading(where: str, reading: Any) -> Reading:
+    parts = take_parts(where, reading, READING_PARTS)
+    if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
     try:
-        return parse_reading({name: str(value) for name, value in reading.items()
-                              if value is not None})
+        return parse_reading({name: str(value) for name, value in parts.items()})
     except Refused as refused:
         raise Refused(refused.status, f"{where}.{refused.message}") from None
 
 
 def parse_duration(text: str) -> int:
-    """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises ValueError."""
+    """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
     match = DURATION.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+    require(match, f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
-@functools.lru_cache(maxsize=64)
-def midnight(date: str) -> int:
-    """`2018-07-30` to the milliseconds at which that UTC day began."""
-    return int(datetime.fromisoformat(date + "T00:00:00+00:00").timestamp()) * 1000
-
-
-UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{3}Z", re.ASCII)
+EPOCH = datetime(1970, 1, 1)    # UTC, as all times are
+MILLISECOND = timedelta(milliseconds=1)
 
 
 def parse_time(text: str) -> int:
-    """ISO 8601 to ms; without an offset it is UTC. Raises ValueError.
-
-    Our own notation is taken apart by hand: 0.9 us instead of 2.3, which decides an import.
-    """
-    if UTC_TIME.fullmatch(text):
-        return (midnight(text[:10]) + int(text[11:13]) * HOUR + int(text[14:16]) * 60_000
-                + int(text[17:19]) * 1000 + int(text[20:23]))
-    text = re.sub(r"Z$| UTC$", "+00:00", text.strip())      # 3.10 knows neither
-    text = re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text)  # ... nor -0400
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=timezone.utc)
-    return round((instant - EPOCH) / timedelta(milliseconds=1))
-
-
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    """ISO 8601 to ms; without an offset it is UTC. Raises ValueError."""
+    if len(text) == 24 and text[-1] == "Z":                     # our own notation
+        instant = datetime.fromisoformat(text[:-1])
+    else:
+        text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
+        instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
+    if instant.tzinfo:
+        instant = instant.astimezone(timezone.utc).replace(tzinfo=None)
+    if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
+        raise ValueError(f"{text}: before 1970 or after 2099")
+    return ms
 
 
 def parse_instant(name: str, text: str) -> int:
@@ -587,7 +588,7 @@ def wish(inside: float, outside: float, comfort: float, state: str | None,
 
 def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now: int,
           comfort: float) -> Verdict:
-    """The verdict at now, from readings (time, °C) in order of time. Pure: a replay gives the same.
+    """The verdict at now, from readings (time, °C) in order of time. A replay gives the same.
 
     A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
     """
@@ -601,7 +602,7 @@ def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now
     for ms, side, value in heapq.merge(((ms, 0, v) for ms, v in inside),
                                        ((ms, 1, v) for ms, v in outside)):
         last[side] = (ms, value)
-        if None in last or any(ms - at > limit for (at, _), limit in zip(last, limits, strict=True)):
+        if None in last or any(ms - at[0] > limit for at, limit in zip(last, limits, strict=True)):
             wanted = None                       # what was seen before a silence confirms nothing
             continue
         (_, t_in), (_, t_out) = last
@@ -624,7 +625,8 @@ def parse_media(accept: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------
-# 5. Store.        Law: all SQL is here. Writer is the only connection that writes or checkpoints;
+# 5. Store
+#    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
 #    Reader opens mode=ro and asks. No read transaction outlives the call that opened it.
 # ------------------------------------------------------------------------------------------------
 APPLICATION_ID = 0x696F7473     # "iots": how a file tells that it is ours
@@ -708,10 +710,6 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-class Fatal(Exception):
-    """The disk or the file failed in a way after which nothing may be promised: end the process."""
-
-
 @dataclass(slots=True)
 class Station:
     """A row of the table station, kept in memory by the Writer. key and next_key are SHA-256."""
@@ -776,7 +774,7 @@ def inspect_header(header: bytes) -> str | None:
     if header[:16] != b"SQLite format 3\0":
         return "is no SQLite database"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        return "is an SQLite database, but not one of iotserver (for an older table: --import FILE)"
+        return "is an SQLite database, but not of iotserver; an older table goes to --import"
     if (version := int.from_bytes(header[60:64], "big")) > len(MIGRATIONS):
         return (f"has layout {version}, and this iotserver {__version__} knows only "
                 f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
@@ -794,6 +792,13 @@ def refuse_foreign(path: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from None
     if problem:
         raise StoreError(f"{path} {problem}; it was left as it is")
+
+
+def require_database(path: Path) -> None:
+    refuse_foreign(path)
+    if not path.exists():
+        raise StoreError(f"{path}: there is no such database; --db names another, "
+                         "and --add-station makes one")
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -824,8 +829,8 @@ def take_lock(path: Path) -> sqlite3.Connection:
 def is_fatal(error: sqlite3.Error) -> bool:
     """Whether a failed commit leaves it open what is on the disk.
 
-    After a failed fsync the kernel may forget the pages and report success next time. A write that
-    failed for want of space is harmless. Python 3.10 does not tell I/O errors apart: all are fatal.
+    After a failed fsync the kernel may forget the pages and report success next time; a write
+    that failed for want of space is harmless. Python 3.10 does not tell I/O errors apart.
     """
     name = getattr(error, "sqlite_errorname", "") or str(error)
     if name == "SQLITE_IOERR_WRITE":
@@ -848,10 +853,7 @@ class Reader:
     """Every question asked of the file, on a connection that cannot write."""
 
     def __init__(self, path: Path):
-        refuse_foreign(path)
-        if not path.exists():
-            raise StoreError(f"{path}: there is no such database; --db names another, "
-                             "and --add-station makes one")
+        require_database(path)
         self.path = path
         self.db = connect(path, "ro")
 
@@ -888,7 +890,7 @@ class Reader:
         return row and row[0]
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours, widened to whole hours at will."""
+        """The part of [start, end) in which the series has hours."""
         first, last = self.db.execute("""
             SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
                    (SELECT max(hour) FROM hour WHERE series = ?1)""", (series,)).fetchone()
@@ -907,14 +909,15 @@ class Reader:
 
     def recent_times(self, series: int) -> list[int]:
         """When the last twenty readings were, in order."""
-        return [ms for ms, in self.db.execute(
-            "SELECT time FROM reading WHERE series = ? ORDER BY time DESC LIMIT 20", (series,))][::-1]
+        return sorted(ms for ms, in self.db.execute(
+            "SELECT time FROM reading WHERE series = ? ORDER BY time DESC LIMIT 20", (series,)))
 
     def first_hour(self) -> int | None:
         """When the history begins."""
-        hours = [hour for hour, in self.db.execute(
-            "SELECT (SELECT min(hour) FROM hour WHERE series = id) FROM series") if hour is not None]
-        return min(hours) * HOUR if hours else None
+        hour, = self.db.execute("""
+            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
+                                    FROM series)""").fetchone()
+        return hour and hour * HOUR
 
     def weight(self) -> int:
         """Bytes that the database occupies with its log."""
@@ -1010,7 +1013,8 @@ class Reader:
         ticks = itertools.count(1)
         self.db.set_progress_handler(lambda: progress(1 - 1 / (1 + next(ticks) / 50)), 1_000_000)
         try:
-            problems = [text for text, in self.db.execute("PRAGMA integrity_check") if text != "ok"]
+            found = self.db.execute("PRAGMA integrity_check").fetchall()
+            problems = [text for text, in found if text != "ok"]
             problems += [f"{table}: row without its {parent}" for table, _, parent, _ in
                          self.db.execute("PRAGMA foreign_key_check")]
             for series, in self.db.execute("SELECT id FROM series").fetchall():
@@ -1198,8 +1202,9 @@ class Writer:
                              "a new key")
         self._refuse_used_key(key)
         with self.transaction() as db:
-            db.execute("INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)",
-                       (name, mac, role, key and bytes.fromhex(key), now))
+            db.execute("INSERT INTO station (name, mac, role, key, created)"
+                       " VALUES (?, ?, ?, ?, ?)", (
+                           name, mac, role, key and bytes.fromhex(key), now))
         self._load()
 
     def _refuse_used_key(self, key: str | None) -> None:
@@ -1232,7 +1237,8 @@ class Writer:
         station = find_station(self.stations.values(), name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
-            db.execute("UPDATE station SET key = NULL, next_key = NULL WHERE id = ?", (station.id,))
+            db.execute("UPDATE station SET key = NULL, next_key = NULL WHERE id = ?",
+                       (station.id,))
             station.key = station.next_key = None
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
@@ -1245,7 +1251,7 @@ class Writer:
         return -1
 
     def prune_step(self, before: int) -> int:
-        """Delete up to STEP_ROWS raw readings older than before; how many. 0: there are no more."""
+        """Delete up to STEP_ROWS raw readings older than before; how many. 0: no more."""
         with self.transaction():
             for series in self.series.values():
                 if deleted := self._delete_oldest(series, before):
@@ -1299,7 +1305,8 @@ class Writer:
         left out, since the hour's summary may hold it already.
         """
         batch, stored, known, pruned = Batch(), 0, 0, 0
-        place, fields, assigned = None, set(), 0
+        place, fields, assigned = None, set(), 0    # the entry made last: where it came from
+        seen: collections.Counter = collections.Counter()
         is_pruned = functools.lru_cache(maxsize=None)(self._is_pruned)
         with self.transaction():
             for ms, name, mac, number, value, entry in rows:
@@ -1309,16 +1316,18 @@ class Writer:
                     pruned += 1
                     continue
                 if place != (here := (station.id, ms, entry)) or number in fields:
-                    if entry == station.last_entry + 1:     # the usual case: the next number
+                    last, place, fields = station.last_entry, here, set()
+                    if entry == last + 1:                   # the usual case: the next number
                         station.last_entry = assigned = entry
                     else:
-                        self._write(batch)                  # what follows looks into the table
+                        self._write(batch)                  # what follows looks into the tables
                         stored, batch = stored + len(batch.readings), Batch()
-                        assigned = self._find_entry(station, series, ms, value, entry)
+                        assigned = self._find_entry(station, series, ms, value, entry, seen)
+                    if assigned is None or assigned <= last:
+                        place = None                        # not new: its fields may be known
                     if assigned is None:
-                        known, place = known + 1, None
+                        known += 1
                         continue
-                    place, fields = here, set()
                 fields.add(number)                          # else one more field of the same entry
                 batch.stations[station.id] = station
                 batch.readings.append((series, ms, assigned, value))
@@ -1340,21 +1349,24 @@ class Writer:
             "SELECT 1 FROM hour WHERE series = ? AND hour = ? AND pruned > 0",
             (series, hour)).fetchone())
 
-    def _find_entry(self, station: Station, series: int, ms: int, value: Any,
-                    entry: int | None) -> int | None:
-        """The entry number for a reading that does not bring the next one; None if it is known."""
+    def _find_entry(self, station: Station, series: int, ms: int, value: Any, entry: int | None,
+                    seen: collections.Counter) -> int | None:
+        """The entry number for a reading that does not bring the next one; None if it is known.
+
+        seen counts equal readings of this import: as many are known as the table has.
+        """
         if entry is not None and self._take_free(station, entry):
             return entry
         same = self.db.execute("SELECT entry, value FROM reading WHERE series = ? AND time = ?",
                                (series, ms)).fetchall()
-        if any(entry == known for known, _ in same):
-            return None
-        if entry is not None and self.db.execute("""
+        is_here = any(entry == known for known, _ in same)
+        if not is_here and entry is not None and self.db.execute("""
                 SELECT 1 FROM reading WHERE time = ? AND entry = ?
                 AND series IN (SELECT id FROM series WHERE station = ?)""",
                 (ms, entry, station.id)).fetchone():
             return entry                                    # another field of the same entry
-        if any(value == known for _, known in same):
+        seen[series, ms, value] += 1
+        if is_here or sum(value == known for _, known in same) >= seen[series, ms, value]:
             return None
         station.last_entry += 1
         return station.last_entry
@@ -1377,7 +1389,8 @@ class Writer:
 
 
 # ------------------------------------------------------------------------------------------------
-# 6. Access.        Law: who may write, and how often. Nothing here says which of the two was wrong.
+# 6. Access
+#    Law: who may write, and how often. Nothing here says which of the two was wrong.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -1421,17 +1434,20 @@ class Access:
         tokens, wait = take_token(tokens, now - counted, self.per_minute)
         self.buckets[station] = (tokens, now)
         if wait:
+            seconds = math.ceil(wait)
             raise Refused(429, f"too many updates: at most {self.per_minute} a minute; "
-                               f"try again in {math.ceil(wait)} s", Retry_After=str(math.ceil(wait)))
+                               f"try again in {seconds} s", Retry_After=str(seconds))
 
 # ------------------------------------------------------------------------------------------------
-# 7. Pages.        Law: string.Template in, text out; whatever is not markup goes through escape().
+# 7. Pages
+#    Law: string.Template in, text out; whatever is not markup goes through escape().
 #    All is drawn here; the script only asks for the page again and exchanges <main>.
 # ------------------------------------------------------------------------------------------------
 
 escape = html.escape
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-FAHRENHEIT_REGIONS = frozenset("US BS BZ FM KY LR MH MM PW".split())
+FAHRENHEIT_REGIONS = frozenset({"US", "BS", "BZ", "FM", "KY", "LR", "MH", "MM", "PW"})
 CHART_POINTS, SMALL_POINTS = 240, 80    # of a line: the page stays below 60 KB
 SMALL_CHARTS = 6
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
@@ -1451,8 +1467,9 @@ h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
 .verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
 .comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
 .now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
-.big{font-size:2.9rem;line-height:1.1;font-weight:300;white-space:nowrap}.big small{font-size:1.2rem}
-.dim,time,figcaption,td,.small text{color:var(--dim)}.inside{color:var(--in)}.outside{color:var(--out)}
+.big{font-size:2.9rem;line-height:1.1;font-weight:300;white-space:nowrap;color:var(--ink)}
+.big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
+.inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
 nav{display:flex;gap:.5rem}nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
 color:inherit;text-decoration:none;border:1px solid var(--line)}
 nav a[aria-current]{background:var(--ink);color:var(--card)}
@@ -1519,7 +1536,8 @@ async function refresh(address = location.href) {
   } catch { lose(); }
 }
 function show() {
-  const slider = find('input'), chart = slider.closest('figure').querySelector('svg'), d = chart.dataset;
+  const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
+  const d = chart.dataset;
   const x = +d.left + slider.value / slider.max * d.width;
   const said = [local(+d.start + slider.value / slider.max * (d.end - d.start),
     {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
@@ -1554,7 +1572,8 @@ document.addEventListener('click', event => {
   } else if (time) {
     time.dataset.exact = time.dataset.exact ? '' : 1;
     if (time.dataset.exact)
-      time.textContent = local(Date.parse(time.dateTime), {dateStyle: 'medium', timeStyle: 'medium'});
+      time.textContent = local(Date.parse(time.dateTime),
+        {dateStyle: 'medium', timeStyle: 'medium'});
     tick();
   }
 });
@@ -1614,10 +1633,10 @@ CHART = string.Template("""<svg viewBox="0 0 360 $height" role=img aria-label="$
  data-high=$high data-unit="$unit">$shapes<path class="cursor grid" d=""/></svg>""")
 STATION = string.Template("<tr><th scope=row>$name</th><td>$heard</td><td>$interval</td>"
                           "<td>$entries</td><td>$state</td></tr>")
-NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints its key
-and the lines for its config.py:</p><p><code>python3 iotserver.py --db $db --add-station inside
- --role inside --mac MAC</code></p><p>Or look around first: <code>python3 iotserver.py --demo</code>
-</p></section>""")
+NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
+its key and the lines for its config.py:</p><p><code>python3 iotserver.py --db $db
+ --add-station inside --role inside --mac MAC</code></p><p>Or look around first:
+<code>python3 iotserver.py --demo</code></p></section>""")
 
 
 def csp_hash(text: str) -> str:
@@ -1677,15 +1696,11 @@ class Overview(NamedTuple):
     db: str
 
 
-def default_label(number: int) -> str:
-    return {1: "Temperature °C", 2: "Humidity %", 3: "Pressure hPa"}.get(number, f"Field {number}")
-
-
 def choose_unit(setting: str, languages: str) -> str:
     """C or F: what the setting says; on auto, what the first language's region is used to."""
     if setting != "auto":
         return setting
-    _, _, region = languages.split(",")[0].split(";")[0].strip().partition("-")
+    region = re.match(r"\s*\w*-?(\w*)", languages)[1]
     return "F" if region.upper() in FAHRENHEIT_REGIONS else "C"
 
 
@@ -1711,8 +1726,8 @@ def say_verdict(verdict: Verdict, place: str, now: int, unit: str) -> tuple[str,
     """The verdict as a sentence in two parts, headline and reason."""
     if verdict.state == "unknown":
         if verdict.since is None:
-            return "No answer:", f"“{place}” has sent no temperature yet."
-        return "No answer:", f"“{place}” has been silent for {format_ago(now - verdict.since)}."
+            return "No answer:", f'"{place}" has sent no temperature yet.'
+        return "No answer:", f'"{place}" has been silent for {format_ago(now - verdict.since)}.'
     degrees = say_degrees(verdict.difference, unit)
     warmer = "warmer" if verdict.difference < 0 else "cooler"
     if verdict.state == "open":
@@ -1766,7 +1781,7 @@ def nice_step(span: float, count: int) -> float:
 
 
 def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
-    """Where the time axis has marks, in local time: days of 23 and 25 hours are drawn as they are."""
+    """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
     days = (end - start) / DAY
     hours, form = ((6, "%H:%M") if days <= 2 else (24, "%a") if days <= 8
                    else (24 * 7, "%d %b") if days <= 60 else (24 * 61, "%b"))
@@ -1815,8 +1830,8 @@ def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinf
               for a, b in shaded]
     for i in range(round((high - low) / step) + 1):
         mark = low + i * step
-        shapes.append(f'<path class=grid d="M{LEFT} {y(mark):g}H{WIDTH - RIGHT}"/><text x={LEFT - 4}'
-                      f' y={y(mark) + 4:g} text-anchor=end>{mark:g}</text>')
+        shapes.append(f'<path class=grid d="M{LEFT} {y(mark):g}H{WIDTH - RIGHT}"/>'
+                      f"<text x={LEFT - 4} y={y(mark) + 4:g} text-anchor=end>{mark:g}</text>")
     shapes += [f"<text x={x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(start, end, zone)]
     for line in lines:
@@ -1829,8 +1844,8 @@ def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinf
         shapes.append(f'<g class={line.css}><path class=band d="{band}"/>'
                       f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
     label = escape(", ".join(say_line(line, unit) for line in lines))
-    return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start, end=end,
-                            low=low, high=high, unit=escape(unit), shapes="".join(shapes))
+    return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start,
+                            end=end, low=low, high=high, unit=escape(unit), shapes="".join(shapes))
 
 
 def say_line(line: Line, unit: str) -> str:
@@ -1853,11 +1868,12 @@ def render_figure(overview: Overview, view: View) -> str:
     shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
                                    for p in line.points]) for line in overview.lines]
     legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
-    chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190, spans)
+    chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190,
+                         spans)
     text = "".join(f"<tr><td>{say_clock(a, view)}</td><td>{say_clock(b, view)}</td></tr>"
                    for a, b in spans[-20:])
-    table = ("<details><summary>When it was cooler outside</summary><table><thead><tr><th>from</th>"
-             f"<th>until</th></tr></thead>{text}</table></details>" if text else "")
+    table = text and ("<details><summary>When it was cooler outside</summary><table><thead><tr>"
+                      f"<th>from</th><th>until</th></tr></thead>{text}</table></details>")
     return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>{chart}"
             "<input type=range max=1000 value=1000 aria-label='Time on the chart'>"
             f"<output></output><figcaption>{legend}"
@@ -1884,12 +1900,11 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of all verdicts."""
     inside = [place for place in overview.places if place.verdict]
-    outside = next((place.name for place in overview.places if place.role == "outside"), "outside")
+    outside = next((p.name for p in overview.places if p.role == "outside"), "outside")
     if not inside:
-        missing = "an outside" if not overview.places else "an inside"
-        hint = f"No answer yet: it takes {missing} and an {'inside' if not overview.places else 'outside'} station."
+        reason = "it takes a station with the role inside and one with the role outside."
         return VERDICT.substitute(state="unknown", headline="No answer yet:", more="",
-                                  reason="it takes a station inside and one outside."), hint, ""
+                                  reason=reason), "No answer yet", ""
     said = [(place, *say_verdict(place.verdict, outside if place.verdict.silent == "outside"
                                  else place.name, overview.now, view.unit)) for place in inside]
     first, headline, reason = said[0]
@@ -1937,7 +1952,8 @@ def render_overview(overview: Overview, view: View) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------
-# 8. Routes.        Law: one small function for each, (request, server) to Answer. None writes to a
+# 8. Routes
+#    Law: one small function for each, (request, server) to Answer. None writes to a
 #    socket, and only updates change the store.
 # ------------------------------------------------------------------------------------------------
 
@@ -1969,6 +1985,56 @@ def single(query: dict[str, list[str]], known: Iterable[str]) -> dict[str, str]:
         if len(values) > 1:
             raise Refused(400, f"{name}: given twice")
     return {name: values[0] for name, values in query.items()}
+
+
+def build_overview(server, view: View) -> Overview:
+    """What the page shows, out of the store; its cost does not depend on how much there is."""
+    now, reader = server.now(), server.reader
+    start, latest = now - RANGES[view.range], reader.latest()
+    stations, entries = reader.stations(), reader.entries()
+    lines, others = [], []
+    for station in sorted(stations, key=lambda s: s.role or "~"):
+        for series in (s for s in latest if s.station == station.id):
+            if station.role and series.field == 1:
+                lines.append(read_line(reader, series, station.name, station.role, start,
+                                       CHART_POINTS))
+            elif len(others) < SMALL_CHARTS:
+                label = series.label or LABELS.get(series.field) or f"field {series.field}"
+                name = f"{station.name}: {label}"
+                others.append(read_line(reader, series, name, station.role or "other", start,
+                                        SMALL_POINTS))
+    return Overview(find_places(server, stations, latest), lines, others, [
+        station_line(reader, station, int(entries[station.id]), latest, now)
+        for station in stations], reader.first_hour(), reader.weight(), start, now,
+        str(reader.path))
+
+
+def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
+    points = reader.points(series.series, start, None, count)
+    return Line(name, css, [p if isinstance(p, Point) else Point(p[0], *[p[1]] * 3)
+                            for p in points])
+
+
+def find_places(server, stations: list[Station], latest: list[Latest]) -> list[Place]:
+    """Inside and outside stations with their readings, and the verdict of each inside one."""
+    now, temperatures = server.now(), {s.station: s.series for s in latest if s.field == 1}
+    found = [Place(s.name, s.role, server.reader.recent(
+        temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
+        None) for s in stations if s.role]
+    outside = max((p for p in found if p.role == "outside"), key=lambda p: p.readings[-1:],
+                  default=None)
+    return [place if place.role == "outside" or outside is None else place._replace(
+        verdict=judge(place.readings, outside.readings, now, server.settings.comfort))
+        for place in found]
+
+
+def station_line(reader: Reader, station: Station, entries: int, latest: list[Latest],
+                 now: int) -> StationLine:
+    series = next((s for s in latest if s.station == station.id), None)
+    times = reader.recent_times(series.series) if series else []
+    heard = max([station.heard or 0, *times[-1:]]) or None
+    return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
+                       entries, heard is None or now - heard > silence_limit(times))
 
 
 def get_page(request, server) -> Answer:
@@ -2014,7 +2080,7 @@ def post_update(request, server) -> Answer:
 
 
 def get_events(request, server) -> Answer:
-    body = b"event: hello\ndata: %d\n\n" % server.now() + server.events_since(
+    body = b": connected\n\nevent: hello\ndata: %d\n\n" % server.now() + server.events_since(
         request.headers.get("last-event-id"))
     return Answer(body, EVENTS, listens=request.command == "GET", headers=(
         ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
@@ -2063,8 +2129,8 @@ def get_export(request, server) -> Answer:
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
     fields = {parse_field(query["field"])} if "field" in query else None
-    rows = itertools.chain.from_iterable(
-        server.reader.rows(station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
+    rows = itertools.chain.from_iterable(server.reader.rows(
+        station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
         ("Content-Disposition", 'attachment; filename="readings.csv"'),))
 
@@ -2085,7 +2151,7 @@ def get_healthz(request, server) -> Answer:
     except (sqlite3.Error, StoreError) as error:
         raise Refused(503, f"the database cannot be read: {error}", Retry_After="10") from None
     if server.failure:
-        raise server.failure
+        raise Refused(503, server.failure.message, Retry_After="10")
     return Answer(b"ok")
 
 
@@ -2117,7 +2183,8 @@ def find_route(method: str, path: str) -> Callable[..., Answer]:
 
 
 # ------------------------------------------------------------------------------------------------
-# 9. HTTP.        Law: bytes are understood in one way or refused; what is refused is not executed,
+# 9. HTTP
+#    Law: bytes are understood in one way or refused; what is refused is not executed,
 #    and no byte of an answer leaves before the turn's commit.
 # ------------------------------------------------------------------------------------------------
 
@@ -2200,13 +2267,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if len(pairs) > MAX_HEADERS:
             raise Refused(431, f"more than {MAX_HEADERS} headers")
         headers = self.headers
-        for name, value in pairs:
-            name, value = name.decode().lower(), value.strip(b" \t").decode("latin-1")
-            if name in headers:
-                if name in ONCE:
-                    raise Refused(400, f"{name}: given twice")
-                value = f"{headers[name]}, {value}"
-            headers[name] = value
+        for raw_name, raw_value in pairs:
+            name, value = raw_name.decode().lower(), raw_value.strip(b" \t").decode("latin-1")
+            if name not in headers:
+                headers[name] = value
+            elif name in ONCE:
+                raise Refused(400, f"{name}: given twice")
+            else:
+                headers[name] += f", {value}"
         if not HOST.fullmatch(headers.get("host", "")):
             raise Refused(400, "Host: malformed")
         if self.request_version == "HTTP/1.1" and "host" not in headers:
@@ -2243,7 +2311,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # -- answering it -----------------------------------------------------------------------------
 
     def respond(self, body: bytes) -> Answer:
-        """Execute the request. Never raises, but for Fatal."""
+        """Execute the request. Never raises."""
         self.body = body
         try:
             return find_route(self.command, self.path)(self, self.server)
@@ -2425,7 +2493,7 @@ class Connection(asyncio.Protocol):
             # Closing with unread bytes would reset the connection, and the client might never see
             # the answer: so only our side is closed, and the rest is read into the void.
             self.enter("linger")
-            if self.transport.can_write_eof():
+            with contextlib.suppress(OSError):  # the client is gone already
                 self.transport.write_eof()
 
     def pump(self) -> None:
@@ -2489,6 +2557,10 @@ class Control(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
+        self.server.controls.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.server.controls.discard(self)
 
     def data_received(self, data: bytes) -> None:
         *lines, self.buffer = (self.buffer + data).split(b"\n")
@@ -2525,6 +2597,7 @@ class Server:
         self.access = Access(writer, settings.rate_limit, monotonic)
         self.connections: set[Connection] = set()
         self.listeners: set[Connection] = set()
+        self.controls: set[Control] = set()
         self.turn: list[Connection] = []
         self.failure: Refused | None = None     # of the last commit
         self.is_stopping = False
@@ -2608,60 +2681,17 @@ class Server:
     # -- the page ---------------------------------------------------------------------------------
 
     def page(self, view: View) -> tuple[bytes, str]:
-        """The page as view wants it, and its ETag. The same bytes until a reading or a minute comes.
-        """
+        """The page as view wants it, and its ETag; the same until a reading or a minute comes."""
         now = self.now() // MINUTE * MINUTE
         if self.pages_from != now:
             self.pages_from = now
             self.pages.clear()
         if view not in self.pages:
-            page = render_overview(self.overview(view), view)
+            page = render_overview(build_overview(self, view), view)
             if len(self.pages) >= MAX_PAGES:
                 self.pages.clear()
             self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
         return self.pages[view]
-
-    def overview(self, view: View) -> Overview:
-        """What the page shows, out of the store; its cost does not depend on how much there is."""
-        now, reader = self.now(), self.reader
-        start = now - RANGES[view.range]
-        stations, entries = reader.stations(), reader.entries()
-        latest = reader.latest()
-        lines, others = [], []
-        for station in sorted(stations, key=lambda s: s.role or "~"):
-            for series in (s for s in latest if s.station == station.id):
-                is_main = station.role is not None and series.field == 1
-                if is_main or len(others) < SMALL_CHARTS:
-                    name = station.name if is_main else f"{station.name}: {series.label or default_label(series.field)}"
-                    points = reader.points(series.series, start, None, CHART_POINTS if is_main else SMALL_POINTS)
-                    (lines if is_main else others).append(Line(name, station.role or "other", [
-                        p if isinstance(p, Point) else Point(p[0], p[1], p[1], p[1]) for p in points]))
-        return Overview(self.places(now), lines, others, [
-            self.station_line(station, entries[station.id], latest, now) for station in stations],
-            reader.first_hour(), reader.weight(), start, now, str(self.writer.path))
-
-    def places(self, now: int) -> list[Place]:
-        """Inside and outside stations with their readings, and the verdict of each inside one."""
-        found = []
-        for station in self.reader.stations():
-            if station.role:
-                series = self.reader.find_series(station.id, 1)
-                readings = [] if series is None else self.reader.recent(
-                    series, now - VERDICT_WINDOW, now + MINUTE)
-                found.append(Place(station.name, station.role, readings, None))
-        outside = max((p for p in found if p.role == "outside"),
-                      key=lambda p: p.readings[-1:], default=None)
-        comfort = self.settings.comfort.celsius
-        return [p if p.role == "outside" or not outside else
-                p._replace(verdict=judge(p.readings, outside.readings, now, comfort)) for p in found]
-
-    def station_line(self, station: Station, entries: float, latest: list[Latest],
-                     now: int) -> StationLine:
-        series = next((s for s in latest if s.station == station.id), None)
-        times = self.reader.recent_times(series.series) if series else []
-        heard = max([station.heard or 0, *times[-1:]]) or None
-        return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
-                           int(entries), heard is None or now - heard > silence_limit(times))
 
     def publish(self, data: bytes) -> None:
         """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
@@ -2687,7 +2717,8 @@ class Server:
 
 
 # ------------------------------------------------------------------------------------------------
-# 10. Jobs.        Law: what happens on a clock; each is short, and none is needed for an answer.
+# 10. Jobs
+#    Law: what happens on a clock; each is short, and none is needed for an answer.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -2711,7 +2742,8 @@ def tell_verdict(server: Server) -> None:
     """Publish the verdicts when one has changed: through a reading, or through silence."""
     if not server.listeners:
         return
-    places = [place for place in server.places(server.now()) if place.verdict]
+    places = [place for place in find_places(server, server.reader.stations(),
+                                             server.reader.latest()) if place.verdict]
     states = [place.verdict.state for place in places]
     if states != server.verdicts:
         server.verdicts = states
@@ -2737,8 +2769,9 @@ def notify(state: str) -> None:
     """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.connect("\0" + address[1:] if address[0] == "@" else address)
-            channel.send(state.encode())
+            with contextlib.suppress(OSError):  # nobody listens there any more
+                channel.connect("\0" + address[1:] if address[0] == "@" else address)
+                channel.send(state.encode())
 
 
 def feed_watchdog(server: Server) -> None:
@@ -2752,8 +2785,8 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
-JOBS = ((1, close_expired), (1, tell_verdict), (15, keep_listeners), (10, watch_file), (60, forget_receipts),
-        (watchdog_seconds(), feed_watchdog))
+JOBS = ((1, close_expired), (1, tell_verdict), (15, keep_listeners), (10, watch_file),
+        (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server) -> None:
@@ -2772,7 +2805,8 @@ async def run_jobs(server: Server) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# 11. Commands and main.        Law: data on stdout, everything else on stderr; 0 done, 1 could not,
+# 11. Commands and main
+#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
 #     2 wrong usage. A command that writes asks the running server, if there is one.
 # ------------------------------------------------------------------------------------------------
 
@@ -2842,7 +2876,7 @@ class Remote:
 
 def open_writer(path: Path) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
-    for attempt in range(20):                   # a server may just be starting or ending
+    for _ in range(20):                   # a server may just be starting or ending
         try:
             return Writer(path)
         except BlockingIOError:
@@ -2850,17 +2884,11 @@ def open_writer(path: Path) -> "Writer | Remote":
                 with contextlib.suppress(OSError):
                     return Remote(path)
         time.sleep(0.1)
-    raise StoreError(f"{path} is in use, and its user does not answer; try again, or stop it first")
+    raise StoreError(f"{path} is in use, and its user does not answer; try again, or stop it")
 
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def require(condition: Any, message: str) -> None:
-    """Wrong usage ends with exit status 2."""
-    if not condition:
-        raise argparse.ArgumentTypeError(message)
 
 
 def add_station(args: argparse.Namespace, path: Path) -> None:
@@ -2902,6 +2930,7 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
 
 
 def new_key(args: argparse.Namespace, path: Path) -> None:
+    require_database(path)
     name, = args.new_key
     key = args.key or secrets.token_urlsafe(16)
     require(KEY.fullmatch(key), "--key: 1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
@@ -2912,6 +2941,7 @@ def new_key(args: argparse.Namespace, path: Path) -> None:
 
 
 def remove_station(args: argparse.Namespace, path: Path) -> None:
+    require_database(path)
     name, = args.remove_station
     total = 0
     with contextlib.closing(open_writer(path)) as writer:
@@ -2927,10 +2957,7 @@ def shrink(writer: "Writer | Remote") -> int:
 
 
 def prune(args: argparse.Namespace, path: Path) -> None:
-    try:
-        before = now_ms() - parse_duration(args.prune[0])
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    before = now_ms() - parse_duration(args.prune[0])
     with contextlib.closing(Reader(path)) as reader:
         expected = int(reader.count_before(before))
     if args.dry_run:
@@ -2995,6 +3022,7 @@ def label(args: argparse.Namespace, path: Path) -> None:
     name, number, text = args.label
     require(number in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
+    require_database(path)
     with contextlib.closing(open_writer(path)) as writer:
         writer.label(name, int(number), text)
 
@@ -3026,31 +3054,28 @@ def write_csv(reader: Reader, file) -> None:
                 progress(done / max(total, 1))
 
 
+@functools.lru_cache(maxsize=4096)              # sensors repeat themselves
 def parse_value(text: str) -> Any:
-    """A number where it is one, else the text as it is."""
+    """A number where it is one, else the text as it is. Raises ValueError."""
     try:
         return parse_number(text)
     except ValueError:
+        if not 0 < len(text) < 256:
+            raise ValueError("value: a number, or a text of up to 255 characters") from None
         return text
 
 
-def checked(row: Row) -> Row:
-    """The row itself; raises ValueError when it cannot be a reading."""
-    if not 0 <= row.time < LATEST_TIME:
-        raise ValueError("a time before 1970 or after 2099")
-    if not 1 <= row.field <= 9:
-        raise ValueError("field is a number from 1 to 9")
-    if row.value is None or (isinstance(row.value, str) and not 0 < len(row.value) < 256):
-        raise ValueError("value is a number, or a text of up to 255 characters")
-    if row.entry is not None and not 0 < row.entry < 2 ** 53:
-        raise ValueError("entry is a number from 1")
-    return row
+def parse_entry(text: str) -> int | None:
+    if text and not 0 < int(text) < 2 ** 53:
+        raise ValueError("entry: a number from 1")
+    return int(text) if text else None
 
 
 def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
+    mac_of, field_of = map(functools.lru_cache, (parse_mac, parse_field))
     for when, station, mac, number, value, entry in lines:
-        yield checked(Row(parse_time(when), station, parse_mac(mac), int(number),
-                          parse_value(value), int(entry) if entry else None))
+        yield Row(parse_time(when), station, mac_of(mac), field_of(number), parse_value(value),
+                  parse_entry(entry))
 
 
 def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
@@ -3061,11 +3086,10 @@ def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
     fields = [(i, int(name[5:])) for i, name in enumerate(header)
               if re.fullmatch("field[1-9]", name)]
     for line in lines:
-        when, entry = parse_time(line[0]), int(line[1])
+        when, entry = parse_time(line[0]), parse_entry(line[1])
         for i, number in fields:
             if line[i]:
-                yield checked(Row(when, station.name, station.mac, number, parse_value(line[i]),
-                                  entry))
+                yield Row(when, station.name, station.mac, number, parse_value(line[i]), entry)
 
 
 def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
@@ -3081,8 +3105,8 @@ def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterato
             raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
                              f"line is {','.join(Row._fields)}")
     except (ValueError, IndexError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be stored; "
-                         "importing again does not double it") from None
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
+                         "stored; importing again does not double it") from None
 
 
 def read_older_table(path: Path) -> Iterator[Row]:
@@ -3092,41 +3116,40 @@ def read_older_table(path: Path) -> Iterator[Row]:
         try:
             for id, when, mac, number, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
-                yield checked(Row(parse_time(when), "", parse_mac(mac), number, value, id))
+                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(number)),
+                          parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{path}, behind Id {id}: {error}; the table data(Id, API_key, "
                              "date_time, mac, field, data) is expected") from None
 
 
-def read_file(name: str, station: Station | None, progress: Progress) -> Iterator[Row]:
-    """The rows of any file that --import takes; - is standard input. Raises StoreError."""
+@contextlib.contextmanager
+def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row], Callable]]:
+    """The rows of any file that --import takes, and how much of it is read, from 0 to 1."""
     if name == "-":
-        yield from read_csv("standard input", sys.stdin, station)
+        yield read_csv("standard input", sys.stdin, station), lambda: 0
         return
     with open(name, "rb") as file:
         if file.peek(16).startswith(b"SQLite format 3\0"):
-            yield from read_older_table(Path(name))
+            yield read_older_table(Path(name)), lambda: 0
             return
-        size = os.fstat(file.fileno()).st_size or 1
+        size = os.fstat(file.fileno()).st_size
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        for number, row in enumerate(read_csv(name, text, station)):
-            if number % STEP_ROWS == 0:
-                progress(file.tell() / size)
-            yield row
+        yield read_csv(name, text, station), lambda: file.tell() / size
 
 
 def import_file(args: argparse.Namespace, path: Path) -> None:
-    total = ImportCount()
-    with contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress:
-        station = None
-        if args.station:
-            with contextlib.closing(Reader(path)) as reader:
-                station = find_station(reader.stations(), args.station)
+    total, station = ImportCount(), None
+    if args.station:
+        with contextlib.closing(Reader(path)) as reader:
+            station = find_station(reader.stations(), args.station)
+    with (open_rows(args.import_[0], station) as (rows, fraction),
+          contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress):
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        rows = read_file(args.import_[0], station, progress)
         while batch := list(itertools.islice(rows, size)):
             counts = writer.import_rows(batch, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
+            progress(fraction())
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
              if total.pruned else ""))
@@ -3232,8 +3255,8 @@ def announce(server: Server, where: str) -> None:
     print(f"iotserver {__version__} serves {where} from {server.writer.path}, "
           f"{stations} station{'s' * (stations != 1)}", flush=True)
     if not stations:
-        print("no station yet; this adds one:\n  python3 iotserver.py"
-              f" --db {server.writer.path} --add-station inside --role inside --mac MAC", flush=True)
+        print(f"no station yet; this adds one:\n  python3 iotserver.py --db {server.writer.path}"
+              " --add-station inside --role inside --mac MAC", flush=True)
 
 
 async def serve(server: Server) -> None:
@@ -3241,7 +3264,7 @@ async def serve(server: Server) -> None:
     server.loop = asyncio.get_running_loop()
     server.capacity = min(MAX_CONNECTIONS, raise_file_limit())
     listeners, where = await listen(server)
-    listeners += await listen_control(server)
+    controls = await listen_control(server)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
@@ -3251,6 +3274,8 @@ async def serve(server: Server) -> None:
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
+    for control in (*controls, *(control.transport for control in server.controls)):
+        control.close()
     await wind_down(server, listeners)
     jobs.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -3264,12 +3289,23 @@ def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callabl
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
+def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
+    """Connections that the kernel has accepted, and that closing the listener would reset."""
+    for channel in listener.sockets:
+        with (socket.socket(fileno=os.dup(channel.fileno())) as twin,
+              contextlib.suppress(BlockingIOError)):
+            while True:
+                yield twin.accept()[0]
+
+
 async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
-    await asyncio.sleep(0.01)                   # what the kernel has accepted, we accept, too
     server.is_stopping = True
     for listener in listeners:
+        accepted = list(take_accepted(listener))
         listener.close()
+        for channel in accepted:
+            await server.loop.connect_accepted_socket(lambda: Connection(server), channel)
     started = server.monotonic()
     while server.connections and (waited := server.monotonic() - started) < STOP_SECONDS:
         for connection in tuple(server.connections):
@@ -3306,8 +3342,9 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)                             # whatever we make holds a household's data
     parser = build_parser(os.environ)
     args = parser.parse_args(argv)
-    path = Path(args.db).absolute()
     try:
+        parse_settings(args)
+        path = Path(args.db).absolute()
         for action in ACTIONS:
             if getattr(args, action.name) is not None:
                 COMMANDS[action.flag](args, path)
@@ -3315,7 +3352,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             run_server(args, path)
         sys.stdout.flush()
-    except argparse.ArgumentTypeError as error:
+    except Usage as error:
         parser.error(str(error))
     except BrokenPipeError:                     # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

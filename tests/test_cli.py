@@ -1,0 +1,447 @@
+"""The command line as its users call it, with a server running on the database and without."""
+import csv
+import io
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import (
+    HEADER,
+    INSIDE,
+    OUTSIDE,
+    SCRIPT,
+    STATIONS,
+    Live,
+    environment,
+    update_path,
+    wait_for,
+)
+
+DATA = Path(__file__).parent / "data"
+SECRETS = [s.key for s in STATIONS]
+
+
+@pytest.fixture(params=["alone", "beside a server"])
+def maybe_live(request, database, serve):
+    """A server on the database, or None."""
+    return serve("--rate-limit", "0") if request.param == "beside a server" else None
+
+
+def make_csv(path, count, station="inside", mac=INSIDE.mac, year=2020):
+    """Our CSV with count readings, one a second; its text."""
+    lines = [HEADER] + [
+        f"{year}-{1 + i // 2_000_000:02d}-{1 + i // 86_400 % 28:02d}T{i // 3600 % 24:02d}:"
+        f"{i // 60 % 60:02d}:{i % 60:02d}.000Z,{station},{mac},1,{i % 40 / 2},{i + 1}"
+        for i in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path.read_text()
+
+
+def rows(text):
+    return list(csv.reader(io.StringIO(text)))
+
+
+# -- stations and keys ----------------------------------------------------------------------------
+
+
+def test_add_station_makes_up_a_key_of_128_bits_and_shows_it_once(run, serve):
+    text = run("--add-station", "attic", "--mac", "AA:bb", "--role", "outside")
+    key = re.search(r'^API_KEY = "([\w.~-]+)"$', text, re.MULTILINE)[1]
+    assert len(key) >= 22
+    assert "AA:bb" in text
+    assert run("--add-station", "cellar", "--mac", "cc") != text.replace("attic", "cellar")
+    assert key not in run("--stations")
+    assert serve().update(SimpleNamespace(mac="aa:BB", key=key), 1) == 1
+
+
+def test_add_station_while_the_server_runs(maybe_live, run, serve):
+    run("--add-station", "attic", "--mac", "aa:bb", "--key", "K1")
+    live = maybe_live or serve()
+    assert live.update(SimpleNamespace(mac="aa:bb", key="K1"), 1) == 1
+
+
+IMPOSSIBLE = [
+    (["--add-station", "inside", "--mac", "m9"], "inside"),
+    (["--add-station", "attic", "--mac", INSIDE.mac.upper()], "already"),
+    (["--add-station", "attic", "--mac", "m9", "--key", INSIDE.key], "key"),
+    (["--new-key", "nobody"], "nobody"), (["--remove-station", "nobody"], "nobody"),
+    (["--label", "nobody", "1", "x"], "nobody"), (["--import", "missing.csv"], "missing.csv"),
+    (["--backup", "iot.db"], "itself"), (["--backup", "no/such/folder"], "folder"),
+    (["--export", "no/such/folder"], "folder"), (["--import", "iot.db"], "iot.db"),
+    (["--import", DATA / "README.md"], "README.md")]
+
+
+def test_what_cannot_be_done_ends_with_1_and_says_why(maybe_live, run):
+    before = run("--stations")
+    for flags, message in IMPOSSIBLE:
+        assert run(*flags, status=1, stderr=message) == ""
+    assert run("--stations") == before
+    assert run("--check") == "ok\n"
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--nonsense"], "nonsense"), (["--port", "x"], "x"), (["--port", "65536"], "65536"),
+    (["--port", "-1"], ""), (["--rate-limit", "x"], "x"), (["--rate-limit", "-1"], ""),
+    (["--units", "K"], "K"), (["--comfort", "22"], "22"), (["--comfort", "22K"], "22K"),
+    (["--add-station", "a"], "--mac"), (["--add-station", "a", "--mac", "a b"], "mac"),
+    (["--add-station", "a", "--mac", "x" * 33], "mac"),
+    (["--add-station", "a", "--mac", ""], "mac"),
+    (["--add-station", "", "--mac", "m"], "name"), (["--add-station", "7", "--mac", "m"], "name"),
+    (["--add-station", "a\nb", "--mac", "m"], "name"),
+    (["--add-station", "a", "--mac", "m", "--role", "attic"], "role"),
+    (["--add-station", "a", "--mac", "m", "--key", "a/b"], "key"), (["--prune", "90"], "90"),
+    (["--prune", "-1d"], ""), (["--label", "inside", "0", "x"], "FIELD"), (["--label", "a"], ""),
+    (["--label", "inside", "1", "x" * 65], ""), (["--stations", "--check"], "not allowed"),
+    (["extra"], "extra")])
+def test_wrong_usage_ends_with_2_and_says_why(run, tmp_path, flags, message):
+    assert run(*flags, status=2, stderr=message) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--stations"], ["--check"], ["--prune", "1d"],
+                                   ["--export", "-"], ["--backup", "copy.db"],
+                                   ["--new-key", "inside"],
+                                   ["--remove-station", "a"], ["--label", "inside", "1", "x"],
+                                   ["--import", "missing.csv"]])
+def test_database_that_is_not_there_is_not_made_by_asking(run, tmp_path, flags):
+    assert run(*flags, status=1, stderr="iotserver: ") == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stations_is_a_table(maybe_live, run, serve):
+    live = maybe_live or serve()
+    live.update(INSIDE, 1)
+    live.update(INSIDE, 2, 2)
+    header, inside, outside = run("--stations").splitlines()
+    assert re.split("  +", header) == ["id", "name", "role", "MAC", "last heard", "entries"]
+    now = time.strftime("%Y-%m-%d", time.gmtime())
+    assert re.split("  +", inside)[:4] == ["1", "inside", "inside", INSIDE.mac]
+    assert re.split("  +", inside)[4][:10] <= now
+    assert re.split("  +", inside)[5] == "2"
+    assert re.split("  +", outside)[3:] == [OUTSIDE.mac, "never", "0"]
+
+
+def test_new_key_beside_the_old_one(maybe_live, run, serve):
+    key = re.search(r": (\S+)\n", run("--new-key", "inside"))[1]
+    run("--new-key", "outside", "--key", "GIVEN")
+    live, new = maybe_live or serve(), SimpleNamespace(mac=INSIDE.mac, key=key)
+    assert live.update(INSIDE, 1) == 1
+    assert live.update(new, 2) == 2
+    assert live.get(update_path(INSIDE, 3)).status == 403
+    assert live.update(SimpleNamespace(mac=OUTSIDE.mac, key="GIVEN"), 1) == 1
+
+
+def test_remove_station_with_all_its_readings(maybe_live, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 12_000)
+    run("--import", "in.csv")
+    assert "12000" in run("--remove-station", "inside")
+    assert "inside" not in run("--stations")
+    assert run("--export", "-") == HEADER + "\n"
+    assert run("--check") == "ok\n"
+    if maybe_live:
+        assert maybe_live.get(update_path(INSIDE, 1)).status == 403
+        assert maybe_live.update(OUTSIDE, 1) == 1
+
+
+def test_label(maybe_live, run, serve):
+    assert run("--label", "inside", "2", "Humidity %") == ""
+    live = maybe_live or serve()
+    live.update(INSIDE, 44, 2)
+    field, = live.get("/api/stations").json[0]["fields"]
+    assert (field["label"], field["value"]) == ("Humidity %", 44)
+
+
+# -- prune ----------------------------------------------------------------------------------------
+
+
+def test_prune_deletes_old_readings_and_keeps_the_summaries(maybe_live, run, serve, tmp_path):
+    make_csv(tmp_path / "in.csv", 12_000)
+    run("--import", "in.csv")
+    live = maybe_live or serve()
+    live.update(INSIDE, 5)
+    dry = run("--prune", "90d", "--dry-run")
+    assert "12000" in dry
+    assert len(live.rows()) == 12_001
+    deleted, freed = re.search(r"(\d+) readings .*?(\d+) bytes", run("--prune", "90d")).groups()
+    assert (int(deleted), int(freed) > 100_000) == (12_000, True)
+    assert [row[3] for row in live.rows()] == ["5"]
+    history = live.get("/api/readings?station=inside&end=2020-01-01T04:00:00Z").json["points"]
+    assert len(history) == 4
+    assert run("--check") == "ok\n"
+    assert run("--prune", "90d").startswith("deleted 0 readings")
+
+
+def test_updates_go_on_while_a_long_prune_works(live, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 30_000)
+    run("--import", "in.csv")
+    with start(tmp_path, "--prune", "1d") as prune:
+        slowest, count = 0, 0
+        while prune.poll() is None:
+            begun = time.monotonic()
+            live.update(OUTSIDE, 1)
+            slowest, count = max(slowest, time.monotonic() - begun), count + 1
+        assert prune.returncode == 0
+    assert count > 3
+    assert slowest < 0.5
+    assert len(live.rows()) == count
+
+
+# -- export, import, backup -----------------------------------------------------------------------
+
+
+def test_export_and_import_round_trip(maybe_live, run, tmp_path):
+    text = make_csv(tmp_path / "in.csv", 11_000)
+    assert "11000" in run("--import", "in.csv")
+    assert run("--export", "-") == text
+    assert run("--export", "out.csv") == ""
+    assert (tmp_path / "out.csv").read_text() == text
+    assert "imported 0 readings" in run("--import", "out.csv")
+    assert "11000" in run("--import", "-", "--db", "other.db", stdin=text)
+    assert run("--export", "-", "--db", "other.db") == text
+
+
+def test_import_of_the_older_table(maybe_live, run):
+    assert "25" in run("--import", DATA / "older.db")
+    lines = rows(run("--export", "-"))[1:]
+    assert len(lines) == 25
+    assert ["2018-07-30T22:16:34.541Z", "dc:4f:22:1c:20:e2", "dc:4f:22:1c:20:e2", "1", "21.1",
+            "1"] in lines
+    assert ["inside", INSIDE.mac, "2", "6.0", "25"] in [line[1:] for line in lines]
+    assert "23:34:17:64" in run("--stations")
+    assert "imported 0 readings" in run("--import", DATA / "older.db")
+    assert len(rows(run("--export", "-"))) == 26
+    assert run("--check") == "ok\n"
+
+
+THINGSPEAK = """created_at,entry_id,field1,field2,latitude,longitude,elevation,status
+2018-07-30 12:00:00 UTC,1,22.5,55,,,,
+2018-07-30T12:00:30+02:00,2,,56,,,,hello
+2018-07-30 08:01:00 -0400,3,nan,,,,,
+"""
+
+
+def test_import_of_a_thingspeak_csv(maybe_live, run, tmp_path):
+    (tmp_path / "feeds.csv").write_text("\ufeff" + THINGSPEAK)
+    run("--import", "feeds.csv", status=1, stderr="--station")
+    for count in (4, 0):
+        assert f"imported {count} readings" in run("--import", "feeds.csv", "--station", "outside")
+    stored = rows(run("--export", "-"))[1:]
+    assert [f"{line[0][11:19]},{','.join(line[3:])}" for line in stored] == [
+        "10:00:30,2,56,2", "12:00:00,1,22.5,1", "12:00:00,2,55,1", "12:01:00,1,nan,3"]
+
+
+LINE = HEADER + "\n2018-07-30T12:00:00.000Z,inside,"
+NO_IMPORT = [
+    "", "a,b\n1,2\n", HEADER + "\n1,2,3\n", HEADER + "\nnoon,inside,m,1,5,1\n",
+    LINE + "m,10,5,1\n", LINE + "a b,1,5,1\n", LINE + "m,1,,1\n", LINE + "m,1,5,x\n",
+    HEADER + "\n1918-07-30T12:00:00.000Z,inside,m,1,5,1\n", "time,station,mac\udcff\n",
+    "PK\x03\x04" + "\0" * 50, '"' * 200_000, "a" * 200_000]
+
+
+def test_import_of_anything_else_says_which_line(database, run, tmp_path):
+    for text in NO_IMPORT:
+        (tmp_path / "in.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+        run("--import", "in.csv", status=1, stderr="in.csv")
+    assert run("--export", "-") == HEADER + "\n"
+
+
+def test_texts_survive_export_and_import(database, run):
+    text = HEADER + f'\n2018-07-30T12:00:00.000Z,inside,{INSIDE.mac},1,"on, ""x""",1\n'
+    run("--import", "-", stdin=text)
+    assert run("--export", "-") == text
+    assert run("--check") == "ok\n"
+
+
+def test_backup_is_a_database_to_start_from(maybe_live, run, tmp_path):
+    text = make_csv(tmp_path / "in.csv", 11_000)
+    run("--import", "in.csv")
+    (tmp_path / "copy.db").write_text("an older backup")
+    assert "11000 readings" in run("--backup", "copy.db")
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    assert run("--export", "-", "--db", "copy.db") == text
+    assert not list(tmp_path.glob("*.partial*"))
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.move(tmp_path / "copy.db", other / "iot.db")
+    restored = Live(other)
+    try:
+        assert restored.update(INSIDE, 7) == 11_001
+    finally:
+        restored.check_end()
+    assert run("--check", "--db", other / "iot.db") == "ok\n"
+
+
+def test_check_tells_damage(database, run):
+    with database.open("r+b") as file:
+        file.seek(4096 * 2)
+        file.write(b"\xff" * 4096)
+    run("--check", status=1, stderr="damaged")
+    before = database.read_bytes()
+    run("--check", status=1)
+    assert database.read_bytes() == before
+    (database.with_name("mine.db")).write_bytes(b"mine")
+    run("--backup", "mine.db", status=1)
+    assert database.with_name("mine.db").read_bytes() == b"mine", "a bad copy replaces nothing"
+
+
+def start(folder, *flags, **options):
+    return subprocess.Popen([sys.executable, SCRIPT, *flags], cwd=folder, env=environment(),
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **options)
+
+
+def written(folder):
+    """Changes whenever a command has written something."""
+    files = [folder / "iot.db-wal", *folder.glob("*.partial")]
+    return [(f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+
+
+@pytest.mark.parametrize("work", [["--import", "in.csv"], ["--prune", "1d"],
+                                  ["--backup", "copy.db"], ["--remove-station", "inside"]])
+def test_killed_half_way_leaves_the_database_whole(maybe_live, run, tmp_path, work):
+    text = make_csv(tmp_path / "in.csv", 15_000)
+    if work[0] != "--import":
+        run("--import", "in.csv")
+    for changes in 1, 3:
+        with start(tmp_path, *work) as process:
+            for _ in range(changes):
+                before = written(tmp_path)
+                wait_for(lambda b=before, p=process:
+                         written(tmp_path) != b or p.poll() is not None)
+            process.kill()
+        assert run("--check") == "ok\n"
+    run(*work, status=None)
+    assert run("--check") == "ok\n"
+    assert not list(tmp_path.glob("*.partial*"))
+    left = run("--export", "-")
+    assert left == (text if work[0] in {"--import", "--backup"} else HEADER + "\n")
+
+
+def test_server_that_ends_meanwhile_is_told(live, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 20_000)
+    with start(tmp_path, "--import", "in.csv", stderr=subprocess.PIPE) as process:
+        wait_for(lambda: live.get("/api/readings?station=inside").json["points"])
+        assert live.stop() == 0
+        said = process.stderr.read().decode()
+        assert process.wait(10) in {0, 1}
+    assert "Traceback" not in said
+    run("--import", "in.csv")
+    assert run("--export", "-").count("\n") == 20_001
+    assert run("--check") == "ok\n"
+
+
+def test_closed_pipe_is_no_error_to_talk_about(database, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 20_000)
+    run("--import", "in.csv")
+    with subprocess.Popen([sys.executable, SCRIPT, "--export", "-"], cwd=tmp_path,
+                          env=environment(), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().decode() == HEADER + "\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+def run_on_a_terminal(folder, *flags):
+    """What a command shows on a terminal as its stderr; it has to end with 0."""
+    master, slave = pty.openpty()
+    with start(folder, *flags, stderr=slave) as process:
+        os.close(slave)
+        shown = b""
+        while select.select([master], [], [], 30)[0]:
+            try:
+                shown += os.read(master, 10_000)
+            except OSError:             # all have closed it
+                break
+        os.close(master)
+        assert process.wait(10) == 0
+    return shown.decode()
+
+
+def test_progress_bar_on_a_terminal_only(database, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 15_000)
+    for flags in (["--import", "in.csv"], ["--export", "out.csv"], ["--backup", "copy.db"],
+                  ["--prune", "1d"]):
+        shown = run_on_a_terminal(tmp_path, *flags)
+        if flags[0] in {"--import", "--export", "--prune"}:
+            percents = [int(p) for p in re.findall(r"(\d+)%", shown)]
+            assert percents, (flags, shown)
+            assert percents == sorted(percents)
+            assert percents[-1] <= 100
+        assert not shown or shown.endswith("\r\x1b[K"), "the bar is wiped away"
+
+
+# -- settings, demonstration ----------------------------------------------------------------------
+
+
+def test_version_and_help(run):
+    assert re.fullmatch(r"iotserver \d+\.\d+\S*\n", run("--version"))
+    text = run("--help")
+    for flag in ("--host", "--port", "--db", "--rate-limit", "--units", "--comfort", "--demo"):
+        assert flag in text
+
+
+def test_settings_come_from_the_environment_too(database, serve, run, tmp_path):
+    live = serve(env={"IOTSERVER_RATE_LIMIT": "2", "IOTSERVER_PORT": "1", "IOTSERVER_UNITS": "F"})
+    assert [live.get(update_path(INSIDE, 1)).status for _ in range(3)] == [200, 200, 429]
+    assert live.port > 1, "a flag wins"
+    other = tmp_path / "other.db"
+    run("--add-station", "a", "--mac", "m", env={"IOTSERVER_DB": str(other)})
+    assert other.exists()
+    (tmp_path / "state").mkdir()
+    run("--add-station", "a", "--mac", "m", env={"STATE_DIRECTORY": str(tmp_path / "state")})
+    assert (tmp_path / "state" / "iot.db").exists()
+
+
+@pytest.mark.parametrize("name", ["PORT", "RATE_LIMIT", "UNITS", "COMFORT"])
+def test_wrong_setting_in_the_environment_is_named(run, name):
+    run(status=2, stderr=name.lower().replace("_", "-"), env={f"IOTSERVER_{name}": "nonsense"})
+
+
+@pytest.mark.parametrize("how", [{}, {"env": {"IOTSERVER_DEMO": "1"}}])
+def test_demo_shows_two_stations_at_once_and_leaves_nothing_behind(serve, tmp_path, how):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    env = {"TMPDIR": str(scratch), **how.get("env", {})}
+    live = serve(*([] if how else ["--demo"]), env=env)
+    inside, outside = live.get("/api/stations").json
+    assert live.start_seconds < 5
+    assert (inside["role"], outside["role"]) == ("inside", "outside")
+    now = time.time() * 1000
+    assert all(abs(s["fields"][0]["time"] - now) < 3_600_000 for s in (inside, outside))
+    year = live.get("/api/readings?station=outside&points=400").json["points"]
+    assert len(year) > 100
+    assert now - year[0][0] > 364 * 86_400_000
+    assert live.stop() == 0
+    assert list(scratch.iterdir()) == []
+    assert [p.name for p in tmp_path.glob("*.db*")] == []
+
+
+def test_interrupt_ends_a_command_quietly(database, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 20_000)
+    with start(tmp_path, "--import", "in.csv", stderr=subprocess.PIPE) as process:
+        wait_for(lambda: (tmp_path / "iot.db-wal").exists())
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read().decode()
+        assert process.wait(5) in {0, 130}
+    assert "Traceback" not in said
+    assert run("--check") == "ok\n"
+
+
+def test_keys_are_in_no_output_but_the_first(live, run):
+    live.get(f"/update/API_key={INSIDE.key}/mac={INSIDE.mac}/field=x/data=1")
+    live.get(f"/update/{INSIDE.key}")
+    shown = run("--stations") + run("--check") + run("--export", "-") + live.line
+    shown += json.dumps(live.get("/api/stations").json) + live.get("/").text
+    assert not [key for key in SECRETS if key in shown]

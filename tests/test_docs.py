@@ -1,0 +1,74 @@
+"""What the project promises about itself: its README, its one file, its top level."""
+import ast
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tools import ROOT, skip
+
+import iotserver
+
+SOURCE = (ROOT / "iotserver.py").read_text(encoding="utf-8")
+FLAGS = sorted({f"--{name}" for name in [
+    *(s.name for s in iotserver.SETTINGS), *(a.flag for a in iotserver.ACTIONS),
+    *(d[0] for d in iotserver.DETAILS), "dry-run", "version"]})
+VARIABLES = [s.variable for s in iotserver.SETTINGS] + [
+    "STATE_DIRECTORY", "LISTEN_FDS", "NOTIFY_SOCKET"]
+CONTRACT = {                    # design.md, Layout
+    "iotserver.py", "firmware", "systemd", "tests", "README.md", "LICENSE", "pyproject.toml",
+    ".ci", ".gitignore"}
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_flag_is_in_the_readme(readme, flag):
+    assert f"`{flag}" in readme or f" {flag}" in readme
+
+
+@pytest.mark.parametrize("route", iotserver.ROUTES)
+def test_route_is_in_the_readme(readme, route):
+    assert f" {route}`" in readme or f" {route}" in readme
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_environment_variable_is_in_the_readme(readme, variable):
+    assert variable in readme
+
+
+def test_help_names_every_flag():
+    text = iotserver.build_parser({}).format_help()
+    assert [flag for flag in FLAGS if flag not in text] == []
+
+
+def test_only_the_standard_library_is_imported():
+    modules = set()
+    for node in ast.walk(ast.parse(SOURCE)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module.partition(".")[0])
+    assert modules
+    assert modules - set(sys.stdlib_module_names) == set()
+
+
+def test_budgets_of_the_one_file():
+    lines = SOURCE.splitlines()
+    assert [i for i, line in enumerate(lines, 1) if len(line) > 99] == []
+    sizes = {node.name: node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(SOURCE))
+             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert {name: size for name, size in sizes.items() if size > 60} == {}
+
+
+def test_nothing_else_is_at_the_top_level():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        skip("this is no git clone")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True,
+                            text=True).stdout.splitlines()
+    top = {name.partition("/")[0] for name in listed}
+    assert top - CONTRACT == set()
+    assert CONTRACT - top == set()
