@@ -119,6 +119,38 @@ def wait_for(condition, seconds=5.0):
     return found
 
 
+# -- a database ---------------------------------------------------------------------------------
+
+
+def environment(**more):
+    """Ours without what would reach into the server, and with every warning on stderr."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(
+        ("IOTSERVER_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "STATE_DIRECTORY", "PYTHONDEVMODE"))}
+    return {**kept, "PYTHONWARNINGS": "default", **more}
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A database with both stations, made by the command line."""
+    path = tmp_path_factory.mktemp("template") / "iot.db"
+    for s in STATIONS:
+        subprocess.run([sys.executable, SCRIPT, "--db", path, "--add-station", s.name, "--mac",
+                        s.mac, "--role", s.name, "--key", s.key], check=True, timeout=60,
+                       stdout=subprocess.DEVNULL, env=environment())
+    return path
+
+
+def rows_of(path):
+    """All readings: (time, station, mac, field, value, entry), in the order of an export."""
+    with contextlib.closing(iotserver.Reader(path)) as reader:
+        return [tuple(row) for station in reader.stations() for row in reader.rows(station)]
+
+
+def problems_of(path):
+    with contextlib.closing(iotserver.Reader(path)) as reader:
+        return reader.check(lambda fraction: None)
+
+
 # -- in this process ------------------------------------------------------------------------------
 
 
@@ -129,9 +161,6 @@ class InProcess:
         self.time = NOON / 1000
         self.path = path
         self.writer = iotserver.Writer(path)
-        for station in STATIONS:
-            self.writer.add_station(station.name, station.mac, station.name,
-                                    iotserver.hash_key(station.key).hex(), NOON)
         self.reader = iotserver.Reader(path)
         settings = SimpleNamespace(rate_limit=rate_limit, units="auto", demo=False, port=8000,
                                    comfort=iotserver.parse_temperature("22C"), host="127.0.0.1")
@@ -184,11 +213,12 @@ class InProcess:
 
 
 @pytest.fixture
-def in_process(tmp_path):
-    """Makes InProcess servers: in_process(rate_limit=60)."""
+def in_process(template, tmp_path):
+    """Makes InProcess servers with both stations: in_process(rate_limit=60)."""
     with contextlib.ExitStack() as stack:
         def make(name="iot.db", **settings):
-            return stack.enter_context(contextlib.closing(InProcess(tmp_path / name, **settings)))
+            path = shutil.copy(template, tmp_path / name)
+            return stack.enter_context(contextlib.closing(InProcess(path, **settings)))
         yield make
 
 
@@ -198,13 +228,6 @@ def server(in_process):
 
 
 # -- as processes ---------------------------------------------------------------------------------
-
-
-def environment(**more):
-    """Ours without what would reach into the server, and with every warning on stderr."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(
-        ("IOTSERVER_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "STATE_DIRECTORY", "PYTHONDEVMODE"))}
-    return {**kept, "PYTHONWARNINGS": "default", **more}
 
 
 @pytest.fixture
@@ -226,17 +249,6 @@ def run(tmp_path):
             assert done.stderr == stderr
         return done.stdout
     return run
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory):
-    """A database with both stations, made by the command line."""
-    path = tmp_path_factory.mktemp("template") / "iot.db"
-    for s in STATIONS:
-        subprocess.run([sys.executable, SCRIPT, "--db", path, "--add-station", s.name, "--mac",
-                        s.mac, "--role", s.name, "--key", s.key], check=True, timeout=60,
-                       stdout=subprocess.DEVNULL, env=environment())
-    return path
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,11 +96,11 @@ def test_http_1_0(live):
     assert export.text.count("\n") == 4
 
 
-@pytest.mark.parametrize("path", [GET, "/", "/export.csv", "/healthz"])
-def test_half_closed_client_is_answered(live, path):
-    response, = live.talk(get(path), half_close=True)
-    assert response.status == 200
-    assert response.body
+def test_half_closed_client_is_answered(live):
+    for path in GET, "/", "/export.csv", "/healthz":
+        response, = live.talk(get(path), half_close=True)
+        assert response.status == 200
+        assert response.body
 
 
 def test_half_closed_client_gets_all_of_its_pipeline(live):
@@ -115,19 +116,42 @@ def test_client_that_hangs_up_right_after_sending_is_stored(live):
     wait_for(lambda: len(live.rows()) == 20)
 
 
-@pytest.mark.parametrize("raw", [
+CUT_OFF = [
     get(GET)[:-1], get(GET)[:-2], get(GET)[:40], get(GET).partition(b"\r\n")[0],
     request("POST", "/update", bulk(INSIDE, (1, 2)))[:-1],
-    request("POST", "/update", bulk(INSIDE, (1, 2)), Content_Length=1000)])
+    request("POST", "/update", bulk(INSIDE, (1, 2)), Content_Length=1000)]
+
+
 @pytest.mark.parametrize("half_close", [True, False])
-def test_request_that_was_cut_off_is_never_stored(live, raw, half_close):
-    with live.connect() as channel:
-        channel.sendall(raw)
-        if half_close:
-            channel.shutdown(socket.SHUT_WR)
-            assert all(r.status >= 400 for r in parse_responses(receive(channel)))
+def test_request_that_was_cut_off_is_never_stored(live, half_close):
+    for raw in CUT_OFF:
+        with live.connect() as channel:
+            channel.sendall(raw)
+            if half_close:
+                channel.shutdown(socket.SHUT_WR)
+                assert all(r.status >= 400 for r in parse_responses(receive(channel)))
     assert live.get("/healthz").status == 200
     assert live.rows() == []
+
+
+def test_client_that_is_done_leaves_no_connection_behind(live):
+    """Lingering is for clients that still send."""
+    before = open_files(live)
+    for half_close in True, False:
+        live.talk(b"nonsense\r\n\r\n", half_close)
+        wait_for(lambda: open_files(live) == before, 1)
+
+
+def test_client_that_resets_its_connection_harms_nobody(live):
+    """What was to be told to it cannot be; others of the same turn are answered."""
+    for _ in range(50):
+        with live.connect() as other, live.connect() as rude:
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.sendall(b"nonsense\r\n\r\n")
+            other.sendall(get(GET, Connection="close"))
+            rude.close()
+            response, = parse_responses(receive(other))
+            assert response.status == 200
 
 
 def test_expect_100_continue(live):
@@ -153,17 +177,16 @@ def test_malformed_requests_end_their_connection(live):
     assert live.rows() == []
 
 
-@pytest.mark.parametrize(("raw", "status"), [
-    (b"GET /" + b"a" * 100_000, 414), (b"a" * 5000, 414),
-    (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 100_000, 431),
-    (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: a\r\n" * 5000, 431),
-    (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 20_000 + b"\r\n\r\n", 431),
-    (request("POST", "/update", b"a" * 2_000_000), 413),
-])
-def test_too_large_is_told_even_to_a_client_that_goes_on_sending(live, raw, status):
-    response, = live.talk(raw)
-    assert response.status == status
-    assert response.headers["connection"] == "close"
+def test_too_large_is_told_even_to_a_client_that_goes_on_sending(live):
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n"
+    for raw, status in [
+            (b"GET /" + b"a" * 100_000, 414), (b"a" * 5000, 414),
+            (head + b"A: " + b"a" * 100_000, 431), (head + b"A: a\r\n" * 5000, 431),
+            (head + b"A: " + b"a" * 20_000 + b"\r\n\r\n", 431),
+            (request("POST", "/update", b"a" * 2_000_000), 413)]:
+        response, = live.talk(raw)
+        assert response.status == status
+        assert response.headers["connection"] == "close"
 
 
 def test_body_of_256_kib_fits(live):
@@ -343,7 +366,7 @@ def test_unknown_macs_take_no_memory(database, serve):
     before = memory(live)
     for i in range(1, 4):
         flood(i * 5000)
-    assert memory(live) - before < 1_000_000
+    assert memory(live) - before < 2_000_000, "less than any table of 15,000 MACs"
 
 
 def test_full_disk_is_507_and_heals_by_itself(live):
@@ -425,7 +448,9 @@ def test_head_of_events_gets_no_events(live):
 def test_listener_that_does_not_read_is_dropped_and_others_go_on(database, serve):
     live = serve("--rate-limit", "0", **tuned("MAX_UNSENT = 2000"))
     before = open_files(live)
-    with live.connect() as deaf:
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", live.port))
         subscribe(deaf)
         body = bulk(INSIDE, *[(1, i) for i in range(960)])
         for _ in range(60):

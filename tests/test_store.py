@@ -7,7 +7,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from conftest import DAY, INSIDE, NOON, OUTSIDE, STATIONS, bulk
+from conftest import DAY, INSIDE, NOON, OUTSIDE, STATIONS, bulk, problems_of, rows_of
 
 import iotserver
 
@@ -17,17 +17,6 @@ HOUR = 3_600_000
 def query(path, sql):
     with closing(sqlite3.connect(path)) as db:
         return db.execute(sql).fetchall()
-
-
-def rows_of(path):
-    """All readings: (time, station, mac, field, value, entry), in the order of an export."""
-    with closing(iotserver.Reader(path)) as reader:
-        return [tuple(row) for station in reader.stations() for row in reader.rows(station)]
-
-
-def problems_of(path):
-    with closing(iotserver.Reader(path)) as reader:
-        return reader.check(lambda fraction: None)
 
 
 def drain(step, *args, end=0):
@@ -373,9 +362,14 @@ def test_failed_import_leaves_nothing(server):
     assert server.update(OUTSIDE, "1") == 1
 
 
-def test_an_empty_file_becomes_a_database(tmp_path, in_process):
-    (tmp_path / "iot.db").touch()
-    assert in_process().update(INSIDE, "1") == 1
+def test_an_empty_file_becomes_a_database(tmp_path):
+    path = tmp_path / "iot.db"
+    path.touch()
+    with closing(iotserver.Writer(path)) as writer:
+        writer.add_station("inside", INSIDE.mac, None, None, NOON)
+        assert writer.add(writer.by_mac[INSIDE.mac], iotserver.Reading(1, 2, 0, None), NOON) == 1
+        writer.commit()
+    assert rows_of(path) == [(NOON, "inside", INSIDE.mac, 1, 2, 1)]
 
 
 def test_reopened_database_goes_on_where_it_was(server, tmp_path):

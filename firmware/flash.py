@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Put MicroPython and the station's files on an ESP8266 board, and listen to it.
+
+    python3 firmware/flash.py --port /dev/ttyUSB0 --image esp8266.bin
+    python3 firmware/flash.py --port /dev/ttyUSB0 --files --config config.py
+    python3 firmware/flash.py --port /dev/ttyUSB0 --monitor
+
+Runs on the computer, not on the board. The work is done by esptool and ampy, whose command
+lines are printed as they are run: pip install 'iotserver[flash]' brings both.
+It never asks anything. Exit status: 0 done, 1 could not, 2 wrong usage, 130 Ctrl-C.
+"""
+import argparse
+import functools
+import importlib.util
+import operator
+import runpy
+import shlex
+import struct
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# main.py comes last: until it is there, a half-copied station does not start.
+BOARD_FILES = ("boot.py", "settings.py", "wifitools.py", "backlog.py", "sender.py", "sensors.py",
+               "MCP9808.py", "BMP280.py", "run.py", "main.py")
+
+IMAGE_MAGIC, CHECKSUM_SEED, MOST_SEGMENTS = 0xE9, 0xEF, 16
+IMAGE_MOST = 4 << 20  # bytes; the largest flash that boards come with
+RAM = ((0x3FFE8000, 0x40000000), (0x40100000, 0x40108000))  # where an ESP8266 image loads to
+
+ESPTOOL_S, AMPY_S = 600, 120  # ampy has no time-out of its own and waits for ever
+
+NO_ANSWER = """\
+The board did not answer. What helps, the most frequent first:
+  - a USB cable with data lines; many cables only charge
+  - the right port, and nothing else using it: close monitors and terminals
+  - the driver of the board's USB chip (CP210x on a Feather Huzzah, CH340 on many others)
+  - a lower speed: --baud 115200, or --baud 57600
+  - for --image: hold the boot button (GPIO0 to ground), press reset, let go, try again
+  - for --files: press reset and start at once, so that Ctrl-C comes while boot.py waits"""
+
+
+class Problem(Exception):
+    """What went wrong, and what to do about it."""
+
+
+def main(argv=None):
+    options = parse(argv)
+    try:
+        port = options.port or only_port()
+        if options.image:
+            flash_image(port, options)
+        if options.files:
+            copy_files(port, options)
+        if options.monitor:
+            monitor(port)
+    except Problem as problem:
+        print(f"flash.py: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
+    parser.add_argument("--port", help="serial port; found by itself when there is just one")
+    parser.add_argument("--baud", type=int, default=115200, help="speed of writing the image")
+    parser.add_argument("--image", type=Path, metavar="FILE",
+                        help="erase the flash, write this MicroPython image, verify it")
+    parser.add_argument("--files", action="store_true",
+                        help="copy the station's files, read them back, reset the board")
+    parser.add_argument("--config", type=Path, metavar="FILE",
+                        help="with --files: copied to the board as config.py")
+    parser.add_argument("--delay", type=float, default=1, metavar="SECONDS",
+                        help="for boards that reset when the port is opened (default 1)")
+    parser.add_argument("--monitor", action="store_true", help="print what the station prints")
+    options = parser.parse_args(argv)
+    if not (options.image or options.files or options.monitor):
+        parser.error("one of --image, --files, --monitor is needed")
+    if options.config and not options.files:
+        parser.error("--config goes with --files")
+    return options
+
+
+def need(*modules):
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise Problem(f"{module} is not installed; this brings all: "
+                          "pip install 'iotserver[flash]'")
+
+
+def only_port():
+    """The serial port, if there is exactly one on USB."""
+    need("serial")
+    from serial.tools import list_ports
+    ports = [port.device for port in list_ports.comports() if port.vid is not None]
+    if len(ports) == 1:
+        print(f"Port: {ports[0]}")
+        return ports[0]
+    if ports:
+        raise Problem(f"there are several ports, choose with --port: {' '.join(ports)}")
+    raise Problem(f"no serial port on USB found.\n{NO_ANSWER}")
+
+
+def run_tool(arguments, limit):
+    """Run one of the tools, shown as typed. Problem when it fails or takes too long."""
+    print(f"+ {shlex.join(arguments)}", flush=True)
+    module = {"esptool": "esptool", "ampy": "ampy.cli"}[arguments[0]]
+    try:
+        subprocess.run([sys.executable, "-m", module, *arguments[1:]], check=True, timeout=limit,
+                       stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise Problem(f"{arguments[0]} got no further in {limit} s.\n{NO_ANSWER}") from None
+    except subprocess.CalledProcessError as error:
+        raise Problem(f"{arguments[0]} failed with exit status {error.returncode}.\n"
+                      f"{NO_ANSWER}") from None
+
+
+# ---------------------------------------------------------------- the image
+
+def flash_image(port, options):
+    need("esptool")
+    check_image(read(options.image), options.image)
+    esptool = ["esptool", "--chip", "esp8266", "--port", port, "--baud", str(options.baud)]
+    image = ["--flash-size", "detect", "0", str(options.image)]
+    run_tool([*esptool, "erase-flash"], ESPTOOL_S)
+    run_tool([*esptool, "write-flash", *image], ESPTOOL_S)
+    run_tool([*esptool, "verify-flash", *image], ESPTOOL_S)
+    print(f"{options.image} is on the board. Next: --files --config config.py")
+
+
+def check_image(data, path):
+    """Refuse what an ESP8266 would not start: other chips' images, half downloads, web pages."""
+    if not data.startswith(bytes([IMAGE_MAGIC])) or len(data) > IMAGE_MOST:
+        raise Problem(f"{path} is no ESP8266 image: it does not begin like one")
+    if not valid_segments(data):
+        raise Problem(f"{path} is no ESP8266 image, or it is cut short: "
+                      "its parts do not load into an ESP8266's memory")
+
+
+def valid_segments(data):
+    """Whether the segments are an ESP8266's and their checksum is right."""
+    count, at, checksum = data[1] if len(data) > 8 else 0, 8, CHECKSUM_SEED
+    for _ in range(count):
+        if at + 8 > len(data):
+            return False
+        address, size = struct.unpack_from("<II", data, at)
+        if not any(low <= address and address + size <= high for low, high in RAM):
+            return False
+        checksum = functools.reduce(operator.xor, data[at + 8:at + 8 + size], checksum)
+        at += 8 + size
+    end = at | 15  # the checksum is the last byte of a 16-byte line
+    return 0 < count <= MOST_SEGMENTS and end < len(data) and data[end] == checksum
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Problem(f"cannot read {path}: {error.strerror}") from None
+
+
+# ---------------------------------------------------------------- the files
+
+def copy_files(port, options):
+    need("ampy", "serial")
+    sources = [(HERE / name, name) for name in BOARD_FILES]
+    if options.config:
+        check_config(options.config)
+        sources.insert(0, (options.config, "config.py"))
+    ampy = ["ampy", "--port", port, "--delay", str(options.delay)]
+    for number, (path, name) in enumerate(sources, 1):
+        print(f"{number}/{len(sources)} {name}, {len(read(path))} bytes")
+        copy(ampy, path, name)
+    run_tool([*ampy, "reset", "--hard"], AMPY_S)
+    print("All files are on the board as they are here, and it starts. Next: --monitor")
+
+
+def copy(ampy, path, name):
+    """Put one file on the board and read it back: ampy itself does not look."""
+    run_tool([*ampy, "put", str(path), name], AMPY_S)
+    with tempfile.TemporaryDirectory() as folder:
+        back = Path(folder, name)
+        run_tool([*ampy, "get", name, str(back)], AMPY_S)
+        if read(back) != read(path):
+            raise Problem(f"{name} came back from the board changed; its flash may be full "
+                          "or failing. Write the image again, then the files.")
+
+
+def check_config(path):
+    """The same look at config.py as the station itself takes."""
+    read(path)
+    sys.path.insert(0, str(HERE))
+    import settings
+    try:
+        settings.Settings(types.SimpleNamespace(**runpy.run_path(str(path))))
+    except (ValueError, SyntaxError, NameError) as error:
+        raise Problem(f"{path}: {error}") from None
+
+
+# ---------------------------------------------------------------- listening
+
+def monitor(port):
+    """Print what the station prints until Ctrl-C, which is how this is meant to end."""
+    need("serial")
+    import serial
+    line = serial.Serial(baudrate=115200, timeout=1)
+    line.port, line.dtr, line.rts = port, False, False  # else some boards are held in reset
+    try:
+        with line:
+            print(f"Listening to {port}; Ctrl-C ends this.", flush=True)
+            while True:
+                text = line.read(line.in_waiting or 1).decode("utf-8", "replace")
+                print(text, end="", flush=True)
+    except serial.SerialException as error:
+        raise Problem(f"{error}\n{NO_ANSWER}") from None
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Runs after boot.py: the station, and a reset after an error that it did not expect.
+
+KeyboardInterrupt is no Exception, so Ctrl-C ends in the REPL and not in a reset.
+"""
+import sys
+import time
+
+import machine
+
+PAUSE_S = 30  # long enough to read the error or to break in, short enough to lose little
+
+try:
+    import run
+    run.main()
+except Exception as error:
+    sys.print_exception(error)
+    print("Reset in %d s; Ctrl-C prevents it." % PAUSE_S)
+    time.sleep(PAUSE_S)
+    machine.reset()

@@ -1,0 +1,36 @@
+"""Which sensor is there, on a bus that a reset may have left in the middle of a byte."""
+import time
+
+from BMP280 import BMP280
+from MCP9808 import MCP9808
+
+SENSORS = (("MCP9808", MCP9808, 0x18), ("BMP280", BMP280, 0x76), ("BMP280", BMP280, 0x77))
+
+
+def free_bus(scl, sda):
+    """Clock out the byte at which a reset caught the sensor, so that it lets go of the line."""
+    for _ in range(9):
+        if sda.value():
+            break
+        scl.value(0)
+        time.sleep_ms(1)
+        scl.value(1)
+        time.sleep_ms(1)
+    for pin, level in ((scl, 0), (sda, 0), (scl, 1), (sda, 1)):  # STOP
+        pin.value(level)
+        time.sleep_ms(1)
+
+
+def find(i2c, wanted):
+    """The first known sensor that answers as itself. OSError when there is none.
+
+    Without pull-ups a scan lists every address, so each candidate has to prove itself.
+    """
+    there = i2c.scan()
+    for name, driver, address in SENSORS:
+        if wanted in ("auto", name) and address in there:
+            try:
+                return driver(i2c, address)
+            except OSError as error:
+                print(error)
+    raise OSError("no sensor found on I2C: check power, SCL on GPIO5, SDA on GPIO4")

@@ -1,0 +1,155 @@
+"""The network for a station: join WiFi, know one's MAC, ask one server one thing.
+
+Every wait here has an end, and every socket is closed before a function returns.
+"""
+import binascii
+import socket
+import time
+
+JOIN_MS = 45000  # an access point may take 15 s, DHCP as long again
+POLL_MS = 250
+SOCKET_S = 20  # for each socket operation; bears an access point that goes away for 15 s
+REQUEST_MS = 45000  # for all of a request, since a server may send a byte now and then
+ANSWER_MAX = 2048  # bytes of an answer that are looked at
+LINE_MAX = 120  # bytes of a line that are kept; the rest is read and forgotten
+REQUEST = "GET %s HTTP/1.0\r\nHost: %s:%d\r\nConnection: close\r\n\r\n"
+TIMED_OUT = 110  # errno, as the board numbers it
+
+UNRESERVED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:"
+
+
+def getmac(wlan):
+    """The board's own address: '5c:cf:7f:01:02:03'."""
+    return str(binascii.hexlify(wlan.config("mac"), ":"), "utf-8")
+
+
+def connect(wlan, ssid, password):
+    """One try to join a network: True when there is an address, False after 46 s at most.
+
+    A failed try is broken off: the SDK can stay in 'connecting' for ever.
+    """
+    wlan.active(True)
+    try:
+        wlan.connect(ssid, password)
+    except OSError as error:
+        print("WiFi:", error)  # the SDK was busy; the next try begins afresh
+    end = time.ticks_add(time.ticks_ms(), JOIN_MS)
+    while time.ticks_diff(end, time.ticks_ms()) > 0:
+        if wlan.isconnected():
+            return True
+        time.sleep_ms(POLL_MS)
+    leave(wlan)
+    time.sleep_ms(1000)  # the SDK ignores a connect that follows at once
+    return False
+
+
+def leave(wlan):
+    """Break off whatever the WiFi is doing; the SDK makes an error of it when that is nothing."""
+    try:
+        wlan.disconnect()
+    except OSError:
+        pass
+
+
+class Server:
+    """Where readings go. The URL is http or https, a host, a port if unusual, and no path."""
+
+    def __init__(self, url):
+        scheme, _, rest = (url.rstrip("/") + "//").split("/", 2)
+        self.tls = scheme.lower() == "https:"
+        host, port = (rest.rstrip("/").split(":") + ["443" if self.tls else "80"])[:2]
+        known = scheme.lower() in ("http:", "https:")
+        if not (known and host and port.isdigit()) or "/" in host:
+            raise ValueError("SERVER must look like http://192.0.2.7:8000, not '%s'" % url)
+        self.host, self.port, self.address = host, int(port), None
+
+    def resolve(self):
+        """Socket address, asked for once: a lookup can block for long, and names seldom move."""
+        if self.address is None:
+            kind = socket.SOCK_STREAM
+            self.address = socket.getaddrinfo(self.host, self.port, 0, kind)[0][-1]
+        return self.address
+
+
+def quote(text):
+    """Percent-encoded, so that any key or MAC stays one part of a path."""
+    return "".join(c if c in UNRESERVED else "".join("%%%02X" % b for b in c.encode())
+                   for c in text)
+
+
+def get(server, path):
+    """(status, seconds to wait, the server's words) of one GET.
+
+    Status 0 is an answer that is not HTTP. OSError: no answer.
+    """
+    deadline = time.ticks_add(time.ticks_ms(), REQUEST_MS)
+    address = server.resolve()
+    stream = socket.socket()
+    try:
+        stream.settimeout(SOCKET_S)
+        stream.connect(address)
+        if server.tls:
+            stream = encrypted(stream, server.host)
+        stream.write((REQUEST % (path, server.host, server.port)).encode())
+        return read_answer(octets(stream, deadline))
+    finally:
+        stream.close()
+
+
+def encrypted(stream, host):
+    """TLS without a look at the certificate: the board cannot check one."""
+    import ssl  # costs heap, so only where it is used
+    return ssl.wrap_socket(stream, server_hostname=host)
+
+
+def octets(stream, deadline):
+    """The bytes of an answer one by one. OSError when the whole takes too long."""
+    one = bytearray(1)
+    for _ in range(ANSWER_MAX):
+        count = stream.readinto(one)
+        if count == 0:
+            return
+        if count is None or time.ticks_diff(deadline, time.ticks_ms()) < 0:
+            raise OSError(TIMED_OUT)
+        yield one[0]
+
+
+def read_line(source, limit=ANSWER_MAX):
+    """One line of at most limit bytes as printable ASCII; '' also at the end of the answer."""
+    line = bytearray()
+    if limit > 0:
+        for octet in source:
+            limit -= 1
+            if octet != 13 and octet != 10 and len(line) < LINE_MAX:
+                line.append(octet if 32 <= octet < 127 else 63)
+            if octet == 10 or limit == 0:
+                break
+    return str(line, "utf-8")
+
+
+def read_answer(source):
+    status = status_of(read_line(source))
+    wait, length = 0, ANSWER_MAX
+    line = read_line(source) if status else ""
+    while line:
+        name, value = (line.lower() + ":").split(":", 1)
+        number = number_of(value)
+        if name == "retry-after":
+            wait = number or 0
+        elif name == "content-length" and number is not None:
+            length = number
+        line = read_line(source)
+    return status, wait, read_line(source, length) if status else ""
+
+
+def status_of(line):
+    code = line[8:12]
+    if line.startswith("HTTP/1.") and len(code) == 4 and code[0] == " " and code[1:].isdigit():
+        return int(code)
+    return 0
+
+
+def number_of(text):
+    """The whole number of a header, None when it is none: Retry-After may also be a date."""
+    text = text.strip(" :")
+    return int(text) if text.isdigit() and len(text) < 10 else None

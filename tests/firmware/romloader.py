@@ -1,0 +1,145 @@
+"""An ESP8266 that waits for esptool on a pseudo-terminal: its ROM loader, then the stub.
+
+What the emulation knows: SLIP frames, SYNC, registers, uploading a stub, and the stub's flash
+commands on 4 MB of flash. Checksums are verified; an unknown command is answered with an error.
+"""
+import hashlib
+import os
+import pty
+import select
+import struct
+import threading
+import tty
+import zlib
+
+FLASH_BYTES = 4 << 20
+REGISTERS = {0x40001000: 0xFFF0C101, 0x60000014: 451,  # the chip, and a 26 MHz crystal
+             0x3FF00050: 0x01020300, 0x3FF00054: 0x02000405, 0x3FF00058: 0xA000, 0x3FF0005C: 0}
+SPI_COMMAND, SPI_DATA, FLASH_CHIP = 0x60000200, 0x60000240, 0x1640EF  # a Winbond of 4 MB
+INVALID = b"\x01\x05"
+
+
+class RomLoader:
+    """Use as a context manager; `port` is what esptool is given, `flash` what it wrote."""
+
+    def __init__(self):
+        self.flash = bytearray(b"\xff" * FLASH_BYTES)
+        self.stub = False
+        self.erased = 0
+        self.commands = []
+        self.handlers = HANDLERS
+        self.at, self.inflate = 0, None
+        self.ours, self.theirs = pty.openpty()
+        tty.setraw(self.theirs)
+        self.port = os.ttyname(self.theirs)
+        self.stop_read, self.stop_write = os.pipe()
+        self.thread = threading.Thread(target=self.serve)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        os.write(self.stop_write, b"!")
+        self.thread.join()
+        for descriptor in (self.ours, self.theirs, self.stop_read, self.stop_write):
+            os.close(descriptor)
+
+    def serve(self):
+        buffer = b""
+        while self.stop_read not in select.select([self.ours, self.stop_read], [], [])[0]:
+            buffer += os.read(self.ours, 65536)
+            *frames, buffer = buffer.split(b"\xc0")
+            for frame in frames:
+                self.hear(frame.replace(b"\xdb\xdc", b"\xc0").replace(b"\xdb\xdd", b"\xdb"))
+
+    def hear(self, packet):
+        if len(packet) < 8 or packet[0] != 0:
+            return
+        _, operation, size, checksum = struct.unpack_from("<BBHI", packet)
+        data = packet[8:]
+        self.commands.append(operation)
+        handler = self.handlers.get(operation)
+        if handler is None or len(data) != size:
+            self.answer(operation, INVALID)
+            return
+        handler(self, operation, data, checksum)
+
+    def answer(self, operation, status=b"\0\0", value=0):
+        self.send(struct.pack("<BBHI", 1, operation, len(status), value) + status)
+
+    def send(self, frame):
+        escaped = frame.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
+        os.write(self.ours, b"\xc0" + escaped + b"\xc0")
+
+    def sync(self, operation, _data, _checksum):
+        """A new connection resets the chip, so the ROM answers: eight times, value not zero."""
+        self.stub = False
+        for _ in range(8):
+            self.answer(operation, value=0x20120707)
+
+    def read_register(self, operation, data, _checksum):
+        address, = struct.unpack("<I", data)
+        self.answer(operation, value=REGISTERS.get(address, 0))
+
+    def write_register(self, operation, data, _checksum):
+        """A finished SPI command: the command register reads 0, the data hold the chip's id."""
+        address, = struct.unpack_from("<I", data)
+        if address == SPI_COMMAND:
+            REGISTERS[SPI_DATA] = FLASH_CHIP
+        self.answer(operation)
+
+    def accept(self, operation, _data, _checksum):
+        self.answer(operation)
+
+    def memory_data(self, operation, data, checksum):
+        self.answer(operation, status(data[16:], checksum))
+
+    def memory_end(self, operation, _data, _checksum):
+        self.answer(operation)
+        self.stub = True
+        self.send(b"OHAI")
+
+    def begin(self, operation, data, _checksum):
+        """Only the stub can inflate; sectors are erased as they are written."""
+        size, _, _, self.at = struct.unpack_from("<IIII", data)
+        self.flash[self.at:self.at + size] = b"\xff" * size
+        self.inflate = zlib.decompressobj().decompress if operation == 0x10 else bytes
+        self.answer(operation, b"\0\0" if self.stub else INVALID)
+
+    def flash_data(self, operation, data, checksum):
+        length, = struct.unpack_from("<I", data)
+        block = data[16:16 + length]
+        good = status(block, checksum)
+        if good == b"\0\0":
+            plain = self.inflate(block)
+            self.flash[self.at:self.at + len(plain)] = plain
+            self.at += len(plain)
+        self.answer(operation, good)
+
+    def md5(self, operation, data, _checksum):
+        address, size = struct.unpack_from("<II", data)
+        self.answer(operation, hashlib.md5(self.flash[address:address + size]).digest() + b"\0\0")
+
+    def erase(self, operation, _data, _checksum):
+        self.flash[:] = b"\xff" * FLASH_BYTES
+        self.erased += 1
+        self.answer(operation)
+
+
+def status(block, checksum):
+    """A block whose checksum is wrong is refused, as by the chip."""
+    state = 0xEF
+    for byte in block:
+        state ^= byte
+    return b"\0\0" if state == checksum else b"\x01\x07"
+
+
+HANDLERS = {  # by esptool's number of the command
+    0x02: RomLoader.begin, 0x03: RomLoader.flash_data, 0x04: RomLoader.accept,
+    0x05: RomLoader.accept, 0x06: RomLoader.memory_end, 0x07: RomLoader.memory_data,
+    0x08: RomLoader.sync, 0x09: RomLoader.write_register, 0x0A: RomLoader.read_register,
+    0x0B: RomLoader.accept, 0x0D: RomLoader.accept, 0x0F: RomLoader.accept,
+    0x10: RomLoader.begin, 0x11: RomLoader.flash_data, 0x12: RomLoader.accept,
+    0x13: RomLoader.md5, 0xD0: RomLoader.erase,
+}

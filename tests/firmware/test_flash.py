@@ -1,0 +1,204 @@
+"""firmware/flash.py with the real esptool and the real ampy, against emulated boards."""
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import time
+import tty
+
+import interpreter
+import pytest
+from rawrepl import RawRepl
+from romloader import RomLoader
+from simulator import FIRMWARE
+
+CONFIG = """API_KEY = "K3y"
+SSID = "home"
+WIFI_PASSWORD = "secret"
+MAC_ADDRESS = ""
+SERVER = "http://192.0.2.7:8000"
+"""
+
+
+def flash(*arguments):
+    done = subprocess.run([sys.executable, FIRMWARE / "flash.py", *arguments], text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
+    assert "flash.py\", line" not in done.stderr  # a traceback is no message
+    return done
+
+
+def esp8266_image(filling, iram=0x40100000):
+    """Two segments where an ESP8266 has memory, their checksum, and code behind."""
+    segments = [(iram, bytes(range(256)) * 8), (0x3FFE8000, b"\xc0\xdb data " * 64)]
+    image, checksum = struct.pack("<BBBBI", 0xE9, len(segments), 0, 0, 0x40100004), 0xEF
+    for address, data in segments:
+        image += struct.pack("<II", address, len(data)) + data
+        for byte in data:
+            checksum ^= byte
+    image += b"\0" * (15 - len(image) % 16) + bytes([checksum])
+    return image + filling
+
+
+@pytest.fixture(params=["compressible", "incompressible"])
+def image(request, tmp_path):
+    filling = os.urandom(300_000) if request.param == "incompressible" else b"code" * 75_000
+    path = tmp_path / "esp8266.bin"
+    path.write_bytes(esp8266_image(filling))
+    return path
+
+
+def test_image_is_written_and_verified(image):
+    with RomLoader() as chip:
+        chip.flash[-3:] = b"old"
+        done = flash("--port", chip.port, "--image", image)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = image.read_bytes()
+    assert chip.flash[4:len(written)] == written[4:]  # esptool sets flash size and mode before
+    assert chip.flash[:2] == written[:2]
+    assert chip.flash[-3:] == b"\xff" * 3
+    assert chip.erased == 1
+    assert "verify-flash" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["erase-flash"],
+                                     ["write-flash", "--flash-size", "detect", "0", "IMAGE"]])
+def test_plain_esptool_as_in_the_readme(tmp_path, command):
+    path = tmp_path / "esp8266.bin"
+    path.write_bytes(esp8266_image(b"code" * 1000))
+    command = [str(path) if word == "IMAGE" else word for word in command]
+    with RomLoader() as chip:
+        done = subprocess.run(
+            [sys.executable, "-m", "esptool", "--chip", "esp8266", "--port", chip.port, *command],
+            capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "deprecated" not in (done.stdout + done.stderr).lower()
+    assert chip.erased == (command == ["erase-flash"])
+    assert (0x03 in chip.commands or 0x11 in chip.commands) == (command != ["erase-flash"])
+
+
+def test_flash_that_keeps_nothing_is_noticed(tmp_path):
+    path = tmp_path / "esp8266.bin"
+    path.write_bytes(esp8266_image(b"code" * 1000))
+    with RomLoader() as chip:
+        chip.handlers = {**chip.handlers, 0x03: RomLoader.accept, 0x11: RomLoader.accept}
+        done = flash("--port", chip.port, "--image", path)
+    assert done.returncode == 1
+    assert "esptool failed" in done.stderr
+
+
+BAD_IMAGES = {
+    "a web page": b"<!DOCTYPE html><html>Not found</html>",
+    "nothing": b"",
+    "one byte": b"\xe9",
+    "an ESP32's": esp8266_image(b"", iram=0x40080000),
+    "cut short": esp8266_image(b"")[:2000],
+    "a wrong bit": esp8266_image(b"").replace(b"\x10\x11\x12", b"\x10\x13\x12", 1),
+    "too large": esp8266_image(bytes(4 << 20)),
+}
+
+
+@pytest.mark.parametrize("data", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_what_is_no_esp8266_image_is_refused(tmp_path, data):
+    """Before a byte goes to the board: there is no such port."""
+    path = tmp_path / "image.bin"
+    path.write_bytes(data)
+    done = flash("--port", "/dev/nowhere", "--image", path)
+    assert done.returncode == 1
+    assert "no ESP8266 image" in done.stderr
+    assert "esptool" not in done.stdout
+
+
+def test_missing_image_is_told(tmp_path):
+    done = flash("--port", "/dev/nowhere", "--image", tmp_path / "none.bin")
+    assert (done.returncode, "cannot read" in done.stderr) == (1, True)
+
+
+def test_files_are_copied_and_read_back(tmp_path):
+    config = tmp_path / "station.py"
+    config.write_text(CONFIG)
+    with RawRepl(*interpreter.webassembly()) as board:
+        done = flash("--port", board.port, "--files", "--config", config, "--delay", "0")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert b"machine.reset()" in board.heard
+        listing = ampy(board, "ls", "-l")
+        sizes = {path.name: path.stat().st_size for path in FIRMWARE.glob("*.py")}
+        del sizes["flash.py"], sizes["config.example.py"]
+        for name, size in {**sizes, "config.py": len(CONFIG)}.items():
+            assert f"/{name} - {size} bytes" in listing
+        assert ampy(board, "get", "config.py").strip() == CONFIG.strip()
+    assert "11/11 main.py" in done.stdout
+
+
+def ampy(board, *arguments):
+    return subprocess.run([sys.executable, "-m", "ampy.cli", "--port", board.port, *arguments],
+                          capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_file_that_comes_back_changed_is_noticed(tmp_path, monkeypatch):
+    """A stand-in for ampy that loses the last byte, found before the real one."""
+    package = tmp_path / "ampy"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "cli.py").write_text(
+        "import sys\nif 'get' in sys.argv:\n    open(sys.argv[-1], 'w').write('short')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = flash("--port", "/dev/nowhere", "--files")
+    assert done.returncode == 1
+    assert "boot.py came back from the board changed" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (CONFIG.replace("SERVER", "OTHER"), "config.py has no SERVER"),
+    (CONFIG.replace('"home"', '""'), "SSID is empty"),
+    (CONFIG.replace("http://", ""), "SERVER must look like"),
+    ("API_KEY = \n", "invalid syntax"), (None, "cannot read")])
+def test_config_mistakes_are_told_before_copying(tmp_path, text, message):
+    path = tmp_path / "station.py"
+    if text is not None:
+        path.write_text(text)
+    done = flash("--port", "/dev/nowhere", "--files", "--config", path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "ampy" not in done.stdout
+
+
+@pytest.mark.parametrize("what", [["--files"], ["--monitor"]])
+def test_a_port_that_is_not_there_is_told(what):
+    done = flash("--port", "/dev/nowhere", *what, "--delay", "0")
+    assert done.returncode == 1
+    assert "many cables only charge" in done.stderr
+
+
+def test_no_port_at_all():
+    """A machine under test has no board on USB; with one, this would find it."""
+    done = flash("--monitor")
+    assert done.returncode == 1
+    assert "no serial port on USB found" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--port", "x"], ["--config", "c", "--monitor"],
+                                       ["--files", "--no-such"]])
+def test_wrong_usage(arguments):
+    assert flash(*arguments).returncode == 2
+
+
+def test_monitor_prints_until_ctrl_c():
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    process = subprocess.Popen(
+        [sys.executable, FIRMWARE / "flash.py", "--port", os.ttyname(theirs), "--monitor"],
+        stdout=subprocess.PIPE, text=True)
+    try:
+        assert "Listening" in process.stdout.readline()
+        os.write(ours, b"field 1: 21.062, waiting: 1\r\n")
+        assert "21.062" in process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        os.close(ours)
+        os.close(theirs)

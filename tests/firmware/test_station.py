@@ -1,0 +1,375 @@
+"""The unmodified firmware on a real MicroPython with a small heap, against the real server."""
+import datetime
+import itertools
+
+import pytest
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+SERVER_WORDS = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nRetry-After: %d\r\n\r\n%s"
+
+
+def answer(status, words=b"out of order", wait=0):
+    return SERVER_WORDS % (status, len(words), wait, words)
+
+
+def assert_well(story):
+    """What holds in every scenario: no socket left open, and nobody owns more and more memory."""
+    rests = [rest.what.split() for rest in story.all("rest")]
+    assert {sockets for _, sockets in rests} == {"0"}
+    assert "Traceback" not in story.output
+
+
+def assert_all_stored_once(story, iot, but=0):
+    """Every measured reading is in the database once; the last `but` may be on their way."""
+    stored = iot.values()
+    assert len(stored) == len(set(stored))
+    assert stored == story.measured()[:len(stored)]
+    assert len(stored) >= len(story.measured()) - but > 0
+
+
+def test_a_normal_day(board, iot):
+    story = board().live(DAY, ticks=2**30 - HOUR * 1000)
+    assert len(story.measured()) == 1440
+    assert iot.values() == story.measured()
+    assert len(story.all("request")) == 1440
+    assert story.ends == ["end"]
+    assert_well(story)
+
+
+def test_memory_is_flat(board):
+    """A board that loses 16 bytes a reading dies within two days."""
+    rests = board().live(8 * HOUR).all("rest")
+    memory = [int(rest.what.split()[0]) for rest in rests]
+    early, late = memory[len(memory) // 8:len(memory) // 4], memory[-len(memory) // 4:]
+    assert max(late) <= max(early) + 64
+
+
+def test_heap_is_as_small_as_the_boards(board):
+    boot, = board().live(3 * MINUTE).all("boot")
+    assert int(boot.what) < 2 * 34 * 1024
+
+
+def test_a_barometer_sends_two_fields(board, iot):
+    story = board().live(HOUR, sensor="BMP280")
+    assert iot.values("1") == ["25.080"] * 60
+    assert iot.values("3") == ["1006.533"] * 60
+    assert_well(story)
+
+
+def test_an_empty_mac_address_is_the_boards_own(board, line):
+    wire = line(lambda number, path: answer(b"403 Forbidden"))
+    board(wire.url, MAC_ADDRESS="").live(2 * MINUTE)
+    assert wire.parts()[0]["mac"] == "5c:cf:7f:01:02:03"
+
+
+@pytest.mark.parametrize("how", ["refused", "away"])
+def test_server_away_for_half_an_hour(board, iot, how):
+    story = board().live(90 * MINUTE, **{how: [[10 * MINUTE, 40 * MINUTE]]})
+    assert_all_stored_once(story, iot)
+    assert story.ends == ["end"]
+    assert story.busiest("request") <= 32
+    assert_well(story)
+
+
+def test_age_is_right_to_the_second(board, line, iot):
+    """What the server makes of age is when the thermometer was read."""
+    wire = line(lambda number, path: None)
+    story = board(wire.url).live(80 * MINUTE, refused=[[10 * MINUTE, 40 * MINUTE]])
+    sent = [event.at for event in story.all("request")
+            if not 10 * MINUTE <= event.at < 40 * MINUTE]
+    ages = [int(parts.get("age", 0)) for parts in wire.parts()]
+    true = [at - story.taken[parts["data"]] for at, parts in zip(sent, wire.parts(), strict=True)]
+    assert max(ages) > 29 * MINUTE
+    assert all(abs(age - truth) <= 1 for age, truth in zip(ages, true, strict=True))
+    rows = {f"{float(row['value']):.3f}": row["time"] for row in iot.readings()}
+    for parts, (_, real, _), age in zip(wire.parts(), wire.seen, ages, strict=True):
+        stored = datetime.datetime.fromisoformat(rows[parts["data"]].replace("Z", "+00:00"))
+        assert abs(real - age - stored.timestamp()) < 1
+
+
+TROUBLES = {
+    "500": answer(b"500 Internal Server Error"),
+    "503": answer(b"503 Service Unavailable", wait=30),
+    "hang": "hang",
+    "closed": b"",
+    "half a status": b"HTTP/1.1 20",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Len",
+    "no body": b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n",
+    "garbage": bytes(range(256)) * 20,
+    "a captive portal": answer(b"200 OK", b"<html>Please log in</html>"),
+    "elsewhere": answer(b"302 Found"),
+    "stored, but nobody says so": "swallow",
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_trouble_at_the_server_loses_and_doubles_nothing(board, line, iot, trouble):
+    wire = line(lambda number, path: trouble if number % 7 in (2, 3) else None)
+    story = board(wire.url).live(50 * MINUTE, real_timeout=0.2)
+    assert_all_stored_once(story, iot, but=8)
+    assert len([action for _, _, action in wire.seen if action is not None]) >= 4
+    assert story.ends == ["end"]
+    assert_well(story)
+
+
+def test_resent_reading_keeps_its_name(board, line):
+    wire = line(lambda number, path: "swallow" if number % 2 else None)
+    board(wire.url).live(30 * MINUTE)
+    names = {}
+    for parts in wire.parts():
+        names.setdefault(parts["data"], set()).add(parts["seq"])
+    assert len(wire.seen) > len(names) > 10
+    assert all(len(of_one) == 1 for of_one in names.values())
+    assert len(set.union(*names.values())) == len(names)
+    assert max(len(parts["seq"]) for parts in wire.parts()) <= 32
+
+
+def test_pauses_grow_while_the_server_is_ill(board, line):
+    wire = line(lambda number, path: answer(b"500 Internal Server Error"))
+    story = board(wire.url).live(40 * MINUTE)
+    times = [event.at for event in story.all("request")]
+    pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert pauses[:6] == pytest.approx([10, 20, 40, 80, 160, 240], abs=2)
+    assert all(pause < 242 for pause in pauses)
+    assert story.output.count("out of order") == 1
+
+
+def test_retry_after_is_heeded_within_reason(board, line):
+    waits = iter([70, 100000])
+    wire = line(lambda number, path: answer(b"429 Too Many Requests", wait=next(waits))
+                if number in (2, 4) else None)
+    times = [event.at for event in board(wire.url).live(60 * MINUTE).all("request")]
+    pauses = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert pauses[2] == pytest.approx(70, abs=2)
+    assert pauses[4] == pytest.approx(900, abs=2)
+
+
+def test_server_errors_never_reset_the_board(board, line):
+    wire = line(lambda number, path: answer(b"500 Internal Server Error"))
+    story = board(wire.url).live(4 * HOUR)
+    assert story.ends == ["end"]
+    assert_well(story)
+
+
+def test_a_long_outage_is_thinned_from_its_old_end(board, iot):
+    """Five hours of readings do not fit; what is kept spans all of them, the newest whole."""
+    story = board().live(6 * HOUR, refused=[[0, 5 * HOUR]])
+    stored, measured = iot.values(), story.measured()
+    assert 180 > len(stored) >= 60 + 60
+    assert stored[0] == measured[0]
+    assert stored[-90:] == measured[-90:]
+    steps = [measured.index(later) - measured.index(sooner)
+             for sooner, later in itertools.pairwise(stored)]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_wifi_down_for_20_minutes(board, iot):
+    """Long enough for a reset; RTC memory carries the readings over it."""
+    lost = 30 * MINUTE
+    story = board().live(2 * HOUR, wifi_down=[[lost, lost + 20 * MINUTE]])
+    reset, = story.all("reset")
+    assert 8 * MINUTE <= reset.at - lost <= 15 * MINUTE
+    assert_all_stored_once(story, iot)
+    gaps = [later.at - sooner.at for sooner, later in itertools.pairwise(story.all("measured"))]
+    assert max(gaps) < 180
+    assert_well(story)
+
+
+def test_wifi_lost_for_good_resets_again_and_again(board):
+    story = board().live(45 * MINUTE, wifi_down=[[0, HOUR]])
+    times = [0, *(event.at for event in story.all("reset"))]
+    assert len(times) >= 4
+    assert all(8 * MINUTE <= later - sooner <= 15 * MINUTE
+               for sooner, later in itertools.pairwise(times))
+
+
+def test_age_outlives_a_reset(board, line):
+    wire = line(lambda number, path: None)
+    story = board(wire.url, PERIOD=30).live(20 * MINUTE, wifi_down=[[0, 13 * MINUTE]])
+    sent = [event.at for event in story.all("request")]
+    assert len(story.all("reset")) == 1
+    for at, parts in zip(sent, wire.parts(), strict=True):
+        assert abs(at - story.taken[parts["data"]] - int(parts.get("age", 0))) <= 1
+
+
+def test_reset_button_loses_nothing_and_doubles_nothing(board, iot):
+    """In the middle of an outage, and without a warning."""
+    story = board().live(90 * MINUTE, refused=[[10 * MINUTE, 40 * MINUTE]], button=1890)
+    assert story.ends == ["reset", "end"]
+    assert_all_stored_once(story, iot)
+
+
+def test_an_unexpected_error_is_printed_and_ends_in_a_reset(board, iot):
+    story = board().live(HOUR, refused=[[5 * MINUTE, 30 * MINUTE]],
+                         bug=[[1170, 1230]])
+    assert "something that nobody thought of" in story.output
+    assert "Reset in 30 s" in story.output
+    assert story.ends == ["reset", "end"]
+    assert_all_stored_once(story, iot)
+
+
+def test_stuck_connecting_is_broken_off(board, iot):
+    story = board().live(30 * MINUTE, stuck=2)
+    assert len(story.all("leave")) == 2
+    assert len(story.all("join")) == 3
+    assert story.ends == ["end"]
+    assert_all_stored_once(story, iot)
+
+
+def test_an_sdk_that_raises_errors_is_tried_again(board, iot):
+    story = board().live(10 * MINUTE, sdk_busy=[[0, 60]])
+    assert "WiFi: Cannot connect to AP" in story.output
+    assert len(story.all("join")) == 2
+    assert_all_stored_once(story, iot)
+    assert_well(story)
+
+
+def test_an_access_point_that_takes_15_seconds(board, iot):
+    story = board().live(10 * MINUTE, join_s=15)
+    assert len(story.all("join")) == 1
+    assert_all_stored_once(story, iot)
+
+
+def test_sensor_errors_skip_readings_and_nothing_else(board, iot):
+    story = board().live(HOUR, sensor_fails=[[10 * MINUTE, 15 * MINUTE]])
+    assert len(story.measured()) == 55
+    assert_all_stored_once(story, iot)
+    assert "no reading" in story.output
+    assert_well(story)
+
+
+def test_a_board_without_a_sensor_says_so_and_goes_on(board, iot):
+    story = board().live(HOUR, sensor_fails=[[0, 50 * MINUTE]])
+    assert "check power, SCL on GPIO5, SDA on GPIO4" in story.output
+    assert len(iot.values()) == 10
+
+
+def test_a_sensor_that_holds_the_bus_is_clocked_free(board, iot):
+    """Within the first measurement: seven clocks, as a reset in the middle of a byte wants."""
+    story = board().live(10 * MINUTE, sda_held=7)
+    assert len(story.measured()) == 10
+    assert "no reading" not in story.output
+
+
+def test_a_bus_without_pull_ups_answers_everywhere(board, iot):
+    """The thermometer's address answers as well, but not as a thermometer."""
+    story = board().live(10 * MINUTE, no_pull_ups=1, sensor="BMP280")
+    assert iot.values("3") == ["1006.533"] * 10
+    assert "no reading" not in story.output
+
+
+def test_wrong_key_is_told_once_and_asked_seldom(board, iot):
+    story = board(API_KEY="wrong").live(2 * HOUR)
+    assert story.busiest("request") <= 10
+    assert story.output.count("wrong API key or unknown MAC") == 1
+    assert iot.values() == []
+    assert story.ends == ["end"]
+
+
+def test_readings_outlast_a_rejected_key(board, line, iot):
+    wire = line(lambda number, path: answer(b"403 Forbidden", b"wrong key")
+                if 3 <= number < 12 else None)
+    story = board(wire.url).live(2 * HOUR)
+    assert sorted(iot.values()) == sorted(story.measured())
+
+
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"403 Forbidden"])
+def test_one_refused_reading_does_not_block_the_rest(board, line, iot, status):
+    wire = line(lambda number, path: answer(status, b"not this one")
+                if "data=-19.875" in path else None)
+    story = board(wire.url).live(40 * MINUTE)
+    expected = [value for value in story.measured() if value != "-19.875"]
+    assert iot.values() == expected
+    assert story.output.count("not this one") <= 2
+
+
+def test_refusals_are_no_storm(board, line):
+    """After an outage every late reading is refused: each is asked about once, with a pause."""
+    wire = line(lambda number, path: answer(b"400 Bad Request", b"no")
+                if "/age=" in path else None)
+    story = board(wire.url).live(HOUR, refused=[[0, 40 * MINUTE]])
+    assert story.output.count("the server said 400: no") == 1
+    assert story.busiest("request") <= 32
+
+
+def test_a_server_that_drips_is_left(board, line, iot):
+    """One byte every 9 s never meets a socket's time-out; the request has one of its own."""
+    wire = line(lambda number, path: None)
+    story = board(wire.url).live(10 * MINUTE, byte_ms=9000)
+    assert "no answer" in story.output
+    gaps = [later.at - sooner.at for sooner, later in itertools.pairwise(story.all("measured"))]
+    assert max(gaps) < 120
+    assert_well(story)
+
+
+def test_a_lookup_that_hangs_ends_in_a_reset(board, iot):
+    port = iot.url.rsplit(":", 1)[1]
+    story = board(f"http://iot.example:{port}").live(HOUR, dns_hangs=[[0, 6 * MINUTE]])
+    reset, = story.all("reset")
+    assert reset.at < 6 * MINUTE
+    assert_all_stored_once(story, iot)
+
+
+def test_a_name_is_looked_up_once(board, iot):
+    port = iot.url.rsplit(":", 1)[1]
+    story = board(f"http://iot.example:{port}").live(HOUR)
+    assert len(story.all("lookup")) == 1
+    assert len(iot.values()) == 60
+
+
+def test_a_silent_line_gets_a_fresh_wifi(board, iot):
+    """Associated to an access point that forgot the board: only joining again helps."""
+    story = board().live(2 * HOUR, away=[[10 * MINUTE, 40 * MINUTE]])
+    assert len(story.all("leave")) >= 1
+    assert_all_stored_once(story, iot)
+
+
+@pytest.mark.parametrize("second", [1, 4, 65, 100, 121.04])
+def test_ctrl_c_ends_the_program(board, iot, second):
+    """In the grace of boot.py, while joining, resting, and in the middle of a request."""
+    story = board().live(HOUR, interrupt=second, join_s=10)
+    assert story.ends == ["interrupt"]
+    assert story.all("reset") == []
+    assert len(story.all("timer")) == (1 if second > 3 else 0)
+    assert_well(story)
+
+
+def test_access_point_is_closed_at_every_start(board):
+    first = board().live(2 * MINUTE).all("active")[0]
+    assert (first.at, first.what) == (0, "1 0")
+
+
+def test_older_config_gets_a_clear_message(board):
+    station = board(SERVER=None)
+    story = station.live(2 * MINUTE, resets=1)
+    assert "config.py has no SERVER: add the line that --add-station printed" in story.output
+    assert story.ends[0] == "reset"
+    assert not (station.folder / "boot.txt").exists()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A self-signed one, as at home; RSA, since the board knows nothing else."""
+    rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+    from cryptography import x509  # noqa: PLC0415 - comes with the extra that has esptool
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "iot")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (x509.CertificateBuilder().subject_name(name).issuer_name(name)
+            .public_key(key.public_key()).serial_number(1).not_valid_before(now)
+            .not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256()))
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain)
+                     + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_https(board, line, iot, certificate):
+    wire = line(lambda number, path: None, certificate)
+    story = board(wire.url).live(10 * MINUTE)
+    assert len(wire.seen) == 10
+    assert_all_stored_once(story, iot)
+    assert_well(story)
