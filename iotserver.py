@@ -57,6 +57,7 @@ import io
 import itertools
 import json
 import math
+import operator
 import os
 import random
 import re
@@ -597,6 +598,10 @@ def silence_limit(times: list[int]) -> int:
     return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
 
 
+def is_silent(readings: list[tuple[int, float]], now: int) -> bool:
+    return not readings or now - readings[-1][0] > silence_limit([ms for ms, _ in readings[-20:]])
+
+
 def wish(inside: float, outside: float, comfort: float, state: str | None,
          before: str | None) -> str:
     """What two temperatures alone would have us say, given the state and the wish before."""
@@ -614,19 +619,21 @@ def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now
     A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
     """
     for silent, readings in (("outside", outside), ("inside", inside)):
-        limit = silence_limit([ms for ms, _ in readings[-20:]])
-        if not readings or now - readings[-1][0] > limit:
+        if is_silent(readings, now):
             return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
     last: list[tuple[int, float] | None] = [None, None]
-    limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # as the readings until then would have it
+    limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # of silence, learned from reading to reading
     state = wanted = since = wanted_since = None
-    for ms, side, value in heapq.merge(((ms, 0, v) for ms, v in inside),
-                                       ((ms, 1, v) for ms, v in outside)):
-        if last[side]:
-            limits[side] = max(SILENT_AT_LEAST, SILENT_INTERVALS * (ms - last[side][0]))
-        last[side] = (ms, value)
+    merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
+    for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        for _, side, value in instant:
+            gap = ms - last[side][0] if last[side] else 0
+            if gap > limits[side]:
+                wanted = None               # what was seen before a silence confirms nothing
+            limits[side] = max(SILENT_AT_LEAST, min(SILENT_INTERVALS * gap, 2 * limits[side]))
+            last[side] = (ms, value)
         if None in last or any(ms - at[0] > limit for at, limit in zip(last, limits, strict=True)):
-            wanted = None                       # what was seen before a silence confirms nothing
+            wanted = None
             continue
         (_, t_in), (_, t_out) = last
         if wanted != (wanted := wish(t_in, t_out, comfort, state, wanted)):
@@ -1489,7 +1496,7 @@ HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:"}
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
-CHART_POINTS, SMALL_POINTS = 240, 80    # of a line: the page stays below 60 KB
+CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
 
@@ -1737,6 +1744,12 @@ class Overview(NamedTuple):
     now: int
     db: str
 
+    @property
+    def expires(self) -> int:
+        """When a verdict turns unknown, unless readings come."""
+        return min((place.verdict.expires for place in self.places
+                    if place.verdict and place.verdict.expires), default=LATEST_TIME)
+
 
 @remember
 def choose_unit(setting: str, languages: str) -> str:
@@ -1888,7 +1901,7 @@ def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinf
                         for piece in pieces)
         shapes.append(f'<g class={line.css}><path class=band d="{band}"/>'
                       f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
-    label = escape(", ".join(say_line(line, unit) for line in lines))
+    label = escape(", ".join(say_line(line, unit) for line in lines) or "no readings yet")
     return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start,
                             end=end, low=low, high=high, unit=escape(unit), shapes="".join(shapes))
 
@@ -1953,6 +1966,8 @@ def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     said = [(place, *say_verdict(place.verdict, outside if place.verdict.silent == "outside"
                                  else place.name, overview.now, view.unit)) for place in inside]
     first, headline, reason = said[0]
+    if len(said) > 1:
+        reason += f" ({first.name})"
     more = "".join(f"<p>{escape(place.name)} – {head} {escape(why)}</p>"
                    for place, head, why in said[1:])
     return (VERDICT.substitute(state=first.verdict.state, headline=headline,
@@ -1987,12 +2002,10 @@ def render_overview(overview: Overview, view: View) -> bytes:
     small = "".join(f"<figure class={line.css}><h2>{escape(line.name)}</h2>" + render_chart(
         [line], "", overview.start, overview.now, view.zone, 110) + "</figure>"
         for line in overview.others)
-    expires = min((p.verdict.expires for p in overview.places if p.verdict and p.verdict.expires),
-                  default=LATEST_TIME)
     return render_page(
         headline, f"{card}<div class=now>{now}</div>\n{render_figure(overview, view)}"
         f"<div class=smalls>{small}</div>\n{render_stations(overview, view)}",
-        f' data-now={overview.now} data-expires={expires} data-state="{states}"',
+        f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
@@ -2038,11 +2051,12 @@ def build_overview(server, view: View) -> Overview:
     start, latest = now - RANGES[view.range], reader.latest()
     stations, entries = reader.stations(), reader.entries()
     lines, others = [], []
+    mains = sum(1 for station in stations if station.role)
     for station in sorted(stations, key=lambda s: s.role or "~"):
         for series in (s for s in latest if s.station == station.id):
             if station.role and series.field == 1:
                 lines.append(read_line(reader, series, station.name, station.role, start,
-                                       CHART_POINTS))
+                                       CHART_POINTS // max(mains, 2)))
             elif len(others) < SMALL_CHARTS:
                 label = series.label or LABELS.get(series.field) or f"field {series.field}"
                 name = f"{station.name}: {label}"
@@ -2066,8 +2080,9 @@ def find_places(server, stations: list[Station], latest: list[Latest]) -> list[P
     found = [Place(s.name, s.role, server.reader.recent(
         temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
         None) for s in stations if s.role]
-    outside = max((p for p in found if p.role == "outside"), key=lambda p: p.readings[-1:],
-                  default=None)
+    outsides = [place for place in found if place.role == "outside"]
+    outside = next((p for p in outsides if not is_silent(p.readings, now)),     # not the one that
+                   outsides[0] if outsides else None)                           # sent last: it flips
     return [place if place.role == "outside" or outside is None else place._replace(
         verdict=judge(place.readings, outside.readings, now, server.settings.comfort))
         for place in found]
@@ -2102,7 +2117,8 @@ def get_asset(request, server) -> Answer:
     text, kind = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
                   "/manifest.webmanifest": (json.dumps(MANIFEST), "application/manifest+json"),
                   }[request.path]
-    return Answer(text.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))
+    return Answer(text.encode(), kind, headers=(
+        ("Cache-Control", "max-age=86400"), ("X-Content-Type-Options", "nosniff")))
 
 
 def get_update(request, server) -> Answer:
@@ -2125,8 +2141,9 @@ def post_update(request, server) -> Answer:
 
 
 def get_events(request, server) -> Answer:
-    body = b": connected\n\nevent: hello\ndata: %d\n\nevent: verdict\ndata: %b\n\n" % (
-        server.now(), as_json(server.verdicts))
+    body = b": connected\n\nevent: hello\ndata: %d\n\n" % server.now()
+    if server.verdicts:
+        body += b"event: verdict\ndata: %b\n\n" % as_json(server.verdicts)
     body += server.events_since(request.headers.get("last-event-id"))
     return Answer(body, EVENTS, listens=request.command == "GET", headers=(
         ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
@@ -2373,7 +2390,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "html": lambda: (render_page(phrase, f"<section><h1>{phrase}</h1><p>"
                                          f"{escape(refused.message)}</p></section>"), HTML),
         }[media]()
-        return Answer(body, kind, refused.status, refused.headers)
+        headers = refused.headers + PAGE_HEADERS * (media == "html")
+        return Answer(body, kind, refused.status, headers)
 
     def render(self, answer: Answer) -> bytes:
         """Head and body of an answer, to be sent in one write."""
@@ -2408,7 +2426,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.buffer = b""
+        self.buffer = bytearray()
         self.body_length: int | None = None     # of the request whose head has been read
         self.answers: list[tuple[bytes, Answer]] = []
         self.stream: Iterator[bytes] | None = None
@@ -2435,7 +2453,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.is_closing:
-            self.buffer = self.buffer + data if self.buffer else data
+            self.buffer += data
             self.take_requests()
 
     def take_requests(self) -> None:
@@ -2449,22 +2467,27 @@ class Connection(asyncio.Protocol):
             except Refused as refused:
                 self.queue_refusal(refused)
                 return
-            body, self.buffer = self.buffer[:self.body_length], self.buffer[self.body_length:]
-            self.body_length = None
+            body = self.take(self.body_length)
+            self.body_length, self.phase = None, "answer"
             self.queue(self.handler.respond(body))
+
+    def take(self, length: int) -> bytes:
+        """So many bytes off the buffer."""
+        taken = bytes(self.buffer[:length])
+        del self.buffer[:length]
+        return taken
 
     def take_head(self) -> bool:
         """Read request line and headers off the buffer, once they are complete."""
         if self.buffer.startswith(b"\r\n"):     # RFC 9112, 2.2: an empty line before is no harm
-            self.buffer = self.buffer[2:]
+            self.take(2)
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0 or end > MAX_HEAD:
             self.check_head_length()
             if self.phase != "head":            # the time counts from the first byte
                 self.enter("head")
             return False
-        head, self.buffer = self.buffer[:end + 4], self.buffer[end + 4:]
-        self.body_length = self.handler.parse_request(head)
+        self.body_length = self.handler.parse_request(self.take(end + 4))
         if len(self.buffer) < self.body_length:
             self.enter("body")
             if self.handler.expects_continue and not self.answers:
@@ -2472,8 +2495,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def check_head_length(self) -> None:
-        line, newline, _ = self.buffer[:MAX_HEAD + 1].partition(b"\r\n")
-        if not newline and len(line) > MAX_LINE:
+        if b"\r\n" not in self.buffer[:MAX_LINE + 1] and len(self.buffer) > MAX_LINE:
             raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
         if len(self.buffer) > MAX_HEAD:
             raise Refused(431, f"the headers are longer than {MAX_HEAD} bytes")
@@ -2507,6 +2529,7 @@ class Connection(asyncio.Protocol):
             self.server.listeners.add(self)
             self.enter("listen")
         elif self.stream:
+            self.transport.pause_reading()
             self.pump()
         else:
             self.rest(last.status)
@@ -2518,9 +2541,9 @@ class Connection(asyncio.Protocol):
     def rest(self, status: int = 200) -> None:
         """Nothing more to send: close, or wait for the next request."""
         if not (self.is_closing or self.is_at_end):
-            if self.phase not in {"head", "body"} or not self.buffer:
+            if self.phase not in {"head", "body"}:      # of a request that has begun
                 self.enter("idle")
-        elif status < 400:
+        elif status < 400 or self.is_at_end:
             self.transport.close()
         else:
             # Closing with unread bytes would reset the connection, and the client might never see
@@ -2546,19 +2569,22 @@ class Connection(asyncio.Protocol):
             self.server.loop.call_soon(self.pump)
         else:
             self.stream = None
+            self.transport.resume_reading()
             self.take_requests()                # what waited behind the stream
             if not self.answers:
                 self.rest()
 
     def pause_writing(self) -> None:
+        """The client does not take what it asked for: then it may not ask for more."""
         self.is_full = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.is_full = False
-        self.transport.resume_reading()
         if self.stream:
             self.pump()
+        else:
+            self.transport.resume_reading()
 
     # -- time -------------------------------------------------------------------------------------
 
@@ -2640,7 +2666,7 @@ class Server:
         self.events: collections.deque[bytes] = collections.deque(maxlen=MAX_EVENTS)
         self.last_event = 0
         self.pages: dict[View, tuple[bytes, str]] = {}
-        self.pages_from = 0
+        self.pages_until = 0
         self.verdicts: list[dict[str, Any]] = []    # as told last
         self.has_news = True                    # since the verdicts were made
         self.verdict_expires = 0
@@ -2684,7 +2710,8 @@ class Server:
             except sqlite3.Error as error:
                 failure = self.failure = self.storage_failure(error)
         for connection in turn:
-            connection.flush(failure)
+            if not connection.transport.is_closing():
+                connection.flush(failure)
         if batch.readings and not failure:
             self.pages.clear()
             self.has_news = True
@@ -2709,7 +2736,8 @@ class Server:
         if last_id is None:
             return b""
         run, _, number = last_id.partition(".")
-        missed = self.last_event - int(number) if run == self.run and number.isdigit() else -1
+        is_ours = run == self.run and re.fullmatch("[0-9]{1,15}", number)
+        missed = self.last_event - int(number) if is_ours else -1
         if 0 <= missed <= len(self.events):
             return b"".join(tuple(self.events)[len(self.events) - missed:])
         return b"event: reset\ndata: {}\n\n"
@@ -2718,15 +2746,16 @@ class Server:
 
     def page(self, view: View) -> tuple[bytes, str]:
         """The page as view wants it, and its ETag; the same until a reading or a minute comes."""
-        now = self.now() // MINUTE * MINUTE
-        if self.pages_from != now:
-            self.pages_from = now
+        now = self.now()
+        if now > self.pages_until or len(self.pages) >= MAX_PAGES:
             self.pages.clear()
+        if not self.pages:
+            self.pages_until = now // MINUTE * MINUTE + MINUTE
         if view not in self.pages:
-            page = render_overview(build_overview(self, view), view)
-            if len(self.pages) >= MAX_PAGES:
-                self.pages.clear()
+            overview = build_overview(self, view)
+            page = render_overview(overview, view)
             self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
+            self.pages_until = min(self.pages_until, overview.expires)
         return self.pages[view]
 
     def publish(self, data: bytes) -> None:

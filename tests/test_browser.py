@@ -1,0 +1,517 @@
+"""The page in a real browser: Debian's Chromium against a real server.
+
+Pictures of the states are left in tests/output/.
+"""
+import contextlib
+import json
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
+from playwright.sync_api import expect, sync_playwright
+from tools import ROOT, need, skip
+
+import iotserver
+
+CLOCK = Path(__file__).parent / "browser" / "clock.py"
+OUTPUT = Path(__file__).parent / "output"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+HOSTILE = "<script>alert(1)</script>"
+SERIOUS = {"serious", "critical"}
+OPEN, CLOSE, COMFORTABLE, UNKNOWN = (re.compile(text) for text in (
+    r"^Open the windows:", r"^Keep the windows closed:", r"^Comfortable inside:", r"^No answer"))
+NO_CONNECTION = re.compile("no connection")
+
+
+# -- the house ------------------------------------------------------------------------------------
+
+class House(Live):
+    """A real server whose clock the test can put forward, and stations that have sent before."""
+
+    def __init__(self, folder, *flags, **options):
+        super().__init__(folder, "--rate-limit", "0", *flags, command=(CLOCK, SCRIPT), **options)
+        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}/"
+
+    def send(self, station, *values, field=1, every=60):
+        """Readings one in so many seconds, of which the last one is now."""
+        ages = range(len(values) * every - every, -1, -every)
+        for i in range(0, len(values), 900):
+            body = json.dumps({"mac": station.mac, "api_key": station.key, "readings": [
+                {"field": field, "data": round(value, 2), "age": age} for value, age
+                in list(zip(values, ages, strict=True))[i:i + 900]]}).encode()
+            response = self.ask("POST", "/update", body)
+            assert response.status == 200, response
+
+    def send_both(self, inside, outside, count=40):
+        self.send(INSIDE, *[inside] * count)
+        self.send(OUTSIDE, *[outside] * count)
+
+    def put_forward(self, minutes):
+        """The server's clock, not the browser's."""
+        (self.folder / "shift").write_text(str(minutes * 60))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts House servers in tmp_path: start("--units", "C"), start(port=8001)."""
+    started = []
+
+    def start(*flags, **options):
+        started.append(House(tmp_path, *flags, **options))
+        return started[-1]
+    yield start
+    with contextlib.ExitStack() as stack:
+        for house in started:
+            stack.callback(house.check_end)
+
+
+@pytest.fixture
+def house(database, start):
+    """At 28 °C inside and 24 °C outside for the last 40 minutes."""
+    house = start()
+    house.send_both(28, 24)
+    return house
+
+
+def day_of_weather(house):
+    """A summer's day and night with a gap, and what else stations send."""
+    minutes = range(-1430, 1, 5)
+    phase = [abs((m + 300) % 1440 / 720 - 1) for m in minutes]          # 1 = coolest
+    house.send(OUTSIDE, *[29.5 - 12 * p for p in phase], every=300)
+    house.send(INSIDE, *[27 - 3 * p for p in phase], every=300)
+    house.send(OUTSIDE, *[45 + 40 * p for p in phase], field=2, every=300)
+    house.send(OUTSIDE, *[1012 + 3 * p for p in phase], field=3, every=300)
+    house.send(INSIDE, *[50 + 5 * p for p in phase], field=2, every=300)
+
+
+# -- the browser ----------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = need("chromium")
+    OUTPUT.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A browser context that keeps what went wrong in it."""
+
+    def __init__(self, context):
+        self.context, self.problems, self.requests = context, [], []
+        self.allowed = r"$^"            # a regular expression for problems that a test makes
+        context.on("console", lambda message: message.type in {"error", "warning"} and
+                   self.problems.append(message.text))
+        context.on("weberror", lambda error: self.problems.append(str(error.error)))
+        context.on("request", lambda request: self.requests.append(request.url))
+        context.on("dialog", lambda dialog: self.problems.append(dialog.message))
+
+    def open(self, address):
+        """A page, once it listens to events and has been drawn for its own zone."""
+        page = self.context.new_page()
+        page.add_init_script("""addEventListener('DOMContentLoaded', () => {
+            window.announced = [];
+            const region = document.querySelector('[aria-live]');
+            if (region) new MutationObserver(() => announced.push(region.textContent))
+                .observe(region, {childList: true, characterData: true, subtree: true});
+            window.unloaded = 1; });""")
+        page.goto(address)
+        return page
+
+    def check(self, address):
+        strange = [p for p in self.problems if not re.search(self.allowed, p)]
+        assert not strange, strange
+        foreign = [url for url in self.requests if not url.startswith(address)]
+        assert not foreign, foreign
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens pages: visit(address, locale="de-DE"); at the end nothing may have gone wrong."""
+    visits = []
+
+    def visit(address, allowed=r"$^", **options):
+        options = {**PHONE, "locale": "en-US", "timezone_id": "America/Los_Angeles",
+                   "service_workers": "block", **options}
+        watched = Watched(chromium.new_context(**options))
+        watched.allowed = allowed
+        watched.context.set_default_timeout(10_000)
+        visits.append((watched, address.split("?")[0]))
+        return watched.open(address)
+    yield visit
+    for watched, address in visits:
+        watched.context.close()
+        watched.check(address)
+
+
+def picture(page, name, **options):
+    page.screenshot(path=OUTPUT / f"{name}.png", full_page=True, **options)
+
+
+def headline(page):
+    return page.locator("h1").first
+
+
+def is_same_page(page):
+    """It was not loaded again since it was opened."""
+    return page.evaluate("window.unloaded === 1 && performance.getEntriesByType('navigation')"
+                         "[0].type === 'navigate'")
+
+
+def read_out(page):
+    return page.locator("output").first
+
+
+# -- tests ----------------------------------------------------------------------------------------
+
+def test_each_verdict_and_the_change_without_reload(house, visit):
+    page = visit(house.address)
+    expect(headline(page)).to_have_text(re.compile(r"^Open the windows: it is 7.2 °F cooler"))
+    picture(page, "open")
+    house.send(OUTSIDE, 31)
+    expect(headline(page)).to_have_text(re.compile(r"^Keep the windows closed: it is 5.4 °F warm"))
+    expect(page).to_have_title("Keep the windows closed")
+    picture(page, "close")
+    house.put_forward(50)
+    house.send_both(20.5, 15)
+    expect(headline(page)).to_have_text("Comfortable inside: nothing to do.")
+    picture(page, "comfortable")
+    house.put_forward(64)
+    expect(headline(page)).to_have_text('No answer: "outside" has been silent for 14 min.')
+    assert page.locator("td", has_text="silent").count() == 2
+    picture(page, "unknown")
+    assert is_same_page(page)
+
+
+def test_new_verdict_is_announced_and_a_new_reading_is_not(house, visit):
+    page = visit(house.address)
+    expect(headline(page)).to_have_text(OPEN)
+    for value in (23, 22.5):
+        house.send(OUTSIDE, value)
+        expect(page.locator(".big").nth(1)).to_contain_text(f"{value * 1.8 + 32:.1f}")
+    assert page.evaluate("announced") == []
+    house.send(OUTSIDE, 31)
+    expect(headline(page)).to_have_text(CLOSE)
+    region = page.locator("[aria-live=polite]")
+    expect(region).to_have_text(CLOSE)
+    assert page.evaluate("announced.length") == 1
+    house.send(OUTSIDE, 32)
+    expect(page.locator(".big").nth(1)).to_contain_text("89.6")
+    assert page.evaluate("announced.length") == 1
+
+
+def test_values_of_an_open_page_age_by_themselves(house, visit):
+    page = visit(house.address)
+    expect(headline(page)).to_have_text(OPEN)
+    page.clock.install()
+    page.reload()
+    expect(page.locator("time").first).to_have_text(re.compile(r"^\d+ s ago"))
+    page.clock.fast_forward(3 * 60_000)
+    expect(page.locator("time").first).to_have_text("3 min ago")
+
+
+def test_a_server_that_hangs_leaves_no_old_verdict(house, visit):
+    """No connection is closed, nothing comes: as on a train. The page's clock goes on."""
+    page = visit(house.address)
+    page.clock.install()
+    page.reload()
+    expect(headline(page)).to_have_text(OPEN)
+    os.kill(house.process.pid, 19)
+    try:
+        page.clock.fast_forward(6 * 60_000)
+        expect(headline(page)).to_have_text(UNKNOWN, timeout=3000)
+    finally:
+        os.kill(house.process.pid, 18)
+
+
+def test_an_expired_verdict_is_asked_for_with_patience(house, visit):
+    """A page that is out of date does not ask again and again without a pause."""
+    page = visit(house.address)
+    expect(headline(page)).to_have_text(OPEN)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("document.querySelector('main').dataset.expires = Date.now() - 1000")
+    page.route("**/*", lambda route: route.fulfill(
+        status=200, content_type="text/html", body=page.content()))
+    page.wait_for_timeout(6500)             # a tick is every 5 s
+    assert 1 <= len(asked) <= 3
+
+
+def test_offline_and_back(house, visit):
+    page = visit(house.address, allowed="ERR_INTERNET_DISCONNECTED|ERR_FAILED|Failed to load")
+    expect(headline(page)).to_have_text(OPEN)
+    page.context.set_offline(True)
+    expect(headline(page)).to_have_text(NO_CONNECTION)
+    assert re.search(r"from \w{3},? ?\d+:\d\d", headline(page).inner_text())
+    picture(page, "offline")
+    house.send(OUTSIDE, 31)
+    page.context.set_offline(False)
+    expect(headline(page)).to_have_text(CLOSE)
+    assert is_same_page(page)
+
+
+@pytest.fixture
+def gateway():
+    """A stand-in on a port of its own: what a proxy says while the server behind it is away."""
+    processes = []
+
+    def gateway(port):
+        code = ("import http.server, socketserver\n"
+                "class Bad(http.server.BaseHTTPRequestHandler):\n"
+                "    def do_GET(self):\n"
+                "        self.send_error(502)\n"
+                "    def log_message(self, *args):\n"
+                "        print('asked', self.path, flush=True)\n"
+                "socketserver.TCPServer.allow_reuse_address = True\n"
+                f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), Bad).serve_forever()")
+        processes.append(subprocess.Popen([need("python3"), "-c", code], text=True,
+                                          stdout=subprocess.PIPE, env=environment()))
+        return processes[-1]
+    yield gateway
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("is_behind_proxy", [False, True])
+def test_server_restarts(house, start, visit, gateway, is_behind_proxy):
+    """The page says so, and goes on by itself; a proxy's 502 in between does not end that."""
+    page = visit(house.address, allowed="Failed to load|ERR_CONNECTION|EventSource|ERR_INCOMPLETE")
+    expect(headline(page)).to_have_text(OPEN)
+    house.stop()
+    if is_behind_proxy:
+        between = gateway(house.port)
+        while "/events" not in between.stdout.readline():
+            pass
+        expect(headline(page)).to_have_text(NO_CONNECTION)
+        between.kill()
+        between.wait()
+    expect(headline(page)).to_have_text(NO_CONNECTION)
+    again = start("--port", str(house.port))
+    again.send(OUTSIDE, 31)
+    expect(headline(page)).to_have_text(CLOSE, timeout=15_000)
+    again.send(OUTSIDE, 32.5)
+    expect(page.locator(".big").nth(1)).to_contain_text("90.5")
+    assert is_same_page(page)
+
+
+@pytest.mark.parametrize(("locale", "zone", "unit"), [
+    ("en-US", "America/New_York", "F"), ("de-DE", "Europe/Berlin", "C"),
+    ("en-GB", "Asia/Kathmandu", "C")])
+def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
+    day_of_weather(house)
+    page = visit(house.address, locale=locale, timezone_id=zone)
+    expect(page.locator(".big").first).to_contain_text(f"°{unit}")
+    in_zone = page.evaluate(
+        "zone => new Date(+document.querySelector('svg').dataset.end).toLocaleTimeString('en-GB',"
+        "{timeZone: zone, hour: '2-digit', minute: '2-digit'})", zone)
+    summary = page.locator("summary").first
+    expect(page.locator("details td").last).to_have_text(re.compile(in_zone))
+    summary.click()
+    seen = page.locator("time").first
+    seen.click()
+    year = str(time.localtime().tm_year)
+    expect(seen).to_have_text(re.compile(year))
+    expect(seen).to_contain_text(in_zone[3:] if locale == "en-US" else in_zone)
+    picture(page, f"locale-{locale}")
+    expect(page.locator("details")).to_have_attribute("open", "")
+    house.send(INSIDE, 27.7)
+    expect(page.locator(".big").first).to_contain_text("81.9" if unit == "F" else "27.7")
+    expect(page.locator("details")).to_have_attribute("open", "")   # a new reading leaves it open
+
+
+def test_without_javascript(house, visit):
+    day_of_weather(house)
+    page = visit(house.address, java_script_enabled=False)
+    expect(headline(page)).to_have_text(re.compile("^(Open|Keep) the windows"))
+    expect(page.locator("svg path[data-name=inside]")).to_be_visible()
+    for useless in ("input", "output"):
+        expect(page.locator(useless).first).to_be_hidden()
+    page.get_by_role("link", name="7d").click()
+    expect(page.locator("a[aria-current]")).to_have_text("7d")
+    picture(page, "no-javascript")
+
+
+def test_hostile_names(run, start, visit):
+    run("--add-station", HOSTILE, "--mac", INSIDE.mac, "--role", "inside", "--key", INSIDE.key)
+    run("--add-station", "' onclick='alert(2)' \"><img src=/x onerror=alert(3)>", "--mac",
+        OUTSIDE.mac, "--role", "outside", "--key", OUTSIDE.key)
+    house = start()
+    house.send_both(28, 24)
+    house.send(INSIDE, 40, 50, 60, field=2)
+    run("--label", HOSTILE, "2", "<b onmouseover=alert(4)>bold")
+    page = visit(house.address)
+    expect(page.locator("h2").first).to_have_text(HOSTILE)
+    expect(page.get_by_text("<b onmouseover=alert(4)>bold").first).to_be_visible()
+    page.locator("input").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(read_out(page)).to_contain_text(HOSTILE)
+    assert page.locator("img").count() == 0
+    house.put_forward(9)
+    expect(headline(page)).to_have_text(re.compile("onclick"))
+    picture(page, "hostile")                # its dialogs and errors would fail the visit
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_no_sideways_scrolling(run, house, visit, width):
+    run("--add-station", "W" * 40 + " and a name as long as it may be", "--mac", "long",
+        "--role", "inside")
+    day_of_weather(house)
+    page = visit(house.address, viewport={"width": width, "height": 800})
+    for path in ("", "?range=1y"):
+        page.goto(house.address + path)
+        expect(headline(page)).not_to_be_empty()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        wide = page.evaluate("""width => [...document.querySelectorAll('main *')].filter(e =>
+            e.getBoundingClientRect().right > width + 1 && !e.closest('.scroll') &&
+            !e.closest('svg')).map(e => e.outerHTML.slice(0, 80))""", width)
+        assert not wide
+        picture(page, f"width-{width}{'-year' if path else ''}")
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The source of axe-core, from npm into .cache/."""
+    path = ROOT / ".cache/axe/node_modules/axe-core/axe.min.js"
+    if not path.exists():
+        done = subprocess.run(
+            [need("npm"), "install", "--prefix", ROOT / ".cache/axe", "--no-audit", "--no-fund",
+             "axe-core@4"], capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            skip(f"npm could not install axe-core: {done.stderr[-300:]}")
+    return path.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", ["answer", "empty", "no station", "offline"])
+def test_axe_finds_nothing_serious(template, start, visit, axe, tmp_path, scheme, state):
+    if state != "no station":
+        (tmp_path / "iot.db").write_bytes(template.read_bytes())
+    house = start()
+    if state in {"answer", "offline"}:
+        day_of_weather(house)
+    page = visit(house.address, color_scheme=scheme, bypass_csp=True, allowed="Failed to load|ERR")
+    if state == "offline":
+        page.context.set_offline(True)
+        expect(headline(page)).to_have_text(NO_CONNECTION)
+    elif state == "answer":
+        page.locator("summary").first.click()
+        page.locator("input").press("ArrowLeft")
+    picture(page, f"axe-{state}-{scheme}")
+    page.evaluate(axe)
+    found = page.evaluate("axe.run().then(result => result.violations)")
+    said = [(v["impact"], v["id"], v["nodes"][0]["html"][:120]) for v in found]
+    assert not [v for v in said if v[0] in SERIOUS], said
+    (OUTPUT / f"axe-{state}-{scheme}.txt").write_text("\n".join(map(str, said)))
+
+
+def test_values_by_keyboard_and_by_pointer(house, visit):
+    day_of_weather(house)
+    page = visit(house.address)
+    expect(page.locator("details td").last).to_be_attached()
+    slider = page.locator("input")
+    page.locator("nav a").last.focus()
+    page.keyboard.press("Tab")
+    expect(slider).to_be_focused()
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    expect(read_out(page)).to_contain_text(re.compile(r"inside 8\d\.\d °F · outside [78]\d\.\d °F"))
+    last = read_out(page).inner_text()
+    for _ in range(30):
+        page.keyboard.press("PageDown")
+    first = read_out(page).inner_text()
+    assert first != last
+    assert slider.get_attribute("aria-valuetext").replace(", inside", " · inside").replace(
+        ", outside", " · outside") == first
+    assert slider.input_value() == "0"
+    chart = page.locator("svg").first
+    seen = set()
+    for part in (0.2, 0.5, 0.8):
+        box = chart.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * part, box["y"] + box["height"] / 2)
+        seen.add(read_out(page).inner_text())
+    assert len(seen) == 3
+    page.touchscreen.tap(box["x"] + box["width"] * 0.4, box["y"] + box["height"] / 2)
+    assert read_out(page).inner_text() not in seen
+    where = slider.input_value()
+    house.send(OUTSIDE, 21)                 # a new reading leaves the reader where he was
+    expect(page.locator(".big").nth(1)).to_contain_text("69.8")
+    assert page.locator("input").input_value() == where
+    expect(read_out(page)).not_to_be_empty()
+    picture(page, "values")
+
+
+def test_value_read_is_the_value_sent(house, visit):
+    """A gap is no reading, and the number under the pointer is the one that was sent there."""
+    house.send(OUTSIDE, *[15 + i % 3 for i in range(10)], every=600)
+    house.send(INSIDE, *([20.0] * 60), every=60)
+    page = visit(house.address, locale="de-DE", timezone_id="UTC")
+    slider = page.locator("input")
+    slider.focus()
+    slider.fill("100")
+    expect(read_out(page)).to_contain_text("inside no reading · outside no reading")
+    slider.fill("1000")
+    expect(read_out(page)).to_contain_text("outside 15.0 °C")
+
+
+def test_range_switch_without_reload(house, visit):
+    day_of_weather(house)
+    page = visit(house.address)
+    for name, days in (("7d", 7), ("30d", 30), ("1y", 365), ("24h", 1)):
+        link = page.get_by_role("link", name=name)
+        link.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("a[aria-current]")).to_have_text(name)
+        expect(page.get_by_role("link", name=name)).to_be_focused()
+        data = page.locator("svg").first.evaluate("chart => ({...chart.dataset})")
+        assert int(data["end"]) - int(data["start"]) == days * 86_400_000
+        assert page.url.endswith(f"range={name}")
+    assert is_same_page(page)
+    house.send(OUTSIDE, 31)                 # the chosen range stays
+    page.get_by_role("link", name="30d").click()
+    house.send(OUTSIDE, 12.5)
+    expect(page.locator(".big").nth(1)).to_contain_text("54.5")
+    expect(page.locator("a[aria-current]")).to_have_text("30d")
+
+
+def test_many_readings_at_once_do_not_starve_the_page(house, visit):
+    """A reading each 100 ms: the page follows while they come."""
+    page = visit(house.address)
+    expect(headline(page)).to_have_text(OPEN)
+    seen = set()
+    with contextlib.closing(house.client()) as client:
+        for i in range(25):
+            client.request("GET", update_path(OUTSIDE, 20 + i / 10))
+            client.getresponse().read()
+            page.wait_for_timeout(100)
+            seen.add(page.locator(".big").nth(1).inner_text())
+    assert len(seen) >= 3
+
+
+def test_last_known_values_without_network(house, visit):
+    """Opened anew while the server is away: the old values, marked as old."""
+    page = visit(house.address, service_workers="allow",
+                 allowed="Failed to load|ERR_CONNECTION|EventSource|ERR_|service")
+    expect(headline(page)).to_have_text(OPEN)
+    page.evaluate("navigator.serviceWorker.ready.then(() => 1)")
+    house.send(OUTSIDE, 23.5)               # any later look goes through the worker
+    expect(page.locator(".big").nth(1)).to_contain_text("74.3")
+    page.wait_for_function("caches.match('/').then(kept => kept && kept.text())"
+                           ".then(text => text && text.includes('74.3'))")
+    house.stop()
+    page.goto(house.address + "?range=7d")
+    expect(headline(page)).to_have_text(NO_CONNECTION)
+    expect(page.locator(".big").nth(1)).to_contain_text("74.3")
+    expect(page.locator("time").first).to_have_text(re.compile("ago"))
+    assert re.search(r"from \w{3},? ?\d+:\d\d", headline(page).inner_text())
+    picture(page, "opened-offline")
+    assert iotserver.WORKER
