@@ -364,6 +364,7 @@ def parse_reading(parts: dict[str, str]) -> Reading:
     return Reading(parse_field(parts["field"]), value, age, seq)
 
 
+@remember
 def parse_field(text: str) -> int:
     if len(text) != 1 or text not in "123456789":
         raise Refused(400, "field: a number from 1 to 9")
@@ -1356,7 +1357,9 @@ class Writer:
         with self.transaction():
             for ms, name, mac, number, value, entry in rows:
                 station = self.by_mac.get(mac) or self._adopt(name, mac, now)
-                series = self._series(batch, station.id, number)
+                series = self.series.get((station.id, number))
+                if series is None:
+                    series = self._series(batch, station.id, number)
                 if is_pruned(series, ms // HOUR):
                     pruned += 1
                     continue
@@ -1508,7 +1511,8 @@ STYLE = """
 --line:#39434d;--in:#ff9d66;--out:#6fbdf5;--cool:#1d3f59}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
-main{max-width:46rem;margin:auto;padding:.75rem;display:grid;gap:.75rem}
+main{max-width:46rem;margin:auto;padding:.75rem;display:grid;gap:.75rem;
+overflow-wrap:anywhere}
 section,figure{margin:0;background:var(--card);border-radius:1rem;padding:1rem;min-width:0}
 h1{margin:0;font-size:1.6rem;line-height:1.25;font-weight:500}h1 b{display:block;font-size:2.1rem}
 h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
@@ -1518,7 +1522,8 @@ h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
 .big{font-size:2.9rem;line-height:1.1;font-weight:300;white-space:nowrap;color:var(--ink)}
 .big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
 .inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
-nav{display:flex;gap:.5rem}nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
+nav{display:flex;gap:.5rem;margin-bottom:.75rem}
+nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
 color:inherit;text-decoration:none;border:1px solid var(--line)}
 nav a[aria-current]{background:var(--ink);color:var(--card)}
 svg{display:block;width:100%;height:auto;touch-action:pan-y;overflow:visible}
@@ -1528,18 +1533,19 @@ opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
 .swatch{background:var(--cool);padding:0 .5rem;border-radius:.2rem}
 input{width:100%;accent-color:var(--out);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .75rem .4rem 0;
-vertical-align:top;border-top:1px solid var(--line)}thead th{border:0}td{white-space:nowrap}
-.scroll{overflow-x:auto}code,h1,h2,th{overflow-wrap:anywhere}time{cursor:pointer}
+vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
+tbody th{min-width:5.5rem}.scroll td{white-space:nowrap}
+.smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}time{cursor:pointer}
 .say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 @media(scripting:none){input,output{display:none}}
 @media(min-width:40rem){svg text{font-size:7px}.small svg text{font-size:11px}
-.smalls{display:grid;grid-template-columns:1fr 1fr;gap:.75rem}}
+.smalls{grid-template-columns:1fr 1fr}}
 """
 
 SCRIPT = """
 const find = (query, all) => document['querySelector' + (all ? 'All' : '')](query);
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
-let skew = 0, isLost = false, timer;
+let skew = 0, isLost = false, isExact = false, asked = 0, soon;
 const now = () => Date.now() + skew;
 const local = (ms, style) => new Date(ms).toLocaleString([], style);
 function ago(ms) {
@@ -1548,40 +1554,55 @@ function ago(ms) {
     if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
   return s + ' s ago';
 }
-function tick() {
-  for (const t of find('time', 1)) if (!t.dataset.exact)
-    t.textContent = ago(now() - Date.parse(t.dateTime));
-  if (now() > +find('main').dataset.expires) refresh();
+function tellTimes() {
+  for (const time of find('time', 1)) {
+    const ms = Date.parse(time.dateTime);
+    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'})
+      : ago(now() - ms);
+  }
 }
-function lose() {
-  isLost = true;
+function tick() {
+  tellTimes();
+  if (now() < +find('main').dataset.expires || Date.now() - asked < 5000) return;
+  if (!isLost) lose('the stations are silent, or this page has no connection.');
+  refresh();
+}
+function lose(why = 'this page has no connection.') {
   const card = find('.verdict');
+  isLost = true;
   if (!card) return;
   card.className = 'verdict unknown';
-  card.innerHTML = '<h1><b>No answer:</b> this page has no connection. What it shows is from ' +
-    local(+find('main').dataset.now, {weekday: 'short', hour: 'numeric', minute: '2-digit'}) +
-    '.</h1>';
+  card.innerHTML = '<h1><b>No answer:</b> ' + why + ' What it shows is from ' + local(
+    +find('main').dataset.now, {weekday: 'short', hour: 'numeric', minute: '2-digit'}) + '.</h1>';
   find('.say').textContent = card.textContent;
 }
-async function refresh(address = location.href) {
+async function refresh() {
+  asked = Date.now();
   try {
-    const answer = await fetch(address, {headers: {Accept: 'text/html'}});
+    const answer = await fetch(location.href,
+      {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(8000)});
     if (!answer.ok || answer.headers.has('x-offline')) throw 0;
     const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
-    const before = find('main'), slider = find('input'), main = next.querySelector('main');
-    const focus = document.activeElement, position = slider && slider.value;
-    if (isLost || before.dataset.state !== main.dataset.state)
-      find('.say').textContent = main.querySelector('h1').textContent;
-    before.replaceWith(main);
+    exchange(find('main'), next.querySelector('main'));
     document.title = next.title;
-    isLost = false;
-    if (slider && find('input') && position !== slider.max) {
-      find('input').value = position;
-      show();
-      if (focus === slider) find('input').focus();
-    }
-    tick();
   } catch { lose(); }
+}
+function exchange(before, main) {
+  const controls = 'a,input,summary,time', slider = find('input'), output = find('output');
+  const focus = [...before.querySelectorAll(controls)].indexOf(document.activeElement);
+  const isOpen = find('details') && find('details').open;
+  if (isLost || before.dataset.state !== main.dataset.state)
+    find('.say').textContent = main.querySelector('h1').textContent;
+  isLost = false;
+  before.replaceWith(main);
+  tellTimes();
+  if (output && output.textContent && find('input')) {
+    find('input').value = slider.value;
+    show();
+  }
+  if (isOpen && find('details')) find('details').open = true;
+  const control = main.querySelectorAll(controls)[focus];
+  if (control) control.focus();
 }
 function show() {
   const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
@@ -1612,35 +1633,42 @@ function point(event) {
 document.addEventListener('pointermove', point);
 document.addEventListener('pointerdown', point);
 document.addEventListener('click', event => {
-  const link = event.target.closest('nav a'), time = event.target.closest('time');
+  const link = event.target.closest('nav a');
   if (link) {
     event.preventDefault();
     history.replaceState(null, '', link.href);
     refresh();
-  } else if (time) {
-    time.dataset.exact = time.dataset.exact ? '' : 1;
-    if (time.dataset.exact)
-      time.textContent = local(Date.parse(time.dateTime),
-        {dateStyle: 'medium', timeStyle: 'medium'});
-    tick();
+  } else if (event.target.closest('time')) {
+    isExact = !isExact;
+    tellTimes();
   }
 });
-const events = new EventSource('/events');
-const soon = () => { clearTimeout(timer); timer = setTimeout(refresh, 250); };
-events.addEventListener('hello', e => { skew = e.data - Date.now(); soon(); });
-for (const kind of ['reading', 'verdict', 'reset']) events.addEventListener(kind, soon);
-events.onerror = () => refresh();
-addEventListener('offline', lose);
-addEventListener('online', () => refresh());
+const refreshSoon = () => {
+  soon = soon || setTimeout(() => { soon = 0; refresh(); }, 250);
+};
+function listen() {
+  const events = new EventSource('/events');
+  events.addEventListener('hello', event => { skew = event.data - Date.now(); });
+  for (const kind of ['hello', 'reading', 'verdict', 'reset'])
+    events.addEventListener(kind, refreshSoon);
+  events.onerror = () => {
+    refresh();
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  };
+}
+listen();
+addEventListener('offline', () => lose());
+addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
-setInterval(tick, 5000);
-if (document.cookie.indexOf('tz=' + zone) < 0)
-  document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
+setInterval(tick, 1000);
+document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
 
 WORKER = """
-addEventListener('install', event => skipWaiting());
+addEventListener('install', event => event.waitUntil(
+  caches.open('page').then(cache => cache.add('/')).then(() => skipWaiting())));
+addEventListener('activate', event => event.waitUntil(clients.claim()));
 addEventListener('fetch', event => {
   if (new URL(event.request.url).pathname !== '/') return;
   event.respondWith(fetch(event.request).then(answer => {
@@ -1929,13 +1957,13 @@ def render_figure(overview: Overview, view: View) -> str:
     chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190,
                          spans)
     text = "".join(f"<tr><td>{say_clock(a, view)}</td><td>{say_clock(b, view)}</td></tr>"
-                   for a, b in spans[-20:])
+                   for a, b in spans[-20:] if RANGES[view.range] <= 7 * DAY)
     table = text and ("<details><summary>When it was cooler outside</summary><table><thead><tr>"
                       f"<th>from</th><th>until</th></tr></thead>{text}</table></details>")
     return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>{chart}"
             "<input type=range max=1000 value=1000 aria-label='Time on the chart'>"
             f"<output></output><figcaption>{legend}"
-            + ("<span class=swatch>cooler outside</span>" if text else "")
+            + ("<span class=swatch>cooler outside</span>" if spans else "")
             + f"</figcaption>{table}</figure>\n")
 
 
@@ -2069,9 +2097,11 @@ def build_overview(server, view: View) -> Overview:
 
 
 def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
+    """A series on a chart; what was thinned stands in the middle of its bucket."""
     points = reader.points(series.series, start, None, count)
-    return Line(name, css, [p if isinstance(p, Point) else Point(p[0], *[p[1]] * 3)
-                            for p in points])
+    half = usual_interval([point[0] for point in points]) // 2
+    return Line(name, css, [p._replace(time=p.time + half) if isinstance(p, Point)
+                            else Point(p[0], *[p[1]] * 3) for p in points])
 
 
 def find_places(server, stations: list[Station], latest: list[Latest]) -> list[Place]:
@@ -2081,8 +2111,9 @@ def find_places(server, stations: list[Station], latest: list[Latest]) -> list[P
         temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
         None) for s in stations if s.role]
     outsides = [place for place in found if place.role == "outside"]
-    outside = next((p for p in outsides if not is_silent(p.readings, now)),     # not the one that
-                   outsides[0] if outsides else None)                           # sent last: it flips
+    # Of several not the one that sent last: the verdict would turn with each reading.
+    outside = next((place for place in outsides if not is_silent(place.readings, now)),
+                   outsides[0] if outsides else None)
     return [place if place.role == "outside" or outside is None else place._replace(
         verdict=judge(place.readings, outside.readings, now, server.settings.comfort))
         for place in found]
@@ -3156,10 +3187,9 @@ def parse_entry(text: str) -> int | None:
 
 
 def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
-    mac_of, field_of = map(functools.lru_cache, (parse_mac, parse_field))
     for when, station, mac, number, value, entry in lines:
-        yield Row(parse_time(when), station, mac_of(mac), field_of(number), parse_value(value),
-                  parse_entry(entry))
+        yield (parse_time(when), station, parse_mac(mac), parse_field(number), parse_value(value),
+               parse_entry(entry))
 
 
 def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],

@@ -1,4 +1,5 @@
 """The command line as its users call it, with a server running on the database and without."""
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -303,6 +305,15 @@ def test_check_tells_damage(database, run):
     (database.with_name("mine.db")).write_bytes(b"mine")
     run("--backup", "mine.db", status=1)
     assert database.with_name("mine.db").read_bytes() == b"mine", "a bad copy replaces nothing"
+
+
+def test_backup_with_wrong_summaries_is_not_kept(database, run, tmp_path):
+    run("--import", DATA / "older.db")
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        db.execute("UPDATE hour SET total = total + 1")
+        db.commit()
+    run("--backup", "copy.db", status=1, stderr="damaged")
+    assert not list(tmp_path.glob("copy.db*"))
 
 
 def start(folder, *flags, **options):
