@@ -472,6 +472,7 @@ def parse_time(text: str) -> int:
         instant = datetime.fromisoformat(text[:-1])
     else:
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
+        text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
         instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
     if instant.tzinfo:
         instant = instant.astimezone(timezone.utc).replace(tzinfo=None)
@@ -1535,7 +1536,8 @@ input{width:100%;accent-color:var(--out);margin:.5rem 0 0}output{display:block;m
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .75rem .4rem 0;
 vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
 tbody th{min-width:5.5rem}.scroll td{white-space:nowrap}
-.smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}time{cursor:pointer}
+.smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}
+time{cursor:pointer}
 .say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 @media(scripting:none){input,output{display:none}}
 @media(min-width:40rem){svg text{font-size:7px}.small svg text{font-size:11px}
@@ -1613,7 +1615,7 @@ function show() {
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
     for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
-      if (!best || Math.abs(px - x) < Math.abs(best[0] - x)) best = [px, py];
+      if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
     const value = best && d.low - (best[1] - d.bottom) / d.height * (d.high - d.low);
     said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
       ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
@@ -2010,8 +2012,9 @@ def render_stations(overview: Overview, view: View) -> str:
         interval=format_ago(s.interval) if s.interval else "–",
         state="silent" if s.is_silent else "ok") for s in overview.stations)
     since = (f"History since {say_clock(overview.since, view)}; " if overview.since else "")
-    return ("<section class=scroll><h2>Stations</h2><table><thead><tr><th>name<th>last heard"
-            f"<th>every<th>entries<th></tr></thead>{rows}</table><p class=dim>{since}"
+    return ("<section class=scroll tabindex=0 aria-label=Stations><h2>Stations</h2><table><thead>"
+            "<tr><th>name<th>last heard<th>every<th>entries<th>state</tr></thead>"
+            f"{rows}</table><p class=dim>{since}"
             f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
 
 
@@ -2274,7 +2277,8 @@ def find_route(method: str, path: str) -> Callable[..., Answer]:
     if method == "HEAD" and "/update" not in path:
         method = "GET"
     if method not in methods:
-        raise Refused(405, f"use {' or '.join(methods)} here", Allow=", ".join(methods))
+        allowed = [*methods, *(["HEAD"] if "GET" in methods and "/update" not in path else [])]
+        raise Refused(405, f"use {' or '.join(methods)} here", Allow=", ".join(allowed))
     return methods[method]
 
 

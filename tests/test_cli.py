@@ -32,7 +32,6 @@ from conftest import (
     wait_for,
 )
 
-DATA = Path(__file__).parent / "data"
 SECRETS = [s.key for s in STATIONS]
 
 
@@ -83,7 +82,7 @@ IMPOSSIBLE = [
     (["--label", "nobody", "1", "x"], "nobody"), (["--import", "missing.csv"], "missing.csv"),
     (["--backup", "iot.db"], "itself"), (["--backup", "no/such/folder"], "folder"),
     (["--export", "no/such/folder"], "folder"), (["--import", "iot.db"], "iot.db"),
-    (["--import", DATA / "README.md"], "README.md")]
+    (["--import", Path(__file__)], "test_cli.py")]
 
 
 def test_what_cannot_be_done_ends_with_1_and_says_why(maybe_live, run, tmp_path):
@@ -220,15 +219,36 @@ def test_export_and_import_round_trip(maybe_live, run, tmp_path):
     assert run("--export", "-", "--db", "other.db") == text
 
 
-def test_import_of_the_older_table(maybe_live, run, tmp_path):
-    assert "25" in run("--import", DATA / "older.db")
+@pytest.fixture
+def older(tmp_path):
+    """The database of the system that this one replaces: times with and without an offset, Ids
+    that count over all stations, a MAC cut short, integers and whole numbers."""
+    readings = [("2018-07-30T22:16:34.541168", "dc:4f:22:1c:20:e2", 1, 21.1),
+                ("2018-07-30T22:17:36.407818", "dc:4f:22:1c:20:e2", 1, 21.1),
+                ("2018-07-31T08:33:37.854048", "23:34:17:64", 1, 1235.0),
+                *[(f"2018-07-31T20:34:{second}.940503+00:00", INSIDE.mac, 1 + second % 2,
+                   second - 5.0) for second in range(10, 31)],
+                ("2018-07-31T22:38:36.848550+02:00", INSIDE.mac, 2, 6)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "older.db")) as db:
+        db.execute("CREATE TABLE data (Id INTEGER PRIMARY KEY AUTOINCREMENT, API_key text,"
+                   " date_time text, mac text, field integer, data real)")
+        db.executemany("INSERT INTO data (API_key, date_time, mac, field, data)"
+                       " VALUES ('OLD', ?, ?, ?, ?)", readings)
+        db.commit()
+    return tmp_path / "older.db"
+
+
+def test_import_of_the_older_table(maybe_live, run, tmp_path, older):
+    before = older.read_bytes()
+    assert "25" in run("--import", older)
+    assert older.read_bytes() == before
     lines = rows(run("--export", "-"))[1:]
     assert len(lines) == 25
     assert ["2018-07-30T22:16:34.541Z", "dc:4f:22:1c:20:e2", "dc:4f:22:1c:20:e2", "1", "21.1",
             "1"] in lines
-    assert ["inside", INSIDE.mac, "2", "6.0", "25"] in [line[1:] for line in lines]
+    assert ["2018-07-31T20:38:36.848Z", "inside", INSIDE.mac, "2", "6.0", "25"] in lines
     assert "23:34:17:64" in run("--stations")
-    assert "imported 0 readings" in run("--import", DATA / "older.db")
+    assert "imported 0 readings" in run("--import", older)
     assert len(rows_of(tmp_path / "iot.db")) == 25
     assert problems_of(tmp_path / "iot.db") == []
 
@@ -307,8 +327,8 @@ def test_check_tells_damage(database, run):
     assert database.with_name("mine.db").read_bytes() == b"mine", "a bad copy replaces nothing"
 
 
-def test_backup_with_wrong_summaries_is_not_kept(database, run, tmp_path):
-    run("--import", DATA / "older.db")
+def test_backup_with_wrong_summaries_is_not_kept(database, run, tmp_path, older):
+    run("--import", older)
     with contextlib.closing(sqlite3.connect(database)) as db:
         db.execute("UPDATE hour SET total = total + 1")
         db.commit()

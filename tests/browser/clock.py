@@ -12,6 +12,7 @@ from pathlib import Path
 SHIFT, SPEED = Path("shift").absolute(), float(os.environ.get("CLOCK_SPEED", "1"))
 time_of_day, monotonic = time.time, time.monotonic
 time.time = lambda: time_of_day() + (float(SHIFT.read_text()) if SHIFT.exists() else 0)
+time.time_ns = lambda: int(time.time() * 1e9)
 time.monotonic = lambda: monotonic() * SPEED
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
