@@ -1520,7 +1520,7 @@ h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
 .verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
 .comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
 .now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
-.big{font-size:2.9rem;line-height:1.1;font-weight:300;white-space:nowrap;color:var(--ink)}
+.big{font-size:min(2.9rem,12.5vw);line-height:1.1;font-weight:300;white-space:nowrap;color:var(--ink)}
 .big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
 .inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
 nav{display:flex;gap:.5rem;margin-bottom:.75rem}
@@ -1531,16 +1531,17 @@ svg{display:block;width:100%;height:auto;touch-action:pan-y;overflow:visible}
 svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;stroke-width:1.6;
 vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
 opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
-.swatch{background:var(--cool);padding:0 .5rem;border-radius:.2rem}
+.swatch{white-space:nowrap;background:var(--cool);padding:0 .5rem;border-radius:.2rem}
 input{width:100%;accent-color:var(--out);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .75rem .4rem 0;
+table{border-collapse:collapse;width:100%;font-size:.9rem}
+th,td{text-align:left;padding:.4rem .6rem .4rem 0;
 vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
 tbody th{min-width:5.5rem}.scroll td{white-space:nowrap}
 .smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}
 time{cursor:pointer}
 .say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 @media(scripting:none){input,output{display:none}}
-@media(min-width:40rem){svg text{font-size:7px}.small svg text{font-size:11px}
+@media(min-width:40rem){svg text{font-size:7px}.smalls svg text{font-size:13px}
 .smalls{grid-template-columns:1fr 1fr}}
 """
 
@@ -1709,8 +1710,8 @@ NOW = string.Template("<section><h2 class=$css>$name</h2><p class=big>$value<sma
 CHART = string.Template("""<svg viewBox="0 0 360 $height" role=img aria-label="$label" data-left=30
  data-width=322 data-bottom=$bottom data-height=$plot data-start=$start data-end=$end data-low=$low
  data-high=$high data-unit="$unit">$shapes<path class="cursor grid" d=""/></svg>""")
-STATION = string.Template("<tr><th scope=row>$name</th><td>$heard</td><td>$interval</td>"
-                          "<td>$entries</td><td>$state</td></tr>")
+STATION = string.Template("<tr><th scope=row>$name</th> <td>$state</td> <td>$heard</td> "
+                          "<td>$interval</td> <td>$entries</td></tr>\n")
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -1950,9 +1951,13 @@ def render_figure(overview: Overview, view: View) -> str:
     links = "".join(
         f'<a href="/?range={name}"{" aria-current=true" if name == view.range else ""}>{name}</a>'
         for name in RANGES)
+    if not any(line.points for line in overview.lines):
+        return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>"
+                "<p>The chart begins with the first reading.</p></figure>\n")
     roles = {line.css: line for line in overview.lines}
+    is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
     spans = (cooler_spans(roles["inside"].points, roles["outside"].points)
-             if {"inside", "outside"} <= roles.keys() else [])
+             if is_hourly and {"inside", "outside"} <= roles.keys() else [])
     shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
                                    for p in line.points]) for line in overview.lines]
     legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
@@ -2010,10 +2015,11 @@ def render_stations(overview: Overview, view: View) -> str:
         name=escape(s.name), entries=f"{s.entries:,}",
         heard=render_ago(s.heard, view, overview.now) if s.heard else "never",
         interval=format_ago(s.interval) if s.interval else "–",
-        state="silent" if s.is_silent else "ok") for s in overview.stations)
+        state="new" if not s.heard else "silent" if s.is_silent else "ok")
+        for s in overview.stations)
     since = (f"History since {say_clock(overview.since, view)}; " if overview.since else "")
     return ("<section class=scroll tabindex=0 aria-label=Stations><h2>Stations</h2><table><thead>"
-            "<tr><th>name<th>last heard<th>every<th>entries<th>state</tr></thead>"
+            "<tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>"
             f"{rows}</table><p class=dim>{since}"
             f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
 
