@@ -123,6 +123,7 @@ MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # readings from which a verdict is made: three days of one a minute
 DEFAULT_POINTS = 1000           # more than a screen has columns for
+EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
 
 # ------------------------------------------------------------------------------------------------
@@ -1956,8 +1957,9 @@ def render_figure(overview: Overview, view: View) -> str:
                 "<p>The chart begins with the first reading.</p></figure>\n")
     roles = {line.css: line for line in overview.lines}
     is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
-    spans = (cooler_spans(roles["inside"].points, roles["outside"].points)
-             if is_hourly and {"inside", "outside"} <= roles.keys() else [])
+    spans = [(a, min(b, overview.now)) for a, b in cooler_spans(
+        roles["inside"].points, roles["outside"].points)
+    ] if is_hourly and {"inside", "outside"} <= roles.keys() else []
     shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
                                    for p in line.points]) for line in overview.lines]
     legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
@@ -2812,7 +2814,7 @@ class Server:
         if is_fatal(error):
             log(f"{self.writer.path}: {error}; ending, since nothing more can be promised. "
                 "Check the disk, then --check the database or restore a backup")
-            os._exit(os.EX_IOERR if hasattr(os, "EX_IOERR") else 74)
+            os._exit(EXIT_STORAGE)
         is_full = getattr(error, "sqlite_errorname", str(error)) in {
             "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
         if not self.failure:
@@ -2871,7 +2873,7 @@ def watch_file(server: Server) -> None:
     """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
     if not server.writer.is_in_place():
         log(f"{server.writer.path} was removed or replaced while it was open; ending")
-        os._exit(1)
+        os._exit(EXIT_STORAGE)
 
 
 def notify(state: str) -> None:
