@@ -1721,7 +1721,8 @@ its key and the lines for its config.py; the MAC is what your station prints at 
 
 
 def csp_hash(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest())
+    return f"'sha256-{digest.decode()}'"
 
 
 PAGE_HEADERS = (
@@ -2832,7 +2833,7 @@ class Server:
 
 def log(message: str) -> None:
     """One line on stderr; whatever a client sent cannot forge a second one."""
-    text = message.strip().encode("unicode_escape").decode()
+    text = ascii(message.strip())[1:-1]
     print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
 
 

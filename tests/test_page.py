@@ -525,20 +525,20 @@ def test_verdict_event_when_it_changes_and_only_then(live):
             live.update(OUTSIDE, value)
             while state and state not in {v["state"] for v in listener.next("verdict")[1]}:
                 pass
-        listener.channel.settimeout(2.2)
+        listener.channel.settimeout(1.6)
         with pytest.raises(TimeoutError):
             listener.next("verdict")
 
 
 def test_comment_when_nothing_happens(database, serve):
-    """Ten times as fast: 15 s are over in two."""
-    live = serve("--rate-limit", "0", command=(CLOCK, SCRIPT), env={"CLOCK_SPEED": "10"})
+    """Twenty times as fast: 15 s are over in one."""
+    live = serve("--rate-limit", "0", command=(CLOCK, SCRIPT), env={"CLOCK_SPEED": "20"})
     with Listener(live) as listener:
         started = time.monotonic()
         listener.channel.settimeout(5)
         for _ in range(2):
             listener.take(rb"(^|\n):[^\n]*\n\n")
-        assert 1 < time.monotonic() - started < 6
+        assert 0.6 < time.monotonic() - started < 4
 
 
 def test_resume_without_a_hole(live):
