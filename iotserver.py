@@ -2338,8 +2338,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         match = HEAD.fullmatch(head)
         if not match:
             raise self._explain(head)
-        method, target, version, headers = match.groups()
-        self.command, target, version = method.decode(), target.decode(), version.decode()
+        *words, headers = match.groups()
+        self.command, target, version = (word.decode() for word in words)
         if len(self.command) + len(target) > MAX_LINE:
             raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
         if version not in {"1.0", "1.1"}:

@@ -116,16 +116,20 @@ class Watched:
         context.on("request", lambda request: self.requests.append(request.url))
         context.on("dialog", lambda dialog: self.problems.append(dialog.message))
 
-    def open(self, address):
-        """A page, once it listens to events and has been drawn for its own zone."""
+    def open(self, address, has_clock, is_live):
+        """A page that notes what is announced; with a clock the test can put it forward."""
         page = self.context.new_page()
         page.add_init_script("""addEventListener('DOMContentLoaded', () => {
             window.announced = [];
             const region = document.querySelector('[aria-live]');
             if (region) new MutationObserver(() => announced.push(region.textContent))
                 .observe(region, {childList: true, characterData: true, subtree: true});
-            window.unloaded = 1; });""")
+            });""")
+        if has_clock:
+            page.clock.install()
         page.goto(address)
+        if is_live:
+            page.evaluate("window.isKept = true")
         return page
 
     def check(self, address):
@@ -140,14 +144,14 @@ def visit(chromium):
     """Opens pages: visit(address, locale="de-DE"); at the end nothing may have gone wrong."""
     visits = []
 
-    def visit(address, allowed=r"$^", **options):
+    def visit(address, allowed=r"$^", has_clock=False, **options):
         options = {**PHONE, "locale": "en-US", "timezone_id": "America/Los_Angeles",
                    "service_workers": "block", **options}
         watched = Watched(chromium.new_context(**options))
         watched.allowed = allowed
         watched.context.set_default_timeout(10_000)
         visits.append((watched, address.split("?")[0]))
-        return watched.open(address)
+        return watched.open(address, has_clock, options.get("java_script_enabled", True))
     yield visit
     for watched, address in visits:
         watched.context.close()
@@ -164,8 +168,7 @@ def headline(page):
 
 def is_same_page(page):
     """It was not loaded again since it was opened."""
-    return page.evaluate("window.unloaded === 1 && performance.getEntriesByType('navigation')"
-                         "[0].type === 'navigate'")
+    return page.evaluate("window.isKept === true")
 
 
 def read_out(page):
@@ -211,10 +214,8 @@ def test_new_verdict_is_announced_and_a_new_reading_is_not(house, visit):
 
 
 def test_values_of_an_open_page_age_by_themselves(house, visit):
-    page = visit(house.address)
+    page = visit(house.address, has_clock=True)
     expect(headline(page)).to_have_text(OPEN)
-    page.clock.install()
-    page.reload()
     expect(page.locator("time").first).to_have_text(re.compile(r"^\d+ s ago"))
     page.clock.fast_forward(3 * 60_000)
     expect(page.locator("time").first).to_have_text("3 min ago")
@@ -222,9 +223,7 @@ def test_values_of_an_open_page_age_by_themselves(house, visit):
 
 def test_a_server_that_hangs_leaves_no_old_verdict(house, visit):
     """No connection is closed, nothing comes: as on a train. The page's clock goes on."""
-    page = visit(house.address)
-    page.clock.install()
-    page.reload()
+    page = visit(house.address, has_clock=True)
     expect(headline(page)).to_have_text(OPEN)
     os.kill(house.process.pid, 19)
     try:
@@ -236,9 +235,7 @@ def test_a_server_that_hangs_leaves_no_old_verdict(house, visit):
 
 def test_an_expired_verdict_is_asked_for_with_patience(house, visit):
     """A page that is out of date does not ask again and again without a pause."""
-    page = visit(house.address)
-    page.clock.install()
-    page.reload()
+    page = visit(house.address, has_clock=True)
     expect(headline(page)).to_have_text(OPEN)
     asked = []
     old = re.sub(r"data-expires=\"?\d+", "data-expires=1", house.get("/").text)
@@ -289,9 +286,8 @@ def gateway():
 @pytest.mark.parametrize("is_behind_proxy", [False, True])
 def test_server_restarts(house, start, visit, gateway, is_behind_proxy):
     """The page says so, and goes on by itself; a proxy's 502 in between does not end that."""
-    page = visit(house.address, allowed="Failed to load|ERR_CONNECTION|EventSource|ERR_INCOMPLETE")
-    page.clock.install()
-    page.reload()
+    page = visit(house.address, has_clock=True,
+                 allowed="Failed to load|ERR_CONNECTION|EventSource|ERR_INCOMPLETE")
     expect(headline(page)).to_have_text(OPEN)
     house.stop()
     if is_behind_proxy:
