@@ -12,7 +12,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
+from harness import INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
 from playwright.sync_api import expect, sync_playwright
 from tools import ROOT, need, skip
 
@@ -123,8 +123,7 @@ class Watched:
             window.announced = [];
             const region = document.querySelector('[aria-live]');
             if (region) new MutationObserver(() => announced.push(region.textContent))
-                .observe(region, {childList: true, characterData: true, subtree: true});
-            });""")
+                .observe(region, {childList: true, characterData: true, subtree: true}); });""")
         if has_clock:
             page.clock.install()
         page.goto(address)
@@ -298,6 +297,9 @@ def test_server_restarts(house, start, visit, gateway, is_behind_proxy):
         between.kill()
         between.wait()
     expect(headline(page)).to_have_text(NO_CONNECTION)
+    page.clock.fast_forward(6 * 60_000)     # asked for in vain, and said once
+    page.wait_for_timeout(300)
+    assert page.evaluate("announced.length") == 1
     again = start("--port", str(house.port))
     again.send(OUTSIDE, 31)
     page.clock.fast_forward(5500)           # the pause of the script, not that of the browser

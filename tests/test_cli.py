@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import (
+from harness import (
     HEADER,
     INSIDE,
     OUTSIDE,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from conftest import NOON
+from harness import NOON
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

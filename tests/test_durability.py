@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import INSIDE, request, update_path, wait_for
+from harness import INSIDE, request, update_path, wait_for
 from tools import need
 
 WAL_WRITE = re.compile(r"pwrite64\(\d+<[^>]*iot\.db-wal>")

@@ -4,7 +4,7 @@ import urllib.parse
 from types import SimpleNamespace
 
 import pytest
-from conftest import INSIDE, NOON, OUTSIDE, bulk, parse_responses, request, update_path
+from harness import INSIDE, NOON, OUTSIDE, bulk, parse_responses, request, update_path
 
 import iotserver
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import (
+from harness import (
     INSIDE,
     NOON,
     OUTSIDE,

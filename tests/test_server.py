@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from conftest import (
+from harness import (
     INSIDE,
     OUTSIDE,
     SCRIPT,

@@ -7,7 +7,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from conftest import DAY, INSIDE, NOON, OUTSIDE, STATIONS, bulk, problems_of, rows_of
+from harness import DAY, INSIDE, NOON, OUTSIDE, STATIONS, bulk, problems_of, rows_of
 
 import iotserver
 
