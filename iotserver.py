@@ -1521,8 +1521,8 @@ h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
 .verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
 .comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
 .now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
-.big{font-size:min(2.9rem,12.5vw);line-height:1.1;font-weight:300;white-space:nowrap;color:var(--ink)}
-.big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
+.big{font-size:min(2.9rem,12.5vw);line-height:1.1;font-weight:300;white-space:nowrap;
+color:var(--ink)}.big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
 .inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
 nav{display:flex;gap:.5rem;margin-bottom:.75rem}
 nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
@@ -1568,13 +1568,13 @@ function tellTimes() {
 function tick() {
   tellTimes();
   if (now() < +find('main').dataset.expires || Date.now() - asked < 5000) return;
-  if (!isLost) lose('the stations are silent, or this page has no connection.');
+  lose('the stations are silent, or this page has no connection.');
   refresh();
 }
 function lose(why = 'this page has no connection.') {
   const card = find('.verdict');
+  if (isLost || !card) return;
   isLost = true;
-  if (!card) return;
   card.className = 'verdict unknown';
   card.innerHTML = '<h1><b>No answer:</b> ' + why + ' What it shows is from ' + local(
     +find('main').dataset.now, {weekday: 'short', hour: 'numeric', minute: '2-digit'}) + '.</h1>';

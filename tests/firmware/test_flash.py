@@ -189,7 +189,9 @@ def test_monitor_prints_until_ctrl_c():
     tty.setraw(theirs)
     process = subprocess.Popen(
         [sys.executable, FIRMWARE / "flash.py", "--port", os.ttyname(theirs), "--monitor"],
-        stdout=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, text=True,      # a shell's background job would ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(  # noqa: PLW1509
+            signal.SIGINT, signal.default_int_handler))
     try:
         assert "Listening" in process.stdout.readline()
         os.write(ours, b"field 1: 21.062, waiting: 1\r\n")
@@ -199,6 +201,7 @@ def test_monitor_prints_until_ctrl_c():
         assert process.wait(10) == 0
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
         os.close(ours)
         os.close(theirs)
