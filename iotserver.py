@@ -1549,7 +1549,7 @@ time{cursor:pointer}
 SCRIPT = """
 const find = (query, all) => document['querySelector' + (all ? 'All' : '')](query);
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
-let skew = 0, isLost = false, isExact = false, asked = 0, soon;
+let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
 const local = (ms, style) => new Date(ms).toLocaleString([], style);
 function ago(ms) {
@@ -1581,15 +1581,17 @@ function lose(why = 'this page has no connection.') {
   find('.say').textContent = card.textContent;
 }
 async function refresh() {
+  const mine = ++latest;                // an answer that comes late must not undo a newer one
   asked = Date.now();
   try {
     const answer = await fetch(location.href,
       {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(8000)});
     if (!answer.ok || answer.headers.has('x-offline')) throw 0;
     const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    if (mine !== latest) return;
     exchange(find('main'), next.querySelector('main'));
     document.title = next.title;
-  } catch { lose(); }
+  } catch { if (mine === latest) lose(); }
 }
 function exchange(before, main) {
   const controls = 'a,input,summary,time', slider = find('input'), output = find('output');
