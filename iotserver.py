@@ -2679,6 +2679,7 @@ class Control(asyncio.Protocol):
         if method not in WRITER_METHODS:
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.end_turn()
+        self.server.renew()
         try:
             return as_json({"result": getattr(self.server.writer, method)(*arguments)})
         except StoreError as error:
@@ -2709,7 +2710,7 @@ class Server:
         self.capacity = MAX_CONNECTIONS
         self.jobs = JOBS
         self.run = secrets.token_hex(4)         # tells the events of this process from others'
-        self.events: collections.deque[bytes] = collections.deque(maxlen=MAX_EVENTS)
+        self.events: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
         self.last_event = 0
         self.pages: dict[View, tuple[bytes, str]] = {}
         self.pages_until = 0
@@ -2759,23 +2760,37 @@ class Server:
             if not connection.transport.is_closing():
                 connection.flush(failure)
         if batch.readings and not failure:
-            self.pages.clear()
-            self.has_news = True
-            self.publish(b"".join(map(self.reading_event, batch.readings)))
+            self.renew()
+            self.tell("reading", batch.readings)
 
-    def reading_event(self, row: tuple[int, int, int, Any]) -> bytes:
+    def renew(self) -> None:
+        """The store has changed: pages and verdicts are to be made anew."""
+        self.pages.clear()
+        self.has_news = True
+
+    # -- events -----------------------------------------------------------------------------------
+
+    def tell(self, name: str, items: list[Any]) -> None:
+        """Events for all listeners, in one write each; kept for those that come back."""
+        events = [(name, item) for item in items]
+        self.events.extend(events)
+        self.last_event += len(events)
+        if self.listeners:                      # with none, they are not even put into words
+            self.publish(self.render_events(events))
+
+    def render_events(self, events: Iterable[tuple[str, Any]]) -> bytes:
+        """The newest events as bytes. Their ids let a listener go on where it was cut off."""
+        events = tuple(events)
+        first = self.last_event - len(events) + 1
+        return b"".join(b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
+            self.run.encode(), number, name.encode(),
+            as_json(self.reading_data(item) if name == "reading" else item))
+            for number, (name, item) in enumerate(events, first))
+
+    def reading_data(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
         series, ms, entry, value = row
-        station, number = self.writer.series_places[series]
-        return self.event("reading", {"station": station, "field": number, "time": ms,
-                                      "value": value, "entry": entry})
-
-    def event(self, name: str, data: Any) -> bytes:
-        """One server-sent event; its id lets a listener that was cut off go on without a hole."""
-        self.last_event += 1
-        event = b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
-            self.run.encode(), self.last_event, name.encode(), as_json(data))
-        self.events.append(event)
-        return event
+        station, number = self.writer.series_places.get(series, (None, None))   # None: removed
+        return {"station": station, "field": number, "time": ms, "value": value, "entry": entry}
 
     def events_since(self, last_id: str | None) -> bytes:
         """What a listener missed; `reset` when that is not known any more: ask for all again."""
@@ -2785,8 +2800,16 @@ class Server:
         is_ours = run == self.run and re.fullmatch("[0-9]{1,15}", number)
         missed = self.last_event - int(number) if is_ours else -1
         if 0 <= missed <= len(self.events):
-            return b"".join(tuple(self.events)[len(self.events) - missed:])
+            return self.render_events(tuple(self.events)[len(self.events) - missed:])
         return b"event: reset\ndata: {}\n\n"
+
+    def publish(self, data: bytes) -> None:
+        """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
+        for connection in tuple(self.listeners):
+            if connection.transport.get_write_buffer_size() > MAX_UNSENT:
+                connection.transport.abort()
+            else:
+                connection.transport.write(data)
 
     # -- the page ---------------------------------------------------------------------------------
 
@@ -2803,14 +2826,6 @@ class Server:
             self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
             self.pages_until = min(self.pages_until, overview.expires)
         return self.pages[view]
-
-    def publish(self, data: bytes) -> None:
-        """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
-        for connection in tuple(self.listeners):
-            if connection.transport.get_write_buffer_size() > MAX_UNSENT:
-                connection.transport.abort()
-            else:
-                connection.transport.write(data)
 
     def storage_failure(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -2864,7 +2879,7 @@ def tell_verdict(server: Server) -> None:
             "difference": place.verdict.difference and round(place.verdict.difference, 2),
         } for place in places]
         server.pages.clear()
-        server.publish(server.event("verdict", server.verdicts))
+        server.tell("verdict", [server.verdicts])
 
 
 def forget_receipts(server: Server) -> None:
@@ -2916,6 +2931,8 @@ async def run_jobs(server: Server) -> None:
                     job(server)
                 except sqlite3.Error as error:
                     server.storage_failure(error)
+                except Exception:               # updates go on, whatever else is broken
+                    log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
 # ------------------------------------------------------------------------------------------------
