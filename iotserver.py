@@ -121,7 +121,7 @@ STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 5000                # rows read at a time while streaming: no read transaction is held
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
-MAX_RECENT = 5000               # readings from which a verdict is made: three days of one a minute
+MAX_RECENT = 5000               # readings of a station from which a verdict is made
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -576,7 +576,7 @@ DWELL = 15 * MINUTE             # no two changes within; a human has to walk to 
 COMFORT_MARGIN = 2.5
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
 SILENT_AT_LEAST = 5 * MINUTE
-VERDICT_WINDOW = 3 * DAY        # of readings is replayed: far longer than anything above
+VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
@@ -1533,7 +1533,8 @@ svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;strok
 vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
 opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
 .swatch{white-space:nowrap;background:var(--cool);padding:0 .5rem;border-radius:.2rem}
-input{width:100%;accent-color:var(--out);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
+input{width:100%;accent-color:var(--ink);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
+output:empty::before{content:"Touch the chart to read values";color:var(--dim)}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.4rem .6rem .4rem 0;
 vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
@@ -1877,7 +1878,7 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
     """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
     days = (end - start) / DAY
     hours, form = ((6, "%H:%M") if days <= 2 else (24, "%a") if days <= 8
-                   else (24 * 7, "%d %b") if days <= 60 else (24 * 61, "%b"))
+                   else (24 * 7, "%d %b") if days <= 60 else (24 * 62, "%b"))
     tick = datetime.fromtimestamp(start / 1000, zone).replace(
         hour=0, minute=0, second=0, microsecond=0)
     ticks = []
@@ -1885,6 +1886,8 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
         if ms > start:
             ticks.append((ms, tick.strftime(form)))
         tick += timedelta(hours=hours)          # of the wall clock
+        if form == "%b":
+            tick = tick.replace(day=1)
     return ticks
 
 
@@ -2007,7 +2010,7 @@ def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
                                  else place.name, overview.now, view.unit)) for place in inside]
     first, headline, reason = said[0]
     if len(said) > 1:
-        reason += f" ({first.name})"
+        reason += f" This is {first.name}."
     more = "".join(f"<p>{escape(place.name)} – {head} {escape(why)}</p>"
                    for place, head, why in said[1:])
     return (VERDICT.substitute(state=first.verdict.state, headline=headline,
