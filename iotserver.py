@@ -1533,7 +1533,7 @@ svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;strok
 vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
 opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
 .swatch{white-space:nowrap;background:var(--cool);padding:0 .5rem;border-radius:.2rem}
-input{width:100%;accent-color:var(--ink);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
+input{width:100%;accent-color:var(--dim);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
 output:empty::before{content:"Touch the chart to read values";color:var(--dim)}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.4rem .6rem .4rem 0;
