@@ -856,6 +856,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
     lock = connect(path.with_name(path.name + ".lock"), "rwc")
     try:
         lock.execute("PRAGMA busy_timeout = 0")
+        lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         lock.close()
