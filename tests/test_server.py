@@ -9,8 +9,8 @@ import socket
 import sqlite3
 import stat
 import struct
-import threading
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
