@@ -77,7 +77,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 __version__ = "1.0"
 
@@ -412,10 +412,6 @@ def parse_update_path(path: str, header_key: str | None = None) -> Update:
     return Update(parse_mac(parts["mac"]), parts["api_key"], (parse_reading(parts),))
 
 
-def no_constant(name: str):
-    raise ValueError(f"{name} is no JSON number")
-
-
 def parse_update_json(body: bytes, header_key: str | None = None) -> Update:
     """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to an Update.
 
@@ -601,8 +597,9 @@ def silence_limit(times: list[int]) -> int:
     return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
 
 
-def is_silent(readings: list[tuple[int, float]], now: int) -> bool:
-    return not readings or now - readings[-1][0] > silence_limit([ms for ms, _ in readings[-20:]])
+def silent_from(readings: list[tuple[int, float]]) -> int:
+    """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
+    return readings[-1][0] + silence_limit([ms for ms, _ in readings[-20:]]) if readings else 0
 
 
 def wish(inside: float, outside: float, comfort: float, state: str | None,
@@ -622,7 +619,7 @@ def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now
     A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
     """
     for silent, readings in (("outside", outside), ("inside", inside)):
-        if is_silent(readings, now):
+        if now > silent_from(readings):
             return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
     last: list[tuple[int, float] | None] = [None, None]
     limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # of silence, learned from reading to reading
@@ -646,7 +643,7 @@ def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now
         if wanted != state and (state is None or (
                 ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM))):
             state, since = wanted, ms
-    expires = min(r[-1][0] + silence_limit([ms for ms, _ in r[-20:]]) for r in (inside, outside))
+    expires = min(silent_from(inside), silent_from(outside))
     return Verdict(state, inside[-1][1] - outside[-1][1], since, expires, None)
 
 
@@ -827,6 +824,11 @@ def refuse_foreign(path: Path) -> None:
         raise StoreError(f"{path} {problem}; it was left as it is")
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """A file that goes with another: its log, its lock, its socket."""
+    return path.with_name(path.name + suffix)
+
+
 def require_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: there is no such folder")
@@ -853,7 +855,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
     SQLite is our lock, too: that works alike on every system. Raises BlockingIOError when taken.
     """
     require_folder(path)
-    lock = connect(path.with_name(path.name + ".lock"), "rwc")
+    lock = connect(beside(path, ".lock"), "rwc")
     try:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
@@ -913,8 +915,8 @@ class Reader:
     def entries(self) -> dict[int, int]:
         """{station: entries ever stored}."""
         return dict(self.db.execute("""
-            SELECT id, last_entry - (SELECT total(last - first + 1) FROM gap WHERE station = id)
-            FROM station""").fetchall())
+            SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
+                                     WHERE station = id) FROM station""").fetchall())
 
     def latest(self) -> list[Latest]:
         return [Latest(*row) for row in self.db.execute("""
@@ -961,7 +963,7 @@ class Reader:
 
     def weight(self) -> int:
         """Bytes that the database occupies with its log."""
-        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        files = (self.path, beside(self.path, "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
     def points(self, series: int, start: int | None, end: int | None,
@@ -1029,7 +1031,7 @@ class Reader:
 
     def count_before(self, before: int) -> int:
         return self.db.execute("""
-            SELECT total(n) FROM (SELECT (SELECT count(*) FROM reading
+            SELECT coalesce(sum(n), 0) FROM (SELECT (SELECT count(*) FROM reading
             WHERE series = s.id AND time < ?) AS n FROM series s)""", (before,)).fetchone()[0]
 
     def count(self) -> int:
@@ -2109,7 +2111,7 @@ def build_overview(server, view: View) -> Overview:
                 others.append(read_line(reader, series, name, station.role or "other", start,
                                         SMALL_POINTS))
     return Overview(find_places(server, stations, latest), lines, others, [
-        station_line(reader, station, int(entries[station.id]), latest, now)
+        station_line(reader, station, entries[station.id], latest, now)
         for station in stations], reader.first_hour(), reader.weight(), start, now,
         str(reader.path))
 
@@ -2130,7 +2132,7 @@ def find_places(server, stations: list[Station], latest: list[Latest]) -> list[P
         None) for s in stations if s.role]
     outsides = [place for place in found if place.role == "outside"]
     # Of several not the one that sent last: the verdict would turn with each reading.
-    outside = next((place for place in outsides if not is_silent(place.readings, now)),
+    outside = next((place for place in outsides if now <= silent_from(place.readings)),
                    outsides[0] if outsides else None)
     return [place if place.role == "outside" or outside is None else place._replace(
         verdict=judge(place.readings, outside.readings, now, server.settings.comfort))
@@ -2321,7 +2323,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     connection: parse_request(head), and, when the body is there, respond(body).
     """
     def setup(self) -> None:
-        self.requestline = self.command = self.path = ""
+        self.command = self.path = ""
         self.request_version = "HTTP/1.1"
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -2834,9 +2836,8 @@ class Server:
     def storage_failure(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
         if is_fatal(error):
-            log(f"{self.writer.path}: {error}; ending, since nothing more can be promised. "
-                "Check the disk, then --check the database or restore a backup")
-            os._exit(EXIT_STORAGE)
+            end_at_once(f"{self.writer.path}: {error}; ending, since nothing more can be promised."
+                        " Check the disk, then --check the database or restore a backup")
         is_full = getattr(error, "sqlite_errorname", str(error)) in {
             "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
         if not self.failure:
@@ -2856,6 +2857,12 @@ def log(message: str) -> None:
     """One line on stderr; whatever a client sent cannot forge a second one."""
     text = ascii(message.strip())[1:-1]
     print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Neither answer nor close: closing would checkpoint what may be damaged."""
+    log(message)
+    os._exit(EXIT_STORAGE)
 
 
 def close_expired(server: Server) -> None:
@@ -2894,8 +2901,7 @@ def forget_receipts(server: Server) -> None:
 def watch_file(server: Server) -> None:
     """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
     if not server.writer.is_in_place():
-        log(f"{server.writer.path} was removed or replaced while it was open; ending")
-        os._exit(EXIT_STORAGE)
+        end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
 def notify(state: str) -> None:
@@ -3073,7 +3079,7 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
         entries = reader.entries()
         table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
-             format_time(s.heard) if s.heard else "never", f"{entries[s.id]:.0f}")
+             format_time(s.heard) if s.heard else "never", str(entries[s.id]))
             for s in reader.stations()]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -3109,7 +3115,7 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path) -> None:
     before = now_ms() - parse_duration(args.prune[0])
     with contextlib.closing(Reader(path)) as reader:
-        expected = int(reader.count_before(before))
+        expected = reader.count_before(before)
     if args.dry_run:
         print(f"{expected} readings are older than {args.prune[0]}; nothing was deleted")
         return
@@ -3136,7 +3142,7 @@ def sync(path: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """A file to write that takes target's place when all went well, and vanishes otherwise."""
     require_folder(target)
-    partial = target.with_name(target.name + ".partial")
+    partial = beside(target, ".partial")
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -3486,7 +3492,7 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
             server.jobs += ((5, play_demo),)
         asyncio.run(serve(server))
         if hasattr(socket, "AF_UNIX"):
-            path.with_name(path.name + ".sock").unlink(missing_ok=True)
+            beside(path, ".sock").unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -154,7 +154,20 @@ def problems_of(path):
 # -- in this process ------------------------------------------------------------------------------
 
 
-class InProcess:
+class Client:
+    """What can be asked of a server, given ask(method, path, body, **headers) -> Response."""
+
+    def get(self, path, **headers):
+        return self.ask("GET", path, **headers)
+
+    def update(self, station, data, field=1, more=""):
+        """Store one reading; its entry number."""
+        response = self.get(update_path(station, data, field, more))
+        assert response.status == 200, response
+        return int(response.body)
+
+
+class InProcess(Client):
     """A Server on a real file, with clocks that stand still; bytes in, bytes out."""
 
     def __init__(self, path, rate_limit=0):
@@ -193,15 +206,6 @@ class InProcess:
         raw = self.exchange(request(method, path, body, **headers))
         response, = parse_responses(raw, [method])
         return response
-
-    def get(self, path, **headers):
-        return self.ask("GET", path, **headers)
-
-    def update(self, station, data, field=1, more=""):
-        """Store one reading; its entry number."""
-        response = self.get(update_path(station, data, field, more))
-        assert response.status == 200, response
-        return int(response.body)
 
     def rows(self):
         """What is stored: lists of time, station, field, value and entry, as texts."""
@@ -257,7 +261,7 @@ def database(template, tmp_path):
     return Path(shutil.copy(template, tmp_path / "iot.db"))
 
 
-class Live:
+class Live(Client):
     """A real server process in a folder, on iot.db there and a free port."""
 
     def __init__(self, folder, *flags, env=None, command=(SCRIPT,), **popen):
@@ -289,14 +293,6 @@ class Live:
         response, = self.talk(request(method, path, body, Connection="close", **headers),
                               methods=[method])
         return response
-
-    def get(self, path, **headers):
-        return self.ask("GET", path, **headers)
-
-    def update(self, station, data, field=1, more=""):
-        response = self.get(update_path(station, data, field, more))
-        assert response.status == 200, response
-        return int(response.body)
 
     def client(self):
         """A kept-alive connection; use with contextlib.closing."""

@@ -5,12 +5,11 @@ commands on 4 MB of flash. Checksums are verified; an unknown command is answere
 """
 import hashlib
 import os
-import pty
 import select
 import struct
-import threading
-import tty
 import zlib
+
+from serialport import SerialPort
 
 FLASH_BYTES = 4 << 20
 REGISTERS = {0x40001000: 0xFFF0C101, 0x60000014: 451,  # the chip, and a 26 MHz crystal
@@ -19,31 +18,17 @@ SPI_COMMAND, SPI_DATA, FLASH_CHIP = 0x60000200, 0x60000240, 0x1640EF  # a Winbon
 INVALID = b"\x01\x05"
 
 
-class RomLoader:
-    """Use as a context manager; `port` is what esptool is given, `flash` what it wrote."""
+class RomLoader(SerialPort):
+    """A chip for esptool; `flash` is what it wrote."""
 
     def __init__(self):
+        super().__init__()
         self.flash = bytearray(b"\xff" * FLASH_BYTES)
         self.stub = False
         self.erased = 0
         self.commands = []
         self.handlers = HANDLERS
         self.at, self.inflate = 0, None
-        self.ours, self.theirs = pty.openpty()
-        tty.setraw(self.theirs)
-        self.port = os.ttyname(self.theirs)
-        self.stop_read, self.stop_write = os.pipe()
-        self.thread = threading.Thread(target=self.serve)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error):
-        os.write(self.stop_write, b"!")
-        self.thread.join()
-        for descriptor in (self.ours, self.theirs, self.stop_read, self.stop_write):
-            os.close(descriptor)
 
     def serve(self):
         buffer = b""
