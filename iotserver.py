@@ -48,12 +48,14 @@ import contextlib
 import csv
 import errno
 import functools
+import getpass
 import hashlib
 import heapq
 import hmac
 import html
 import http.server
 import io
+import ipaddress
 import itertools
 import json
 import math
@@ -114,6 +116,13 @@ MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
+
+MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
+GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
+MAX_ADDRESSES = 10_000          # whose guesses are counted: some 2 MB
+MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
+SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
+SCRYPT_PAUSE = 1                # s between two such; the thread that stores does them, too
 
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
@@ -207,6 +216,9 @@ SETTINGS = (
             "what the page shows; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
             "22C or 72F: inside at or below it, nothing needs opening"),
+    Setting("private", "FILE", "", str,
+            "ask for the password of this file, which --set-password makes, on every page but "
+            "updates"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
@@ -220,6 +232,8 @@ ACTIONS = (
     Action("export", ("FILE",), "all readings as CSV; - is standard output"),
     Action("import", ("FILE",), "our CSV, a ThingSpeak CSV, or an SQLite file of the older kind"),
     Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
+    Action("set-password", ("FILE",), "choose the password of --private; asks for it, or reads it "
+                                      "from standard input"),
     Action("check", (), "full integrity check of file and summaries"),
 )
 DETAILS = (                     # of actions: flag, metavar, choices, help, the actions
@@ -1443,7 +1457,8 @@ class Writer:
 
 # ------------------------------------------------------------------------------------------------
 # 6. Access
-#    Law: who may write, and how often. Nothing here says which of the two was wrong.
+#    Law: who may write and read, and how often. Nothing here says which of two was wrong,
+#    and all memory is bounded.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -1461,20 +1476,83 @@ def matches(digest: bytes, stored: bytes | None) -> bool:
     return hmac.compare_digest(digest, stored or NO_KEY) and stored is not None
 
 
-class Access:
-    """Decides on updates. Its memory is bounded by the number of stations."""
+def hash_password(password: str, salt: bytes) -> str:
+    """The content of a password file: salt and scrypt of the password (RFC 7914), in hex."""
+    digest = hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, **SCRYPT)
+    return f"scrypt {salt.hex()} {digest.hex()}\n"
 
-    def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float]):
+
+def read_password(name: str) -> str:
+    """A file that --set-password made. Raises StoreError."""
+    try:
+        text = Path(name).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"--private {name}: {getattr(error, 'strerror', error)}; "
+                         f"--set-password {name} makes it") from None
+    if not re.fullmatch(r"scrypt [0-9a-f]{32} [0-9a-f]{128}\n", text):
+        raise StoreError(f"--private {name}: this is no password file; --set-password makes one")
+    return text
+
+
+@remember
+def network(address: str) -> str:
+    """Whose guesses are counted together: an address, or the /64 that one IPv6 user has."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:                          # none was told
+        return ""
+    if ip.version == 6 and ip.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(ip), 64), strict=False))
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+class Guesses:
+    """Wrong keys and passwords, counted by address in windows of time.
+
+    Only what is wrong is throttled: behind one address with a guesser, stations still get through.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]):
+        self.monotonic = monotonic
+        self.counts: dict[str, tuple[int, float]] = {}      # network: guesses, until when
+
+    def refuse(self, address: str) -> None:
+        """Raise Refused 429 while this address has had its guesses."""
+        count, until = self.counts.get(network(address), (0, 0.0))
+        if count >= MAX_GUESSES and (wait := math.ceil(until - self.monotonic())) > 0:
+            raise Refused(429, f"too many wrong keys from your address; try again in {wait} s, "
+                               "with a right one at any time", Retry_After=str(wait))
+
+    def add(self, address: str) -> None:
+        """One more; where memory is full, the address that has been quiet for longest goes."""
+        now, place = self.monotonic(), network(address)
+        count, until = self.counts.pop(place, (0, 0.0))
+        self.counts[place] = (count + 1, until) if now < until else (1, now + GUESS_WINDOW)
+        if len(self.counts) > MAX_ADDRESSES:
+            del self.counts[next(iter(self.counts))]
+
+
+class Access:
+    """Decides on updates, and on who may look when the server is private."""
+
+    def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float],
+                 password: str | None = None):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
         self.buckets: dict[int, tuple[float, float]] = {}   # station: tokens, when counted
+        self.guesses = Guesses(monotonic)
+        self.password = password                # the content of its file; None: all is public
+        self.proven: bytes | None = None        # SHA-256 of the password, once it was given
+        self.next_scrypt = 0.0
 
-    def admit(self, update: Update) -> Station:
+    def admit(self, update: Update, address: str) -> Station:
         """The station an update is from. Raises Refused: 403, or 429 when it comes too often."""
         station = self.writer.by_mac.get(update.mac)
         digest = hash_key(update.key)
         is_current = matches(digest, station and station.key)
         is_next = not is_current and matches(digest, station and station.next_key)
         if not (is_current or is_next):
+            self.guesses.refuse(address)
+            self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
         if self.per_minute:
             self._take_token(station.id)
@@ -1491,6 +1569,44 @@ class Access:
             seconds = math.ceil(wait)
             raise Refused(429, f"too many updates: at most {self.per_minute} a minute; "
                                f"try again in {seconds} s", Retry_After=str(seconds))
+
+    def admit_reader(self, authorization: str, address: str) -> None:
+        """Let those in who know the password, under any user name. Raises Refused 401, 429."""
+        if self.password is None:
+            return
+        password = parse_basic(authorization)
+        if password is not None and self._is_password(password, address):
+            return
+        raise Refused(401, "this server is private: it asks for its password",
+                      WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
+
+    def _is_password(self, password: str, address: str) -> bool:
+        """scrypt tells the first time; from then on the right one is known."""
+        digest = hash_key(password)
+        if matches(digest, self.proven):
+            return True
+        self.guesses.refuse(address)
+        if self.proven is None:
+            if (now := self.monotonic()) < self.next_scrypt:
+                raise Refused(503, "busy; try again", Retry_After="1")
+            self.next_scrypt = now + SCRYPT_PAUSE
+            salt = bytes.fromhex(self.password.split()[1])
+            if hmac.compare_digest(hash_password(password, salt), self.password):
+                self.proven = digest
+                return True
+        self.guesses.add(address)
+        return False
+
+
+def parse_basic(authorization: str) -> str | None:
+    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    try:
+        pair = base64.b64decode(credentials.strip(), validate=True).decode()
+    except ValueError:
+        return None
+    return pair.partition(":")[2] if scheme.lower() == "basic" else None
+
 
 # ------------------------------------------------------------------------------------------------
 # 7. Pages
@@ -2174,7 +2290,8 @@ def get_asset(request, server) -> Answer:
 
 def get_update(request, server) -> Answer:
     update = parse_update_path(request.path, request.headers.get("x-api-key"))
-    entry = server.writer.add(server.access.admit(update), update.readings[0], server.now())
+    station = server.access.admit(update, request.address)
+    entry = server.writer.add(station, update.readings[0], server.now())
     if parse_media(request.headers.get("accept", "")) == "html":
         body = render_page("Stored", f"<section><h1>Stored</h1><p>This reading is entry {entry}. "
                                      '<a href="/">Overview</a></p></section>')
@@ -2184,7 +2301,7 @@ def get_update(request, server) -> Answer:
 
 def post_update(request, server) -> Answer:
     update = parse_update_json(request.body, request.headers.get("x-api-key"))
-    station, now = server.access.admit(update), server.now()
+    station, now = server.access.admit(update, request.address), server.now()
     before = station.last_entry
     entries = [server.writer.add(station, reading, now) for reading in update.readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
@@ -2284,6 +2401,9 @@ ROUTES = {
     "/export.csv": {"GET": get_export},
     "/healthz": {"GET": get_healthz},
 }
+
+
+OPEN = frozenset({get_update, post_update, get_asset, get_healthz})     # also when private
 
 
 def find_route(method: str, path: str) -> Callable[..., Answer]:
@@ -2411,6 +2531,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def expects_continue(self) -> bool:
         return "expect" in self.headers and self.request_version == "HTTP/1.1"
 
+    @property
+    def address(self) -> str:
+        """Who asks; the proxy's word for it counts, since only it connects to a unix socket."""
+        return self.client_address[0] if self.client_address else self.headers.get("x-real-ip", "")
+
     def query(self) -> dict[str, list[str]]:
         return (self.query_string and urllib.parse.parse_qs(
             self.query_string, keep_blank_values=True)) or {}
@@ -2421,7 +2546,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Execute the request. Never raises."""
         self.body = body
         try:
-            return find_route(self.command, self.path)(self, self.server)
+            route = find_route(self.command, self.path)
+            if route not in OPEN:
+                self.server.access.admit_reader(self.headers.get("authorization", ""),
+                                                self.address)
+            return route(self, self.server)
         except Refused as refused:
             return self.refuse(refused)
         except sqlite3.Error as error:
@@ -2487,7 +2616,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        self.handler = Handler(None, transport.get_extra_info("peername"), self.server)
+        # A peer that is gone already has no name; that must not make it look like the proxy.
+        peer = transport.get_extra_info("peername")
+        self.handler = Handler(None, ("", 0) if peer is None else peer, self.server)
         self.enter("idle")
         if not self.server.welcome(self):
             self.queue_refusal(Refused(503, "too many connections; try again", Retry_After="5"))
@@ -2706,7 +2837,8 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
-        self.access = Access(writer, settings.rate_limit, monotonic)
+        self.access = Access(writer, settings.rate_limit, monotonic,
+                             read_password(settings.private) if settings.private else None)
         self.connections: set[Connection] = set()
         self.listeners: set[Connection] = set()
         self.controls: set[Control] = set()
@@ -3175,6 +3307,19 @@ def check(args: argparse.Namespace, path: Path) -> None:
     print("ok")
 
 
+def set_password(args: argparse.Namespace, path: Path) -> None:
+    target = Path(args.set_password[0]).absolute()
+    if sys.stdin.isatty():
+        password = getpass.getpass("new password: ")
+        require(password == getpass.getpass("once more: "), "the two differ; nothing was changed")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    require(len(password) >= MIN_PASSWORD, f"a password has at least {MIN_PASSWORD} characters")
+    with replacing(target) as partial:
+        partial.write_text(hash_password(password, secrets.token_bytes(16)), encoding="ascii")
+    print(f"{target} holds the new password; (re)start the server with --private {target}")
+
+
 def label(args: argparse.Namespace, path: Path) -> None:
     name, number, text = args.label
     require(number in tuple("123456789"), "FIELD is a number from 1 to 9")
@@ -3313,7 +3458,8 @@ def import_file(args: argparse.Namespace, path: Path) -> None:
 COMMANDS = {
     "add-station": add_station, "stations": list_stations, "new-key": new_key,
     "remove-station": remove_station, "prune": prune, "backup": backup, "export": export,
-    "import": import_file, "label": label, "check": check,
+    "import": import_file, "label": label,
+    "set-password": set_password, "check": check,
 }
 
 # -- the demonstration ----------------------------------------------------------------------------

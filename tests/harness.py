@@ -167,22 +167,29 @@ class Client:
         return int(response.body)
 
 
+def settings(**flags):
+    """What the command line means: settings(rate_limit=60)."""
+    args = iotserver.build_parser({}).parse_args([
+        f"--{name.replace('_', '-')}={value}" for name, value in flags.items()])
+    iotserver.parse_settings(args)
+    return args
+
+
 class InProcess(Client):
     """A Server on a real file, with clocks that stand still; bytes in, bytes out."""
 
-    def __init__(self, path, rate_limit=0):
+    def __init__(self, path, **flags):
         self.time = NOON / 1000
+        self.peer = ("127.0.0.1", 9)    # "": the proxy, on a unix socket
         self.path = path
         self.writer = iotserver.Writer(path)
         self.reader = iotserver.Reader(path)
-        settings = SimpleNamespace(rate_limit=rate_limit, units="auto", demo=False, port=8000,
-                                   comfort=iotserver.parse_temperature("22C"), host="127.0.0.1")
-        self.server = iotserver.Server(settings, self.writer, self.reader, lambda: self.time,
-                                       lambda: self.time)
+        self.server = iotserver.Server(settings(**{"rate_limit": 0, **flags}), self.writer,
+                                       self.reader, lambda: self.time, lambda: self.time)
 
     def exchange(self, raw):
         """All bytes that a client sends to all bytes that it gets; updates are committed."""
-        handler = iotserver.Handler(None, ("127.0.0.1", 9), self.server)
+        handler = iotserver.Handler(None, self.peer, self.server)
         answers = b""
         while raw:
             head, blank, raw = raw.partition(b"\r\n\r\n")
@@ -264,13 +271,13 @@ def database(template, tmp_path):
 class Live(Client):
     """A real server process in a folder, on iot.db there and a free port."""
 
-    def __init__(self, folder, *flags, env=None, command=(SCRIPT,), **popen):
+    def __init__(self, folder, *flags, env=None, command=(SCRIPT,), prefix=(), **popen):
         self.db = folder / "iot.db"
         self.log = (folder / "stderr").open("w+")
         self.expected = ""              # a regular expression for the whole of stderr
         started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, *command, "--port", "0", *flags], cwd=folder, text=True,
+            [*prefix, sys.executable, *command, "--port", "0", *flags], cwd=folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
             env=environment(**env or {}), **popen)
         self.line = self.process.stdout.readline()

@@ -12,7 +12,6 @@ import socket
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from harness import (
@@ -39,16 +38,10 @@ HALF_HOUR = range(-30, 1)
 class House(InProcess):
     """A server in this process with the stations that are wanted: (name, role) each."""
 
-    def __init__(self, path, *stations, units="auto"):
-        self.time, self.path = NOON / 1000, path
-        self.writer = iot.Writer(path)
+    def __init__(self, path, *stations, **flags):
+        super().__init__(path, **flags)
         for name, role in stations:
             self.writer.add_station(name, f"mac-{len(self.writer.by_mac)}", role, None, NOON)
-        self.reader = iot.Reader(path)
-        self.server = iot.Server(SimpleNamespace(
-            rate_limit=0, units=units, demo=False, port=8000, host="127.0.0.1",
-            comfort=iot.parse_temperature("22C")), self.writer, self.reader,
-            lambda: self.time, lambda: self.time)
 
     def store(self, name, minutes, values, field=1):
         """Readings of a station so many minutes from now; one value serves all."""

@@ -368,7 +368,7 @@ def test_unknown_macs_take_no_memory(database, serve):
     def flood(start):
         raw = b"".join(get(f"/update/API_key=k/mac=unknown{i}/field=1/data=1")
                        for i in range(start, start + 5000))
-        assert {r.status for r in live.talk(raw, half_close=True)} == {403}
+        assert {r.status for r in live.talk(raw, half_close=True)} <= {403, 429}
     flood(0)
     before = memory(live)
     for i in range(1, 4):

@@ -1,0 +1,213 @@
+"""Who may write and read: guessing is throttled, a private server shows strangers nothing."""
+import base64
+import json
+import os
+import pty
+import stat
+import subprocess
+import sys
+
+import pytest
+from harness import INSIDE, OUTSIDE, SCRIPT, bulk, environment
+
+import iotserver
+
+PASSWORD = "open sesame 22 °C"
+WINDOW = iotserver.GUESS_WINDOW
+PRIVATE = ("/", "/events", "/api/stations", "/api/readings?station=inside", "/export.csv")
+
+
+def basic(password, name="household"):
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def wrong(n):
+    return f"/update/API_key=wrong{n}/mac={INSIDE.mac}/field=1/data=1"
+
+
+def guess(server, times, path=wrong, **headers):
+    """The statuses of so many updates with wrong keys."""
+    return [server.get(path(n), **headers).status for n in range(times)]
+
+
+# -- guessing -------------------------------------------------------------------------------------
+
+
+def test_guessing_is_throttled_and_does_not_relent_until_the_window_ends(server):
+    statuses = guess(server, iotserver.MAX_GUESSES + 1)
+    assert statuses == [403] * iotserver.MAX_GUESSES + [429]
+    server.time += WINDOW - 30
+    answer = server.get(wrong(0))
+    assert (answer.status, answer.headers["retry-after"]) == (429, "30")
+    server.time += 31
+    assert guess(server, 2) == [403, 403]
+    assert server.rows() == []
+
+
+def test_a_right_key_gets_through_from_a_throttled_address(in_process):
+    server = in_process(rate_limit=5)
+    assert guess(server, 400)[-1] == 429
+    assert server.update(INSIDE, 20) == 1           # nor have the guesses used up its rate
+    assert server.update(OUTSIDE, 21) == 1
+    assert server.ask("POST", "/update", bulk(INSIDE, (1, 22))).status == 200
+
+
+def test_unknown_macs_and_bodies_count_as_guesses_too(server):
+    def unknown(n):
+        return f"/update/API_key={INSIDE.key}/mac=unknown-{n}/field=1/data=1"
+    assert guess(server, 60, unknown) == [403] * 60
+    body = json.dumps({"mac": INSIDE.mac, "api_key": "x", "readings": [{"field": 1, "data": 1}]})
+    statuses = [server.ask("POST", "/update", body.encode()).status for _ in range(60)]
+    assert statuses == [403] * 40 + [429] * 20
+
+
+def test_a_misconfigured_station_always_learns_what_is_wrong(server):
+    for minute in range(120):
+        server.time += 60
+        assert server.get(wrong(0)).status == 403, minute
+
+
+def test_the_proxy_says_who_asks_and_nobody_else(server):
+    assert guess(server, 101, X_Real_IP="192.0.2.1")[-1] == 429     # over TCP: a claim
+    assert guess(server, 1, X_Real_IP="192.0.2.2") == [429]
+    server.peer = ""                                                # a unix socket
+    assert guess(server, 101, X_Real_IP="192.0.2.1")[-1] == 429
+    assert guess(server, 1, X_Real_IP="192.0.2.2") == [403]
+    assert server.get(wrong(0), X_Real_IP="192.0.2.1, 192.0.2.9").status == 403
+
+
+@pytest.mark.parametrize(("one", "other", "are_same"), [
+    ("192.0.2.1", "192.0.2.2", False),
+    ("2001:db8::1", "2001:db8::ffff:1", True),          # one user has a /64
+    ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ("::ffff:192.0.2.1", "192.0.2.1", True),
+    ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+    ("fe80::1%eth0", "fe80::2", True),
+    ("", "nonsense", True),
+])
+def test_addresses_counted_together(one, other, are_same):
+    assert (iotserver.network(one) == iotserver.network(other)) is are_same
+
+
+def test_the_count_of_addresses_is_bounded():
+    time = [0.0]
+    guesses = iotserver.Guesses(lambda: time[0])
+    for _ in range(iotserver.MAX_GUESSES):
+        guesses.add("192.0.2.1")
+    for n in range(iotserver.MAX_ADDRESSES - 1):
+        guesses.add(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
+    with pytest.raises(iotserver.Refused, match="too many wrong keys"):
+        guesses.refuse("192.0.2.1")
+    guesses.add("192.0.2.9")
+    assert len(guesses.counts) == iotserver.MAX_ADDRESSES
+    guesses.refuse("192.0.2.1")                         # the quietest made room
+
+
+# -- a private server -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def password_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("private") / "password"
+    path.write_text(iotserver.hash_password(PASSWORD, os.urandom(16)))
+    return path
+
+
+@pytest.fixture
+def private(in_process, password_file):
+    return in_process(private=str(password_file))
+
+
+def test_nothing_is_shown_without_the_password(private):
+    for path in PRIVATE:
+        for method in ("GET", "HEAD"):
+            answer = private.ask(method, path)
+            assert answer.status == 401, path
+            assert answer.headers["www-authenticate"] == 'Basic realm="iotserver", charset="UTF-8"'
+            assert "inside" not in answer.text
+
+
+def test_the_password_opens_everything(private):
+    private.update(INSIDE, 20)
+    assert [private.get(path, Authorization=basic(PASSWORD, name)).status
+            for path in PRIVATE for name in ("", "anybody")] == [200] * 2 * len(PRIVATE)
+
+
+def test_updates_and_health_need_no_password(private):
+    assert private.update(INSIDE, 20) == 1
+    assert private.ask("POST", "/update", bulk(OUTSIDE, (1, 22))).status == 200
+    for path in ("/healthz", "/icon.svg", "/manifest.webmanifest", "/worker.js"):
+        assert private.get(path).status == 200
+
+
+@pytest.mark.parametrize("header", [
+    "", "Basic", "Basic !", "Basic " + base64.b64encode(b"no colon").decode(),
+    "Basic " + base64.b64encode(b"\xff:\xfe").decode(), basic(""), basic(PASSWORD + "x"),
+    "Bearer " + basic(PASSWORD).split()[1], basic(INSIDE.key)])
+def test_what_is_no_password(private, header):
+    assert private.get("/", Authorization=header).status == 401
+
+
+def test_passwords_are_guessed_slowly_and_with_the_keys_count(private):
+    assert private.get("/", Authorization=basic("wrong")).status == 401
+    busy = private.get("/", Authorization=basic("wrong"))
+    assert (busy.status, busy.headers["retry-after"]) == (503, "1")     # scrypt takes its time
+    private.time += 2
+    assert private.get("/", Authorization=basic(PASSWORD)).status == 200
+    statuses = [private.get("/", Authorization=basic(f"{n}")).status for n in range(100)]
+    assert statuses == [401] * 99 + [429]
+    assert guess(private, 1) == [429]
+    assert private.get("/", Authorization=basic(PASSWORD)).status == 200
+
+
+def test_the_private_page_says_so_to_a_browser(private):
+    answer = private.get("/", Accept="text/html")
+    assert "private" in answer.text
+    assert answer.headers["content-security-policy"]
+
+
+# -- the password file ----------------------------------------------------------------------------
+
+
+def test_set_password_makes_a_file_that_serves(run, tmp_path, database, serve):
+    assert "--private" in run("--set-password", "password", stdin=PASSWORD + "\n")
+    path = tmp_path / "password"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "sesame" not in path.read_text()
+    server = serve("--private", "password")
+    assert server.get("/api/stations").status == 401
+    authorization = "Basic " + base64.b64encode(f":{PASSWORD}".encode()).decode()
+    assert server.get("/api/stations", Authorization=authorization).status == 200
+    first = path.read_text()
+    run("--set-password", "password", stdin=PASSWORD)
+    assert path.read_text() != first                    # salted
+
+
+def test_set_password_asks_twice_on_a_terminal(tmp_path):
+    for answers, status in (((PASSWORD, PASSWORD), 0), ((PASSWORD, "another one"), 2)):
+        ours, theirs = pty.openpty()
+        with subprocess.Popen([sys.executable, SCRIPT, "--set-password", "password"], cwd=tmp_path,
+                              stdin=theirs, stdout=theirs, stderr=theirs, env=environment(),
+                              start_new_session=True) as process:
+            os.close(theirs)
+            shown = b""
+            for prompt, answer in zip((b"new password:", b"once more:"), answers, strict=True):
+                while prompt not in shown:
+                    shown += os.read(ours, 1000)
+                os.write(ours, answer.encode() + b"\n")
+            assert process.wait(20) == status
+        os.close(ours)
+        assert (tmp_path / "password").exists()         # the first one is kept
+        assert b"sesame" not in shown
+
+
+def test_a_password_that_is_too_short_changes_nothing(run, tmp_path):
+    run("--set-password", "password", stdin="short\n", status=2, stderr="at least 8 characters")
+    assert not (tmp_path / "password").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "open sesame\n", "scrypt 00 00\n", "\xff"])
+def test_a_server_without_its_password_file_does_not_start(run, database, tmp_path, content):
+    if content is not None:
+        (tmp_path / "password").write_text(content, encoding="latin-1")
+    run("--private", "password", "--port", "0", status=1, stderr="--set-password")
