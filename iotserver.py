@@ -96,7 +96,7 @@ MAX_NAME = 64                   # characters of a name: has to fit on a phone's 
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPT_LIFE = 2 * MAX_AGE * 1000  # ms; twice the age at which a repeated reading is refused
 
-MAX_LINE = 4096                 # bytes of a request line: the longest update URL is below 400
+MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
 MAX_HEADERS = 64                # a browser behind a proxy sends below 30
 MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
@@ -226,6 +226,7 @@ ACTIONS = (
     Action("add-station", ("NAME",), "register a station; prints its key and its config.py lines"),
     Action("stations", (), "a table of the stations"),
     Action("new-key", ("NAME",), "a new key beside the old one until it is first used"),
+    Action("read-key", ("NAME",), "a key that reads a station's ThingSpeak feeds when --private"),
     Action("remove-station", ("NAME",), "remove a station with all its readings"),
     Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
     Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
@@ -239,7 +240,7 @@ ACTIONS = (
 DETAILS = (                     # of actions: flag, metavar, choices, help, the actions
     ("mac", "MAC", None, "the station's MAC", ("add-station",)),
     ("role", None, ("inside", "outside"), "where the station hangs", ("add-station",)),
-    ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key")),
+    ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key", "read-key")),
     ("station", "NAME", None, "whose readings a ThingSpeak CSV holds", ("import",)),
     ("dry-run", None, None, "only count", ("prune",)),
 )
@@ -352,6 +353,17 @@ def parse_number(text: str) -> float:
     if math.isinf(number):
         raise ValueError("not a finite decimal number")
     return number
+
+
+@remember
+def parse_value(text: str) -> Any:
+    """A number where it is one, else the text as it is. Raises ValueError."""
+    try:
+        return parse_number(text)
+    except ValueError:
+        if not 0 < len(text) < 256:
+            raise ValueError("value: a number, or a text of up to 255 characters") from None
+        return text
 
 
 @remember
@@ -477,15 +489,17 @@ EPOCH = datetime(1970, 1, 1)    # UTC, as all times are
 MILLISECOND = timedelta(milliseconds=1)
 
 
-def parse_time(text: str) -> int:
-    """ISO 8601 to ms; without an offset it is UTC. Raises ValueError."""
+def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
+    """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
     if len(text) == 24 and text[-1] == "Z":                     # our own notation
         instant = datetime.fromisoformat(text[:-1])
     else:
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
         text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
+        text = re.sub(r"(:\d\d) ?([+-]\d\d)$", r"\1\2:00", text)
         instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
-    if instant.tzinfo:
+    if instant.tzinfo or zone != timezone.utc:
+        instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
         instant = instant.astimezone(timezone.utc).replace(tzinfo=None)
     if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
@@ -684,6 +698,7 @@ MIGRATIONS = ("""
         role       TEXT CHECK (role IN ('inside', 'outside')),
         key        BLOB UNIQUE,                         -- SHA-256 of the API key
         next_key   BLOB UNIQUE,                         -- its successor, until first used
+        read_key   BLOB,                                -- SHA-256; reads when we are private
         created    INTEGER NOT NULL,
         heard      INTEGER,                             -- when its last update arrived
         last_entry INTEGER NOT NULL DEFAULT 0
@@ -718,6 +733,7 @@ MIGRATIONS = ("""
         elevation ANY,
         PRIMARY KEY (station, entry)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX note_time ON note (station, time);
     CREATE TABLE hour (                 -- count = readings still in the table + pruned
         series  INTEGER NOT NULL,
         hour    INTEGER NOT NULL,       -- time / 3600000
@@ -756,19 +772,20 @@ class StoreError(Exception):
 
 @dataclass(slots=True)
 class Station:
-    """A row of the table station, kept in memory by the Writer. key and next_key are SHA-256."""
+    """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
     id: int
     name: str
     mac: str
     role: str | None
     key: bytes | None
     next_key: bytes | None
+    read_key: bytes | None
     created: int
     heard: int | None
     last_entry: int
 
 
-STATION_COLUMNS = "id, name, mac, role, key, next_key, created, heard, last_entry"
+STATION_COLUMNS = "id, name, mac, role, key, next_key, read_key, created, heard, last_entry"
 
 
 class Latest(NamedTuple):
@@ -779,6 +796,22 @@ class Latest(NamedTuple):
     label: str | None
     time: int | None
     value: Any
+
+
+class Note(NamedTuple):
+    """What an entry carries besides numbers; all None: it carries nothing at all."""
+    status: str | None = None
+    latitude: Any = None
+    longitude: Any = None
+    elevation: Any = None
+
+
+class Entry(NamedTuple):
+    """What one update stored. number is None for a summary of many."""
+    time: int
+    number: int | None
+    values: dict[int, Any]      # by field
+    note: Note = Note()
 
 
 class Row(NamedTuple):
@@ -795,6 +828,7 @@ class Row(NamedTuple):
 class Batch:
     """What one turn wants stored."""
     readings: list[tuple[int, int, int, Any]] = field(default_factory=list)
+    notes: list[tuple] = field(default_factory=list)
     receipts: dict[tuple[int, int, str], tuple[int, int]] = field(default_factory=dict)
     series: list[tuple[int, int, int]] = field(default_factory=list)
     stations: dict[int, Station] = field(default_factory=dict)
@@ -1043,6 +1077,68 @@ class Reader:
                 yield Row(ms, station.name, station.mac, number, value, entry)
             after = page[-1][:2]
 
+    def feed(self, station: int, start: int = 0, end: int = LATEST_TIME,
+             limit: int = MAX_RECENT) -> list[Entry]:
+        """The newest entries of [start, end), limit of them at the most, in order of time."""
+        values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
+        for series, number in self.db.execute(
+                "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
+            for ms, entry, value in self.db.execute("""
+                    SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
+                    AND time < ? ORDER BY time DESC, entry DESC LIMIT ?""",
+                    (series, start, end, limit)):
+                values[ms, entry][number] = value
+        notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
+            SELECT time, entry, status, latitude, longitude, elevation FROM note
+            WHERE station = ? AND time >= ? AND time < ? ORDER BY time DESC, entry DESC LIMIT ?""",
+            (station, start, end, limit))}
+        newest = heapq.nlargest(limit, values.keys() | notes.keys())
+        return [Entry(*place, values.get(place, {}), notes.get(place, Note()))
+                for place in reversed(newest)]
+
+    def last_entry(self, station: int, number: int) -> Entry | None:
+        """The newest entry that has a value of this field."""
+        row = self.db.execute("""
+            SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
+            LIMIT 1""", (self.find_series(station, number),)).fetchone()
+        return row and self.entry_at(station, *row)
+
+    def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
+        return next((e for e in self.feed(station, ms, ms + 1) if e.number == number), None)
+
+    def find_entry(self, station: int, number: int) -> Entry | None:
+        """An entry by its number.
+
+        No index holds them; but they grow with time, but for what came late, so the place is found
+        by halving, and MAX_SCAN readings around it are looked at.
+        """
+        note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
+                               (station, number)).fetchone()
+        times = [note] if note else [
+            found for series, in self.db.execute(
+                "SELECT id FROM series WHERE station = ?", (station,)).fetchall()
+            if (found := self._find_time(series, number))]
+        return self.entry_at(station, times[0][0], number) if times else None
+
+    def _find_time(self, series: int, number: int) -> tuple[int] | None:
+        low, high = self.span(series, None, None)
+        while low < high:
+            middle = (low + high) // 2
+            row = self.db.execute("""
+                SELECT time, entry FROM reading WHERE series = ? AND time >= ?
+                ORDER BY time, entry LIMIT 1""", (series, middle)).fetchone()
+            if row is None or row[1] >= number:
+                high = middle
+            else:
+                low = row[0] + 1
+        return self.db.execute("""
+            SELECT time FROM (SELECT * FROM (
+                SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
+                ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
+                SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
+                ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
+            (series, low, MAX_SCAN // 2, number)).fetchone()
+
     def count_before(self, before: int) -> int:
         return self.db.execute("""
             SELECT coalesce(sum(n), 0) FROM (SELECT (SELECT count(*) FROM reading
@@ -1139,10 +1235,15 @@ class Writer:
         rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
         self.stations = {row[0]: Station(*row) for row in rows}
         self.by_mac = {station.mac: station for station in self.stations.values()}
+        self._index_keys()
         self.series_places = {series: (station, number) for series, station, number in
                               self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
         self.next_series = max(self.series_places, default=-1) + 1
+
+    def _index_keys(self) -> None:
+        self.by_key = {key: station for station in self.stations.values()
+                       for key in (station.key, station.next_key) if key}
 
     def is_in_place(self) -> bool:
         """Whether the file under our path still is the one that we write to."""
@@ -1187,17 +1288,30 @@ class Writer:
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         batch, number, seq = self.batch, reading.field, reading.seq
-        station.heard = now
-        batch.stations[station.id] = station
         if seq is not None:
             receipt = (station.id, number, seq)
             if (entry := self._find_receipt(receipt)) is not None:
+                self._hear(station, now)
                 return entry
             batch.receipts[receipt] = (station.last_entry + 1, now)
+        return self.add_entry(station, now - reading.age, {number: reading.value}, now)
+
+    def add_entry(self, station: Station, ms: int, values: dict[int, Any], now: int,
+                  note: Note | None = None) -> int:
+        """Put an entry of values by field into the open batch; its number."""
+        batch = self.batch
+        self._hear(station, now)
         station.last_entry += 1
-        batch.readings.append((self._series(batch, station.id, number), now - reading.age,
-                               station.last_entry, reading.value))
+        for number, value in values.items():
+            batch.readings.append((self._series(batch, station.id, number), ms,
+                                   station.last_entry, value))
+        if note:
+            batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
+
+    def _hear(self, station: Station, now: int) -> None:
+        station.heard = now
+        self.batch.stations[station.id] = station
 
     def promote_key(self, station: Station) -> None:
         """The next key was used: with this batch it becomes the only one."""
@@ -1236,6 +1350,7 @@ class Writer:
             total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
+        self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
             (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
         self.db.executemany("UPDATE station SET heard = ?, last_entry = ? WHERE id = ?", [
@@ -1244,6 +1359,8 @@ class Writer:
             self.db.execute("UPDATE station SET key = next_key, next_key = NULL WHERE id = ?",
                             (station.id,))
             station.key, station.next_key = station.next_key, None
+        if batch.promoted:
+            self._index_keys()
         self.pages += len(batch.readings) // 100    # so many readings at least share a page
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
@@ -1286,6 +1403,15 @@ class Writer:
         self._load()
         return column == "next_key"
 
+    def read_key(self, name: str, key: str) -> None:
+        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
+        station = find_station(self.stations.values(), name)
+        self._refuse_used_key(key)
+        with self.transaction() as db:
+            db.execute("UPDATE station SET read_key = ? WHERE id = ?",
+                       (bytes.fromhex(key), station.id))
+        self._load()
+
     def label(self, name: str, number: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
         station, batch = find_station(self.stations.values(), name), Batch()
@@ -1302,9 +1428,10 @@ class Writer:
         station = find_station(self.stations.values(), name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
-            db.execute("UPDATE station SET key = NULL, next_key = NULL WHERE id = ?",
-                       (station.id,))
+            db.execute("UPDATE station SET key = NULL, next_key = NULL, read_key = NULL "
+                       "WHERE id = ?", (station.id,))
             station.key = station.next_key = None
+            self._index_keys()
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
@@ -1337,6 +1464,14 @@ class Writer:
         self.pages += STEP_ROWS // 50
         return self.db.execute("DELETE FROM reading WHERE series = ? AND (time, entry) < (?, ?)",
                                place).rowcount
+
+    def prune_notes_step(self, before: int) -> int:
+        """Delete up to STEP_ROWS notes older than before; how many. 0: no more."""
+        with self.transaction() as db:
+            return db.execute("""
+                DELETE FROM note WHERE (station, entry) IN (
+                    SELECT station, entry FROM note WHERE time < ? LIMIT ?)""",
+                (before, STEP_ROWS)).rowcount
 
     def shrink_step(self) -> int:
         """Give some free pages back to the file system; the bytes. 0: there are no more."""
@@ -1407,7 +1542,7 @@ class Writer:
         name = mac if not name or name in taken else name
         id, = self.db.execute("INSERT INTO station (name, mac, created) VALUES (?, ?, ?)"
                               " RETURNING id", (name, mac, now)).fetchone()
-        station = Station(id, name, mac, None, None, None, now, None, 0)
+        station = Station(id, name, mac, None, None, None, None, now, None, 0)
         self.stations[id] = self.by_mac[mac] = station
         return station
 
@@ -1506,6 +1641,10 @@ def network(address: str) -> str:
     return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
+class TooOften(Refused):
+    """The key was right, but the station has used up its rate."""
+
+
 class Guesses:
     """Wrong keys and passwords, counted by address in windows of time.
 
@@ -1544,10 +1683,14 @@ class Access:
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
         self.next_scrypt = 0.0
 
-    def admit(self, update: Update, address: str) -> Station:
-        """The station an update is from. Raises Refused: 403, or 429 when it comes too often."""
-        station = self.writer.by_mac.get(update.mac)
-        digest = hash_key(update.key)
+    def admit(self, mac: str | None, key: str, address: str) -> Station:
+        """The station an update is from: the one with this MAC, or else with this key.
+
+        Raises Refused: 403, or 429 after many of them; TooOften.
+        """
+        digest = hash_key(key)
+        writer = self.writer
+        station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
         is_current = matches(digest, station and station.key)
         is_next = not is_current and matches(digest, station and station.next_key)
         if not (is_current or is_next):
@@ -1567,8 +1710,19 @@ class Access:
         self.buckets[station] = (tokens, now)
         if wait:
             seconds = math.ceil(wait)
-            raise Refused(429, f"too many updates: at most {self.per_minute} a minute; "
-                               f"try again in {seconds} s", Retry_After=str(seconds))
+            raise TooOften(429, f"too many updates: at most {self.per_minute} a minute; "
+                                f"try again in {seconds} s", Retry_After=str(seconds))
+
+    def admit_key(self, station: Station, key: str, address: str) -> bool:
+        """Whether a key may read this station: one that writes for it, or its read key."""
+        if not key:
+            return False
+        digest = hash_key(key)
+        if any(matches(digest, k) for k in (station.key, station.next_key, station.read_key)):
+            return True
+        self.guesses.refuse(address)
+        self.guesses.add(address)
+        return False
 
     def admit_reader(self, authorization: str, address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 429."""
@@ -1622,6 +1776,7 @@ FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
 CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
+ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
 
 STYLE = """
@@ -1918,9 +2073,14 @@ def choose_unit(setting: str, languages: str) -> str:
 @remember
 def choose_zone(cookie: str) -> tzinfo:
     """The time zone that the page's script has left in a cookie; else UTC."""
-    match = re.search(r"(?:^|;\s*)tz=([A-Za-z0-9_+\-/]{1,64})(?:;|$)", cookie)
+    match = re.search(r"(?:^|;\s*)tz=([^;\s]+)", cookie)
+    return find_zone(match[1]) if match else timezone.utc
+
+
+def find_zone(name: str) -> tzinfo:
+    """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
     try:
-        return zoneinfo.ZoneInfo(match[1]) if match else timezone.utc
+        return zoneinfo.ZoneInfo(name) if ZONE.fullmatch(name) else timezone.utc
     except (KeyError, ValueError, OSError):     # unknown, or no time zones on this system
         return timezone.utc
 
@@ -2290,7 +2450,7 @@ def get_asset(request, server) -> Answer:
 
 def get_update(request, server) -> Answer:
     update = parse_update_path(request.path, request.headers.get("x-api-key"))
-    station = server.access.admit(update, request.address)
+    station = server.access.admit(update.mac, update.key, request.address)
     entry = server.writer.add(station, update.readings[0], server.now())
     if parse_media(request.headers.get("accept", "")) == "html":
         body = render_page("Stored", f"<section><h1>Stored</h1><p>This reading is entry {entry}. "
@@ -2301,7 +2461,8 @@ def get_update(request, server) -> Answer:
 
 def post_update(request, server) -> Answer:
     update = parse_update_json(request.body, request.headers.get("x-api-key"))
-    station, now = server.access.admit(update, request.address), server.now()
+    station = server.access.admit(update.mac, update.key, request.address)
+    now = server.now()
     before = station.last_entry
     entries = [server.writer.add(station, reading, now) for reading in update.readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
@@ -2428,7 +2589,7 @@ def find_route(method: str, path: str) -> Callable[..., Answer]:
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
 # No two neighbors that match the same: no input makes these slow.
 HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-HEAD = re.compile(rb"(%s) ([!-~]+) HTTP/([0-9]\.[0-9])\r\n((?:%s)*)\r\n" % (
+HEAD = re.compile(rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])\r\n((?:%s)*)\r\n" % (
     TOKEN, HEADER.pattern.replace(b"(", b"(?:")))
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
@@ -2508,14 +2669,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _parse_absolute(self, target: str) -> str:
         """http://host/path, as to a proxy: RFC 9112, 3.2.2 wants it understood."""
-        match = re.fullmatch(r"https?://[^/?#]+(/.*)?", target)
+        match = re.fullmatch(r"(?i:https?)://[^/?]+/?(.*)", target)
         if not match:
             raise Refused(400, "request line: the path has to begin with /")
-        return match[1] or "/"
+        return "/" + match[1]
 
     def _body_length(self) -> int:
-        if "transfer-encoding" in self.headers:
-            raise Refused(501, "Transfer-Encoding: not supported; send Content-Length")
+        if (coding := self.headers.get("transfer-encoding")) is not None:
+            is_clear = (coding.lower() == "chunked" and self.request_version == "HTTP/1.1"
+                        and "content-length" not in self.headers)
+            raise Refused(411 if is_clear else 400,
+                          "Transfer-Encoding: not supported; send Content-Length")
         length = self.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise Refused(400, "Content-Length: not a number")
@@ -2825,8 +2989,8 @@ class Control(asyncio.Protocol):
             return as_json({"error": self.server.storage_failure(error).message})
 
 
-WRITER_METHODS = frozenset({"add_station", "new_key", "label", "remove_step", "prune_step",
-                            "shrink_step", "import_rows"})
+WRITER_METHODS = frozenset({"add_station", "new_key", "read_key", "label", "remove_step",
+                            "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
 
 
 class Server:
@@ -3228,6 +3392,16 @@ def new_key(args: argparse.Namespace, path: Path) -> None:
           + "\nthe one before works until this one is first used" * has_old)
 
 
+def read_key(args: argparse.Namespace, path: Path) -> None:
+    require_database(path)
+    name, = args.read_key
+    key = made_up_or_given(args.key)
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.read_key(name, hash_key(key).hex())
+    print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
+          "feeds on a private server, and replaces an earlier one")
+
+
 def remove_station(args: argparse.Namespace, path: Path) -> None:
     require_database(path)
     name, = args.remove_station
@@ -3256,6 +3430,8 @@ def prune(args: argparse.Namespace, path: Path) -> None:
         while deleted := writer.prune_step(before):
             total += deleted
             progress(total / max(expected, 1))
+        while writer.prune_notes_step(before):
+            pass
         freed = shrink(writer)
     print(f"deleted {total} readings older than {args.prune[0]}; {freed} bytes freed")
 
@@ -3356,17 +3532,6 @@ def write_csv(reader: Reader, file) -> None:
                 progress(done / max(total, 1))
 
 
-@remember
-def parse_value(text: str) -> Any:
-    """A number where it is one, else the text as it is. Raises ValueError."""
-    try:
-        return parse_number(text)
-    except ValueError:
-        if not 0 < len(text) < 256:
-            raise ValueError("value: a number, or a text of up to 255 characters") from None
-        return text
-
-
 def parse_entry(text: str) -> int | None:
     if text and not 0 < int(text) < 2 ** 53:
         raise ValueError("entry: a number from 1")
@@ -3457,9 +3622,9 @@ def import_file(args: argparse.Namespace, path: Path) -> None:
 
 COMMANDS = {
     "add-station": add_station, "stations": list_stations, "new-key": new_key,
-    "remove-station": remove_station, "prune": prune, "backup": backup, "export": export,
-    "import": import_file, "label": label,
-    "set-password": set_password, "check": check,
+    "read-key": read_key, "remove-station": remove_station, "prune": prune, "backup": backup,
+    "export": export, "import": import_file, "label": label, "set-password": set_password,
+    "check": check,
 }
 
 # -- the demonstration ----------------------------------------------------------------------------
