@@ -1209,15 +1209,18 @@ class Writer:
         try:
             self._prepare()
         except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}; restore a backup, or name another --db") from None
+            advice = ("make room on the disk" if "full" in str(error)
+                      else "restore a backup, or name another --db")
+            raise StoreError(f"{path}: {error}; {advice}") from None
         self.batch = Batch()
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         self.opened = os.stat(path)
         self._load()
 
     def _prepare(self) -> None:
-        self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # works only before the first table
         version, = self.db.execute("PRAGMA user_version").fetchone()
+        if not version:                 # a start writes nothing, so that a full disk cannot stop it
+            self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
                 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
