@@ -67,6 +67,7 @@ import secrets
 import signal
 import socket
 import sqlite3
+import statistics
 import string
 import sys
 import tempfile
@@ -114,6 +115,7 @@ MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
+MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
 
@@ -231,7 +233,8 @@ ACTIONS = (
     Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
     Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
     Action("export", ("FILE",), "all readings as CSV; - is standard output"),
-    Action("import", ("FILE",), "our CSV, a ThingSpeak CSV, or an SQLite file of the older kind"),
+    Action("import", ("FILE",), "our CSV, ThingSpeak's CSV or feeds.json, or an SQLite file of "
+                                "the older kind"),
     Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
     Action("set-password", ("FILE",), "choose the password of --private; asks for it, or reads it "
                                       "from standard input"),
@@ -241,7 +244,7 @@ DETAILS = (                     # of actions: flag, metavar, choices, help, the 
     ("mac", "MAC", None, "the station's MAC", ("add-station",)),
     ("role", None, ("inside", "outside"), "where the station hangs", ("add-station",)),
     ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key", "read-key")),
-    ("station", "NAME", None, "whose readings a ThingSpeak CSV holds", ("import",)),
+    ("station", "NAME", None, "whose readings a file of ThingSpeak's holds", ("import",)),
     ("dry-run", None, None, "only count", ("prune",)),
 )
 
@@ -1077,12 +1080,17 @@ class Reader:
                 yield Row(ms, station.name, station.mac, number, value, entry)
             after = page[-1][:2]
 
-    def feed(self, station: int, start: int = 0, end: int = LATEST_TIME,
-             limit: int = MAX_RECENT) -> list[Entry]:
-        """The newest entries of [start, end), limit of them at the most, in order of time."""
+    def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
+             end: int = LATEST_TIME, limit: int = MAX_RECENT) -> list[Entry]:
+        """The newest entries of [start, end), limit of them at the most, in order of time.
+
+        Those that have one of these fields, or a note.
+        """
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
         for series, number in self.db.execute(
                 "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
+            if number not in fields:
+                continue
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
                     AND time < ? ORDER BY time DESC, entry DESC LIMIT ?""",
@@ -1104,7 +1112,8 @@ class Reader:
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
-        return next((e for e in self.feed(station, ms, ms + 1) if e.number == number), None)
+        return next((e for e in self.feed(station, start=ms, end=ms + 1)
+                     if e.number == number), None)
 
     def find_entry(self, station: int, number: int) -> Entry | None:
         """An entry by its number.
@@ -1173,7 +1182,7 @@ class Reader:
                 self.db.execute("BEGIN")        # readings and summaries of one instant
                 problems += self.check_series(series)
                 self.db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             problems = [str(error)]
         self.db.set_progress_handler(None, 0)
         return problems
@@ -1206,20 +1215,20 @@ class Writer:
         self.lock = take_lock(path)
         refuse_foreign(path)            # once more: now nobody else can make it
         self.db = connect(path, "rwc")
+        self.batch = Batch()
+        self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         try:
             self._prepare()
-        except sqlite3.Error as error:
+            self._load()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = ("make room on the disk" if "full" in str(error)
                       else "restore a backup, or name another --db")
             raise StoreError(f"{path}: {error}; {advice}") from None
-        self.batch = Batch()
-        self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         self.opened = os.stat(path)
-        self._load()
 
     def _prepare(self) -> None:
         version, = self.db.execute("PRAGMA user_version").fetchone()
-        if not version:                 # a start writes nothing, so that a full disk cannot stop it
+        if not version:     # else a start writes nothing, so that a full disk cannot prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
@@ -1297,7 +1306,8 @@ class Writer:
                 self._hear(station, now)
                 return entry
             batch.receipts[receipt] = (station.last_entry + 1, now)
-        return self.add_entry(station, now - reading.age, {number: reading.value}, now)
+        ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
+        return self.add_entry(station, ms, {number: reading.value}, now)
 
     def add_entry(self, station: Station, ms: int, values: dict[int, Any], now: int,
                   note: Note | None = None) -> int:
@@ -2005,13 +2015,18 @@ def csp_hash(text: str) -> str:
     return f"'sha256-{digest.decode()}'"
 
 
-PAGE_HEADERS = (
-    ("Content-Security-Policy",
-     f"default-src 'none'; style-src {csp_hash(STYLE)}; script-src {csp_hash(SCRIPT)}; "
-     "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
-     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
-)
+def page_headers(style: str, ancestors: str) -> tuple[tuple[str, str], ...]:
+    """What a browser may do for a page with this style, and who may embed it."""
+    return (
+        ("Content-Security-Policy",
+         f"default-src 'none'; style-src {csp_hash(style)}; script-src {csp_hash(SCRIPT)}; "
+         "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+         f"base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"),
+        ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+    )
+
+
+PAGE_HEADERS = page_headers(STYLE, "'none'")
 
 
 class View(NamedTuple):
@@ -2314,9 +2329,10 @@ def render_stations(overview: Overview, view: View) -> str:
             f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
 
 
-def render_page(title: str, body: str, attributes: str = "", script: str = "") -> bytes:
+def render_page(title: str, body: str, attributes: str = "", script: str = "",
+                style: str = STYLE) -> bytes:
     """A whole page. title is text, the rest is markup."""
-    return PAGE.substitute(title=escape(title), style=STYLE, body=body, attributes=attributes,
+    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
                            script=script).encode()
 
 
@@ -2567,12 +2583,12 @@ ROUTES = {
 }
 
 
-OPEN = frozenset({get_update, post_update, get_asset, get_healthz})     # also when private
+OPEN = {get_update, post_update, get_asset, get_healthz}    # need no password
 
 
 def find_route(method: str, path: str) -> Callable[..., Answer]:
     """The function that answers a method on a path without query. Raises Refused 404, 405."""
-    methods = ROUTES.get("/update/" if path.startswith("/update/") else path)
+    methods = ROUTES.get(path) or ROUTES.get(path[:path.find("/", 1) + 1])
     if methods is None:
         raise Refused(404, "there is nothing here; / is the page")
     if method == "HEAD" and "/update" not in path:
@@ -2599,6 +2615,17 @@ BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
 
 
+class Repaired(NamedTuple):
+    """A head in the form that the strict parser takes."""
+    head: bytes
+    length: int                 # in the buffer
+    is_simple: bool             # of HTTP/0.9, whose answer has no head
+
+
+# What other sections forgive, on their own paths: each takes a buffer and tells None, or a head.
+REPAIRS: list[Callable[[bytearray], Repaired | None]] = []
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     """The bytes of one request to the bytes of one answer; no socket is needed.
 
@@ -2620,7 +2647,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     # -- reading a request ------------------------------------------------------------------------
 
-    def parse_request(self, head: bytes) -> int:
+    def parse_request(self, head: bytes, is_simple: bool = False) -> int:
         """Take in request line and headers, with their empty line; the length of the body.
 
         Raises Refused, after which the connection cannot be used for another request.
@@ -2644,6 +2671,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         options = re.split(r"\s*,\s*", self.headers.get("connection", "").lower())
         self.close_connection = "close" in options or (
             version == "1.0" and "keep-alive" not in options)
+        if is_simple:
+            self.request_version = "HTTP/0.9"
         return length
 
     def _explain(self, head: bytes) -> Refused:
@@ -2743,6 +2772,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def render(self, answer: Answer) -> bytes:
         """Head and body of an answer, to be sent in one write."""
+        if self.request_version == "HTTP/0.9":
+            return answer.body
         head = [status_lines(answer.status, int(time.time()))]
         if answer.status != HTTPStatus.NOT_MODIFIED:        # which has no body to describe
             head.append(f"Content-Type: {answer.kind}\r\n")
@@ -2779,6 +2810,7 @@ class Connection(asyncio.Protocol):
         self.answers: list[tuple[bytes, Answer]] = []
         self.stream: Iterator[bytes] | None = None
         self.is_closing = self.is_at_end = self.is_full = self.was_answered = False
+        self.is_waiting = False                 # with requests, until the turn is over
         self.phase, self.deadline = "", math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -2797,7 +2829,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client that only closed its side still gets the answers that it is owed."""
         self.is_at_end = True
-        return bool(self.answers or self.stream)
+        return bool(self.answers or self.stream or self.is_waiting)
 
     # -- in ---------------------------------------------------------------------------------------
 
@@ -2807,8 +2839,12 @@ class Connection(asyncio.Protocol):
             self.take_requests()
 
     def take_requests(self) -> None:
-        """Execute all requests that are complete in the buffer."""
+        """Execute the requests that are complete in the buffer, so many in one turn."""
         while self.buffer and not (self.is_closing or self.stream):
+            if len(self.answers) == MAX_PIPELINED:
+                self.is_waiting = True
+                self.transport.pause_reading()
+                return
             try:
                 if self.body_length is None and not self.take_head():
                     return
@@ -2831,13 +2867,16 @@ class Connection(asyncio.Protocol):
         """Read request line and headers off the buffer, once they are complete."""
         if self.buffer.startswith(b"\r\n"):     # RFC 9112, 2.2: an empty line before is no harm
             self.take(2)
-        end = self.buffer.find(b"\r\n\r\n")
-        if end < 0 or end > MAX_HEAD:
+        repaired = next(filter(None, (repair(self.buffer) for repair in REPAIRS)), None)
+        end = repaired.length if repaired else self.buffer.find(b"\r\n\r\n") + 4
+        if end < 4 or end > MAX_HEAD:
             self.check_head_length()
             if self.phase != "head":            # the time counts from the first byte
                 self.enter("head")
             return False
-        self.body_length = self.handler.parse_request(self.take(end + 4))
+        head = self.take(end)
+        self.body_length = self.handler.parse_request(*(
+            (repaired.head, repaired.is_simple) if repaired else (head,)))
         if len(self.buffer) < self.body_length:
             self.enter("body")
             if self.handler.expects_continue and not self.answers:
@@ -2845,7 +2884,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def check_head_length(self) -> None:
-        if b"\r\n" not in self.buffer[:MAX_LINE + 1] and len(self.buffer) > MAX_LINE:
+        if b"\n" not in self.buffer[:MAX_LINE + 2] and len(self.buffer) > MAX_LINE:
             raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
         if len(self.buffer) > MAX_HEAD:
             raise Refused(431, f"the headers are longer than {MAX_HEAD} bytes")
@@ -2881,8 +2920,22 @@ class Connection(asyncio.Protocol):
         elif self.stream:
             self.transport.pause_reading()
             self.pump()
+        elif self.is_waiting:
+            self.server.loop.call_soon(self.go_on)
         else:
             self.rest(last.status)
+
+    def go_on(self) -> None:
+        """Take up what has waited behind earlier answers."""
+        self.is_waiting = False
+        self.read_on()
+        self.take_requests()
+        if not self.answers:
+            self.rest()
+
+    def read_on(self) -> None:
+        if not (self.is_full or self.is_waiting or self.stream):
+            self.transport.resume_reading()
 
     def render_failure(self, failure: Refused) -> bytes:
         self.handler.command = "GET"            # a HEAD may have come behind the update
@@ -2919,10 +2972,7 @@ class Connection(asyncio.Protocol):
             self.server.loop.call_soon(self.pump)
         else:
             self.stream = None
-            self.transport.resume_reading()
-            self.take_requests()                # what waited behind the stream
-            if not self.answers:
-                self.rest()
+            self.go_on()
 
     def pause_writing(self) -> None:
         """The client does not take what it asked for: then it may not ask for more."""
@@ -2931,10 +2981,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_full = False
+        self.read_on()
         if self.stream:
             self.pump()
-        else:
-            self.transport.resume_reading()
 
     # -- time -------------------------------------------------------------------------------------
 
@@ -2949,10 +2998,12 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.buffer and not (self.is_closing or self.stream or self.answers):
+        if self.is_full:
+            self.transport.abort()
+        elif self.buffer and not (self.is_closing or self.stream or self.answers):
             self.queue_refusal(Refused(408, "the request took too long"))
         else:
-            self.transport.abort() if self.is_full else self.transport.close()
+            self.transport.close()
 
 
 class Control(asyncio.Protocol):
@@ -3147,7 +3198,691 @@ class Server:
 
 
 # ------------------------------------------------------------------------------------------------
-# 10. Jobs
+# 10. ThingSpeak
+#     Law: what the clients of ThingSpeak.com send is understood and answered as there, and so
+#     are their mistakes, on these paths alone. It uses what is above; nothing uses it: it enters
+#     itself in ROUTES, OPEN and REPAIRS.
+#
+#     Sources: recordings of the service (2019), the tests of its maker's Arduino library (2.1.1),
+#     its open-source server (2015) and the code of its clients. Where none of them tells, the
+#     comment says so.
+# ------------------------------------------------------------------------------------------------
+
+THINGSPEAK_FIELDS = range(1, 9)
+MAX_TEXT = 255                  # bytes of a value or status, as there
+MAX_RESULTS = 8000              # entries in one answer; a larger wish is cut down, as there
+DEFAULT_RESULTS = 100           # when the request does not say from when
+EARLIEST_CREATED = 946_684_800_000  # 2000-01-01: before it lies the clock of a board just started
+MIN_CHART_UPDATE = 15           # s between two looks of an embedded chart, as there
+MAX_PARAMS = 200                # parts of a form; an entry has below 20
+SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
+                           for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
+NO_ACCESS = b"-1"
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
+    ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
+    ("Access-Control-Max-Age", "1800"))
+KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
+         "csv": CSV, "txt": TEXT}
+ERRORS = {                      # status: code, message, details (else ours)
+    400: ("error_bad_request", "Bad Request", ""),
+    401: ("error_auth_required", "Authorization Required",
+          "Please provide proper authentication details."),
+    404: ("error_resource_not_found", "Not Found", ""),
+    405: ("error_method_invalid", "Method Not Allowed", ""),
+    413: ("error_request_too_large", "Request Too Large", ""),
+    429: ("error_too_many_requests", "Too Many Requests", ""),
+}
+
+# -- what devices get wrong -----------------------------------------------------------------------
+
+THINGSPEAK_LINE = re.compile(
+    rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?/(?:update(?:\.[a-z]{3,4})?[? \r\n]|channels/)")
+HEAD_END = re.compile(rb"\n\r?\n")
+UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
+
+
+def repair_head(buffer: bytearray) -> Repaired | None:
+    """The head of a request for ThingSpeak's paths as it should have been; None for others.
+
+    Lone line feeds become CRLF, raw bytes in the target are escaped, and a line without version
+    is a whole request. The strict parser reads the result, so whatever else is wrong stays wrong.
+    """
+    if not THINGSPEAK_LINE.match(buffer) or (end := buffer.find(b"\n", 1)) < 0:
+        return None
+    line = bytes(buffer[:end]).removeprefix(b"\n").removesuffix(b"\r")
+    method, _, target = line.partition(b" ")
+    target, space, version = target.strip().rpartition(b" ")
+    if is_simple := not (space and version.startswith(b"HTTP/")):
+        if method != b"GET":
+            return None                     # without a version there can be no body
+        target, version, rest, length = line[4:].strip(), b"HTTP/1.0", b"\r\n", end + 1
+    elif match := HEAD_END.search(buffer, end):
+        length = match.end()
+        rest = re.sub(rb"\r?\n", b"\r\n", bytes(buffer[end + 1:length]))
+    else:
+        return None
+    target = UNQUOTED.sub(lambda byte: b"%%%02X" % ord(byte[0]), target.strip())
+    return Repaired(b"%b %b %b\r\n%b" % (method, target, version, rest), length, is_simple)
+
+
+def parse_form(text: str) -> dict[str, str]:
+    """`field1=2&status=a+b` to a dict, of whatever a device can send.
+
+    A percent sign that escapes nothing stays; ends of lines and spaces around are stripped. A bare
+    first word is the key, as in the sketch that everybody copied; it counts when no other is told.
+    """
+    unquote = urllib.parse.unquote_plus
+    pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
+    form = {unquote(name).strip(): unquote(value).strip() for name, equals, value in pairs
+            if equals}
+    first, equals, _ = pairs[0]
+    return form if equals or not first.strip() else {"apikey": unquote(first).strip()} | form
+
+
+def parse_document(body: bytes) -> dict[str, Any]:
+    """A JSON body. Raises Refused."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise Refused(400, "body: a JSON object is needed")
+    return document
+
+
+def read_params(request) -> dict[str, Any]:
+    """Query and body merged; the body wins. All values but those of nested JSON are texts."""
+    params: dict[str, Any] = parse_form(request.query_string)
+    if request.body[:1] == b"{":
+        params |= {name: value if isinstance(value, (list, dict)) else str(value).strip()
+                   for name, value in parse_document(request.body).items() if value is not None}
+    else:
+        params |= parse_form(request.body.decode("utf-8", "replace"))
+    return params
+
+
+def find_key(request, params: dict[str, Any]) -> str:
+    """The key: from a header with THINGSPEAKAPIKEY anywhere in its name, else a parameter."""
+    headers = [value for name, value in request.headers.items()
+               if "thingspeakapikey" in name or name == "x-api-key"]
+    named = [params[name] for name in ("key", "api_key", "apikey", "write_api_key")
+             if name in params]
+    return str(next((key for key in headers + named if key), "")).strip()
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+class Draft(NamedTuple):
+    """An entry before it has a number."""
+    time: int
+    values: dict[int, Any]
+    note: Note | None
+
+
+def parse_text(name: str, text: Any) -> Any:
+    """A number where it is one, else the text as it came. Raises Refused."""
+    text = str(text).strip()
+    if len(text.encode("utf-8", "replace")) > MAX_TEXT:
+        raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
+    return parse_value(text) if text else None
+
+
+def parse_draft(params: Mapping[str, Any], ms: int) -> Draft:
+    """field1 or 1, lat, long, elevation and status to an entry of that time. Raises Refused."""
+    def first(*names: str) -> Any:
+        return next((parse_text(name, params[name]) for name in names
+                     if params.get(name) is not None), None)
+    found = {number: first(f"field{number}", str(number)) for number in THINGSPEAK_FIELDS}
+    values = {number: value for number, value in found.items() if value is not None}
+    status = first("status")
+    note = Note(status if status is None else str(params["status"]).strip(),
+                first("latitude", "lat"), first("longitude", "long"), first("elevation"))
+    return Draft(ms, values, note if any(part is not None for part in note) or not values
+                 else None)
+
+
+def parse_created(text: str, zone: tzinfo, now: int) -> int:
+    """created_at, ISO 8601 or seconds since 1970, to ms. Raises ValueError.
+
+    Also for the future: a clock that runs ahead by days would hide all that comes after.
+    """
+    ms = round(parse_number(text) * 1000) if NUMBER.fullmatch(text) else parse_time(text, zone)
+    if not EARLIEST_CREATED <= ms <= now + DAY:
+        raise ValueError("created_at: of a clock that is wrong")
+    return ms
+
+
+def write_entry(request, server) -> Answer:
+    """GET or POST /update: the entry's number; 0 with 400 for a wrong key, with 200 if too soon.
+
+    A clash of created_at is not established there; here both entries are kept.
+    """
+    form = request.path.partition(".")[2]
+    kind = KINDS.get(form, TEXT)
+    try:
+        params, now = read_params(request), server.now()
+        try:                            # a time that is none is ignored, as there
+            ms = parse_created(params["created_at"], read_zone(params), now)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            ms = now
+        draft = parse_draft(params, ms)
+        station = server.access.admit(None, find_key(request, params), request.address)
+    except TooOften:
+        return Answer(b"0", kind, 200, CORS)
+    except Refused as refused:
+        return Answer(b"0", kind, 429 if refused.status == 429 else 400, CORS + refused.headers)
+    number = server.writer.add_entry(station, ms, draft.values, now, draft.note)
+    note = (draft.note or Note())._asdict()
+    answer = tell("feed", {
+        "channel_id": station.id,
+        **{f"field{n}": say_value(draft.values.get(n)) for n in THINGSPEAK_FIELDS},
+        "created_at": say_stamp(ms, timezone.utc), "entry_id": number,
+        **{name: say_value(part) for name, part in note.items()},
+    }, form) if form in {"json", "xml"} else Answer(b"%d" % number)
+    return answer._replace(headers=CORS, is_update=True)
+
+
+def post_any(request, server) -> Answer:
+    """POST /update is ours when its JSON looks like ours, or when there is no sign of a form."""
+    if request.body.lstrip()[:1] not in (b"{", b"["):
+        is_ours = not (request.query_string or b"=" in request.body
+                       or find_key(request, {}) or not request.body)
+    else:
+        try:
+            document = json.loads(request.body)
+        except (ValueError, RecursionError):
+            document = None
+        is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
+    return (post_update if is_ours else write_entry)(request, server)
+
+
+def bulk_json(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The updates of bulk_update.json, with created_at or delta_t (s since the one before)."""
+    updates = params.get("updates")
+    if not (isinstance(updates, list) and updates and all(isinstance(u, dict) for u in updates)):
+        raise Refused(400, "updates: a list of objects is needed")
+    return updates
+
+
+BULK_COLUMNS = ("time", *(f"field{n}" for n in THINGSPEAK_FIELDS), "latitude", "longitude",
+                "elevation", "status")
+
+
+def bulk_csv(params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
+    time_name = "delta_t" if params.get("time_format") == "relative" else "created_at"
+    columns = (time_name, *BULK_COLUMNS[1:])
+    lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
+             for line in str(params.get("updates", "")).split("|") if line.strip(", ")]
+    if not lines:
+        raise Refused(400, "updates: missing")
+    return [{name: value.strip() for name, value in zip(columns, line, strict=False)
+             if value.strip()} for line in lines]
+
+
+def bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
+    """When each entry was; delta_t counts back from now for the last one. Raises Refused.
+
+    What delta_t is anchored to is not established; a device sends right after it measured. A time
+    that is none is refused, other than in /update: a whole history would be put at this instant.
+    """
+    try:
+        deltas = [round(parse_number(str(u.get("delta_t", 0)).strip()) * 1000) for u in updates]
+        starts = list(itertools.accumulate(deltas))
+        return [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
+                else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
+    except (ValueError, OverflowError):
+        raise Refused(400, "created_at or delta_t: not a time") from None
+
+
+def write_bulk(request, server, params: dict[str, Any], id: str, form: str) -> Answer:
+    """All of the updates or none; one token of the rate limit."""
+    now = server.now()
+    updates = (bulk_json if form == "json" else bulk_csv)(params)
+    if len(updates) > MAX_BULK:
+        raise Refused(413, f"updates: at most {MAX_BULK}")
+    times = bulk_times(updates, read_zone(params), now)
+    drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
+    try:
+        station = server.access.admit(None, find_key(request, params), request.address)
+    except Refused as refused:
+        raise Refused(401 if refused.status == 403 else refused.status, refused.message,
+                      **dict(refused.headers)) from None
+    if str(station.id) != id:
+        raise Refused(401, "this key writes to another channel")
+    for draft in drafts:
+        server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
+    return Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
+
+
+# -- reading: what is wanted ----------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """What the parameters of a read say."""
+    start: int
+    end: int
+    results: int
+    zone: tzinfo
+    decimals: int | None
+    minimum: float
+    maximum: float
+    summary: tuple[str, int] | None     # what to make of each bucket, and its length in ms
+    has_status: bool
+    has_location: bool
+
+
+def read_zone(params: Mapping[str, Any]) -> tzinfo:
+    """timezone=, an IANA name, beats offset=, whole hours; UTC for what is neither."""
+    if "timezone" in params:
+        return find_zone(str(params["timezone"]))
+    hours = read_number(params, "offset", 0)
+    return timezone(timedelta(hours=int(hours))) if hours and abs(hours) < 24 else timezone.utc
+
+
+def read_number(params: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A number from the parameters; what is none is ignored, as there."""
+    try:
+        return parse_number(str(params[name]).strip())
+    except (KeyError, ValueError):
+        return default
+
+
+def read_moment(params: Mapping[str, Any], name: str, zone: tzinfo, default: int) -> int:
+    try:
+        return parse_time(str(params[name]), zone)
+    except (KeyError, ValueError, OverflowError):
+        return default
+
+
+def read_wanted(params: dict[str, Any], now: int, default_results: int = DEFAULT_RESULTS,
+                default_days: int | None = None) -> Wanted:
+    """The parameters of section 4.7 of its documentation; unknown ones are ignored."""
+    zone = read_zone(params)
+    length = (read_number(params, "days", default_days or 0) * DAY
+              or read_number(params, "minutes", 0) * MINUTE)
+    start = read_moment(params, "start", zone, 0)
+    if length > 0 and "start" not in params:
+        start = max(0, now - round(min(length, now)))
+    end = read_moment(params, "end", zone, LATEST_TIME - 1) + 1
+    is_bounded = length > 0 or {"start", "end"} & params.keys()
+    results = read_number(params, "results", MAX_RESULTS if is_bounded else default_results)
+    decimals = read_number(params, "round", None)
+    summary = next(((name, SCALES[params[name]]) for name in SUMMARIES
+                    if params.get(name) in SCALES), None)
+    return Wanted(
+        start, end, max(0, min(int(results), MAX_RESULTS)), zone,
+        None if decimals is None else max(0, min(int(decimals), 15)),
+        read_number(params, "min", -math.inf), read_number(params, "max", math.inf), summary,
+        params.get("status") == "true", params.get("location") == "true")
+
+
+SUMMARIES: dict[str, Callable[[list], Any]] = {
+    "timescale": operator.itemgetter(0),
+    "sum": lambda values: float(sum(values)),
+    "average": lambda values: sum(values) / len(values),
+    "median": lambda values: float(statistics.median(values)),
+}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def summarize_entries(entries: list[Entry], numbers: Iterable[int],
+                      summary: tuple[str, int]) -> list[Entry]:
+    """One entry for each bucket from the first to the last; empty ones have no values.
+
+    What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
+    stations that send one field at a time.
+    """
+    function, width = SUMMARIES[summary[0]], summary[1]
+    buckets = {bucket: list(group) for bucket, group in itertools.groupby(
+        entries, lambda entry: entry.time // width)}
+    last = max(buckets, default=0)
+    summaries = []
+    for bucket in range(max(min(buckets, default=1), last - MAX_RESULTS + 1), last + 1):
+        group = buckets.get(bucket, [])
+        if summary[0] == "timescale":           # the bucket's first entry, as it is
+            values = group[0].values if group else {}
+        else:
+            held = {n: [e.values[n] for e in group if is_number(e.values.get(n))] for n in numbers}
+            values = {n: function(found) for n, found in held.items() if found}
+        summaries.append(Entry(bucket * width, None, values))
+    return summaries
+
+
+def select(server, station: Station, numbers: Iterable[int], wanted: Wanted) -> list[Entry]:
+    """The entries that a read is about."""
+    entries = server.reader.feed(station.id, THINGSPEAK_FIELDS, wanted.start, wanted.end,
+                                 wanted.results)
+    entries = [entry for entry in entries if all(
+        wanted.minimum <= value <= wanted.maximum for n in numbers
+        if is_number(value := entry.values.get(n)))]
+    return summarize_entries(entries, numbers, wanted.summary) if wanted.summary else entries
+
+
+# -- reading: how it is told ----------------------------------------------------------------------
+
+
+def say_stamp(ms: int, zone: tzinfo) -> str:
+    """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
+    return datetime.fromtimestamp(ms // 1000, zone).isoformat().replace("+00:00", "Z")
+
+
+def say_value(value: Any, decimals: int | None = None) -> str | None:
+    """Values are texts there. Rounding leaves a number of decimals only where there were any."""
+    if decimals is not None and isinstance(value, float):
+        value = round(value, decimals or None)
+    return None if value is None else str(value)
+
+
+def entry_row(entry: Entry, wanted: Wanted, numbers: Iterable[int]) -> dict[str, Any]:
+    """An entry as the recordings have it: names and their order matter."""
+    row: dict[str, Any] = {"created_at": say_stamp(entry.time, wanted.zone)}
+    if entry.number is not None:
+        row["entry_id"] = entry.number
+    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in numbers}
+    note = {name: say_value(part) for name, part in entry.note._asdict().items()}
+    status = note.pop("status")
+    return row | (note if wanted.has_location else {}) | (
+        {"status": status} if wanted.has_status else {})
+
+
+NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")   # nor escaped
+XML_TYPES = {"id": "integer", "channel-id": "integer", "entry-id": "integer",
+             "last-entry-id": "integer", "created-at": "dateTime", "updated-at": "dateTime",
+             "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
+
+
+def as_xml(root: str, document: Any) -> bytes:
+    return b'<?xml version="1.0" encoding="UTF-8"?>' + xml_element(root, document).encode()
+
+
+def xml_element(name: str, value: Any) -> str:
+    """A dict becomes an element of elements, a list one of items named in the singular."""
+    name = name.replace("_", "-")
+    kind = f' type="{XML_TYPES[name]}"' if name in XML_TYPES else ""
+    if value is None:
+        return f'<{name}{kind} nil="true"/>'
+    if isinstance(value, dict):
+        return f"<{name}>{''.join(itertools.starmap(xml_element, value.items()))}</{name}>"
+    if isinstance(value, list):
+        items = "".join(xml_element(name.removesuffix("s"), item) for item in value)
+        return f'<{name} type="array">{items}</{name}>'
+    text = NOT_IN_XML.sub("", str(value))
+    return f"<{name}{kind}>{escape(text)}</{name}>"
+
+
+def as_csv(names: Iterable[str], rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def csv_stamp(text: str) -> str:
+    """The time of a feed as its CSV writes it: `2021-02-18 21:46:23 UTC`, or -0500."""
+    if text.endswith("Z"):
+        return text.replace("T", " ").replace("Z", " UTC")
+    return f"{text[:10]} {text[11:19]} {text[19:22]}{text[23:]}"
+
+
+def tell(root: str, document: dict[str, Any], form: str) -> Answer:
+    """A document in the format that is wanted; .txt and no suffix give JSON."""
+    if form == "csv":
+        return Answer(as_csv(document, [document]), KINDS["csv"])
+    if form == "xml":
+        return Answer(as_xml(root, document), KINDS["xml"])
+    return Answer(as_json(document), KINDS["json"])
+
+
+def tell_entry(row: dict[str, Any], form: str) -> Answer:
+    return tell("feed", row | ({"id": None} if form == "xml" else {}), form)
+
+
+def tell_rows(channel: dict[str, Any], rows: list[dict[str, Any]], form: str,
+              names: list[str]) -> Answer:
+    """A channel and its entries."""
+    if form == "csv":
+        rows = [row | {"created_at": csv_stamp(row["created_at"])} for row in rows]
+        return Answer(as_csv(names, rows), KINDS["csv"])
+    if form == "xml":
+        return tell("channel", channel | {"feeds": [row | {"id": None} for row in rows]}, form)
+    return tell("channel", {"channel": channel, "feeds": rows}, form)
+
+
+def find_labels(server, station: Station) -> dict[int, str]:
+    """The label of each field that there is; without --label it is the field's number."""
+    return {series.field: series.label or str(series.field) for series in server.reader.latest()
+            if series.station == station.id and series.field in THINGSPEAK_FIELDS}
+
+
+def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo) -> dict[str, Any]:
+    return {"id": station.id, "name": station.name,
+            **{f"field{n}": label for n, label in labels.items()},
+            "created_at": say_stamp(station.created, zone),
+            "updated_at": say_stamp(station.heard or station.created, zone),
+            "last_entry_id": station.last_entry or None}
+
+
+# -- reading: the routes. Each is (server, station, params, form, what the path says) -------------
+
+
+def get_feed(server, station: Station, params: dict[str, Any], form: str,
+             field: str = "") -> Answer:
+    wanted, labels = read_wanted(params, server.now()), find_labels(server, station)
+    numbers = [int(field)] if field else list(labels)
+    rows = [entry_row(entry, wanted, numbers)
+            for entry in select(server, station, numbers, wanted)]
+    names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, numbers)
+    return tell_rows(tell_channel(station, labels, wanted.zone), rows, form, list(names))
+
+
+def get_entry(server, station: Station, params: dict[str, Any], form: str,
+              entry: str = "", field: str = "") -> Answer:
+    """One entry: that of a number, or the last one, or the last that has a field."""
+    wanted = read_wanted(params, server.now())
+    found = find_last(server, station, field) if not entry else (
+        server.reader.find_entry(station.id, int(entry)) if int(entry) < 2 ** 63 else None)
+    if found is None and entry:
+        raise Refused(404, "there is no such entry")
+    if found is None:                   # what it said of an empty channel is not established
+        return Answer(NO_ACCESS, KINDS["json"])
+    if field and form == "txt":
+        value = say_value(found.values[int(field)], wanted.decimals)
+        return Answer(f"{params.get('prepend', '')}{value}{params.get('append', '')}".encode())
+    numbers = [int(field)] if field else list(find_labels(server, station))
+    return tell_entry(entry_row(found, wanted, numbers), form)
+
+
+def find_last(server, station: Station, field: str) -> Entry | None:
+    if field:
+        return server.reader.last_entry(station.id, int(field))
+    return next(iter(server.reader.feed(station.id, THINGSPEAK_FIELDS, limit=1)), None)
+
+
+def get_age(server, station: Station, params: dict[str, Any], form: str,
+            field: str = "") -> Answer:
+    """Seconds since the last entry. What .txt, .xml and .csv looked like is not established."""
+    last = find_last(server, station, field)
+    if last is None:
+        return Answer(NO_ACCESS, KINDS["json"])
+    age = max(0, server.now() - last.time) // 1000
+    if form == "txt":
+        return Answer(b"%d" % age)
+    return tell("feed", {"last_data_age": str(age), "last_data_age_units": "s"}, form)
+
+
+def get_status(server, station: Station, params: dict[str, Any], form: str,
+               last: str = "") -> Answer:
+    """The entries that have a status text, of the last day unless told otherwise."""
+    wanted = read_wanted(params, server.now(), MAX_RESULTS, None if last else 1)
+    notes = server.reader.feed(station.id, (), wanted.start, wanted.end, MAX_RESULTS)
+    entries = [entry for entry in notes if entry.note.status is not None]
+    rows = [entry_row(entry, wanted._replace(has_status=True, has_location=False), ())
+            for entry in entries[max(0, len(entries) - wanted.results):]]
+    if last:
+        return tell_entry(rows[-1], form) if rows else Answer(NO_ACCESS, KINDS["json"])
+    return tell_rows({"name": station.name}, rows, form, ["created_at", "entry_id", "status"])
+
+
+def describe(station: Station, zone: tzinfo) -> dict[str, Any]:
+    """A channel in a list; what we do not keep is there, but empty."""
+    return {"id": station.id, "name": station.name, "description": None, "metadata": None,
+            "latitude": None, "longitude": None, "created_at": say_stamp(station.created, zone),
+            "elevation": None, "last_entry_id": station.last_entry or None, "ranking": 0,
+            "username": "", "tags": []}
+
+
+def get_channel(server, station: Station, params: dict[str, Any], form: str) -> Answer:
+    return tell("channel", describe(station, read_zone(params)), form)
+
+
+CHART_STYLE = string.Template(
+    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
+    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
+    "h1{font-size:1rem;text-align:center}")
+
+
+def get_chart(server, station: Station, params: dict[str, Any], form: str, field: str) -> Answer:
+    """A page to embed, with the chart that the server draws for its own."""
+    def color(name: str, default: str) -> str:
+        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
+        return f"#{match[1]}" if match else default
+    wanted, now, number = read_wanted(params, server.now()), server.now(), int(field)
+    samples = [(entry.time, 1, value, value, value) for entry in
+               select(server, station, [number], wanted)
+               if is_number(value := entry.values.get(number))]
+    points = [Point(ms, *[value] * 3) for ms, _, value, _, _ in samples]
+    start, end = (points[0].time, points[-1].time + 1) if points else (now - DAY, now)
+    if len(points) > CHART_POINTS:
+        points = thin(samples, start, -(-(end - start) // CHART_POINTS))
+    name = str(params.get("yaxis") or find_labels(server, station).get(number, field))
+    chart = render_chart([Line(name, "line", points)], "", start, end, wanted.zone, 190)
+    title = str(params.get("title") or station.name)
+    style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
+                                           color=color("color", "#d62020"))
+    every = max(MIN_CHART_UPDATE, int(read_number(params, "update", MIN_CHART_UPDATE)))
+    headers = page_headers(style, "*") + (
+        (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
+    return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}</figure>",
+                              style=style), HTML, headers=headers)
+
+
+def get_public(server, params: dict[str, Any], form: str) -> Answer:
+    """All channels, when all can look."""
+    stations = [] if server.access.password else server.reader.stations()
+    return tell("response", {
+        "pagination": {"current_page": 1, "per_page": len(stations),
+                       "total_entries": len(stations)},
+        "channels": [describe(station, read_zone(params)) for station in stations]}, form)
+
+
+FIELD = r"/fields?/(?:field)?(?P<field>[1-8])"      # a Python client's own example says field1
+CHANNEL_ROUTES = tuple((re.compile(pattern), route) for pattern, route in (
+    (r"", get_channel),
+    (r"/feeds?", get_feed),
+    (FIELD, get_feed),
+    (r"/feeds?/last", get_entry),
+    (FIELD + "/last", get_entry),
+    (r"/feeds?/(?:entry/)?(?P<entry>\d{1,19})", get_entry),
+    (r"/feeds?/last_data_age", get_age),
+    (FIELD + "/last_data_age", get_age),
+    (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
+    (r"/charts/(?P<field>[1-8])", get_chart),
+))
+CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
+
+
+def require_reader(request, server, station: Station, params: dict[str, Any]) -> None:
+    """All can look, unless the server is private. Raises Refused."""
+    access = server.access
+    if access.password is not None and not access.admit_key(
+            station, find_key(request, params), request.address):
+        access.admit_reader(request.headers.get("authorization", ""), request.address)
+
+
+def answer_channel(request, server, params: dict[str, Any], path: str, form: str) -> Answer:
+    """One request below /channels/. Raises Refused."""
+    if path == "public" and request.command != "POST":
+        return get_public(server, params, form)
+    id, slash, rest = path.partition("/")
+    station = next((s for s in server.reader.stations() if str(s.id) == id), None)
+    if station is None:
+        raise Refused(404, "there is no such channel")
+    if request.command == "POST":
+        if rest != "bulk_update" or form not in {"json", "csv"}:
+            raise Refused(405, "administration is done on the command line")
+        return write_bulk(request, server, params, id, form)
+    for pattern, route in CHANNEL_ROUTES:
+        if match := pattern.fullmatch(slash + rest):
+            require_reader(request, server, station, params)
+            named = {name: text for name, text in match.groupdict().items() if text}
+            return route(server, station, params, form, **named)
+    raise Refused(404, "there is nothing here")
+
+
+def tell_error(refused: Refused, form: str) -> Answer:
+    """An error in the format that was asked for; of a private channel as recorded."""
+    headers = tuple(pair for pair in refused.headers if pair[0] != "WWW-Authenticate")
+    if refused.status == 401 and headers != refused.headers:
+        return Answer(NO_ACCESS, KINDS["json"], 400)
+    code, message, details = ERRORS.get(refused.status, ERRORS[400])
+    details = details or refused.message
+    answer = tell("hash", {
+        "status": str(refused.status),
+        "error": {"error_code": code, "message": message, "details": details},
+    }, form) if form in {"json", "xml"} else Answer(code.encode())
+    return answer._replace(status=refused.status, headers=headers)
+
+
+def channels(request, server) -> Answer:
+    """Everything below /channels/: finds the format, and adds what all answers there have."""
+    match = re.fullmatch(r"/channels/(.*?)(?:\.(json|xml|csv|txt|text))?", request.path)
+    is_text = re.search(r"(fields?/\w+/last|last_data_age)$", match[1])
+    form = (match[2] or ("txt" if is_text else "json")).replace("text", "txt")
+    try:
+        params = read_params(request)
+        answer = answer_channel(request, server, params, match[1], form)
+        name = params.get("callback")
+        if name is not None and answer.kind == KINDS["json"]:
+            if not CALLBACK.fullmatch(str(name)):
+                raise Refused(400, "callback: not a name")
+            answer = answer._replace(body=b"%b(%b)" % (name.encode(), answer.body),
+                                     kind="application/javascript; charset=utf-8")
+    except Refused as refused:
+        answer = tell_error(refused, "json" if request.command == "POST" else form)
+    return answer._replace(headers=CORS + answer.headers)
+
+
+def refuse_method(request, server) -> Answer:
+    return tell_error(Refused(405, "this is not done here"), "json")._replace(
+        headers=(*CORS, ("Allow", "GET, POST, OPTIONS")))
+
+
+def answer_options(request, server) -> Answer:
+    return Answer(b"", TEXT, 200, CORS)
+
+
+THINGSPEAK_ROUTES = {
+    "/update": {"GET": write_entry, "POST": post_any, "OPTIONS": answer_options},
+    **{f"/update.{form}": {"GET": write_entry, "POST": write_entry, "OPTIONS": answer_options}
+       for form in ("json", "xml", "txt", "text")},
+    "/channels/": {"GET": channels, "POST": channels, "OPTIONS": answer_options,
+                   "PUT": refuse_method, "DELETE": refuse_method},
+}
+ROUTES.update(THINGSPEAK_ROUTES)
+OPEN.update(route for methods in THINGSPEAK_ROUTES.values() for route in methods.values())
+REPAIRS.append(repair_head)
+
+
+# ------------------------------------------------------------------------------------------------
+# 11. Jobs
 #    Law: what happens on a clock; each is short, and none is needed for an answer.
 # ------------------------------------------------------------------------------------------------
 
@@ -3245,7 +3980,7 @@ async def run_jobs(server: Server) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# 11. Commands and main
+# 12. Commands and main
 #    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
 #     2 wrong usage. A command that writes asks the running server, if there is one.
 # ------------------------------------------------------------------------------------------------
@@ -3291,8 +4026,12 @@ class Remote:
 
     def __init__(self, path: Path):
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with inside(path.parent):
-            self.channel.connect(path.name + ".sock")
+        try:
+            with inside(path.parent):
+                self.channel.connect(path.name + ".sock")
+        except OSError:
+            self.channel.close()
+            raise
         self.lines = self.channel.makefile("rb")
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -3550,14 +4289,29 @@ def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
 def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
                         station: Station | None) -> Iterator[Row]:
     """created_at,entry_id,field1,...: one line an entry, an empty cell where a field has none."""
-    require(station, "a ThingSpeak CSV needs --station NAME: whose readings these are")
-    fields = [(i, int(name[5:])) for i, name in enumerate(header)
-              if re.fullmatch("field[1-9]", name)]
     for line in lines:
-        when, entry = parse_time(line[0]), parse_entry(line[1])
-        for i, number in fields:
-            if line[i]:
-                yield Row(when, station.name, station.mac, number, parse_value(line[i]), entry)
+        if len(line) < len(header):
+            raise ValueError(f"{len(header)} cells are expected")
+        yield from thingspeak_rows(dict(zip(header, line, strict=False)), station)
+
+
+def thingspeak_rows(feed: dict[str, Any], station: Station | None) -> Iterator[Row]:
+    """The readings of one entry of ThingSpeak's, by its names for them. Raises ValueError."""
+    require(station, "what comes from ThingSpeak needs --station NAME: whose readings these are")
+    when, entry = parse_time(feed["created_at"]), parse_entry(str(feed["entry_id"]))
+    for number in range(1, 10):
+        if (value := feed.get(f"field{number}")) not in (None, ""):
+            yield Row(when, station.name, station.mac, number, parse_value(str(value)), entry)
+
+
+def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[Row]:
+    """The rows of a feeds.json. Raises StoreError."""
+    try:
+        for feed in json.load(file)["feeds"]:
+            yield from thingspeak_rows(feed, station)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{name}: {error!r} in what should be a feeds.json of ThingSpeak"
+                         ) from None
 
 
 def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
@@ -3600,6 +4354,9 @@ def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row
     with open(name, "rb") as file:
         if file.peek(16).startswith(b"SQLite format 3\0"):
             yield read_older_table(Path(name)), lambda: 0
+            return
+        if file.peek(16).lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
+            yield read_thingspeak_json(name, file, station), lambda: 0
             return
         size = os.fstat(file.fileno()).st_size
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
