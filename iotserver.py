@@ -129,7 +129,8 @@ SCRYPT_PAUSE = 1                # s between two such; the thread that stores doe
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
-PAGE_ROWS = 5000                # rows read at a time while streaming: no read transaction is held
+PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # readings of a station from which a verdict is made
@@ -2015,18 +2016,19 @@ def csp_hash(text: str) -> str:
     return f"'sha256-{digest.decode()}'"
 
 
-def page_headers(style: str, ancestors: str) -> tuple[tuple[str, str], ...]:
+def page_headers(style: str, framing: str = "; frame-ancestors 'none'"
+                 ) -> tuple[tuple[str, str], ...]:
     """What a browser may do for a page with this style, and who may embed it."""
     return (
         ("Content-Security-Policy",
          f"default-src 'none'; style-src {csp_hash(style)}; script-src {csp_hash(SCRIPT)}; "
          "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
-         f"base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"),
+         f"base-uri 'none'; form-action 'none'{framing}"),
         ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
     )
 
 
-PAGE_HEADERS = page_headers(STYLE, "'none'")
+PAGE_HEADERS = page_headers(STYLE)
 
 
 class View(NamedTuple):
@@ -2202,9 +2204,12 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
 
 
 def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: list[tuple[int, int]] = ()) -> str:
-    """Lines over time as SVG, with the band between minimum and maximum where they are thinned."""
-    values = [v for line in lines for p in line.points for v in (p.minimum, p.maximum)]
+                 shaded: list[tuple[int, int]] = (), bounds: list[float] = ()) -> str:
+    """Lines over time as SVG, with the band between minimum and maximum where they are thinned.
+
+    The axis of values reaches as far as bounds, if the values themselves do not.
+    """
+    values = [*bounds, *(v for line in lines for p in line.points for v in (p.minimum, p.maximum))]
     low, high = (min(values), max(values)) if values else (0, 1)
     step = nice_step(max(high - low, 1), 3 if height < 150 else 5)
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step or 1
@@ -2542,6 +2547,8 @@ def get_export(request, server) -> Answer:
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
     fields = {parse_field(query["field"])} if "field" in query else None
+    if len(server.streaming) >= MAX_STREAMS:
+        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     rows = itertools.chain.from_iterable(server.reader.rows(
         station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
@@ -2607,9 +2614,10 @@ def find_route(method: str, path: str) -> Callable[..., Answer]:
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
 # No two neighbors that match the same: no input makes these slow.
+REQUEST_LINE = rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])" % TOKEN
 HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-HEAD = re.compile(rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])\r\n((?:%s)*)\r\n" % (
-    TOKEN, HEADER.pattern.replace(b"(", b"(?:")))
+HEAD = re.compile(rb"%s\r\n((?:%s)*)\r\n" % (
+    REQUEST_LINE, HEADER.pattern.replace(b"(", b"(?:")))
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
@@ -2670,7 +2678,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         length = self._body_length() if BODY_HEADERS & self.headers.keys() else 0
         options = re.split(r"\s*,\s*", self.headers.get("connection", "").lower())
         self.close_connection = "close" in options or (
-            version == "1.0" and "keep-alive" not in options)
+            version == "1.0" and "keep-alive" not in options) or (
+            # What follows may be meant as a body: it must not be read as a request.
+            self.command == "POST" and "content-length" not in self.headers)
         if is_simple:
             self.request_version = "HTTP/0.9"
         return length
@@ -2678,7 +2688,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _explain(self, head: bytes) -> Refused:
         """Why a head is not one."""
         line = head.partition(b"\r\n")[0]
-        if not re.fullmatch(rb"%s [!-~]+ HTTP/[0-9]\.[0-9]" % TOKEN, line):
+        if not re.fullmatch(REQUEST_LINE, line):
             return Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
         return Refused(400, "header: each is one line, Name: value")
 
@@ -2865,7 +2875,7 @@ class Connection(asyncio.Protocol):
 
     def take_head(self) -> bool:
         """Read request line and headers off the buffer, once they are complete."""
-        if self.buffer.startswith(b"\r\n"):     # RFC 9112, 2.2: an empty line before is no harm
+        while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line before is no harm
             self.take(2)
         repaired = next(filter(None, (repair(self.buffer) for repair in REPAIRS)), None)
         end = repaired.length if repaired else self.buffer.find(b"\r\n\r\n") + 4
@@ -2901,8 +2911,9 @@ class Connection(asyncio.Protocol):
             self.handler.close_connection = True
         self.answers.append((self.handler.render(answer), answer))
         self.is_closing = self.handler.close_connection
-        if self.handler.command != "HEAD":
+        if answer.stream and self.handler.command != "HEAD":
             self.stream = answer.stream
+            self.server.streaming.add(self)
         if len(self.answers) == 1:
             self.server.answer_later(self)
 
@@ -2919,11 +2930,11 @@ class Connection(asyncio.Protocol):
             self.enter("listen")
         elif self.stream:
             self.transport.pause_reading()
-            self.pump()
+            self.server.stream_later(self)
         elif self.is_waiting:
             self.server.loop.call_soon(self.go_on)
         else:
-            self.rest(last.status)
+            self.rest()
 
     def go_on(self) -> None:
         """Take up what has waited behind earlier answers."""
@@ -2941,23 +2952,23 @@ class Connection(asyncio.Protocol):
         self.handler.command = "GET"            # a HEAD may have come behind the update
         return self.handler.render(self.handler.refuse(failure))
 
-    def rest(self, status: int = 200) -> None:
+    def rest(self) -> None:
         """Nothing more to send: close, or wait for the next request."""
-        if not (self.is_closing or self.is_at_end):
+        if self.is_at_end:
+            self.transport.close()
+        elif not self.is_closing:
             if self.phase not in {"head", "body"}:      # of a request that has begun
                 self.enter("idle")
-        elif status < 400 or self.is_at_end:
-            self.transport.close()
         else:
-            # Closing with unread bytes would reset the connection, and the client might never see
-            # the answer: so only our side is closed, and the rest is read into the void.
+            # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
+            # might never see the answer: so only our side is closed, and the rest is dropped.
             self.enter("linger")
             with contextlib.suppress(OSError):  # the client is gone already
                 self.transport.write_eof()
 
     def pump(self) -> None:
-        """Send the next piece of a stream, one a turn, as fast as the client takes them."""
-        if self.is_full or self.transport.is_closing():
+        """Send the next piece of a stream, as fast as the client takes them."""
+        if self.transport.is_closing():
             return
         is_chunked = self.handler.request_version == "HTTP/1.1"
         try:
@@ -2968,11 +2979,12 @@ class Connection(asyncio.Protocol):
             return
         self.enter("stream")
         self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
-        if piece:
-            self.server.loop.call_soon(self.pump)
-        else:
+        if not piece:
             self.stream = None
+            self.server.streaming.discard(self)
             self.go_on()
+        elif not self.is_full:
+            self.server.stream_later(self)
 
     def pause_writing(self) -> None:
         """The client does not take what it asked for: then it may not ask for more."""
@@ -2983,7 +2995,7 @@ class Connection(asyncio.Protocol):
         self.is_full = False
         self.read_on()
         if self.stream:
-            self.pump()
+            self.server.stream_later(self)
 
     # -- time -------------------------------------------------------------------------------------
 
@@ -3059,6 +3071,8 @@ class Server:
                              read_password(settings.private) if settings.private else None)
         self.connections: set[Connection] = set()
         self.listeners: set[Connection] = set()
+        self.streaming: set[Connection] = set()
+        self.pieces: collections.deque[Connection] = collections.deque()    # to be made
         self.controls: set[Control] = set()
         self.turn: list[Connection] = []
         self.failure: Refused | None = None     # of the last commit
@@ -3085,6 +3099,19 @@ class Server:
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.listeners.discard(connection)
+        self.streaming.discard(connection)
+
+    def stream_later(self, connection: Connection) -> None:
+        """One piece of one stream at a time: updates have their turns in between."""
+        if not self.pieces:
+            self.loop.call_soon(self.send_piece)
+        self.pieces.append(connection)
+
+    def send_piece(self) -> None:
+        connection = self.pieces.popleft()
+        if self.pieces:
+            self.loop.call_soon(self.send_piece)
+        connection.pump()
 
     def answer_later(self, connection: Connection) -> None:
         """Flush this connection when the turn ends, together with all others of this turn."""
@@ -3270,13 +3297,13 @@ def repair_head(buffer: bytearray) -> Repaired | None:
 def parse_form(text: str) -> dict[str, str]:
     """`field1=2&status=a+b` to a dict, of whatever a device can send.
 
-    A percent sign that escapes nothing stays; ends of lines and spaces around are stripped. A bare
-    first word is the key, as in the sketch that everybody copied; it counts when no other is told.
+    A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
+    the key, as in the sketch that everybody copied; it counts when no other is told.
     """
-    unquote = urllib.parse.unquote_plus
+    def unquote(text: str) -> str:
+        return urllib.parse.unquote_plus(text).strip("\r\n")
     pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
-    form = {unquote(name).strip(): unquote(value).strip() for name, equals, value in pairs
-            if equals}
+    form = {unquote(name).strip(): unquote(value) for name, equals, value in pairs if equals}
     first, equals, _ = pairs[0]
     return form if equals or not first.strip() else {"apikey": unquote(first).strip()} | form
 
@@ -3295,8 +3322,8 @@ def parse_document(body: bytes) -> dict[str, Any]:
 def read_params(request) -> dict[str, Any]:
     """Query and body merged; the body wins. All values but those of nested JSON are texts."""
     params: dict[str, Any] = parse_form(request.query_string)
-    if request.body[:1] == b"{":
-        params |= {name: value if isinstance(value, (list, dict)) else str(value).strip()
+    if request.body.lstrip()[:1] == b"{":
+        params |= {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
                    for name, value in parse_document(request.body).items() if value is not None}
     else:
         params |= parse_form(request.body.decode("utf-8", "replace"))
@@ -3324,7 +3351,9 @@ class Draft(NamedTuple):
 
 def parse_text(name: str, text: Any) -> Any:
     """A number where it is one, else the text as it came. Raises Refused."""
-    text = str(text).strip()
+    if isinstance(text, (list, dict)):
+        raise Refused(400, f"{name}: a number or a text is needed")
+    text = (text if isinstance(text, str) else json.dumps(text)).strip()
     if len(text.encode("utf-8", "replace")) > MAX_TEXT:
         raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
     return parse_value(text) if text else None
@@ -3365,10 +3394,11 @@ def write_entry(request, server) -> Answer:
     try:
         params, now = read_params(request), server.now()
         try:                            # a time that is none is ignored, as there
-            ms = parse_created(params["created_at"], read_zone(params), now)
-        except (KeyError, TypeError, ValueError, OverflowError):
+            ms = parse_created(str(params["created_at"]).strip(), read_zone(params), now)
+        except (KeyError, ValueError, OverflowError):
             ms = now
-        draft = parse_draft(params, ms)
+        draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
+                             for name, value in params.items()}, ms)
         station = server.access.admit(None, find_key(request, params), request.address)
     except TooOften:
         return Answer(b"0", kind, 200, CORS)
@@ -3511,15 +3541,16 @@ def read_wanted(params: dict[str, Any], now: int, default_results: int = DEFAULT
     is_bounded = length > 0 or {"start", "end"} & params.keys()
     results = read_number(params, "results", MAX_RESULTS if is_bounded else default_results)
     decimals = read_number(params, "round", None)
-    summary = next(((name, SCALES[params[name]]) for name in SUMMARIES
-                    if params.get(name) in SCALES), None)
+    summary = next(((name, SCALES[scale]) for name in SUMMARIES
+                    if (scale := str(params.get(name)).strip()) in SCALES), None)
     return Wanted(
         start, end, max(0, min(int(results), MAX_RESULTS)), zone,
         None if decimals is None else max(0, min(int(decimals), 15)),
         read_number(params, "min", -math.inf), read_number(params, "max", math.inf), summary,
-        params.get("status") == "true", params.get("location") == "true")
+        *(str(params.get(name)).lower() == "true" for name in ("status", "location")))
 
 
+COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
 SUMMARIES: dict[str, Callable[[list], Any]] = {
     "timescale": operator.itemgetter(0),
     "sum": lambda values: float(sum(values)),
@@ -3528,8 +3559,11 @@ SUMMARIES: dict[str, Callable[[list], Any]] = {
 }
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+def to_number(value: Any) -> float | None:
+    """A value to reckon with; a text may be one with a decimal comma, others are none."""
+    if isinstance(value, str):
+        return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
+    return value
 
 
 def summarize_entries(entries: list[Entry], numbers: Iterable[int],
@@ -3549,8 +3583,9 @@ def summarize_entries(entries: list[Entry], numbers: Iterable[int],
         if summary[0] == "timescale":           # the bucket's first entry, as it is
             values = group[0].values if group else {}
         else:
-            held = {n: [e.values[n] for e in group if is_number(e.values.get(n))] for n in numbers}
-            values = {n: function(found) for n, found in held.items() if found}
+            held = {n: [to_number(entry.values.get(n)) for entry in group] for n in numbers}
+            values = {n: function(found) for n, all in held.items()
+                      if (found := [value for value in all if value is not None])}
         summaries.append(Entry(bucket * width, None, values))
     return summaries
 
@@ -3559,10 +3594,11 @@ def select(server, station: Station, numbers: Iterable[int], wanted: Wanted) -> 
     """The entries that a read is about."""
     entries = server.reader.feed(station.id, THINGSPEAK_FIELDS, wanted.start, wanted.end,
                                  wanted.results)
-    entries = [entry for entry in entries if all(
+    if wanted.summary:
+        entries = summarize_entries(entries, numbers, wanted.summary)
+    return [entry for entry in entries if all(
         wanted.minimum <= value <= wanted.maximum for n in numbers
-        if is_number(value := entry.values.get(n)))]
-    return summarize_entries(entries, numbers, wanted.summary) if wanted.summary else entries
+        if (value := to_number(entry.values.get(n))) is not None)]
 
 
 # -- reading: how it is told ----------------------------------------------------------------------
@@ -3574,9 +3610,10 @@ def say_stamp(ms: int, zone: tzinfo) -> str:
 
 
 def say_value(value: Any, decimals: int | None = None) -> str | None:
-    """Values are texts there. Rounding leaves a number of decimals only where there were any."""
-    if decimals is not None and isinstance(value, float):
-        value = round(value, decimals or None)
+    """Values are texts there. Rounded, all numbers have so many decimals, and keep their comma."""
+    if decimals is not None and (number := to_number(value)) is not None:
+        text = f"{number:.{decimals}f}"
+        return text.replace(".", ",") if isinstance(value, str) else text
     return None if value is None else str(value)
 
 
@@ -3662,8 +3699,10 @@ def find_labels(server, station: Station) -> dict[int, str]:
             if series.station == station.id and series.field in THINGSPEAK_FIELDS}
 
 
-def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo) -> dict[str, Any]:
+def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo,
+                 params: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": station.id, "name": station.name,
+            **({"metadata": None} if str(params.get("metadata")).lower() == "true" else {}),
             **{f"field{n}": label for n, label in labels.items()},
             "created_at": say_stamp(station.created, zone),
             "updated_at": say_stamp(station.heard or station.created, zone),
@@ -3680,7 +3719,7 @@ def get_feed(server, station: Station, params: dict[str, Any], form: str,
     rows = [entry_row(entry, wanted, numbers)
             for entry in select(server, station, numbers, wanted)]
     names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, numbers)
-    return tell_rows(tell_channel(station, labels, wanted.zone), rows, form, list(names))
+    return tell_rows(tell_channel(station, labels, wanted.zone, params), rows, form, list(names))
 
 
 def get_entry(server, station: Station, params: dict[str, Any], form: str,
@@ -3749,28 +3788,47 @@ CHART_STYLE = string.Template(
     "h1{font-size:1rem;text-align:center}")
 
 
+def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
+    """The corners of a line of columns (also bar), or of steps; of any other the points."""
+    if shape in {"column", "bar"}:
+        return [Point(p.time, *[value] * 3) for p in points for value in (base, p.mean, base)]
+    if shape == "step":
+        return points[:1] + [Point(after.time, *[value] * 3)
+                             for before, after in itertools.pairwise(points)
+                             for value in (before.mean, after.mean)]
+    return points
+
+
 def get_chart(server, station: Station, params: dict[str, Any], form: str, field: str) -> Answer:
     """A page to embed, with the chart that the server draws for its own."""
     def color(name: str, default: str) -> str:
         match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
         return f"#{match[1]}" if match else default
-    wanted, now, number = read_wanted(params, server.now()), server.now(), int(field)
+
+    def text(name: str, default: str = "") -> str:
+        return str(params.get(name) or default)
+    now, number = server.now(), int(field)
+    wanted = read_wanted(params, now)
     samples = [(entry.time, 1, value, value, value) for entry in
                select(server, station, [number], wanted)
-               if is_number(value := entry.values.get(number))]
-    points = [Point(ms, *[value] * 3) for ms, _, value, _, _ in samples]
-    start, end = (points[0].time, points[-1].time + 1) if points else (now - DAY, now)
-    if len(points) > CHART_POINTS:
-        points = thin(samples, start, -(-(end - start) // CHART_POINTS))
-    name = str(params.get("yaxis") or find_labels(server, station).get(number, field))
-    chart = render_chart([Line(name, "line", points)], "", start, end, wanted.zone, 190)
-    title = str(params.get("title") or station.name)
+               if (value := to_number(entry.values.get(number))) is not None]
+    start, end = (samples[0][0], samples[-1][0] + 1) if samples else (now - DAY, now)
+    points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
+              if len(samples) > CHART_POINTS else [Point(s[0], *s[2:]) for s in samples])
+    bounds = [bound for name in ("yaxismin", "yaxismax")
+              if (bound := read_number(params, name, None)) is not None]
+    base = min([*bounds, *(point.minimum for point in points)], default=0)
+    label = text("yaxis", find_labels(server, station).get(number, field))
+    chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
+                         end, wanted.zone, 190, bounds=bounds)
+    title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
     every = max(MIN_CHART_UPDATE, int(read_number(params, "update", MIN_CHART_UPDATE)))
-    headers = page_headers(style, "*") + (
+    headers = page_headers(style, framing="") + (
         (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
-    return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}</figure>",
+    return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption>"
+                              f"{escape(label)} {escape(text('xaxis'))}</figcaption></figure>",
                               style=style), HTML, headers=headers)
 
 
@@ -3812,13 +3870,13 @@ def answer_channel(request, server, params: dict[str, Any], path: str, form: str
     if path == "public" and request.command != "POST":
         return get_public(server, params, form)
     id, slash, rest = path.partition("/")
-    station = next((s for s in server.reader.stations() if str(s.id) == id), None)
-    if station is None:
-        raise Refused(404, "there is no such channel")
     if request.command == "POST":
         if rest != "bulk_update" or form not in {"json", "csv"}:
             raise Refused(405, "administration is done on the command line")
         return write_bulk(request, server, params, id, form)
+    station = next((s for s in server.reader.stations() if str(s.id) == id), None)
+    if station is None:
+        raise Refused(404, "there is no such channel")
     for pattern, route in CHANNEL_ROUTES:
         if match := pattern.fullmatch(slash + rest):
             require_reader(request, server, station, params)
@@ -3861,8 +3919,13 @@ def channels(request, server) -> Answer:
 
 
 def refuse_method(request, server) -> Answer:
-    return tell_error(Refused(405, "this is not done here"), "json")._replace(
+    return tell_error(Refused(405, "this is done on the command line"), "json")._replace(
         headers=(*CORS, ("Allow", "GET, POST, OPTIONS")))
+
+
+def refuse_account(request, server) -> Answer:
+    refused = Refused(404, "there are no accounts and no apps here")
+    return tell_error(refused, "json")._replace(headers=CORS)
 
 
 def answer_options(request, server) -> Answer:
@@ -3875,6 +3938,8 @@ THINGSPEAK_ROUTES = {
        for form in ("json", "xml", "txt", "text")},
     "/channels/": {"GET": channels, "POST": channels, "OPTIONS": answer_options,
                    "PUT": refuse_method, "DELETE": refuse_method},
+    **{path: {"GET": refuse_account, "POST": refuse_account}
+       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")},
 }
 ROUTES.update(THINGSPEAK_ROUTES)
 OPEN.update(route for methods in THINGSPEAK_ROUTES.values() for route in methods.values())
@@ -4306,12 +4371,13 @@ def thingspeak_rows(feed: dict[str, Any], station: Station | None) -> Iterator[R
 
 def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[Row]:
     """The rows of a feeds.json. Raises StoreError."""
+    feed = None
     try:
         for feed in json.load(file)["feeds"]:
             yield from thingspeak_rows(feed, station)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{name}: {error!r} in what should be a feeds.json of ThingSpeak"
-                         ) from None
+        raise StoreError(f"{name}: a feeds.json of ThingSpeak is expected; {error}"
+                         + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
 def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
