@@ -115,6 +115,7 @@ MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
+SPARE_FILES = 64                # descriptors for what is no connection: database, log, control
 MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
@@ -2954,7 +2955,7 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> None:
         """Nothing more to send: close, or wait for the next request."""
-        if self.is_at_end:
+        if self.is_at_end or (self.is_closing and not self.server.may_linger()):
             self.transport.close()
         elif not self.is_closing:
             if self.phase not in {"head", "body"}:      # of a request that has begun
@@ -3077,7 +3078,8 @@ class Server:
         self.turn: list[Connection] = []
         self.failure: Refused | None = None     # of the last commit
         self.is_stopping = False
-        self.capacity = MAX_CONNECTIONS
+        self.limit_connections(MAX_CONNECTIONS + 2 * BACKLOG + SPARE_FILES)
+        self.reported = ("", 0.0)               # the last error of the loop, until when
         self.jobs = JOBS
         self.run = secrets.token_hex(4)         # tells the events of this process from others'
         self.events: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
@@ -3090,6 +3092,27 @@ class Server:
 
     def now(self) -> int:
         return int(self.clock() * 1000)
+
+    def limit_connections(self, files: int) -> None:
+        """Stay below a number of files, though asyncio accepts a whole backlog at once.
+
+        One backlog is being refused while another one, refused before, still lingers.
+        """
+        self.backlog = min(BACKLOG, files // 8)
+        self.capacity = max(1, min(MAX_CONNECTIONS, files - 2 * self.backlog - SPARE_FILES))
+
+    def may_linger(self) -> bool:
+        return len(self.connections) <= self.capacity + self.backlog
+
+    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error that asyncio caught; out of files it would tell a thousand times a second."""
+        error, now = context.get("exception"), self.monotonic()
+        text = f"{context['message']}: {error}"
+        if error and not isinstance(error, OSError):
+            text = "".join(traceback.format_exception(error))
+        if text != self.reported[0] or now > self.reported[1]:
+            self.reported = (text, now + 60)
+            log(text)
 
     def welcome(self, connection: Connection) -> bool:
         """Whether there is room for one more connection."""
@@ -3267,6 +3290,7 @@ ERRORS = {                      # status: code, message, details (else ours)
 THINGSPEAK_LINE = re.compile(
     rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?/(?:update(?:\.[a-z]{3,4})?[? \r\n]|channels/)")
 HEAD_END = re.compile(rb"\n\r?\n")
+WRONG_VERSION = re.compile(rb" http| \S*/ ?\d\.\d", re.IGNORECASE)
 UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
 
 
@@ -3282,7 +3306,7 @@ def repair_head(buffer: bytearray) -> Repaired | None:
     method, _, target = line.partition(b" ")
     target, space, version = target.strip().rpartition(b" ")
     if is_simple := not (space and version.startswith(b"HTTP/")):
-        if method != b"GET":
+        if method != b"GET" or WRONG_VERSION.search(line):
             return None                     # without a version there can be no body
         target, version, rest, length = line[4:].strip(), b"HTTP/1.0", b"\r\n", end + 1
     elif match := HEAD_END.search(buffer, end):
@@ -4503,11 +4527,11 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
     def factory():
         return Connection(server)
     if inherited := inherited_sockets():
-        return ([await server.loop.create_server(factory, sock=s, backlog=BACKLOG)
+        return ([await server.loop.create_server(factory, sock=s, backlog=server.backlog)
                  for s in inherited], "the sockets inherited")
     host, port = server.settings.host, server.settings.port
     try:
-        listener = await server.loop.create_server(factory, host, port, backlog=BACKLOG)
+        listener = await server.loop.create_server(factory, host, port, backlog=server.backlog)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
         reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
@@ -4532,16 +4556,16 @@ async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
 
 
 def raise_file_limit() -> int:
-    """Take as many connections as the system allows; how many that is."""
+    """Have as many files open as we need, if the system allows it; how many it allows."""
     try:
         import resource  # noqa: PLC0415  (not on Windows)
     except ImportError:
         return 500                              # what select() can watch there
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + 64               # ... and what else a process has open
+    wanted = MAX_CONNECTIONS + 2 * BACKLOG + SPARE_FILES
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return soft - 64
+    return soft
 
 
 def announce(server: Server, where: str) -> None:
@@ -4557,7 +4581,8 @@ def announce(server: Server, where: str) -> None:
 async def serve(server: Server) -> None:
     """From the first socket to the last answer."""
     server.loop = asyncio.get_running_loop()
-    server.capacity = min(MAX_CONNECTIONS, raise_file_limit())
+    server.loop.set_exception_handler(server.report)
+    server.limit_connections(raise_file_limit())
     listeners, where = await listen(server)
     controls = await listen_control(server)
     stopped = asyncio.Event()
@@ -4587,8 +4612,8 @@ def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callabl
 def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with (socket.socket(fileno=os.dup(channel.fileno())) as twin,
-              contextlib.suppress(BlockingIOError)):
+        with (contextlib.suppress(OSError),     # there are no more, or no files left
+              socket.socket(fileno=os.dup(channel.fileno())) as twin):
             while True:
                 yield twin.accept()[0]
 
