@@ -27,6 +27,7 @@ URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
     GET  /  /events  /api/stations  /api/readings  /export.csv  /healthz
+    GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
 
 Usage
     python3 iotserver.py --demo        everything at once, with two simulated stations
@@ -110,6 +111,7 @@ PATIENCE = {                    # s that a connection may spend in a phase
     "linger": 2,                # after an error, to read the answer
 }
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
+LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
 IDLE_STOP_SECONDS = 1           # an idle kept-alive connection may have a request on its way
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
@@ -2174,11 +2176,15 @@ def nice_step(span: float, count: int) -> float:
     return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
 
 
+TICKS = (                       # for charts of up to so many hours: hours between marks, text
+    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
+    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
 def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
     """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
-    days = (end - start) / DAY
-    hours, form = ((6, "%H:%M") if days <= 2 else (24, "%a") if days <= 8
-                   else (24 * 7, "%d %b") if days <= 60 else (24 * 62, "%b"))
+    hours, form = next((step, form) for longest, step, form in TICKS
+                       if end - start <= longest * HOUR)
     tick = datetime.fromtimestamp(start / 1000, zone).replace(
         hour=0, minute=0, second=0, microsecond=0)
     ticks = []
@@ -3809,7 +3815,8 @@ def get_channel(server, station: Station, params: dict[str, Any], form: str) -> 
 CHART_STYLE = string.Template(
     ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
     "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
-    "h1{font-size:1rem;text-align:center}")
+    "h1{font-size:1rem;text-align:center}"
+    "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
 
 
 def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
@@ -3852,7 +3859,8 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str, field
     headers = page_headers(style, framing="") + (
         (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
     return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption>"
-                              f"{escape(label)} {escape(text('xaxis'))}</figcaption></figure>",
+                              f"<span>{escape(label)}</span><span>{escape(text('xaxis'))}</span>"
+                              "</figcaption></figure>",
                               style=style), HTML, headers=headers)
 
 
@@ -4144,15 +4152,17 @@ class Remote:
 
 def open_writer(path: Path) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
-    for _ in range(20):                   # a server may just be starting or ending
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
         try:
             return Writer(path)
-        except BlockingIOError:
+        except BlockingIOError:             # by a server, or by a command like this one
             if hasattr(socket, "AF_UNIX"):
                 with contextlib.suppress(OSError):
                     return Remote(path)
         time.sleep(0.1)
-    raise StoreError(f"{path} is in use, and its user does not answer; try again, or stop it")
+    raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
+                     "try again, or stop it")
 
 
 def now_ms() -> int:
@@ -4641,11 +4651,10 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         if args.demo:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
-        try:
-            writer = stack.enter_context(contextlib.closing(Writer(path)))
-        except BlockingIOError:
+        writer = stack.enter_context(contextlib.closing(open_writer(path)))
+        if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
-                             "name another --db") from None
+                             "name another --db")
         if args.demo:
             fill_demo(writer, now_ms())
         reader = stack.enter_context(contextlib.closing(Reader(path)))

@@ -411,7 +411,8 @@ def test_time_ticks_on_days_of_23_24_and_25_hours(first, hours):
 
 
 @pytest.mark.parametrize(("length", "count"), [(DAY, 3), (7 * DAY, 6), (30 * DAY, 4),
-                                               (365 * DAY, 5)])
+                                               (365 * DAY, 5), (HOUR, 3), (3 * HOUR, 5),
+                                               (12 * HOUR, 5)])
 @pytest.mark.parametrize("zone", [timezone.utc, BERLIN, ZoneInfo("Asia/Kathmandu")], ids=str)
 def test_time_ticks_are_few_and_inside(zone, length, count):
     begin, marks = ticks("2018-07-30T00:00", zone, length)

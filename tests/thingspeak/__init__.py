@@ -1,0 +1,1 @@
+"""What the tests of ThingSpeak's API share: recorded conversations, an oracle, client programs."""
