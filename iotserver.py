@@ -2884,16 +2884,19 @@ class Connection(asyncio.Protocol):
         """Read request line and headers off the buffer, once they are complete."""
         while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line before is no harm
             self.take(2)
-        repaired = next(filter(None, (repair(self.buffer) for repair in REPAIRS)), None)
-        end = repaired.length if repaired else self.buffer.find(b"\r\n\r\n") + 4
+        end, repaired = self.buffer.find(b"\r\n\r\n") + 4, None
+        for repair in REPAIRS:
+            if repaired := repair(self.buffer):
+                end = repaired.length
+                break
         if end < 4 or end > MAX_HEAD:
             self.check_head_length()
             if self.phase != "head":            # the time counts from the first byte
                 self.enter("head")
             return False
         head = self.take(end)
-        self.body_length = self.handler.parse_request(*(
-            (repaired.head, repaired.is_simple) if repaired else (head,)))
+        self.body_length = (self.handler.parse_request(repaired.head, repaired.is_simple)
+                            if repaired else self.handler.parse_request(head))
         if len(self.buffer) < self.body_length:
             self.enter("body")
             if self.handler.expects_continue and not self.answers:
