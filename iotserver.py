@@ -3171,6 +3171,9 @@ class Server:
                 self.failure = None
             except sqlite3.Error as error:
                 failure = self.failure = self.storage_failure(error)
+            except Exception:           # whatever it was, nobody is told that it was stored
+                log(f"a commit failed: {traceback.format_exc()}")
+                failure = Refused(500, "not stored: something went wrong here; it was logged")
         for connection in turn:
             if not connection.transport.is_closing():
                 connection.flush(failure)
@@ -3312,12 +3315,12 @@ def repair_head(buffer: bytearray) -> Repaired | None:
     if not THINGSPEAK_LINE.match(buffer) or (end := buffer.find(b"\n", 1)) < 0:
         return None
     line = bytes(buffer[:end]).removeprefix(b"\n").removesuffix(b"\r")
-    method, _, target = line.partition(b" ")
-    target, space, version = target.strip().rpartition(b" ")
+    method, _, words = (part.strip() for part in line.partition(b" "))
+    target, space, version = words.rpartition(b" ")
     if is_simple := not (space and version.startswith(b"HTTP/")):
-        if method != b"GET" or WRONG_VERSION.search(line):
+        if method != b"GET" or WRONG_VERSION.search(words):
             return None                     # without a version there can be no body
-        target, version, rest, length = line[4:].strip(), b"HTTP/1.0", b"\r\n", end + 1
+        target, version, rest, length = words, b"HTTP/1.0", b"\r\n", end + 1
     elif match := HEAD_END.search(buffer, end):
         length = match.end()
         rest = re.sub(rb"\r?\n", b"\r\n", bytes(buffer[end + 1:length]))
@@ -3382,28 +3385,32 @@ class Draft(NamedTuple):
     note: Note | None
 
 
-def parse_text(name: str, text: Any) -> Any:
-    """A number where it is one, else the text as it came. Raises Refused."""
-    if isinstance(text, (list, dict)):
+def clean_text(name: str, value: Any) -> str | None:
+    """A text that can be stored, None for an empty one. Raises Refused."""
+    if isinstance(value, (list, dict)):
         raise Refused(400, f"{name}: a number or a text is needed")
-    text = (text if isinstance(text, str) else json.dumps(text)).strip()
-    if len(text.encode("utf-8", "replace")) > MAX_TEXT:
+    text = value if isinstance(value, str) else json.dumps(value)
+    data = text.strip().encode("utf-8", "replace")      # JSON can hold halves of characters
+    if len(data) > MAX_TEXT:
         raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
-    return parse_value(text) if text else None
+    return data.replace(b"\0", b"").decode() or None
 
 
 def parse_draft(params: Mapping[str, Any], ms: int) -> Draft:
     """field1 or 1, lat, long, elevation and status to an entry of that time. Raises Refused."""
-    def first(*names: str) -> Any:
-        return next((parse_text(name, params[name]) for name in names
+    def text(*names: str) -> str | None:
+        return next((clean_text(name, params[name]) for name in names
                      if params.get(name) is not None), None)
-    found = {number: first(f"field{number}", str(number)) for number in THINGSPEAK_FIELDS}
+
+    def value(*names: str) -> Any:
+        found = text(*names)
+        return found and parse_value(found)
+    found = {number: value(f"field{number}", str(number)) for number in THINGSPEAK_FIELDS}
     values = {number: value for number, value in found.items() if value is not None}
-    status = first("status")
-    note = Note(status if status is None else str(params["status"]).strip(),
-                first("latitude", "lat"), first("longitude", "long"), first("elevation"))
-    return Draft(ms, values, note if any(part is not None for part in note) or not values
-                 else None)
+    note = Note(text("status"), value("latitude", "lat"), value("longitude", "long"),
+                value("elevation"))
+    has_note = not values or any(part is not None for part in note)
+    return Draft(ms, values, note if has_note else None)
 
 
 def parse_created(text: str, zone: tzinfo, now: int) -> int:
@@ -3493,12 +3500,15 @@ def bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[in
     that is none is refused, other than in /update: a whole history would be put at this instant.
     """
     try:
-        deltas = [round(parse_number(str(u.get("delta_t", 0)).strip()) * 1000) for u in updates]
+        deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
         starts = list(itertools.accumulate(deltas))
-        return [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
-                else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
+        times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
+                 else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
     except (ValueError, OverflowError):
-        raise Refused(400, "created_at or delta_t: not a time") from None
+        times = [-1]
+    if not 0 <= min(times) <= max(times) < LATEST_TIME:
+        raise Refused(400, "created_at or delta_t: not a time")
+    return times
 
 
 def write_bulk(request, server, params: dict[str, Any], id: str, form: str) -> Answer:

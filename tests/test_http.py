@@ -484,3 +484,11 @@ def test_answers_tell_little_about_the_server(server):
     headers = server.get("/").headers
     assert "Python" not in headers.get("server", "")
     assert headers["date"].endswith("GMT")
+
+
+def test_half_a_character_in_json_spoils_nothing(server):
+    """A lone surrogate cannot be stored; it must not take the turn's other readings with it."""
+    body = b'{"api_key":"%b","field1":"\\ud800x\\u0000","status":"\\udfff"}' % INSIDE.key.encode()
+    assert server.ask("POST", "/update.json", body).status == 200
+    feed = server.get("/channels/1/feeds.json?status=true").json["feeds"]
+    assert [(entry["field1"], entry["status"]) for entry in feed] == [("?x", "?")]
