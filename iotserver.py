@@ -117,10 +117,12 @@ MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
-SPARE_FILES = 64                # descriptors for what is no connection: database, log, control
+MAX_ACCEPTS = 32                # of them at once: accepting all of them takes half a second
+SPARE_FILES = 32                # descriptors for what is no connection: database, log, control
 MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
-MAX_UNSENT = 256 * 1024         # bytes; a listener that far behind is not reading
+MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
+MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
 MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
 GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
@@ -858,6 +860,8 @@ def inspect_header(header: bytes) -> str | None:
         return None                     # not there yet, or never got its first commit
     if header[:16] != b"SQLite format 3\0":
         return "is no SQLite database"
+    if len(header) == 100 and not any(header[40:44] + header[68:72]):
+        return None                     # never had a table: our first start was cut off
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         return "is an SQLite database, but not of iotserver; an older table goes to --import"
     if (version := int.from_bytes(header[60:64], "big")) > len(MIGRATIONS):
@@ -2501,6 +2505,8 @@ def post_update(request, server) -> Answer:
 
 
 def get_events(request, server) -> Answer:
+    if len(server.listeners) >= MAX_LISTENERS:
+        raise Refused(503, "too many listeners; try again", Retry_After="5")
     body = b": connected\n\nevent: hello\ndata: %d\n\n" % server.now()
     if server.verdicts:
         body += b"event: verdict\ndata: %b\n\n" % as_json(server.verdicts)
@@ -3087,7 +3093,7 @@ class Server:
         self.turn: list[Connection] = []
         self.failure: Refused | None = None     # of the last commit
         self.is_stopping = False
-        self.limit_connections(MAX_CONNECTIONS + 2 * BACKLOG + SPARE_FILES)
+        self.capacity = MAX_CONNECTIONS
         self.reported = ("", 0.0)               # the last error of the loop, until when
         self.jobs = JOBS
         self.run = secrets.token_hex(4)         # tells the events of this process from others'
@@ -3103,15 +3109,12 @@ class Server:
         return int(self.clock() * 1000)
 
     def limit_connections(self, files: int) -> None:
-        """Stay below a number of files, though asyncio accepts a whole backlog at once.
-
-        One backlog is being refused while another one, refused before, still lingers.
-        """
-        self.backlog = min(BACKLOG, files // 8)
-        self.capacity = max(1, min(MAX_CONNECTIONS, files - 2 * self.backlog - SPARE_FILES))
+        """Stay below a number of files: some connections are refused while others, refused
+        before, still linger."""
+        self.capacity = max(1, min(MAX_CONNECTIONS, files - 2 * MAX_ACCEPTS - SPARE_FILES))
 
     def may_linger(self) -> bool:
-        return len(self.connections) <= self.capacity + self.backlog
+        return len(self.connections) <= self.capacity + MAX_ACCEPTS
 
     def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error that asyncio caught; out of files it would tell a thousand times a second."""
@@ -4545,23 +4548,39 @@ def inherited_sockets() -> list[socket.socket]:
     return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
 
 
+def twin(channel) -> socket.socket:
+    """A socket of asyncio's, with all that a socket can do."""
+    return socket.socket(fileno=os.dup(channel.fileno()))
+
+
 async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
     """Open the listening sockets; they and what to call them."""
     def factory():
         return Connection(server)
     if inherited := inherited_sockets():
-        return ([await server.loop.create_server(factory, sock=s, backlog=server.backlog)
-                 for s in inherited], "the sockets inherited")
+        listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
+                     for s in inherited]
+        where = "the sockets inherited"
+    else:
+        listeners = [await listen_on(server, factory)]
+        host, port = server.settings.host, listeners[0].sockets[0].getsockname()[1]
+        host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
+        where = f"http://{host}:{port}/"
+    for channel in (channel for listener in listeners for channel in listener.sockets):
+        with twin(channel) as real:     # for asyncio both numbers are one
+            real.listen(BACKLOG)
+    return listeners, where
+
+
+async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.AbstractServer:
+    """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
-        listener = await server.loop.create_server(factory, host, port, backlog=server.backlog)
+        return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
         reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
         raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
-    port = listener.sockets[0].getsockname()[1]
-    host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
-    return [listener], f"http://{host}:{port}/"
 
 
 async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
@@ -4585,7 +4604,7 @@ def raise_file_limit() -> int:
     except ImportError:
         return 500                              # what select() can watch there
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + 2 * BACKLOG + SPARE_FILES
+    wanted = MAX_CONNECTIONS + 2 * MAX_ACCEPTS + SPARE_FILES
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
@@ -4635,10 +4654,9 @@ def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callabl
 def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with (contextlib.suppress(OSError),     # there are no more, or no files left
-              socket.socket(fileno=os.dup(channel.fileno())) as twin):
+        with contextlib.suppress(OSError), twin(channel) as real:   # no more, or no files left
             while True:
-                yield twin.accept()[0]
+                yield real.accept()[0]
 
 
 async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
@@ -4704,8 +4722,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"iotserver: {error.filename or ''}: {error.strerror}", file=sys.stderr)
         return 1
-    except (StoreError, sqlite3.Error) as error:
+    except StoreError as error:
         print(f"iotserver: {error}", file=sys.stderr)
+        return 1
+    except sqlite3.Error as error:
+        print(f"iotserver: {path}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -45,7 +46,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
 from test_browser import FLAGS as BROWSER_FLAGS
-from test_nginx import MAIN
+from test_droplet import MAIN
 from thingspeak import conversation as talks
 from thingspeak import oracle
 from tools import ROOT, need, skip
@@ -479,8 +480,11 @@ def test_no_parameter_is_ever_an_error_of_the_server(weather, path, params):
 
 
 def stored(text):
-    """A value as it comes back: without white space around it, None when there is nothing else."""
-    return text.strip() or None
+    """A value as it comes back: without white space around it, None when there is nothing else.
+
+    A character that no text of SQLite's can hold is left out.
+    """
+    return text.strip().replace("\0", "") or None
 
 
 def is_same(sent, got):
@@ -501,13 +505,10 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.fro
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*(f"field{i}" for i in range(1, 9)), "status"]), VALUES))
-@example({"field1": "\ufeff1"})
+@example({"field1": "\ufeff1", "field2": "\0", "status": "a\0b"})
 def test_what_urlencode_writes_is_read_back(server, values):
     form = urllib.parse.urlencode({"api_key": INSIDE.key, **values}).encode()
     response = server.ask("POST", "/update", form)
-    if any(len(stored(v) or "") and len(stored(v).encode()) > 255 for v in values.values()):
-        assert (response.status, response.body) == (400, b"0")
-        return
     assert response.status == 200, response
     last = server.get("/channels/1/feeds/last.json?status=true").json
     assert last["entry_id"] == int(response.body)
@@ -546,15 +547,15 @@ def test_values_in_json_are_texts_that_need_no_further_reading(world, station):
 
 
 def test_times_of_a_relative_bulk_end_now(world, station):
-    world.bulk(station, [{"delta_t": d, "field1": i} for i, d in enumerate((0, "15", 20))])
+    world.bulk(station, [{"delta_t": d, "field1": i} for i, d in enumerate((0, "600", 1200))])
     relative = urllib.parse.urlencode({
-        "write_api_key": station.key, "time_format": "relative", "updates": "0,9|7,8|5,7"})
+        "write_api_key": station.key, "time_format": "relative", "updates": "0,9|700,8|500,7"})
     assert world.ask("POST", f"/channels/{station.id}/bulk_update.csv",
                      relative.encode()).status == 202
     rows = {row["entry_id"]: row for row in world.feeds(station)}
     times = {number: datetime.fromisoformat(row["created_at"].replace("Z", "+00:00")).timestamp()
              for number, row in rows.items()}
-    for distances, last in (((35, 20, 0), 3), ((12, 5, 0), 6)):
+    for distances, last in (((1800, 1200, 0), 3), ((1200, 500, 0), 6)):
         assert abs(times[last] - time.time()) < 60
         assert [times[last] - times[last - 2 + i] for i in range(3)] == list(distances)
     assert [rows[n]["field1"] for n in sorted(rows)] == ["0", "1", "2", "9", "8", "7"]
@@ -830,7 +831,7 @@ def test_a_device_that_hangs_up_at_once(world, station):
     assert sorted(int(row["field1"]) for row in rows) == list(range(1, 25))
 
 
-@pytest.mark.parametrize("cut", [1, 8, 40])
+@pytest.mark.parametrize("cut", [1, 8, 20])
 def test_what_was_cut_off_is_not_stored(world, station, cut):
     raw = request("POST", "/update", f"key={station.key}&field1=12345&status=abcdefgh".encode())
     for end in (b"\r\n", b"\n"):
@@ -906,7 +907,8 @@ def test_elsewhere_the_server_stays_strict(world, station, raw):
         channel.sendall(raw.encode())
         channel.shutdown(socket.SHUT_WR)
         answers = receive(channel)
-    assert not answers or [r.status for r in parse_responses(answers)] in ([400], [404], [405])
+    # No answer at all: what ends in LF alone is no head yet.
+    assert [response.status for response in parse_responses(answers)] in ([], [400])
     assert world.feeds(station) == []
 
 
@@ -916,6 +918,8 @@ def test_elsewhere_the_server_stays_strict(world, station, raw):
      {400, 411, 501}),
     ("POST /update HTTP/1.1\nHost: h\nContent-Length: 1\nContent-Length: 2\n\nk=", {400}),
     ("GET /update?key={key}&field1=1 HTTP/3.0\r\nHost: h\r\n\r\n", {400, 505}),
+    ("GET /update?key={key}&field1=1 http/1.1\r\nHost: h\r\n\r\n", {400}),
+    ("GET /update?key={key}&field1=1 HTTP/ 1.1\r\nHost: h\r\n\r\n", {400, 505}),
     ("GET /update?key={key}&field1=1 HTTP/1.1\r\n\r\n", {400})])
 def test_what_stays_refused_on_update(world, station, raw, status):
     with world.connect() as channel:
@@ -969,6 +973,11 @@ def test_charts_of_different_kinds_times_and_amounts_differ(weather):
         assert len({chart(weather.world, weather.station, type=kind).text for kind in kinds}) == 1
 
 
+def test_what_the_table_calls_ignored_changes_nothing_in_a_chart(weather):
+    assert len({chart(weather.world, weather.station, results=3, **params).text for params in (
+        {}, {"width": 999}, {"height": 77}, {"step": "true"}, {"export": "true"})}) == 1
+
+
 def test_a_dynamic_chart_comes_again_by_itself(weather):
     def refresh(**params):
         return chart(weather.world, weather.station, **params).headers.get("refresh")
@@ -989,33 +998,39 @@ def test_no_parameter_of_a_chart_puts_markup_into_it(weather, name):
 
 CACHE = ROOT / ".cache" / "thingspeak"
 CLIENTS = talks.FOLDER / "clients"
-PYPI, NPM = ("thingspeak", "mqttwarn"), ("thingspeakclient", "jquery@3")
 
 
-def installed(folder, *command):
-    """A folder filled by a package manager, once for all runs."""
-    if not (folder / ".complete").exists():
-        done = subprocess.run([*command], capture_output=True, text=True, timeout=280, check=False,
-                              stdin=subprocess.DEVNULL)
-        if done.returncode:
-            skip(f"{shlex.join(map(str, command))} failed: {done.stderr.strip()[-300:]}")
-        (folder / ".complete").touch()
+def installed(folder, *commands):
+    """A folder filled by a package manager, once for all runs; {folder} is where to."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+            for command in commands:
+                words = [str(word).format(folder=partial + "/new") for word in command]
+                done = subprocess.run(words, capture_output=True, text=True, timeout=280,
+                                      check=False, stdin=subprocess.DEVNULL)
+                if done.returncode:
+                    skip(f"{shlex.join(words)} failed: {done.stderr.strip()[-300:]}")
+            with contextlib.suppress(OSError):      # another run was quicker
+                os.rename(partial + "/new", folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def pypi():
     """Where the clients from PyPI are; not in our own environment, whose versions they change."""
-    folder = CACHE / "python{}{}".format(*sys.version_info)
-    return installed(folder, sys.executable, "-m", "pip", "install", "--quiet", "--target", folder,
-                     "--disable-pip-version-check", "--upgrade", *PYPI)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+           "--target", "{folder}"]
+    # mqttwarn asks for a future below 1, which does not run on Python 3.12.
+    return installed(CACHE / "python{}.{}".format(*sys.version_info), [*pip, "thingspeak",
+                     "mqttwarn"], [*pip, "--upgrade", "--no-deps", "future>=1"])
 
 
 @pytest.fixture(scope="session")
 def npm():
-    folder = CACHE / "npm"
-    return installed(folder, need("npm"), "install", "--silent", "--no-audit", "--no-fund",
-                     "--prefix", folder, *NPM) / "node_modules"
+    return installed(CACHE / "npm", [
+        need("npm"), "install", "--silent", "--no-audit", "--no-fund", "--prefix", "{folder}",
+        "thingspeakclient", "jquery@3"]) / "node_modules"
 
 
 def lines_of(*command, **env):
@@ -1085,9 +1100,10 @@ def test_mqttwarn_from_pypi(world, station, pypi, https):
            "SSL_CERT_FILE": str(https.certificate), "THINGSPEAK_PORT": str(https.port)}
     for message in ("21.5", "22.5"):
         options = json.dumps({"addrs": [station.key, "field1"], "message": message})
-        done = subprocess.run([sys.executable, pypi / "bin" / "mqttwarn", "--plugin=thingspeak",
-                               f"--options={options}"], env={**os.environ, **env}, check=False,
-                              capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", "from mqttwarn.commands import run; run()",
+             "--plugin=thingspeak", f"--options={options}"], env={**os.environ, **env},
+            check=False, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done
     assert [row["field1"] for row in world.feeds(station)] == ["21.5", "22.5"]
     with pytest.raises(ssl.SSLCertVerificationError):       # it does look at the certificate
