@@ -1191,7 +1191,7 @@ class Reader:
                 problems += self.check_series(series)
                 self.db.execute("COMMIT")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            problems = [str(error)]
+            problems = [str(error) or "the file cannot be read"]    # Python 3.10 says nothing
         self.db.set_progress_handler(None, 0)
         return problems
 
@@ -1219,20 +1219,25 @@ class Writer:
 
     def __init__(self, path: Path):
         self.path = path
-        refuse_foreign(path)
-        self.lock = take_lock(path)
-        refuse_foreign(path)            # once more: now nobody else can make it
-        self.db = connect(path, "rwc")
         self.batch = Batch()
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
+        refuse_foreign(path)
+        with contextlib.ExitStack() as stack:
+            self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
+            refuse_foreign(path)        # once more: now nobody else can make it
+            self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
+            self._open()
+            stack.pop_all()             # all is well: they stay open
+
+    def _open(self) -> None:
         try:
             self._prepare()
             self._load()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = ("make room on the disk" if "full" in str(error)
                       else "restore a backup, or name another --db")
-            raise StoreError(f"{path}: {error}; {advice}") from None
-        self.opened = os.stat(path)
+            raise StoreError(f"{self.path}: {error}; {advice}") from None
+        self.opened = os.stat(self.path)
 
     def _prepare(self) -> None:
         version, = self.db.execute("PRAGMA user_version").fetchone()
