@@ -61,6 +61,12 @@ def test_unknown_macs_and_bodies_count_as_guesses_too(server):
     assert statuses == [403] * 40 + [429] * 20
 
 
+def test_keys_guessed_on_thingspeaks_paths_count_too(server):
+    statuses = guess(server, 110, lambda n: f"/update?api_key=wrong{n}&field1=1")
+    assert statuses == [400] * 100 + [429] * 10
+    assert server.get(f"/update?api_key={INSIDE.key}&field1=1").text == "1"
+
+
 def test_a_misconfigured_station_always_learns_what_is_wrong(server):
     for minute in range(120):
         server.time += 60

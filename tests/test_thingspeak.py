@@ -46,7 +46,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
 from test_browser import FLAGS as BROWSER_FLAGS
-from test_droplet import MAIN
 from thingspeak import conversation as talks
 from thingspeak import oracle
 from tools import ROOT, need, skip
@@ -1071,6 +1070,14 @@ def test_thingspeakclient_from_npm(world, station, npm):
     assert is_listed is True
 
 
+NGINX = """daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}
+http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {key};
+    location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_http_version 1.1; }} }} }}
+"""
+
+
 @pytest.fixture
 def https(world, tmp_path):
     """The port of an nginx that is https://api.thingspeak.com; its certificate."""
@@ -1082,10 +1089,8 @@ def https(world, tmp_path):
                    check=True, capture_output=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    site = (f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; "
-            f"ssl_certificate_key {key}; location / {{ proxy_pass http://127.0.0.1:{world.port}; "
-            "proxy_http_version 1.1; } }")
-    (tmp_path / "nginx.conf").write_text(MAIN.format(folder=tmp_path, site=site))
+    (tmp_path / "nginx.conf").write_text(NGINX.format(
+        folder=tmp_path, port=port, upstream=world.port, key=key, certificate=certificate))
     process = subprocess.Popen([nginx, "-p", tmp_path, "-c", tmp_path / "nginx.conf"],
                                stderr=subprocess.DEVNULL)
     wait_for(lambda: process.poll() is not None or (tmp_path / "pid").exists(), 10)
