@@ -118,6 +118,7 @@ MAX_PAGES = 64                  # variants of the page kept: ranges, units, time
 MAX_TURN = 1024                 # connections answered together: some 30 ms
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 32                # of them at once: accepting all of them takes half a second
+REFUSED_ROUNDS = 8              # of the loop, from a connection's accept until its file is free
 SPARE_FILES = 32                # descriptors for what is no connection: database, log, control
 MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
@@ -1367,6 +1368,7 @@ class Writer:
         return batch
 
     def _write(self, batch: Batch) -> None:
+        hours = summarize(batch.readings)
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1375,7 +1377,7 @@ class Writer:
             count = count + excluded.count,
             total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
-            [(*place, *summary) for place, summary in summarize(batch.readings).items()])
+            [(*place, *summary) for place, summary in hours.items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
             (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
@@ -1387,7 +1389,8 @@ class Writer:
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
             self._index_keys()
-        self.pages += len(batch.readings) // 100    # so many readings at least share a page
+        # Each series has its places among readings and hours, and 100 readings share a page.
+        self.pages += 2 * len({series for series, _ in hours}) + len(batch.readings) // 100
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
@@ -2847,8 +2850,11 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.handler = Handler(None, ("", 0) if peer is None else peer, self.server)
         self.enter("idle")
-        if not self.server.welcome(self):
-            self.queue_refusal(Refused(503, "too many connections; try again", Retry_After="5"))
+        if not self.server.welcome(self):       # at once: in a turn, too many would wait
+            refused = Refused(503, "too many connections; try again", Retry_After="5")
+            self.is_closing = self.handler.close_connection = True
+            transport.write(self.handler.render(self.handler.refuse(refused)))
+            self.rest()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closing = True
@@ -3098,7 +3104,7 @@ class Server:
         self.turn: list[Connection] = []
         self.failure: Refused | None = None     # of the last commit
         self.is_stopping = False
-        self.capacity = MAX_CONNECTIONS
+        self.capacity, self.accepts = MAX_CONNECTIONS, MAX_ACCEPTS
         self.reported = ("", 0.0)               # the last error of the loop, until when
         self.jobs = JOBS
         self.run = secrets.token_hex(4)         # tells the events of this process from others'
@@ -3114,16 +3120,19 @@ class Server:
         return int(self.clock() * 1000)
 
     def limit_connections(self, files: int) -> None:
-        """Stay below a number of files: some connections are refused while others, refused
-        before, still linger."""
-        self.capacity = max(1, min(MAX_CONNECTIONS, files - 2 * MAX_ACCEPTS - SPARE_FILES))
+        """Stay below a number of files; one that is refused has its own for some rounds more."""
+        self.accepts = max(1, min(MAX_ACCEPTS, files // 32))
+        self.capacity = max(1, min(MAX_CONNECTIONS,
+                                   files - REFUSED_ROUNDS * self.accepts - SPARE_FILES))
 
     def may_linger(self) -> bool:
-        return len(self.connections) <= self.capacity + MAX_ACCEPTS
+        return len(self.connections) <= self.capacity + self.accepts
 
     def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error that asyncio caught; out of files it would tell a thousand times a second."""
         error, now = context.get("exception"), self.monotonic()
+        if self.is_stopping and isinstance(error, ValueError):
+            return                      # it tries a listener again that is closed by now
         text = f"{context['message']}: {error}"
         if error and not isinstance(error, OSError):
             text = "".join(traceback.format_exception(error))
@@ -4563,7 +4572,7 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
     def factory():
         return Connection(server)
     if inherited := inherited_sockets():
-        listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
+        listeners = [await server.loop.create_server(factory, sock=s, backlog=server.accepts)
                      for s in inherited]
         where = "the sockets inherited"
     else:
@@ -4581,7 +4590,7 @@ async def listen_on(server: Server, factory: Callable[[], Connection]) -> asynci
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
-        return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
+        return await server.loop.create_server(factory, host, port, backlog=server.accepts)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
         reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
@@ -4609,7 +4618,7 @@ def raise_file_limit() -> int:
     except ImportError:
         return 500                              # what select() can watch there
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + 2 * MAX_ACCEPTS + SPARE_FILES
+    wanted = MAX_CONNECTIONS + REFUSED_ROUNDS * MAX_ACCEPTS + SPARE_FILES
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft

@@ -8,7 +8,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from faults import acknowledged, attached, broken, lines_of, strace, tell, watch
+from faults import (
+    acknowledged,
+    attached,
+    broken,
+    from_birth,
+    lines_of,
+    living,
+    strace,
+    tell,
+    watch,
+)
 from harness import HEADER, INSIDE, OUTSIDE, SCRIPT, environment, wait_for
 
 WAL_WRITE = re.compile(r"pwrite64\(\d+<[^>]*iot\.db-wal>")
@@ -39,6 +49,15 @@ def test_no_answer_before_its_reading_is_on_the_disk(live, tmp_path):
     assert unsynced_answers(lines) == (0, 20)
     broken = [line for line in lines if not WAL_SYNC.search(line)]      # as synchronous=OFF does
     assert unsynced_answers(broken) == (20, 0)
+
+
+def test_start_and_end_without_an_update_write_nothing(database, tmp_path):
+    """So that a server can start, and show what it has, on a disk that is full."""
+    log, before = tmp_path / "strace.log", database.stat().st_mtime_ns
+    with living(tmp_path, prefix=from_birth(log, *watch("pwrite64", "ftruncate", "fdatasync"))):
+        pass
+    assert [line for line in lines_of(log) if re.search(r"iot\.db(-wal)?>", line)] == []
+    assert database.stat().st_mtime_ns == before
 
 
 def test_file_that_is_replaced_ends_the_process(live):
