@@ -112,7 +112,9 @@ PATIENCE = {                    # s that a connection may spend in a phase
 }
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
-IDLE_STOP_SECONDS = 1           # an idle kept-alive connection may have a request on its way
+# An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
+# ones after 300 ms: as long as this is longer, no restart costs a request.
+IDLE_STOP_SECONDS = 1
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together: some 30 ms
@@ -4230,15 +4232,16 @@ def lan_address() -> str:
 
 
 def print_config(key: str, args: argparse.Namespace) -> None:
+    port = "" if args.port == 80 else f":{args.port}"
     print(f"""# config.py of the station
 API_KEY = "{key}"
 SSID = "the name of your WiFi"
 WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
-SERVER = "http://{lan_address()}:{args.port}"   # which answers there with --host 0.0.0.0
+SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here
-curl http://127.0.0.1:{args.port}/update/API_key={key}/mac={args.mac}/field=1/data=22.0""")
+curl http://127.0.0.1{port}/update/API_key={key}/mac={args.mac}/field=1/data=22.0""")
 
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:

@@ -15,3 +15,10 @@ from harness import (  # noqa: E402
 )
 
 __all__ = ["database", "in_process", "live", "many_files", "run", "serve", "server", "template"]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests measured, with record_property."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")

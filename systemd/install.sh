@@ -1,0 +1,233 @@
+#!/bin/sh
+# Puts iotserver in place on Debian 12/13 or Ubuntu 22.04/24.04: program, user, units, nginx site.
+# Run it again after each `git pull`: it changes only what is different, and restarts only then.
+#
+#   install.sh               as root
+#   install.sh --dry-run     prints what it would do, and does nothing
+#   install.sh --uninstall   takes all away again but the data, the settings and the certificate
+#
+# With DESTDIR=FOLDER files go below that folder, and nothing is started.
+set -eu
+umask 022
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=${DESTDIR:-}
+python=/usr/bin/python3
+state=/var/lib/iotserver
+units="iotserver.socket iotserver.service iotserver-prune.service iotserver-prune.timer
+    iotserver-backup.service iotserver-backup.timer"
+started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer"
+site=/etc/nginx/sites-available/iotserver
+
+dry='' uninstall=''
+for argument; do
+    case $argument in
+        --dry-run) dry=1 ;;
+        --uninstall) uninstall=1 ;;
+        *) echo "usage: $0 [--dry-run] [--uninstall]" >&2; exit 2 ;;
+    esac
+done
+
+changed=                # the targets that were not as they should be
+new=                    # ... because they were not there
+
+fail() { echo "install.sh: $*" >&2; exit 1; }
+
+# Say what is done, and do it unless this is a rehearsal.
+run() {
+    echo "${dry:+would: }$*"
+    [ -n "$dry" ] || "$@"
+}
+
+was_changed() {  # TARGET...
+    for target; do
+        case " $changed " in *" $target "*) return 0 ;; esac
+    done
+    return 1
+}
+
+folder() {  # MODE FOLDER
+    [ -d "$root$2" ] || run install -d -m "$1" "$root$2"
+}
+
+# Install a file unless it is there already, in one step: nobody ever sees half of it.
+put() {  # MODE SOURCE TARGET
+    if cmp -s "$2" "$root$3" && [ "$(stat -c %a "$root$3")" = "$1" ]; then
+        return
+    fi
+    changed="$changed $3"
+    [ -e "$root$3" ] || new="$new $3"
+    echo "${dry:+would: }install $3"
+    [ -z "$dry" ] || return 0
+    install -D -m "$1" "$2" "$root$3.new"
+    mv "$root$3.new" "$root$3"
+}
+
+# The same for a text on standard input.
+put_text() {  # MODE TARGET
+    cat > "$scratch/text"
+    put "$1" "$scratch/text" "$2"
+}
+
+remove() {  # TARGET...
+    for target; do
+        if [ -e "$root$target" ] || [ -L "$root$target" ]; then
+            run rm -f "$root$target"
+        fi
+    done
+}
+
+# What talks to the running system: not below a DESTDIR, and not where systemd does not run.
+live() {
+    if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+        run "$@"
+    fi
+}
+
+check_system() {
+    [ -z "$root" ] || return 0
+    [ -n "$dry" ] || [ "$(id -u)" = 0 ] || fail "this needs root"
+    "$python" -c 'import sys, sqlite3
+sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 37))' ||
+        fail "$python is missing or older than 3.10: apt-get install python3"
+    for program in nginx openssl setpriv systemd-sysusers; do
+        command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
+    done
+}
+
+install_program() {
+    put 644 "$here/../iotserver.py" /usr/local/lib/iotserver/iotserver.py
+    put_text 755 /usr/local/bin/iotserver << END
+#!/bin/sh
+# The commands of iotserver on the service's database, as the service's user. Files that you name
+# are looked for in $state; - is standard input or output.
+export IOTSERVER_DB=$state/iot.db IOTSERVER_PORT=80
+program=/usr/local/lib/iotserver/iotserver.py
+case \$(id -un) in
+    root) as='setpriv --reuid=iotserver --regid=iotserver --init-groups --' ;;
+    iotserver) as= ;;
+    *) echo 'iotserver: this needs root: sudo iotserver ...' >&2; exit 1 ;;
+esac
+cd $state && exec \$as $python -I "\$program" "\$@"
+END
+    [ -e "$root/etc/iotserver.conf" ] || put_text 644 /etc/iotserver.conf << 'END'
+# Settings of iotserver. After a change: systemctl restart iotserver
+# They are the flags of `iotserver --help`, in capitals.
+
+# C or F on the page; else it follows the browser's language.
+#IOTSERVER_UNITS=F
+
+# Inside at or below it, nothing needs opening.
+#IOTSERVER_COMFORT=72F
+
+# Updates a minute of one station.
+#IOTSERVER_RATE_LIMIT=60
+
+# Ask for a password before the page is shown. First: iotserver --set-password password
+#IOTSERVER_PRIVATE=/var/lib/iotserver/password
+
+# Each night readings older than this go; the hourly summaries stay for ever.
+#IOTSERVER_PRUNE_AGE=90d
+END
+}
+
+install_user() {
+    put 644 "$here/sysusers.conf" /etc/sysusers.d/iotserver.conf
+    if [ -z "$root" ] && ! getent passwd iotserver > /dev/null; then
+        run systemd-sysusers /etc/sysusers.d/iotserver.conf
+    fi
+    if [ ! -d "$root$state" ]; then
+        folder 700 "$state"
+        [ -n "$root" ] || run chown iotserver:iotserver "$state"
+    fi
+}
+
+install_units() {
+    for unit in $units; do
+        put 644 "$here/$unit" "/etc/systemd/system/$unit"
+    done
+}
+
+# nginx does not start without a certificate, and certbot needs nginx: so there is one until then.
+install_certificate() {
+    [ ! -L "$root/etc/ssl/iotserver" ] || return 0
+    folder 755 /etc/ssl
+    folder 700 /etc/ssl/iotserver-placeholder
+    run openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=iotserver \
+        -keyout "$root/etc/ssl/iotserver-placeholder/privkey.pem" \
+        -out "$root/etc/ssl/iotserver-placeholder/fullchain.pem" 2> "$scratch/openssl" ||
+        fail "openssl: $(cat "$scratch/openssl")"
+    run ln -s iotserver-placeholder "$root/etc/ssl/iotserver"
+}
+
+install_site() {
+    folder 755 /var/www/iotserver
+    if [ -e "$root$site" ] && ! cmp -s "$here/nginx.conf" "$root$site"; then
+        run cp -p "$root$site" "$root$site.before"
+    fi
+    put 644 "$here/nginx.conf" "$site"
+    folder 755 /etc/nginx/sites-enabled
+    if [ ! -e "$root/etc/nginx/sites-enabled/iotserver" ]; then
+        run ln -sf ../sites-available/iotserver "$root/etc/nginx/sites-enabled/iotserver"
+    fi
+    if [ -L "$root/etc/nginx/sites-enabled/default" ]; then   # both would be the default server
+        run rm "$root/etc/nginx/sites-enabled/default"
+    fi
+}
+
+# Start what is new and restart what is different. Units are switched on once only: what you switch
+# off later stays off.
+start() {
+    case $changed in */etc/systemd/system/*) live systemctl daemon-reload ;; esac
+    for unit in $started; do
+        case "$new " in *"/$unit "*) live systemctl enable --now "$unit" ;; esac
+    done
+    case $new in
+        */iotserver.service*) ;;
+        *) if was_changed /etc/systemd/system/iotserver.socket; then
+               live systemctl stop iotserver.service iotserver.socket   # else it stays as it was
+           fi
+           if was_changed /etc/systemd/system/iotserver.socket \
+                   /etc/systemd/system/iotserver.service /usr/local/lib/iotserver/iotserver.py; then
+               live systemctl restart iotserver.service
+           fi ;;
+    esac
+    if was_changed "$site" && [ -z "$root" ]; then
+        run nginx -t -q ||
+            fail 'nginx goes on with its old settings; mend that, then: systemctl reload nginx'
+        live systemctl reload-or-restart nginx.service
+    fi
+}
+
+uninstall() {
+    if [ -e "$root/etc/systemd/system/iotserver.service" ]; then
+        for unit in $started; do
+            live systemctl disable --now "$unit"
+        done
+    fi
+    for unit in $units; do
+        remove "/etc/systemd/system/$unit"
+    done
+    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" \
+        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver \
+        /usr/local/lib/iotserver/iotserver.py
+    [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
+    live systemctl daemon-reload
+    live systemctl reload-or-restart nginx.service
+    echo "left as they are: $state, /etc/iotserver.conf, /etc/ssl/iotserver, the user iotserver"
+}
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+if [ -n "$uninstall" ]; then
+    uninstall
+    exit
+fi
+check_system
+install_program
+install_user
+install_units
+install_certificate
+install_site
+start
+[ -n "$changed" ] || echo "nothing to do"

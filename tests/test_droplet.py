@@ -1,0 +1,677 @@
+"""The appliance as it stands on the internet: nginx with the shipped site, in front of the real
+server on the socket that iotserver.socket describes. Only ports and paths of the site are changed.
+"""
+import contextlib
+import http.client
+import itertools
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from harness import (
+    INSIDE,
+    OUTSIDE,
+    SCRIPT,
+    Client,
+    Live,
+    bulk,
+    parse_responses,
+    read_until,
+    receive,
+    request,
+    rows_of,
+    update_path,
+    wait_for,
+)
+from test_access import basic
+from test_server import ACTIVATE
+from tools import ROOT, need, skip
+
+SYSTEMD = ROOT / "systemd"
+IS_ROOT = os.geteuid() == 0
+NETWORKS = "127.0.0.200"        # whose header X-Test-Address nginx believes, in these tests
+STATION, PHONE, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.66"
+try:
+    HAS_IPV6 = bool(socket.create_server(("::1", 0), family=socket.AF_INET6).close() or True)
+except OSError:
+    HAS_IPV6 = False
+
+# What Debian's nginx.conf says around a site.
+MAIN = """daemon off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 768; }}
+http {{ sendfile on; tcp_nopush on; gzip on; default_type application/octet-stream;
+access_log {folder}/access.log; ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
+client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+{site} }}"""
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A folder with the two files that certbot makes."""
+    folder = tmp_path_factory.mktemp("certificate")
+    subprocess.run([need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                    "-subj", "/CN=weather.example.org", "-keyout", folder / "privkey.pem",
+                    "-out", folder / "fullchain.pem"], check=True, capture_output=True)
+    return folder
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def site(folder, certificate, ports, edits=()):
+    """The shipped site, with this test's ports and paths in it."""
+    text = (f"set_real_ip_from {NETWORKS}; real_ip_header X-Test-Address;\n"
+            + (SYSTEMD / "nginx.conf").read_text())
+    for shipped, ours in (
+            *edits, ("unix:/run/iotserver.sock", f"unix:{folder}/iotserver.sock"),
+            *((f"listen [::]:{shipped}", f"listen [::1]:{port}" if HAS_IPV6 else "# ")
+              for shipped, port in ports.items()),
+            *((f"listen {shipped}", f"listen 127.0.0.1:{port}")
+              for shipped, port in ports.items()),
+            ("/etc/ssl/iotserver/", f"{certificate}/"), ("/var/www/iotserver", f"{folder}/www"),
+            ("/var/log/nginx/", f"{folder}/")):
+        assert shipped in text, shipped
+        text = text.replace(shipped, ours)
+    return text
+
+
+def unit_value(unit, name):
+    value, = re.findall(rf"^{name}=(.*)$", (SYSTEMD / unit).read_text(), re.MULTILINE)
+    return value
+
+
+class Door(Client):
+    """One of the two ports, as a client at some address meets it."""
+
+    def __init__(self, port, address=PHONE, is_secure=False):
+        self.port, self.address, self.is_secure = port, address, is_secure
+
+    def connect(self, **limits):
+        channel = socket.create_connection(("127.0.0.1", self.port), 20, (self.address, 0))
+        return tls(limits).wrap_socket(channel) if self.is_secure else channel
+
+    def talk(self, raw, methods=()):
+        with self.connect() as channel:
+            channel.sendall(raw)
+            return parse_responses(receive(channel), list(methods))
+
+    def ask(self, method, path, body=b"", **headers):
+        response, = self.talk(request(method, path, body, Connection="close", **headers),
+                              methods=[method])
+        return response
+
+
+def tls(limits):
+    """A client that checks no certificate: the board's only way."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)     # TLS 1.1 is what we ask for
+        if "version" in limits:
+            context.minimum_version = context.maximum_version = limits["version"]
+    context.set_ciphers(limits.get("ciphers", "DEFAULT"))
+    return context
+
+
+class Droplet:
+    """nginx and the server, in a folder that both may enter; the database is in one of its own."""
+
+    def __init__(self, folder, home, certificate, flags, edits):
+        self.folder, self.home, self.flags = folder, home, flags
+        (folder / "www/.well-known/acme-challenge").mkdir(parents=True)
+        self.listen()
+        self.start()
+        self.start_nginx(certificate, edits)
+
+    def listen(self):
+        """What systemd does for iotserver.socket."""
+        path = self.folder / "iotserver.sock"
+        path.unlink(missing_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        path.chmod(int(unit_value("iotserver.socket", "SocketMode"), 8))
+        if IS_ROOT:
+            shutil.chown(path, unit_value("iotserver.socket", "SocketUser"),
+                         unit_value("iotserver.socket", "SocketGroup"))
+        self.listener.listen(int(unit_value("iotserver.socket", "Backlog")))
+
+    def start(self):
+        fd = self.listener.fileno()
+        self.server = Live(self.home, *self.flags, pass_fds=[fd],
+                           command=("-c", ACTIVATE, str(fd), SCRIPT))
+        assert "inherited" in self.server.line
+
+    def end_server(self):
+        if self.server:
+            self.server.check_end()
+            self.server = None
+
+    def restart(self):
+        self.end_server()
+        self.start()
+
+    def start_nginx(self, certificate, edits):
+        for _ in range(3):              # another program may take a free port first
+            ports = {80: free_port(), 443: free_port()}
+            config = self.folder / "nginx.conf"
+            config.write_text("user www-data;\n" * IS_ROOT + MAIN.format(
+                folder=self.folder, site=site(self.folder, certificate, ports, edits)))
+            with (self.folder / "nginx.stderr").open("w") as said:
+                self.nginx = subprocess.Popen(
+                    [need("nginx", "nginx-light"), "-p", self.folder, "-c", config], stderr=said)
+            wait_for(lambda: self.nginx.poll() is not None or (self.folder / "pid").exists(), 20)
+            if self.nginx.poll() is None:
+                self.ports = ports
+                return
+        pytest.fail((self.folder / "nginx.stderr").read_text())
+
+    def http(self, address=STATION):
+        return Door(self.ports[80], address)
+
+    def https(self, address=PHONE):
+        return Door(self.ports[443], address, is_secure=True)
+
+    def straight(self):
+        """A connection past nginx, to the server's own socket."""
+        channel = socket.socket(socket.AF_UNIX)
+        channel.settimeout(20)
+        channel.connect(str(self.folder / "iotserver.sock"))
+        return channel
+
+    def stop(self):
+        self.listener.close()
+        self.nginx.terminate()
+        try:
+            self.end_server()
+        finally:
+            assert self.nginx.wait(20) == 0
+        assert (self.folder / "error.log").read_text() == ""
+
+
+@pytest.fixture
+def public_folder():
+    """Other users may not enter pytest's folders."""
+    folder = Path(tempfile.mkdtemp(prefix="iotserver-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def droplet(database, tmp_path, public_folder, certificate):
+    """Makes one: droplet("--private", FILE, edits=[("shipped text", "another")])."""
+    with contextlib.ExitStack() as stack:
+        def make(*flags, edits=()):
+            flags = ["--rate-limit", "0", *flags]
+            made = Droplet(public_folder, tmp_path, certificate, flags, edits)
+            stack.callback(made.stop)
+            return made
+        yield make
+
+
+# -- port 80: stations ----------------------------------------------------------------------------
+
+
+def test_an_update_over_plain_http_is_answered_however_it_comes(droplet):
+    http = droplet().http()
+    path = update_path(INSIDE, 21.5)
+    answers = [http.talk(raw) for raw in (
+        request("GET", path, Connection="close"),
+        request("GET", path, Connection="close", Host="203.0.113.5"),       # the bare address
+        request("GET", path, version="1.0"),                                # no Host at all
+        request("GET", path.replace(":", "%3A"), Connection="close", Host="weather.example.org"),
+        request("GET", "/" + path, Connection="close"))]
+    assert [(a.status, a.body) for a, in answers[:4]] == [(200, b"%d" % n) for n in (1, 2, 3, 4)]
+    assert answers[4][0].status == 404          # //update: passed on as it is, and no redirect
+    answer = http.ask("POST", "/update", bulk(INSIDE, (1, 22), (2, 50)))
+    assert (answer.status, answer.json["stored"]) == (200, 2)
+
+
+def test_no_way_to_write_is_ever_redirected(droplet):
+    http = droplet().http()
+    for method, path in (
+            ("GET", "/update?api_key=K&field1=1"), ("POST", "/update?api_key=K&field1=1"),
+            ("GET", "/update"), ("GET", "/update/"), ("GET", "/update.json?api_key=K&field1=1"),
+            ("GET", "/update.xml?api_key=K"), ("POST", "/channels/1/bulk_update.json"),
+            ("POST", "/channels/1/bulk_update.csv"), ("GET", "/update/%0A"),
+            ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update")):
+        response = http.ask(method, path, b"{}" if method == "POST" else b"")
+        assert response.status == 200 or 400 <= response.status < 500, (method, path)
+        assert "location" not in response.headers
+
+
+def test_nginx_refuses_spaces_in_the_address_that_the_server_forgives(droplet):
+    made = droplet()
+    raw = request("GET", f"/update?api_key={INSIDE.key}&field1=  21.5", version="1.0")
+    answer, = made.http().talk(raw)
+    assert answer.status == 400
+    with made.straight() as channel:
+        channel.sendall(raw)
+        answer, = parse_responses(receive(channel))
+    assert (answer.status, answer.body) == (200, b"1")
+
+
+def test_all_else_is_sent_to_https(droplet):
+    http = droplet().http()
+    for path in ("/", "/?range=7d", "/api/stations", "/events", "/export.csv", "/healthz",
+                 "/channels/1/feeds.json?results=2", "/updates", "/.well-known/x"):
+        response = http.get(path, Host="weather.example.org")
+        assert response.status == 301
+        assert response.headers["location"] == f"https://weather.example.org{path}"
+        assert "strict-transport-security" not in response.headers
+
+
+def test_certbot_finds_its_answer_over_plain_http(droplet):
+    made = droplet()
+    (made.folder / "www/.well-known/acme-challenge/token").write_text("token.thumbprint")
+    response = made.http().get("/.well-known/acme-challenge/token")
+    assert (response.status, response.body) == (200, b"token.thumbprint")
+    assert made.http().get("/.well-known/acme-challenge/other").status == 404
+    assert made.http().get("/.well-known/acme-challenge/../../../error.log").status != 200
+
+
+# -- port 443: people -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("limits", "version", "cipher"), [
+    ({}, "TLSv1.3", "TLS_.*"),
+    ({"version": ssl.TLSVersion.TLSv1_2}, "TLSv1.2", "ECDHE-RSA-.*(GCM|POLY1305).*"),
+    ({"version": ssl.TLSVersion.TLSv1_2, "ciphers": "AES128-SHA256"}, "TLSv1.2", "AES128-SHA256"),
+    ({"version": ssl.TLSVersion.TLSv1_1, "ciphers": "ALL:@SECLEVEL=0"}, None, None),
+    ({"version": ssl.TLSVersion.TLSv1_2, "ciphers": "AES128-SHA:@SECLEVEL=0"}, None, None),
+], ids=["1.3", "1.2", "the axTLS of a board", "1.1", "CBC with SHA-1"])
+def test_versions_of_tls(droplet, limits, version, cipher):
+    made = droplet()
+    if version is None:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            made.https().connect(**limits)
+        return
+    with made.https().connect(**limits) as secure:
+        assert secure.version() == version
+        assert re.fullmatch(cipher, secure.cipher()[0])
+        secure.sendall(request("GET", update_path(INSIDE, 21.5), Connection="close"))
+        response, = parse_responses(receive(secure))
+    assert (response.status, response.body) == (200, b"1")
+
+
+def test_tls_records_fit_into_a_boards_buffer(droplet):
+    """Their lengths stand in clear: https://www.rfc-editor.org/rfc/rfc5246#section-6.2.1"""
+    received, incoming, outgoing = b"", ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = tls({"version": ssl.TLSVersion.TLSv1_2}).wrap_bio(incoming, outgoing)
+    with Door(droplet().ports[443]).connect() as channel:
+        def exchange(step):
+            nonlocal received
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    return step()
+                channel.sendall(outgoing.read())
+                received += (piece := channel.recv(65536))
+                incoming.write(piece)
+        exchange(secure.do_handshake)
+        secure.write(request("GET", "/", Connection="close"))
+        page = b"".join(iter(lambda: exchange(lambda: secure.read(65536)), b""))
+    lengths = []
+    while received:
+        lengths.append(5 + int.from_bytes(received[3:5], "big"))
+        received = received[lengths[-1]:]
+    assert len(page) > 8192
+    assert max(lengths) < 4096 + 100
+
+
+def test_the_pages_headers_pass_and_https_is_asked_for_hence(droplet):
+    made = droplet()
+    response = made.https().get("/", Accept="text/html")
+    with made.straight() as channel:
+        channel.sendall(request("GET", "/", Connection="close", Accept="text/html"))
+        own, = parse_responses(receive(channel))
+    assert response.body == own.body
+    assert response.headers["strict-transport-security"] == "max-age=31536000"
+    assert "default-src 'none'" in own.headers["content-security-policy"]
+    for name in set(own.headers) - {"server", "date", "connection"}:
+        assert response.headers[name] == own.headers[name]
+    assert response.headers["server"] == "nginx"        # without its version
+
+
+def test_events_pass_at_once(droplet):
+    made = droplet()
+    with made.https().connect() as channel:
+        channel.sendall(request("GET", "/events"))
+        data = read_until(channel, b"event: hello")
+        assert made.http().update(INSIDE, 31.25) == 1
+        assert b'"value":31.25' in read_until(channel, b'"entry":1}', data)
+
+
+# -- who asks -------------------------------------------------------------------------------------
+
+
+def wrong(n, station=INSIDE):
+    return update_path(station, 1).replace(station.key, f"wrong{n}")
+
+
+def test_a_guesser_is_throttled_and_nobody_else(droplet):
+    """Whatever address he claims; and the station beside him, or the one he names, goes on."""
+    made = droplet("--rate-limit", "60")
+    guesser = made.http(STRANGER)
+    statuses = [guesser.get(wrong(n), X_Real_IP=f"192.0.2.{n % 200}", X_Forwarded_For=STATION,
+                            Forwarded=f"for={STATION}").status for n in range(110)]
+    assert statuses == [403] * 100 + [429] * 10
+    response = guesser.get(wrong(0), X_Real_IP=STATION)
+    assert response.status == 429
+    assert int(response.headers["retry-after"]) > 800       # the server's own: set once
+    assert guesser.update(INSIDE, 20) == 1
+    assert made.http(STATION).update(INSIDE, 21) == 2
+    assert made.http(STATION).get(wrong(0)).status == 403
+
+
+def test_only_nginx_may_connect_to_the_socket(droplet):
+    """Because then what it says of the client's address can be believed."""
+    made = droplet()
+    if not IS_ROOT:
+        skip("only root can try it as somebody else")
+    connect = ("import socket, sys; socket.socket(socket.AF_UNIX)"
+               f".connect('{made.folder}/iotserver.sock')")
+
+    def attempt(user):
+        return subprocess.run([need("setpriv", "util-linux"), "--reuid", user, "--regid", user,
+                               "--clear-groups", need("/usr/bin/python3", "python3"), "-c",
+                               connect], capture_output=True, text=True, check=False).stderr
+    assert attempt("www-data") == ""
+    assert "PermissionError" in attempt("games")
+
+
+def test_a_private_server_asks_people_for_its_password_and_only_over_tls(droplet, run, tmp_path):
+    run("--set-password", "password", stdin="open sesame\n")
+    made = droplet("--private", str(tmp_path / "password"))
+    for path in ("/", "/events", "/api/stations", "/api/readings?station=inside", "/export.csv"):
+        assert made.http().get(path).status == 301
+        refused = made.https().get(path)
+        assert refused.status == 401
+        assert refused.headers["www-authenticate"].startswith("Basic ")
+    assert made.https().get("/", Authorization=basic("open sesame")).status == 200
+    assert made.http().update(INSIDE, 21) == 1
+    assert made.https().get("/healthz").status == 200
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+def flood(door, paths):
+    """The answers to many requests, 500 to a connection and none awaited."""
+    answers, paths = [], iter(paths)
+    while batch := list(itertools.islice(paths, 500)):
+        raw = b"".join(request("GET", path) for path in batch[:-1])
+        answers += door.talk(raw + request("GET", batch[-1], Connection="close"))
+    return answers
+
+
+def test_a_household_behind_one_address_is_not_limited(droplet):
+    """20 stations empty 20 readings each at once, ten people open the page and keep it open."""
+    made = droplet()
+    door = made.http(STATION)
+    answers = flood(door, [update_path(INSIDE, n) for n in range(400)])
+    assert [answer.status for answer in answers] == [200] * 400
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            assert made.https(STATION).get("/").status == 200
+            for path in ("/worker.js", "/icon.svg", "/manifest.webmanifest", "/api/stations"):
+                assert made.https(STATION).get(path).status == 200
+            channel = stack.enter_context(made.https(STATION).connect())
+            channel.sendall(request("GET", "/events"))
+            read_until(channel, b"event: hello")
+        assert door.update(INSIDE, 1) == 401
+
+
+@pytest.mark.parametrize("path", [update_path(INSIDE, 1), "/healthz"])
+def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path):
+    made = droplet()
+    door = made.http(STRANGER) if "update" in path else made.https(STRANGER)
+    answers = flood(door, [path] * 1500)
+    assert {(answer.status, answer.headers.get("retry-after")) for answer in answers} == {
+        (200, None), (429, "10")}
+    assert made.http(STATION).update(INSIDE, 1)
+    assert made.https(PHONE).get("/").status == 200
+
+
+def test_one_address_cannot_take_all_connections(droplet):
+    made = droplet()
+    with contextlib.ExitStack() as stack:
+        def listen(address):
+            channel = stack.enter_context(made.https(address).connect())
+            channel.sendall(request("GET", "/events"))
+            return int(read_until(channel, b"\r\n\r\n").split()[1])
+        assert [listen(STRANGER) for _ in range(105)] == [200] * 100 + [429] * 5
+        assert listen(PHONE) == 200
+
+
+def test_a_household_with_ipv6_is_a_64(droplet):
+    made = droplet()
+
+    def statuses(address, count):
+        raw = [request("GET", "/healthz", X_Test_Address=address) for _ in range(count)]
+        with made.https(NETWORKS).connect() as channel:
+            channel.sendall(b"".join(raw))
+            data = b""
+            while data.count(b"HTTP/1.1 ") < count:
+                data += channel.recv(65536)
+        return set(re.findall(rb"HTTP/1\.1 (\d+)", data))
+    assert statuses("2001:db8:0:a::1", 190) == {b"200"}
+    assert statuses("2001:db8:0:a:ffff::2", 190) == {b"200", b"429"}
+    assert statuses("2001:db8:0:b::1", 190) == {b"200"}
+
+
+def test_limits_of_size(droplet):
+    """What is too large is refused; a body of the largest size is never put into a file."""
+    made = droplet()
+    shutil.rmtree(made.folder / "body")
+    (made.folder / "body").write_text("no folder: nginx cannot put a file here")
+    http = made.http()
+    most = bulk(INSIDE, (1, 21), key=None).ljust(256 * 1024)
+    assert http.ask("POST", "/update", most).status in {200, 400}   # and not 500
+    chunked = b"40000\r\n" + most + b"\r\n0\r\n\r\n"
+    response, = http.talk(request("POST", "/update", Transfer_Encoding="chunked",
+                                  Connection="close") + chunked)
+    assert response.status in {200, 400}
+    refused = http.ask("POST", "/update", most + b" ")
+    assert (refused.status, b"nginx" in refused.body) == (413, True)    # it never came further
+    assert http.get("/update/" + 9000 * "x").status == 414
+    assert http.get(update_path(INSIDE, 1), X_Long=9000 * "x").status == 400
+
+
+# -- no key is written down -----------------------------------------------------------------------
+
+CANARY = "CANARY7d1f4e0b93"
+
+
+def leaks(*folders):
+    """The files that hold the canary, in any case or encoding it was sent in."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path.name for path in files if CANARY.lower().encode() in path.read_bytes().lower()}
+
+
+def canary_requests():
+    """A key as it is meant to come, and in all the places where people put it by mistake."""
+    right = update_path(INSIDE, 21).replace(INSIDE.key, CANARY)
+    paths = [right, right.replace("5c:", "5d:"), f"/update/API_key=x{CANARY}/mac=M/field=1/data=1",
+             f"/update?api_key={CANARY}&field1=1", f"/update.json?key={CANARY}",
+             f"/Update/API_key={CANARY}", f"/{CANARY}", f"/?api_key={CANARY}",
+             f"/channels/1/feeds.json?api_key={CANARY}", f"/api/readings?station={CANARY}",
+             f"/update/%41PI_key={CANARY}/../{CANARY}", f"/.well-known/acme-challenge/{CANARY}",
+             f"http://h/update/API_key={CANARY}", f"/update/API_key={CANARY}/x={7000 * 'y'}"]
+    yield from (request("GET", path, Connection="close") for path in paths)
+    plain = "/update/mac=M/field=1/data=1"
+    for name in ("X_API_Key", "Referer", "User_Agent", "Cookie", "Host", "Authorization",
+                 "X_Real_IP", "X_THINGSPEAKAPIKEY"):
+        yield request("GET", plain, Connection="close", **{name: CANARY})
+    body = bulk(INSIDE, (1, 21)).replace(INSIDE.key.encode(), CANARY.encode())
+    for sent in (body, body[:-1], f"api_key={CANARY}&field1=2".encode(), body.ljust(200_000),
+                 body.ljust(300_000)):
+        yield request("POST", "/update", sent, Connection="close")
+    yield from (request(CANARY, "/", Connection="close"), f"GET /{CANARY}\r\n\r\n".encode(),
+                request("GET", f"/update/API_key={CANARY}", Host="a b", Connection="close"),
+                request("GET", f"/update/API_key={CANARY}/{9000 * 'x'}", Connection="close"),
+                request("GET", f"/update/API_key={CANARY}", Long=9000 * "x", Connection="close"),
+                request("GET", f"/{CANARY}", Connection=f"close\r\n{CANARY}"),   # with no colon
+                f"GET /update/API_key={CANARY} HTTP/1.1\r\nHost: h\r\nA: ".encode())
+
+
+def send(door, requests):
+    """What comes back, all together."""
+    heard = b""
+    for raw in requests:
+        with door.connect() as channel, contextlib.suppress(OSError, ssl.SSLError):
+            channel.sendall(raw)
+            if not raw.endswith(b"A: "):        # that one hangs up in the middle
+                heard += receive(channel)
+    return heard
+
+
+def test_no_key_is_in_any_file_or_body(droplet, run, tmp_path):
+    """Sent right and wrong, to a server that is up, that is down, and that is not there at all."""
+    run("--new-key", "inside", "--key", CANARY)
+    made = droplet()
+    heard = b"".join(send(door, canary_requests()) for door in (made.http(), made.https()))
+    assert heard.count(b"HTTP/1.1 200 ") >= 8
+    heard += send(made.https(), [request("GET", path, Connection="close") for path in (
+        "/", "/api/stations", "/export.csv", "/channels/1/feeds.json", "/channels/1")])
+    for status in (301, 400, 403, 404, 413, 414):
+        assert b"HTTP/1.1 %d " % status in heard
+    run("--backup", "backup.db")
+    run("--export", "all.csv")
+    (tmp_path / "stderr").rename(tmp_path / "server.stderr")
+    made.end_server()
+    made.listener.close()
+    heard += send(made.https(), canary_requests())      # connection refused
+    (made.folder / "iotserver.sock").unlink()
+    heard += send(made.http(), canary_requests())       # no such file
+    assert heard.count(b"HTTP/1.1 502 ") >= 40
+    log = (made.folder / "iotserver.log").read_text()
+    assert re.search(r"^127\.0\.0\.2 \[[^]]*\] http GET /update 200 \d+ [\d.]+ 200$", log, re.M)
+    assert len(log.splitlines()) >= 4 * len([*canary_requests()]) - 4    # some hang up
+    assert CANARY.encode() not in re.sub(rb"\nLocation: .*", b"", heard)
+    assert leaks(made.folder, tmp_path) == set()
+
+
+def test_the_search_for_keys_finds_them(droplet, run):
+    """In a site with each of its three precautions taken away."""
+    run("--new-key", "inside", "--key", CANARY)
+    made = droplet(edits=[
+        ("error_log /dev/null emerg", "error_log /var/log/nginx/error.iotserver crit"),
+        ("$iot_method $iot_place ", "$iot_method $request_uri "),
+        ("    client_body_buffer_size", "    client_body_in_file_only on; #")])
+    first, *_ = canary_requests()
+    assert b"HTTP/1.1 200 " in send(made.http(), [first])
+    assert leaks(made.folder) == {"iotserver.log"}
+    body = next(raw for raw in canary_requests() if raw.startswith(b"POST"))
+    assert b"HTTP/1.1 200 " in send(made.http(), [body])
+    made.end_server()
+    (made.folder / "iotserver.sock").unlink()
+    assert b"HTTP/1.1 502 " in send(made.http(), [first])
+    assert leaks(made.folder) == {"iotserver.log", "error.iotserver", "0000000001"}
+
+
+# -- restarts, and a key that changes -------------------------------------------------------------
+
+
+class Load:
+    """Stations that send one reading after the other, until the block ends; each reading once."""
+
+    def __init__(self, *senders):
+        self.senders, self.acknowledged, self.failures = senders, [], []
+        self.ended = threading.Event()
+        self.values = itertools.count(1)
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self.run, args=(s,)) for s in self.senders]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def run(self, send):
+        while not self.ended.wait(0.03):        # below what nginx grants one address
+            value = next(self.values)
+            try:
+                status, body = send(value)
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+            else:
+                (self.acknowledged if status == 200 else self.failures).append(
+                    value if status == 200 else (status, body))
+
+    def __exit__(self, *error):
+        self.ended.set()
+        for thread in self.threads:
+            thread.join()
+        for send in self.senders:
+            send.close()
+
+
+class Sender:
+    """A station that sends its readings on a connection which it keeps, or on a new one each."""
+
+    def __init__(self, connect, station=INSIDE, keeps=True):
+        self.connect, self.station = connect, station
+        self.headers = {} if keeps else {"Connection": "close"}
+        self.client = http.client.HTTPConnection("localhost")
+
+    def __call__(self, value):
+        if self.client.sock is None:
+            self.client.sock = self.connect()
+        self.client.request("GET", update_path(self.station, value), headers=self.headers)
+        response = self.client.getresponse()
+        return response.status, response.read()
+
+    def close(self):
+        self.client.close()
+
+
+def test_30_restarts_under_load_lose_and_refuse_nothing(droplet, database):
+    made = droplet()
+    doors = [made.http(f"127.0.1.{n}").connect for n in range(6)]
+    with Load(*(Sender(door, keeps=n % 2) for n, door in enumerate(doors)),
+              Sender(made.straight), Sender(made.straight, OUTSIDE, keeps=False)) as load:
+        for _ in range(30):
+            made.restart()
+    assert load.failures == []
+    assert len(load.acknowledged) > 200
+    made.end_server()
+    assert sorted(value for *_, value, _ in rows_of(database)) == sorted(load.acknowledged)
+
+
+def test_a_key_is_changed_without_losing_a_reading(droplet, run, database):
+    """The old key works until the station has the new one, and not any longer."""
+    made = droplet()
+    station = SimpleNamespace(mac=INSIDE.mac, key=INSIDE.key)
+    with Load(Sender(made.http().connect, station), Sender(made.https().connect, station)) as load:
+        wait_for(lambda: len(load.acknowledged) > 5, 30)
+        run("--new-key", "inside", "--key", "NEW")
+        before = len(load.acknowledged)
+        wait_for(lambda: len(load.acknowledged) > before + 5, 30)
+    station.key = "NEW"
+    with Load(Sender(made.http().connect, station)) as later:
+        wait_for(lambda: len(later.acknowledged) > 5, 30)
+    assert load.failures + later.failures == []
+    assert made.http().get(update_path(INSIDE, 1)).status == 403
+    assert len(rows_of(database)) == len(load.acknowledged) + len(later.acknowledged)
+
+
+def test_a_server_that_was_down_is_found_again(droplet):
+    made = droplet()
+    made.end_server()
+    made.listener.close()
+    response = made.http().get(update_path(INSIDE, 1))
+    assert (response.status, response.headers["retry-after"]) == (502, "10")
+    made.listen()
+    made.start()
+    assert made.http().update(INSIDE, 1) == 1

@@ -1,0 +1,487 @@
+"""The units and install.sh: what systemd-analyze and shellcheck say of them, which system calls
+they need, what is put where; and the README's guide, followed on a private view of this machine.
+"""
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+from faults import strace
+from harness import (
+    INSIDE,
+    SCRIPT,
+    bulk,
+    environment,
+    parse_responses,
+    read_until,
+    receive,
+    request,
+    update_path,
+)
+from test_access import basic
+from test_droplet import IS_ROOT, SYSTEMD, public_folder  # noqa: F401
+from tools import ROOT, need, skip
+
+SERVE, PRUNE, BACKUP = SERVICES = (
+    "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
+INSTALL = SYSTEMD / "install.sh"
+
+
+def analyze(*words):
+    """What systemd-analyze says, all of it."""
+    need("/usr/bin/python3", "python3")         # of which the units speak
+    done = subprocess.run([need("systemd-analyze", "systemd"), *map(str, words)], text=True,
+                          capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    assert done.returncode == 0, done
+    return done.stdout + done.stderr
+
+
+# -- units ----------------------------------------------------------------------------------------
+
+
+def test_units_are_as_systemd_wants_them():
+    units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
+    assert len(units) == 6
+    assert analyze("verify", *units) == ""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_nothing_is_open_that_can_be_shut(service, record_property):
+    said = analyze("security", "--offline=true", "--no-pager", SYSTEMD / service)
+    score = float(re.search(r"Overall exposure level for .*: ([\d.]+)", said)[1])
+    record_property(f"systemd-analyze security {service} (at most 1.0)", score)
+    assert score <= 1.0
+
+
+def lines_of(service):
+    """The settings of a unit, in their order."""
+    text = (SYSTEMD / service).read_text().replace("\\\n", "")
+    return re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE)
+
+
+def test_the_three_services_share_one_sandbox():
+    boxes = set()
+    for lines in map(lines_of, SERVICES):
+        start = lines.index(("User", "iotserver"))
+        boxes.add(tuple(lines[start:lines.index(("TasksMax", "32")) + 1]))
+    assert len(boxes) == 1
+    assert len(boxes.pop()) > 30
+
+
+# -- system calls ---------------------------------------------------------------------------------
+
+
+def members(names):
+    """The system calls in a list of calls and of sets, which may hold sets."""
+    calls = {name for name in names if name[0] != "@"}
+    for name in set(names) - calls:
+        words = [line.strip() for line in analyze("syscall-filter", name).splitlines()[1:]]
+        calls |= members([word for word in words if word and word[0] != "#"])
+    return calls
+
+
+def allowed(service):
+    """What the SystemCallFilter lines of a unit leave, taken in their order."""
+    calls = set()
+    for value in (value for name, value in lines_of(service) if name == "SystemCallFilter"):
+        named = members(value.lstrip("~").split())
+        calls = calls - named if value[0] == "~" else calls | named
+    return calls
+
+
+def command_of(service, folder):
+    """What a unit runs, with this folder in place of those of an installation."""
+    command = dict(lines_of(service))["ExecStart"]
+    for shipped, ours in (("/usr/local/lib/iotserver", str(folder)),
+                          ("/var/lib/iotserver/backup", str(folder)),
+                          ("${IOTSERVER_PRUNE_AGE}", "90d"), ("$$", "$"), ("%%", "%")):
+        command = command.replace(shipped, ours)
+    return command
+
+
+def test_the_last_seven_backups_are_kept(database, tmp_path, run):
+    shutil.copy(SCRIPT, tmp_path)
+    (tmp_path / "date").write_text('#!/bin/sh\n[ "$1" = +%u ] && echo $DAY\n')
+    (tmp_path / "date").chmod(0o755)
+    for day in range(9):
+        run("--label", "inside", "1", f"day {day}")
+        subprocess.run(["sh", "-c", command_of(BACKUP, tmp_path)], check=True, capture_output=True,
+                       env=environment(STATE_DIRECTORY=str(tmp_path), DAY=str(day % 7 + 1),
+                                       PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    kept = {}
+    for path in tmp_path.glob("iot-*.db"):
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            kept[path.name], = (text for text, in copy.execute("SELECT label FROM series"))
+    assert kept == {f"iot-{day % 7 + 1}.db": f"day {day}" for day in range(2, 9)}
+
+
+@contextlib.contextmanager
+def traced(folder, service, more="", before="", **popen):
+    """The command line of a unit under strace, in a folder; yields the log.
+
+    As nobody, since SQLite calls fchown only as root, and the services are not root.
+    """
+    command = command_of(service, folder) + more
+    log = folder / f"{service}.strace"
+    user = ["-u", "nobody"] if IS_ROOT else []
+    with subprocess.Popen([*strace(log, *user), "sh", "-c", f"{before} exec {command}"],
+                          cwd=folder, stdout=subprocess.PIPE, text=True,
+                          env=environment(STATE_DIRECTORY=str(folder),
+                                          NOTIFY_SOCKET=str(folder / "notify")),
+                          **popen) as process:
+        yield process, log
+        assert process.wait(30) == 0
+
+
+def calls_in(log):
+    return set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+
+
+def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
+        database, public_folder, tmp_path, run):  # noqa: F811
+    """A server that does all it can, and the two others with it."""
+    run("--set-password", "password", stdin="open sesame\n")
+    public_folder.chmod(0o777)
+    for path in (SCRIPT, database, tmp_path / "password"):
+        copy = Path(shutil.copy(path, public_folder))
+        copy.chmod(0o666)
+        if IS_ROOT:
+            shutil.chown(copy, "nobody")
+
+    def ask(method, path, body=b"", **headers):
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.settimeout(20)
+            channel.connect(str(public_folder / "http.sock"))
+            channel.sendall(request(method, path, body, Connection="close", **headers))
+            if path == "/events":
+                return read_until(channel, b"event: hello")
+            response, = parse_responses(receive(channel))
+            assert response.status == 200
+            return response
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(public_folder / "http.sock"))
+        (public_folder / "http.sock").chmod(0o666)
+        listener.listen(9)
+        with traced(public_folder, SERVE, " --private password",
+                    before="export LISTEN_FDS=1 LISTEN_PID=$$;", pass_fds=[3],
+                    preexec_fn=lambda: os.dup2(listener.fileno(), 3)) as (process, serve_log):
+            assert "inherited" in process.stdout.readline()
+            ask("GET", update_path(INSIDE, 21))
+            ask("POST", "/update", bulk(INSIDE, (1, 22), (2, 50)))
+            for path in ("/", "/events", "/api/stations", "/export.csv", "/healthz",
+                         "/api/readings?station=inside", "/channels/1/feeds.json"):
+                ask("GET", path, Authorization=basic("open sesame"))
+            logs = [serve_log]
+            for service in (PRUNE, BACKUP):
+                with traced(public_folder, service) as (_, log):
+                    logs.append(log)
+            number = int(serve_log.read_text().split(maxsplit=1)[0])
+            os.kill(number, signal.SIGTERM)
+    for service, log in zip(SERVICES, logs, strict=True):
+        assert calls_in(log) - allowed(service) == set(), service
+        assert "fdatasync" in calls_in(log) or "fsync" in calls_in(log) or service == PRUNE
+    assert {"accept4", "fdatasync", "epoll_wait"} <= calls_in(serve_log)
+    assert len(list(public_folder.glob("iot-[1-7].db"))) == 1
+
+
+# -- install.sh -----------------------------------------------------------------------------------
+
+MODES = {                       # what an installation consists of
+    "etc/iotserver.conf": 0o644, "etc/sysusers.d/iotserver.conf": 0o644,
+    "etc/nginx/sites-available/iotserver": 0o644,
+    "etc/ssl/iotserver-placeholder/fullchain.pem": 0o644,
+    "etc/ssl/iotserver-placeholder/privkey.pem": 0o600,
+    "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o700, "var/www/iotserver": 0o755,
+    "usr/local/bin/iotserver": 0o755, "usr/local/lib/iotserver/iotserver.py": 0o644,
+    **{f"etc/systemd/system/{path.name}": 0o644
+       for path in SYSTEMD.glob("iotserver*.*") if path.suffix != ".cron"}}
+LINKS = {"etc/nginx/sites-enabled/iotserver": "../sites-available/iotserver",
+         "etc/ssl/iotserver": "iotserver-placeholder"}
+
+
+def install(root, *flags, status=0, source=INSTALL):
+    done = subprocess.run([source, *flags], env={**os.environ, "DESTDIR": str(root)},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+def tree(root):
+    """All that is below root: names, modes, contents, times."""
+    return {str(path.relative_to(root)): (
+        path.lstat().st_mode, path.lstat().st_mtime_ns,
+        path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes())
+        for path in root.rglob("*")}
+
+
+def test_shell_scripts_are_clean(tmp_path):
+    install(tmp_path)
+    for script in (INSTALL, tmp_path / "usr/local/bin/iotserver"):
+        for command in (["sh", "-n"], ["dash", "-n"], [need("shellcheck"), "--shell=sh"]):
+            done = subprocess.run([*command, script], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_dry_run_says_what_a_real_run_does_and_does_nothing(tmp_path):
+    said = install(tmp_path, "--dry-run")
+    assert tree(tmp_path) == {}
+    lines = said.splitlines()
+    assert all(line.startswith("would: ") for line in lines)
+    assert not re.search("systemctl|sysusers |nginx -t", said)      # of the machine itself
+    assert [line.removeprefix("would: ") for line in lines] == install(tmp_path).splitlines()
+
+
+def test_an_installation_is_complete_and_done_once(tmp_path):
+    install(tmp_path)
+    for name, mode in MODES.items():
+        assert (tmp_path / name).stat().st_mode & 0o7777 == mode, name
+    for name, target in LINKS.items():
+        assert str((tmp_path / name).readlink()) == target
+    files = {name for name in tree(tmp_path) if (tmp_path / name).is_file()}
+    expected = {*MODES, *LINKS, "etc/ssl/iotserver/fullchain.pem", "etc/ssl/iotserver/privkey.pem"}
+    assert files <= expected
+    assert (tmp_path / "usr/local/lib/iotserver/iotserver.py").read_bytes() == SCRIPT.read_bytes()
+    before = tree(tmp_path)
+    assert install(tmp_path) == "nothing to do\n"
+    assert tree(tmp_path) == before
+
+
+def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
+    install(tmp_path)
+    site, unit = (tmp_path / name for name in (
+        "etc/nginx/sites-available/iotserver", "etc/systemd/system/iotserver.service"))
+    (tmp_path / "etc/iotserver.conf").write_text("IOTSERVER_UNITS=F\n")
+    site.write_text("# yours\n")
+    unit.unlink()
+    certificate = tmp_path / "etc/ssl/iotserver"
+    certificate.unlink()
+    certificate.symlink_to("/etc/letsencrypt/live/weather.example.org")
+    assert re.findall("install (.*)", install(tmp_path)) == [
+        "/etc/systemd/system/iotserver.service", "/etc/nginx/sites-available/iotserver"]
+    assert site.read_bytes() == (SYSTEMD / "nginx.conf").read_bytes()
+    assert site.with_name("iotserver.before").read_text() == "# yours\n"
+    assert (tmp_path / "etc/iotserver.conf").read_text() == "IOTSERVER_UNITS=F\n"
+    assert str(certificate.readlink()) == "/etc/letsencrypt/live/weather.example.org"
+
+
+def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
+    install(tmp_path)
+    (tmp_path / "var/lib/iotserver/iot.db").write_text("data")
+    before = tree(tmp_path)
+    assert "would: " in install(tmp_path, "--uninstall", "--dry-run")
+    assert tree(tmp_path) == before
+    install(tmp_path, "--uninstall")
+    assert {name for name in tree(tmp_path) if not (tmp_path / name).is_dir()} == {
+        "var/lib/iotserver/iot.db", "etc/iotserver.conf",
+        "etc/ssl/iotserver-placeholder/fullchain.pem",
+        "etc/ssl/iotserver-placeholder/privkey.pem"}
+    assert (tmp_path / "etc/ssl/iotserver").is_symlink()
+    assert "left as they are" in install(tmp_path, "--uninstall")
+
+
+def test_wrong_usage_of_install_is_refused(tmp_path):
+    assert "usage" in install(tmp_path, "--upgrade", status=2)
+    assert tree(tmp_path) == {}
+
+
+# -- the README's guide ---------------------------------------------------------------------------
+
+HOST = "weather.example.org"
+ELSEWHERE = {                   # what needs the internet, another computer or a live systemd
+    "ssh", "apt-get", "ufw", "journalctl"}
+CERTBOT = r"""#!/bin/sh
+# What certbot does to a machine when the authority agrees.
+set -eu
+while [ $# -gt 0 ]; do
+    case $1 in -w) www=$2 ;; -d) name=$2 ;; --key-type) type=$2 ;; --deploy-hook) hook=$2 ;; esac
+    shift
+done
+[ "$type" = rsa ]
+mkdir -p "$www/.well-known/acme-challenge"
+echo token.thumbprint > "$www/.well-known/acme-challenge/token"
+[ "$(curl -fsS "http://$name/.well-known/acme-challenge/token")" = token.thumbprint ]
+RENEWED_LINEAGE=/etc/letsencrypt/live/$name
+mkdir -p "$RENEWED_LINEAGE"
+openssl req -x509 -newkey rsa:2048 -nodes -days 90 -subj "/CN=$name" \
+    -addext "subjectAltName=DNS:$name" -keyout "$RENEWED_LINEAGE/privkey.pem" \
+    -out "$RENEWED_LINEAGE/fullchain.pem" 2> /dev/null
+sh -c "$hook"
+"""
+SCP = """#!/bin/sh
+# From that machine, which is this one.
+[ "$1" = -p ] && eval cp -p "${2#root@weather.example.org:}" '"$3"'
+"""
+SETUP = """
+mount -t tmpfs tmpfs {folder}
+for place in etc usr/local opt root var; do
+    mkdir -p {folder}/$place/upper {folder}/$place/work
+    mount -t overlay overlay -o lowerdir=/$place \
+        -o upperdir={folder}/$place/upper,workdir={folder}/$place/work /$place
+done
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/systemd /run/systemd/system
+ip link set lo up
+ip address add 203.0.113.5/32 dev lo
+echo '127.0.0.1 weather.example.org' >> /etc/hosts
+echo ready
+exec cat
+"""
+
+
+class Machine:
+    """A private view of this machine: changes of its files, its network, and all processes end
+    with it. systemctl, certbot and scp are stand-ins."""
+
+    def __init__(self, folder):
+        for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"),
+                                 ("ip", "iproute2"), ("git", "git"), ("curl", "curl"),
+                                 ("nginx", "nginx-light"), ("systemd-sysusers", "systemd")):
+            need(program, package)
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec",
+             SETUP.format(folder=folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.is_ready = self.process.stdout.readline() == "ready\n"
+        if self.is_ready:
+            number = self.process.pid
+            self.inside = Path(f"/proc/{number}/task/{number}/children").read_text().strip()
+
+    def run(self, script, stdin="", status=0):
+        """What a shell of root there says to a script."""
+        done = subprocess.run(
+            ["nsenter", "-t", self.inside, "-m", "-n", "-p", "sh", "-ec", script],
+            input=stdin, capture_output=True, text=True, check=False, timeout=60, env={
+                "HOME": "/root", "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "CURL_CA_BUNDLE": f"/etc/letsencrypt/live/{HOST}/fullchain.pem"})
+        assert done.returncode == status, (script, done.stdout, done.stderr)
+        return done.stdout
+
+    def put(self, name, text, mode=0o755):
+        self.run(f"cat > {name}; chmod {mode:o} {name}", stdin=text)
+
+    def close(self):
+        self.process.communicate()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    if not IS_ROOT:
+        skip("only root can have a private view of the machine")
+    (tmp_path / "machine").mkdir()
+    machine = Machine(tmp_path / "machine")
+    with contextlib.closing(machine):
+        if not machine.is_ready:
+            skip(f"no private view of this machine: {machine.process.stderr.read()}")
+        machine.put("/usr/local/bin/systemctl", (ROOT / "tests" / "systemctl").read_text())
+        machine.put("/usr/local/bin/certbot", CERTBOT)
+        machine.put("/usr/local/bin/scp", SCP)
+        yield machine
+
+
+def origin(folder):
+    """A repository with the files of this one, to clone from; a function that commits to it."""
+    folder.mkdir()
+    shutil.copytree(SYSTEMD, folder / "systemd")
+    shutil.copy(SCRIPT, folder)
+    git = ["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.org",
+           "-c", "commit.gpgsign=false"]
+
+    def commit():
+        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a version"]):
+            subprocess.run([*git, *words], check=True)
+    commit()
+    return commit
+
+
+class Guide:
+    """The README's section on a droplet, and a machine on which its commands are typed."""
+
+    def __init__(self, machine):
+        section = (ROOT / "README.md").read_text().split("\n## On a droplet\n")[1]
+        self.parts = section.split("\n## ")[0].split("\n### ")[1:]
+        self.machine = machine
+
+    def follow(self, heading, stdin="", folder="/root"):
+        """All commands below the next heading, but those for elsewhere; what they say."""
+        part = self.parts.pop(0)
+        assert part.startswith(heading)
+        lines = re.findall(r"^    (.*)$", part, re.MULTILINE)
+        here = [line for line in lines if line.split()[0] not in ELSEWHERE]
+        return self.machine.run("\n".join([f"cd {folder}", *here]), stdin)
+
+    def curl(self, url, *more):
+        """The status, and what came."""
+        said = self.machine.run(f"curl -sS {' '.join(more)} -w ' %{{http_code}}' {url}")
+        body, _, status = said.rpartition(" ")
+        return int(status), body
+
+
+@pytest.fixture
+def guide(machine):
+    return Guide(machine)
+
+
+def test_the_guide_of_the_readme_is_followed(machine, guide, tmp_path):
+    commit = origin(tmp_path / "origin")
+    machine.run(f"git config --system url.{tmp_path}/origin.insteadOf "
+                "https://example.org/iotserver.git; git config --system safe.directory '*'")
+    machine.run("nginx")                            # as apt leaves it: with Debian's own site
+    assert guide.follow("1. ") == guide.follow("2. ") == ""
+    installed = guide.follow("3. ")
+    assert "would: systemctl enable --now iotserver.service" in installed
+    assert installed.endswith("\nok")                 # over TLS, before there is a certificate
+    modes = machine.run("stat -c '%U %G %a' /var/lib/iotserver /run/iotserver.sock")
+    assert modes == "iotserver iotserver 700\nroot www-data 660\n"
+    assert guide.follow("4. ") == "ok"              # ... and with one that curl believes
+    station = guide.follow("5. ")
+    update, = re.findall(r"^curl http://127\.0\.0\.1(/update/\S+)$", station, re.MULTILINE)
+    update = f"http://{HOST}{update}"
+    assert [guide.curl(update) for _ in range(2)] == [(200, "1"), (200, "2")]
+    assert machine.run("iotserver --stations").splitlines()[1].endswith("  2")
+
+    assert guide.follow("6. ").split() == [
+        "iotserver-backup.timer.enabled", "iotserver-prune.timer.enabled"]
+    follow_cron(machine)
+    assert guide.curl(f"https://{HOST}/api/stations")[0] == 200
+    guide.follow("7. ", stdin="open sesame\n")
+    assert guide.curl(f"https://{HOST}/api/stations")[0] == 401
+    assert guide.curl(f"https://{HOST}/api/stations", "-u 'me:open sesame'")[0] == 200
+    assert guide.curl(update) == (200, "3")
+
+    assert guide.follow("8. ", folder="/opt/iotserver").splitlines()[-1] == "ok"
+    newer = SCRIPT.read_text().replace('__version__ = "', '__version__ = "next-')
+    (tmp_path / "origin" / "iotserver.py").write_text(newer)
+    commit()
+    upgraded = guide.follow("9. ").splitlines()
+    assert upgraded[-2:] == ["install /usr/local/lib/iotserver/iotserver.py",
+                             "systemctl restart iotserver.service"]
+    assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
+    assert guide.curl(update) == (200, "4")         # after the backup: will be gone
+    assert guide.follow("10. ").splitlines()[-1] == "ok"
+    assert guide.curl(update) == (200, "4")
+    assert machine.run("stat -c '%U %a' /var/lib/iotserver/iot.db") == "iotserver 600\n"
+
+    said = guide.follow("When something is wrong")
+    assert "iotserver runs" in said
+    assert "http GET /update 200" in said
+    machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
+    assert guide.parts == []
+
+
+def follow_cron(machine):
+    """The line that the guide put into cron, and the timer's service that it stands for."""
+    line, = re.findall(r"^17 3 \* \* \*  iotserver  (.*)$",
+                       machine.run("cat /etc/cron.d/iotserver"), re.MULTILINE)
+    user = "setpriv --reuid=iotserver --regid=iotserver --init-groups"
+    assert "deleted 0 readings older than 90d" in machine.run(f"cd /; {user} sh -c '{line}'")
+    machine.run("""systemctl start iotserver-prune
+                   echo IOTSERVER_PRUNE_AGE=3650d >> /etc/iotserver.conf
+                   systemctl start iotserver-prune""")
+    said = machine.run("cat /run/iotserver-prune.service.log")
+    assert re.findall("older than (.*);", said) == ["90d", "3650d"]
