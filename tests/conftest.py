@@ -1,4 +1,6 @@
 """Fixtures for all tests; what stands behind them is in harness.py."""
+import os
+
 import pytest
 
 pytest.register_assert_rewrite("harness", "tools")
@@ -15,6 +17,14 @@ from harness import (  # noqa: E402
 )
 
 __all__ = ["database", "in_process", "live", "many_files", "run", "serve", "server", "template"]
+
+
+@pytest.fixture(autouse=True)
+def same_umask():
+    """A test that calls main() in this process leaves nothing behind for the next one."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def pytest_terminal_summary(terminalreporter):
