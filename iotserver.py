@@ -76,7 +76,7 @@ import time
 import traceback
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
@@ -117,7 +117,8 @@ LOCK_SECONDS = 10               # to wait for a command that writes: prune takes
 IDLE_STOP_SECONDS = 1
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
-MAX_TURN = 1024                 # connections answered together: some 30 ms
+MAX_TURN = 1024                 # connections answered together
+TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 32                # of them at once: accepting all of them takes half a second
 REFUSED_ROUNDS = 8              # of the loop, from a connection's accept until its file is free
@@ -139,6 +140,8 @@ STEP_ROWS = 5000                # rows changed in one step of long work: updates
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
+MAX_WORKS = 1024                # requests that wait for their turn; one at a time is worked on
+STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # readings of a station from which a verdict is made
@@ -1092,10 +1095,10 @@ class Reader:
             after = page[-1][:2]
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
-             end: int = LATEST_TIME, limit: int = MAX_RECENT) -> list[Entry]:
-        """The newest entries of [start, end), limit of them at the most, in order of time.
+             before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
+        """The newest entries from start to before (a time and a number), in order of time.
 
-        Those that have one of these fields, or a note.
+        Those that have one of these fields, or a note; limit of them at the most.
         """
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
         for series, number in self.db.execute(
@@ -1104,13 +1107,13 @@ class Reader:
                 continue
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
-                    AND time < ? ORDER BY time DESC, entry DESC LIMIT ?""",
-                    (series, start, end, limit)):
+                    AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
+                    (series, start, *before, limit)):
                 values[ms, entry][number] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
-            WHERE station = ? AND time >= ? AND time < ? ORDER BY time DESC, entry DESC LIMIT ?""",
-            (station, start, end, limit))}
+            WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
+            ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
         newest = heapq.nlargest(limit, values.keys() | notes.keys())
         return [Entry(*place, values.get(place, {}), notes.get(place, Note()))
                 for place in reversed(newest)]
@@ -1123,7 +1126,7 @@ class Reader:
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
-        return next((e for e in self.feed(station, start=ms, end=ms + 1)
+        return next((e for e in self.feed(station, start=ms, before=(ms + 1, 0))
                      if e.number == number), None)
 
     def find_entry(self, station: int, number: int) -> Entry | None:
@@ -2390,7 +2393,11 @@ TEXT, JSON, HTML, CSV, EVENTS = (
 
 
 class Answer(NamedTuple):
-    """What a request is answered. An update's answer waits for the commit, and fails with it."""
+    """What a request is answered. An update's answer waits for the commit, and fails with it.
+
+    A route that takes longer than some 1 ms is a generator: it yields before each step, and
+    returns its Answer. Of these one is worked on at a time, and updates come in between.
+    """
     body: bytes
     kind: str = TEXT
     status: int = 200
@@ -2469,13 +2476,15 @@ def station_line(reader: Reader, station: Station, entries: int, latest: list[La
                        entries, heard is None or now - heard > silence_limit(times))
 
 
-def get_page(request, server) -> Answer:
+def get_page(request, server) -> Generator[None, None, Answer]:
     """The page, from memory while nothing has changed; 304 to who has it already."""
     wanted = single(request.query(), ("range",)).get("range", "24h")
     if wanted not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
     view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
                 choose_zone(request.headers.get("cookie", "")), wanted)
+    if not server.has_page(view):
+        yield
     page, tag = server.page(view)
     headers = (*PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
                ("Vary", "Accept-Language, Cookie"))
@@ -2548,7 +2557,7 @@ def parse_range(query: dict[str, str]) -> tuple[int | None, int | None]:
                  for name in ("start", "end"))
 
 
-def get_readings(request, server) -> Answer:
+def get_readings(request, server) -> Generator[None, None, Answer]:
     query = single(request.query(), ("station", "field", "start", "end", "points"))
     if "station" not in query:
         raise Refused(400, "station: missing; an id or a name")
@@ -2556,6 +2565,7 @@ def get_readings(request, server) -> Answer:
     if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
     start, end = parse_range(query)
+    yield
     station = wanted_station(server, query["station"])
     series = server.reader.find_series(station.id, number)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
@@ -2669,6 +2679,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.1"
         self.headers: dict[str, str] = {}
         self.body = b""
+        self.work: Iterator[None] = iter(())
         self.close_connection = False
 
     def handle(self) -> None:
@@ -2771,15 +2782,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     # -- answering it -----------------------------------------------------------------------------
 
-    def respond(self, body: bytes) -> Answer:
-        """Execute the request. Never raises."""
-        self.body = body
+    def respond(self, body: bytes) -> Answer | None:
+        """Execute the request; its answer, or None when there is more to do, in step()."""
+        self.body, self.work = body, self._execute()
+        return self.step()
+
+    def _execute(self) -> Iterator[None]:
+        route = find_route(self.command, self.path)
+        if route not in OPEN:
+            self.server.access.admit_reader(self.headers.get("authorization", ""), self.address)
+        answer = route(self, self.server)
+        return answer if isinstance(answer, Answer) else (yield from answer)
+
+    def step(self) -> Answer | None:
+        """Go on with the request; its answer, or None when there is still more. Never raises."""
         try:
-            route = find_route(self.command, self.path)
-            if route not in OPEN:
-                self.server.access.admit_reader(self.headers.get("authorization", ""),
-                                                self.address)
-            return route(self, self.server)
+            next(self.work)
+            return None
+        except StopIteration as done:
+            return done.value
         except Refused as refused:
             return self.refuse(refused)
         except sqlite3.Error as error:
@@ -2844,6 +2865,7 @@ class Connection(asyncio.Protocol):
         self.stream: Iterator[bytes] | None = None
         self.is_closing = self.is_at_end = self.is_full = self.was_answered = False
         self.is_waiting = False                 # with requests, until the turn is over
+        self.is_working = False                 # on a request that takes several turns
         self.phase, self.deadline = "", math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -2865,7 +2887,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client that only closed its side still gets the answers that it is owed."""
         self.is_at_end = True
-        return bool(self.answers or self.stream or self.is_waiting)
+        return bool(self.answers or self.stream or self.is_waiting or self.is_working)
 
     # -- in ---------------------------------------------------------------------------------------
 
@@ -2876,7 +2898,7 @@ class Connection(asyncio.Protocol):
 
     def take_requests(self) -> None:
         """Execute the requests that are complete in the buffer, so many in one turn."""
-        while self.buffer and not (self.is_closing or self.stream):
+        while self.buffer and not (self.is_closing or self.stream or self.is_working):
             if len(self.answers) == MAX_PIPELINED:
                 self.is_waiting = True
                 self.transport.pause_reading()
@@ -2891,7 +2913,19 @@ class Connection(asyncio.Protocol):
                 return
             body = self.take(self.body_length)
             self.body_length, self.phase = None, "answer"
-            self.queue(self.handler.respond(body))
+            if (answer := self.handler.respond(body)) is None:
+                self.is_working = True
+                self.transport.pause_reading()
+                self.server.work_later(self)
+            else:
+                self.queue(answer)
+
+    def finish(self, answer: Answer) -> None:
+        """The request that took several turns has its answer."""
+        self.is_working = False
+        self.queue(answer)
+        self.read_on()
+        self.take_requests()
 
     def take(self, length: int) -> bytes:
         """So many bytes off the buffer."""
@@ -2962,7 +2996,7 @@ class Connection(asyncio.Protocol):
             self.server.stream_later(self)
         elif self.is_waiting:
             self.server.loop.call_soon(self.go_on)
-        else:
+        elif not self.is_working:
             self.rest()
 
     def go_on(self) -> None:
@@ -2974,7 +3008,7 @@ class Connection(asyncio.Protocol):
             self.rest()
 
     def read_on(self) -> None:
-        if not (self.is_full or self.is_waiting or self.stream):
+        if not (self.is_full or self.is_waiting or self.is_working or self.stream):
             self.transport.resume_reading()
 
     def render_failure(self, failure: Refused) -> bytes:
@@ -3033,7 +3067,8 @@ class Connection(asyncio.Protocol):
 
     def may_close(self, waited: float) -> bool:
         """Whether a server that has been stopping for so long owes this connection no more."""
-        if self.stream or self.answers or self.buffer or self.transport.is_closing():
+        if (self.stream or self.answers or self.buffer or self.is_working
+                or self.transport.is_closing()):
             return False
         return self in self.server.listeners or (self.was_answered and waited > IDLE_STOP_SECONDS)
 
@@ -3041,6 +3076,8 @@ class Connection(asyncio.Protocol):
         """The deadline has passed."""
         if self.is_full:
             self.transport.abort()
+        elif self.is_working:
+            self.enter("stream")
         elif self.buffer and not (self.is_closing or self.stream or self.answers):
             self.queue_refusal(Refused(408, "the request took too long"))
         else:
@@ -3102,8 +3139,10 @@ class Server:
         self.listeners: set[Connection] = set()
         self.streaming: set[Connection] = set()
         self.pieces: collections.deque[Connection] = collections.deque()    # to be made
+        self.works: collections.deque[Connection] = collections.deque()     # the first is done
         self.controls: set[Control] = set()
         self.turn: list[Connection] = []
+        self.turn_ends = 0.0
         self.failure: Refused | None = None     # of the last commit
         self.is_stopping = False
         self.capacity, self.accepts = MAX_CONNECTIONS, MAX_ACCEPTS
@@ -3152,6 +3191,28 @@ class Server:
         self.listeners.discard(connection)
         self.streaming.discard(connection)
 
+    def work_later(self, connection: Connection) -> None:
+        """A request that takes several turns: one after the other, a step at a time."""
+        if len(self.works) == MAX_WORKS:
+            connection.finish(connection.handler.refuse(
+                Refused(503, "too many large requests at a time; try again", Retry_After="5")))
+            return
+        self.works.append(connection)
+        if len(self.works) == 1:
+            self.loop.call_soon(self.work_on)
+
+    def work_on(self) -> None:
+        self.end_turn()                 # whose answer is ready does not wait for this step
+        connection = self.works[0]
+        is_gone = connection.transport.is_closing()
+        answer = None if is_gone else connection.handler.step()
+        if answer or is_gone:
+            self.works.popleft()
+        if self.works:
+            self.loop.call_soon(self.work_on)
+        if answer:
+            connection.finish(answer)
+
     def stream_later(self, connection: Connection) -> None:
         """One piece of one stream at a time: updates have their turns in between."""
         if not self.pieces:
@@ -3167,6 +3228,7 @@ class Server:
     def answer_later(self, connection: Connection) -> None:
         """Flush this connection when the turn ends, together with all others of this turn."""
         if not self.turn:
+            self.turn_ends = self.monotonic() + TURN_SECONDS
             self.loop.call_soon(self.end_turn_when_quiet, 0)
         self.turn.append(connection)
 
@@ -3175,7 +3237,7 @@ class Server:
 
         With 64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
         """
-        if seen < len(self.turn) < MAX_TURN:
+        if seen < len(self.turn) < MAX_TURN and self.monotonic() < self.turn_ends:
             self.loop.call_soon(self.end_turn_when_quiet, len(self.turn))
         else:
             self.end_turn()
@@ -3250,14 +3312,17 @@ class Server:
 
     # -- the page ---------------------------------------------------------------------------------
 
-    def page(self, view: View) -> tuple[bytes, str]:
-        """The page as view wants it, and its ETag; the same until a reading or a minute comes."""
+    def has_page(self, view: View) -> bool:
         now = self.now()
         if now > self.pages_until or len(self.pages) >= MAX_PAGES:
             self.pages.clear()
         if not self.pages:
             self.pages_until = now // MINUTE * MINUTE + MINUTE
-        if view not in self.pages:
+        return view in self.pages
+
+    def page(self, view: View) -> tuple[bytes, str]:
+        """The page as view wants it, and its ETag; the same until a reading or a minute comes."""
+        if not self.has_page(view):
             overview = build_overview(self, view)
             page = render_overview(overview, view)
             self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
@@ -3628,8 +3693,8 @@ def to_number(value: Any) -> float | None:
     return value
 
 
-def summarize_entries(entries: list[Entry], numbers: Iterable[int],
-                      summary: tuple[str, int]) -> list[Entry]:
+def summarize_entries(entries: list[Entry], numbers: Iterable[int], summary: tuple[str, int]
+                      ) -> Generator[None, None, list[Entry]]:
     """One entry for each bucket from the first to the last; empty ones have no values.
 
     What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
@@ -3641,6 +3706,8 @@ def summarize_entries(entries: list[Entry], numbers: Iterable[int],
     last = max(buckets, default=0)
     summaries = []
     for bucket in range(max(min(buckets, default=1), last - MAX_RESULTS + 1), last + 1):
+        if bucket % STEP_ENTRIES == 0:
+            yield
         group = buckets.get(bucket, [])
         if summary[0] == "timescale":           # the bucket's first entry, as it is
             values = group[0].values if group else {}
@@ -3652,15 +3719,41 @@ def summarize_entries(entries: list[Entry], numbers: Iterable[int],
     return summaries
 
 
-def select(server, station: Station, numbers: Iterable[int], wanted: Wanted) -> list[Entry]:
-    """The entries that a read is about."""
-    entries = server.reader.feed(station.id, THINGSPEAK_FIELDS, wanted.start, wanted.end,
-                                 wanted.results)
+def find_entries(server, station: Station, fields: Iterable[int], wanted: Wanted
+                 ) -> Generator[None, None, list[Entry]]:
+    """The entries that a read is about, as they were stored."""
+    entries: list[Entry] = []
+    before = (wanted.end, 0)
+    while (left := wanted.results - len(entries)) > 0:
+        limit = min(left, STEP_ENTRIES)
+        page = server.reader.feed(station.id, fields, wanted.start, before, limit)
+        entries[:0] = page
+        if len(page) < limit:
+            break
+        before = page[0][:2]
+        yield
+    return entries
+
+
+def select(server, station: Station, numbers: Iterable[int], wanted: Wanted
+           ) -> Generator[None, None, list[Entry]]:
+    """The rows that a read is about: entries or summaries of them."""
+    entries = yield from find_entries(server, station, THINGSPEAK_FIELDS, wanted)
     if wanted.summary:
-        entries = summarize_entries(entries, numbers, wanted.summary)
+        entries = yield from summarize_entries(entries, numbers, wanted.summary)
     return [entry for entry in entries if all(
         wanted.minimum <= value <= wanted.maximum for n in numbers
         if (value := to_number(entry.values.get(n))) is not None)]
+
+
+def in_steps(make: Callable[[Any], Any], items: list) -> Generator[None, None, list]:
+    """[make(item) for item in items], with turns for others in between."""
+    made = []
+    for item in items:
+        made.append(make(item))
+        if len(made) % STEP_ENTRIES == 0:
+            yield
+    return made
 
 
 # -- reading: how it is told ----------------------------------------------------------------------
@@ -3745,13 +3838,16 @@ def tell_entry(row: dict[str, Any], form: str) -> Answer:
 
 
 def tell_rows(channel: dict[str, Any], rows: list[dict[str, Any]], form: str,
-              names: list[str]) -> Answer:
+              names: list[str]) -> Generator[None, None, Answer]:
     """A channel and its entries."""
     if form == "csv":
         rows = [row | {"created_at": csv_stamp(row["created_at"])} for row in rows]
         return Answer(as_csv(names, rows), KINDS["csv"])
     if form == "xml":
-        return tell("channel", channel | {"feeds": [row | {"id": None} for row in rows]}, form)
+        items = yield from in_steps(lambda row: xml_element("feed", row | {"id": None}), rows)
+        start, end = as_xml("channel", channel).split(b"</channel>")
+        return Answer(b'%b<feeds type="array">%b</feeds></channel>%b' % (
+            start, "".join(items).encode(), end), KINDS["xml"])
     return tell("channel", {"channel": channel, "feeds": rows}, form)
 
 
@@ -3775,13 +3871,14 @@ def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo,
 
 
 def get_feed(server, station: Station, params: dict[str, Any], form: str,
-             field: str = "") -> Answer:
+             field: str = "") -> Generator[None, None, Answer]:
     wanted, labels = read_wanted(params, server.now()), find_labels(server, station)
     numbers = [int(field)] if field else list(labels)
-    rows = [entry_row(entry, wanted, numbers)
-            for entry in select(server, station, numbers, wanted)]
+    entries = yield from select(server, station, numbers, wanted)
+    rows = yield from in_steps(lambda entry: entry_row(entry, wanted, numbers), entries)
     names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, numbers)
-    return tell_rows(tell_channel(station, labels, wanted.zone, params), rows, form, list(names))
+    channel = tell_channel(station, labels, wanted.zone, params)
+    return (yield from tell_rows(channel, rows, form, list(names)))
 
 
 def get_entry(server, station: Station, params: dict[str, Any], form: str,
@@ -3820,16 +3917,18 @@ def get_age(server, station: Station, params: dict[str, Any], form: str,
 
 
 def get_status(server, station: Station, params: dict[str, Any], form: str,
-               last: str = "") -> Answer:
+               last: str = "") -> Generator[None, None, Answer]:
     """The entries that have a status text, of the last day unless told otherwise."""
     wanted = read_wanted(params, server.now(), MAX_RESULTS, None if last else 1)
-    notes = server.reader.feed(station.id, (), wanted.start, wanted.end, MAX_RESULTS)
+    notes = yield from find_entries(server, station, (), wanted._replace(results=MAX_RESULTS))
     entries = [entry for entry in notes if entry.note.status is not None]
-    rows = [entry_row(entry, wanted._replace(has_status=True, has_location=False), ())
-            for entry in entries[max(0, len(entries) - wanted.results):]]
+    shown = wanted._replace(has_status=True, has_location=False)
+    rows = yield from in_steps(lambda entry: entry_row(entry, shown, ()),
+                               entries[max(0, len(entries) - wanted.results):])
     if last:
         return tell_entry(rows[-1], form) if rows else Answer(NO_ACCESS, KINDS["json"])
-    return tell_rows({"name": station.name}, rows, form, ["created_at", "entry_id", "status"])
+    names = ["created_at", "entry_id", "status"]
+    return (yield from tell_rows({"name": station.name}, rows, form, names))
 
 
 def describe(station: Station, zone: tzinfo) -> dict[str, Any]:
@@ -3862,7 +3961,8 @@ def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     return points
 
 
-def get_chart(server, station: Station, params: dict[str, Any], form: str, field: str) -> Answer:
+def get_chart(server, station: Station, params: dict[str, Any], form: str,
+              field: str) -> Generator[None, None, Answer]:
     """A page to embed, with the chart that the server draws for its own."""
     def color(name: str, default: str) -> str:
         match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
@@ -3872,8 +3972,8 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str, field
         return str(params.get(name) or default)
     now, number = server.now(), int(field)
     wanted = read_wanted(params, now)
-    samples = [(entry.time, 1, value, value, value) for entry in
-               select(server, station, [number], wanted)
+    entries = yield from select(server, station, [number], wanted)
+    samples = [(entry.time, 1, value, value, value) for entry in entries
                if (value := to_number(entry.values.get(number))) is not None]
     start, end = (samples[0][0], samples[-1][0] + 1) if samples else (now - DAY, now)
     points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
@@ -3929,7 +4029,8 @@ def require_reader(request, server, station: Station, params: dict[str, Any]) ->
         access.admit_reader(request.headers.get("authorization", ""), request.address)
 
 
-def answer_channel(request, server, params: dict[str, Any], path: str, form: str) -> Answer:
+def answer_channel(request, server, params: dict[str, Any], path: str,
+                   form: str) -> Generator[None, None, Answer]:
     """One request below /channels/. Raises Refused."""
     if path == "public" and request.command != "POST":
         return get_public(server, params, form)
@@ -3945,7 +4046,8 @@ def answer_channel(request, server, params: dict[str, Any], path: str, form: str
         if match := pattern.fullmatch(slash + rest):
             require_reader(request, server, station, params)
             named = {name: text for name, text in match.groupdict().items() if text}
-            return route(server, station, params, form, **named)
+            answer = route(server, station, params, form, **named)
+            return answer if isinstance(answer, Answer) else (yield from answer)
     raise Refused(404, "there is nothing here")
 
 
@@ -3963,14 +4065,16 @@ def tell_error(refused: Refused, form: str) -> Answer:
     return answer._replace(status=refused.status, headers=headers)
 
 
-def channels(request, server) -> Answer:
+def channels(request, server) -> Generator[None, None, Answer]:
     """Everything below /channels/: finds the format, and adds what all answers there have."""
     match = re.fullmatch(r"/channels/(.*?)(?:\.(json|xml|csv|txt|text))?", request.path)
     is_text = re.search(r"(fields?/\w+/last|last_data_age)$", match[1])
     form = (match[2] or ("txt" if is_text else "json")).replace("text", "txt")
+    if request.command != "POST":
+        yield
     try:
         params = read_params(request)
-        answer = answer_channel(request, server, params, match[1], form)
+        answer = yield from answer_channel(request, server, params, match[1], form)
         name = params.get("callback")
         if name is not None and answer.kind == KINDS["json"]:
             if not CALLBACK.fullmatch(str(name)):

@@ -196,6 +196,8 @@ class InProcess(Client):
             try:
                 length = handler.parse_request(head + blank)
                 answer = handler.respond(raw[:length])
+                while answer is None:
+                    answer = handler.step()
                 raw = raw[length:]
             except iotserver.Refused as refused:
                 handler.close_connection, answer = True, handler.refuse(refused)

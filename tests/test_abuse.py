@@ -15,6 +15,7 @@ import struct
 import subprocess
 import threading
 import time
+import zoneinfo
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,6 +155,34 @@ def never_read_exports(live, stack):
         assert channel.recv(1)                  # all of them have begun, or were refused
 
 
+def large_feeds(live, stack):
+    """4 clients that ask for as much as a feed can hold, in its most laborious form."""
+    station = next(s["id"] for s in live.get("/api/stations").json if s["name"] == INSIDE.name)
+    raw = request("GET", f"/channels/{station}/feeds.xml?results=8000", Connection="close")
+
+    def send():
+        with live.connect(60) as channel:
+            channel.sendall(raw)
+            assert receive(channel).count(b"<entry-id") == 8000
+    for _ in range(4):
+        in_background(stack, send)
+
+
+def ever_new_pages(live, stack):
+    """50 clients that ask at once for a page that is not there yet: each has a time zone of its
+    own, and readings come all the while."""
+    zones = itertools.cycle(sorted(zoneinfo.available_timezones())[:400])
+
+    def send():
+        channels = [stack.enter_context(live.connect(60)) for _ in range(50)]
+        for channel in channels:
+            channel.sendall(request("GET", "/", Cookie=f"tz={next(zones)}", Connection="close"))
+        for channel in channels:
+            with channel:
+                assert b"</main>" in receive(channel)
+    in_background(stack, send)
+
+
 def pipelined_updates(live, stack):
     """A station that floods: thousands of updates at once, and no waiting for an answer."""
     raw = request("GET", update_path(INSIDE, 1)) * 100
@@ -165,7 +194,8 @@ def pipelined_updates(live, stack):
 
 
 ATTACKS = {idle: 30, drip: 10, large_heads: 10, resets: 10, never_read_events: 60,
-           never_read_exports: 15, pipelined_updates: 20}      # MB that each may take
+           never_read_exports: 15, large_feeds: 40, ever_new_pages: 20,
+           pipelined_updates: 20}       # MB that each may take
 
 
 @pytest.mark.parametrize(("attack", "megabytes"), ATTACKS.items(),

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -623,6 +624,31 @@ def foreign_files(folder):
     shutil.copy(folder / "iot.db", folder / "newer")
     make("newer", "PRAGMA user_version = 99")
     return ["older", "other", "empty table", "text", "short", "random", "newer"]
+
+
+def test_large_reads_let_others_have_their_turns(database, serve):
+    """Each takes some 100 ms: an update waits for none of them, and not all of them wait."""
+    live = serve("--rate-limit", "0", **tuned("MAX_WORKS = 32"))
+    body = bulk(INSIDE, *[(1, n) for n in range(960)])
+    for _ in range(9):
+        assert live.ask("POST", "/update", body).status == 200
+    raw = get("/channels/1/feeds.xml?results=8000", Connection="close")
+    with ExitStack() as stack:
+        channels = [stack.enter_context(live.connect(60)) for _ in range(60)]
+        for channel in channels:
+            channel.sendall(raw)
+        channels[-1].shutdown(socket.SHUT_WR)           # it is owed an answer all the same
+        channels.pop(7).close()                         # and this one takes none
+        assert live.update(OUTSIDE, 21) == 1
+        unanswered = [channel for channel in channels
+                      if not select.select([channel], [], [], 0)[0]]
+        assert len(unanswered) > 10, "the update was answered before the reads"
+        answers = [parse_responses(receive(channel))[0] for channel in channels]
+    assert {answer.status for answer in answers} == {200, 503}
+    refused = [answer for answer in answers if answer.status == 503]
+    assert len(refused) < 60 - 32 + 5
+    assert {answer.headers["retry-after"] for answer in refused} == {"5"}
+    assert {a.body.count(b"<entry-id") for a in answers if a.status == 200} == {8000}
 
 
 def test_foreign_files_are_refused_and_left_as_they_are(database, run, tmp_path):
