@@ -10,6 +10,7 @@ Architecture
     no socket for that. All updates that arrive in one turn of the loop become one transaction
     (group commit), and no byte of an answer leaves before its readings are on the disk. Every
     question is asked on a second, read-only connection, so it sees only what is committed.
+    What takes long is done in steps, one request at a time, and turns come in between.
     No locks, because nothing is shared.
 
 Vocabulary
