@@ -2484,9 +2484,10 @@ def get_page(request, server) -> Generator[None, None, Answer]:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
     view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
                 choose_zone(request.headers.get("cookie", "")), wanted)
-    if not server.has_page(view):
+    if not (found := server.find_page(view)):
         yield
-    page, tag = server.page(view)
+        found = server.page(view)
+    page, tag = found
     headers = (*PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
                ("Vary", "Accept-Language, Cookie"))
     if tag in request.headers.get("if-none-match", ""):
@@ -3313,17 +3314,18 @@ class Server:
 
     # -- the page ---------------------------------------------------------------------------------
 
-    def has_page(self, view: View) -> bool:
+    def find_page(self, view: View) -> tuple[bytes, str] | None:
+        """The page as view wants it, if it was made since the last reading and minute."""
         now = self.now()
         if now > self.pages_until or len(self.pages) >= MAX_PAGES:
             self.pages.clear()
         if not self.pages:
             self.pages_until = now // MINUTE * MINUTE + MINUTE
-        return view in self.pages
+        return self.pages.get(view)
 
     def page(self, view: View) -> tuple[bytes, str]:
-        """The page as view wants it, and its ETag; the same until a reading or a minute comes."""
-        if not self.has_page(view):
+        """The page as view wants it, and its ETag."""
+        if not self.find_page(view):
             overview = build_overview(self, view)
             page = render_overview(overview, view)
             self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
