@@ -3431,23 +3431,26 @@ def parse_form(text: str) -> dict[str, str]:
     return form if equals or not first.strip() else {"apikey": unquote(first).strip()} | form
 
 
-def parse_document(body: bytes) -> dict[str, Any]:
-    """A JSON body. Raises Refused."""
+def load_object(body: bytes) -> dict[str, Any] | None:
+    """A JSON object; None for whatever is none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise Refused(400, "body: a JSON object is needed")
-    return document
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def read_params(request) -> dict[str, Any]:
-    """Query and body merged; the body wins. All values but those of nested JSON are texts."""
+    """Query and body merged; the body wins. All values but those of nested JSON are texts.
+
+    Raises Refused.
+    """
     params: dict[str, Any] = parse_form(request.query_string)
     if request.body.lstrip()[:1] == b"{":
+        if (document := load_object(request.body)) is None:
+            raise Refused(400, "body: a JSON object is needed")
         params |= {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
-                   for name, value in parse_document(request.body).items() if value is not None}
+                   for name, value in document.items() if value is not None}
     else:
         params |= parse_form(request.body.decode("utf-8", "replace"))
     return params
@@ -3548,11 +3551,8 @@ def post_any(request, server) -> Answer:
         is_ours = not (request.query_string or b"=" in request.body
                        or find_key(request, {}) or not request.body)
     else:
-        try:
-            document = json.loads(request.body)
-        except (ValueError, RecursionError):
-            document = None
-        is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
+        document = load_object(request.body)
+        is_ours = document is None or {"mac", "readings"} & document.keys()
     return (post_update if is_ours else write_entry)(request, server)
 
 

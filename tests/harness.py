@@ -270,7 +270,24 @@ def database(template, tmp_path):
     return Path(shutil.copy(template, tmp_path / "iot.db"))
 
 
-class Live(Client):
+class Dialer(Client):
+    """A client with a new connection for each question; connect() makes it."""
+
+    def talk(self, raw, half_close=False, methods=()):
+        """Send raw on a new connection; all responses until the server closes it."""
+        with self.connect() as channel:
+            channel.sendall(raw)
+            if half_close:
+                channel.shutdown(socket.SHUT_WR)
+            return parse_responses(receive(channel), list(methods))
+
+    def ask(self, method, path, body=b"", **headers):
+        response, = self.talk(request(method, path, body, Connection="close", **headers),
+                              methods=[method])
+        return response
+
+
+class Live(Dialer):
     """A real server process in a folder, on iot.db there and a free port."""
 
     def __init__(self, folder, *flags, env=None, command=(SCRIPT,), prefix=(), **popen):
@@ -289,19 +306,6 @@ class Live(Client):
 
     def connect(self, timeout=10):
         return socket.create_connection(("127.0.0.1", self.port), timeout)
-
-    def talk(self, raw, half_close=False, methods=()):
-        """Send raw on a new connection; all responses until the server closes it."""
-        with self.connect() as channel:
-            channel.sendall(raw)
-            if half_close:
-                channel.shutdown(socket.SHUT_WR)
-            return parse_responses(receive(channel), list(methods))
-
-    def ask(self, method, path, body=b"", **headers):
-        response, = self.talk(request(method, path, body, Connection="close", **headers),
-                              methods=[method])
-        return response
 
     def client(self):
         """A kept-alive connection; use with contextlib.closing."""

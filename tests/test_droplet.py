@@ -21,7 +21,7 @@ from harness import (
     INSIDE,
     OUTSIDE,
     SCRIPT,
-    Client,
+    Dialer,
     Live,
     bulk,
     parse_responses,
@@ -92,7 +92,7 @@ def unit_value(unit, name):
     return value
 
 
-class Door(Client):
+class Door(Dialer):
     """One of the two ports, as a client at some address meets it."""
 
     def __init__(self, port, address=PHONE, is_secure=False):
@@ -101,16 +101,6 @@ class Door(Client):
     def connect(self, **limits):
         channel = socket.create_connection(("127.0.0.1", self.port), 20, (self.address, 0))
         return tls(limits).wrap_socket(channel) if self.is_secure else channel
-
-    def talk(self, raw, methods=()):
-        with self.connect() as channel:
-            channel.sendall(raw)
-            return parse_responses(receive(channel), list(methods))
-
-    def ask(self, method, path, body=b"", **headers):
-        response, = self.talk(request(method, path, body, Connection="close", **headers),
-                              methods=[method])
-        return response
 
 
 def tls(limits):
