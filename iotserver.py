@@ -2352,10 +2352,11 @@ def render_stations(overview: Overview, view: View) -> str:
         interval=format_ago(s.interval) if s.interval else "–",
         state="new" if not s.heard else "silent" if s.is_silent else "ok")
         for s in overview.stations)
-    since = (f"History since {say_clock(overview.since, view)}; " if overview.since else "")
+    since = overview.since and datetime.fromtimestamp(overview.since / 1000, view.zone)
+    history = f"History since {since:%a %d %b %Y}; " if since else ""
     return ("<section class=scroll tabindex=0 aria-label=Stations><h2>Stations</h2><table><thead>"
             "<tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>"
-            f"{rows}</table><p class=dim>{since}"
+            f"{rows}</table><p class=dim>{history}"
             f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
 
 
