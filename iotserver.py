@@ -66,6 +66,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -78,11 +79,11 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias
 
 __version__ = "1.0"
 
@@ -273,15 +274,15 @@ class Summary(NamedTuple):
     """Some numbers of one series, from time on for width ms. Of a single one the width is 0."""
     time: int
     width: int
-    count: int
+    size: int                   # so many numbers, of which some are in the table no more
     minimum: float
     maximum: float
     total: float
-    pruned: int = 0             # so many of them are in the table no more
+    pruned: int = 0
 
     @property
     def point(self) -> "Point":
-        return Point(self.time, self.total / self.count, self.minimum, self.maximum, self.width)
+        return Point(self.time, self.total / self.size, self.minimum, self.maximum, self.width)
 
 
 class Point(NamedTuple):
@@ -546,7 +547,7 @@ def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
         held = list(group)
-        count = sum(s.count for s in held)
+        count = sum(s.size for s in held)
         points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
                             min(s.minimum for s in held), max(s.maximum for s in held), width))
     return points
@@ -795,15 +796,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
-@dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-    readings: list[tuple[int, int, int, Any]] = field(default_factory=list)
-    notes: list[tuple] = field(default_factory=list)
-    receipts: dict[tuple[int, int, str], tuple[int, int]] = field(default_factory=dict)
-    series: list[tuple[int, int, int]] = field(default_factory=list)
-    stations: dict[int, Station] = field(default_factory=dict)
-    promoted: set[int] = field(default_factory=set)     # stations that used their next key
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
+        self.notes: list[tuple[Any, ...]] = []
+        self.receipts: dict[tuple[int, int, str], tuple[int, int]] = {}
+        self.series: list[tuple[int, int, int]] = []            # id, station, field
+        self.stations: dict[int, Station] = {}
+        self.promoted: set[int] = set()                         # stations that used their next key
 
 
 class ImportCount(NamedTuple):
@@ -947,10 +949,10 @@ class Reader:
                 ORDER BY time DESC, entry DESC LIMIT 1)
             ORDER BY s.station, s.field""")]
 
-    def find_series(self, station: int, number: int) -> int | None:
+    def find_series(self, station: int, field: int) -> int | None:
         row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
-                              (station, number)).fetchone()
-        return row and row[0]
+                              (station, field)).fetchone()
+        return int(row[0]) if row else None
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
         """The part of [start, end) in which the series has hours."""
@@ -980,7 +982,7 @@ class Reader:
         hour, = self.db.execute("""
             SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
                                     FROM series)""").fetchone()
-        return hour and hour * HOUR
+        return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
         """Bytes that the database occupies with its log."""
@@ -998,7 +1000,7 @@ class Reader:
         if start >= end:
             return []
         hours = self.hours(series, start, end)
-        count = sum(hour.count for hour in hours)
+        count = sum(hour.size for hour in hours)
         width = -(-(end - start) // limit)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
@@ -1030,13 +1032,13 @@ class Reader:
     def rows(self, station: Station, fields: Iterable[int] | None = None,
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
-        streams = [self.series_rows(station, series, number, start, end)
-                   for series, number in self.db.execute(
+        streams = [self.series_rows(station, series, field, start, end)
+                   for series, field in self.db.execute(
                        "SELECT id, field FROM series WHERE station = ? ORDER BY field",
-                       (station.id,)).fetchall() if fields is None or number in fields]
+                       (station.id,)).fetchall() if fields is None or field in fields]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
 
-    def series_rows(self, station: Station, series: int, number: int,
+    def series_rows(self, station: Station, series: int, field: int,
                     start: int, end: int) -> Iterator[Row]:
         after = (start, -1)
         while page := self.db.execute("""
@@ -1044,7 +1046,7 @@ class Reader:
                 AND (time, entry) > (?, ?) AND time < ? ORDER BY time, entry LIMIT ?""",
                 (series, *after, end, PAGE_ROWS)).fetchall():
             for ms, entry, value in page:
-                yield Row(ms, station.name, station.mac, number, value, entry)
+                yield Row(ms, station.name, station.mac, field, value, entry)
             after = page[-1][:2]
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
@@ -1054,28 +1056,28 @@ class Reader:
         Those that have one of these fields, or a note; limit of them at the most.
         """
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for series, number in self.db.execute(
+        for series, field in self.db.execute(
                 "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
-            if number not in fields:
+            if field not in fields:
                 continue
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
                     AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
                     (series, start, *before, limit)):
-                values[ms, entry][number] = value
+                values[ms, entry][field] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
             WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
             ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
         newest = heapq.nlargest(limit, values.keys() | notes.keys())
-        return [Entry(*place, values.get(place, {}), notes.get(place, Note()))
-                for place in reversed(newest)]
+        return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
+                for ms, number in reversed(newest)]
 
-    def last_entry(self, station: int, number: int) -> Entry | None:
+    def last_entry(self, station: int, field: int) -> Entry | None:
         """The newest entry that has a value of this field."""
         row = self.db.execute("""
             SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, number),)).fetchone()
+            LIMIT 1""", (self.find_series(station, field),)).fetchone()
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
@@ -1090,13 +1092,13 @@ class Reader:
         """
         note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
                                (station, number)).fetchone()
-        times = [note] if note else [
-            found for series, in self.db.execute(
-                "SELECT id FROM series WHERE station = ?", (station,)).fetchall()
-            if (found := self._find_time(series, number))]
-        return self.entry_at(station, times[0][0], number) if times else None
+        if note is None:
+            found = (self._find_time(series, number) for series, in self.db.execute(
+                "SELECT id FROM series WHERE station = ?", (station,)).fetchall())
+            note = next(filter(None, found), None)
+        return self.entry_at(station, note[0], number) if note else None
 
-    def _find_time(self, series: int, number: int) -> tuple[int] | None:
+    def _find_time(self, series: int, number: int) -> Any:
         low, high = self.span(series, None, None)
         while low < high:
             middle = (low + high) // 2
@@ -1115,21 +1117,19 @@ class Reader:
                 ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
             (series, low, MAX_SCAN // 2, number)).fetchone()
 
-    def count_before(self, before: int) -> int:
-        return self.db.execute("""
-            SELECT coalesce(sum(n), 0) FROM (SELECT (SELECT count(*) FROM reading
-            WHERE series = s.id AND time < ?) AS n FROM series s)""", (before,)).fetchone()[0]
-
-    def count(self) -> int:
-        """Readings in the table."""
-        return self.db.execute("SELECT count(*) FROM reading").fetchone()[0]
+    def count(self, before: int = LATEST_TIME) -> int:
+        """Readings in the table, or those before an instant."""
+        return int(self.db.execute("""
+            SELECT coalesce(sum((SELECT count(*) FROM reading
+                                 WHERE series = s.id AND time < ?)), 0)
+            FROM series s""", (before,)).fetchone()[0])
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
         pages, page_size = (self.db.execute(f"PRAGMA {what}").fetchone()[0]
                             for what in ("page_count", "page_size"))
 
-        def tell():
+        def tell() -> None:
             with contextlib.suppress(OSError):
                 progress(target.stat().st_size / (pages * page_size + 1))
         self.db.set_progress_handler(tell, 1_000_000)
@@ -1162,7 +1162,7 @@ class Reader:
         problems = []
         for hour in self.hours(series, 0, LATEST_TIME):
             count, low, high, total = raw.pop(hour.time, (0, None, None, None))
-            is_right = count + hour.pruned == hour.count and (hour.pruned or (
+            is_right = count + hour.pruned == hour.size and (hour.pruned or (
                 (low, high) == (hour.minimum, hour.maximum)
                 and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
                                  rel_tol=1e-9, abs_tol=1e-9 * count)))
@@ -1399,7 +1399,7 @@ class Writer(Database):
         row = self.db.execute(
             "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
             receipt).fetchone()
-        return row and row[0]
+        return int(row[0]) if row else None
 
     def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
@@ -4190,7 +4190,7 @@ async def run_jobs(server: Server) -> None:
 class Progress:
     """A bar on stderr while it is a terminal; silence otherwise."""
 
-    def __init__(self, label: str, stream=None):
+    def __init__(self, label: str, stream: TextIO | None = None):
         self.label, self.stream = label, stream or sys.stderr
         self.is_shown = self.stream.isatty()
         self.drawn = 0.0
@@ -4205,7 +4205,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.drawn:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
@@ -4254,8 +4254,10 @@ class Remote:
         self.channel.close()
 
 
-def open_writer(path: Path) -> "Writer | Remote":
+def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
+    if not may_create:
+        require_database(path)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -4286,7 +4288,7 @@ def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
             f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
     key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
+    with contextlib.closing(open_writer(path, may_create=True)) as writer:
         writer.add_station(name, args.mac.lower(), args.role, hash_key(key).hex(), now_ms())
     print(f"station {name} is registered; its API key, shown only now: {key}\n")
     print_config(key, args)
@@ -4297,7 +4299,7 @@ def lan_address() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         try:
             channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
-            return channel.getsockname()[0]
+            return str(channel.getsockname()[0])
         except OSError:
             return "127.0.0.1"
 
@@ -4341,14 +4343,12 @@ def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
 
 def give_key(args: argparse.Namespace, path: Path, method: str, name: str) -> tuple[str, bool]:
     """The key that a station has from now on, and what the writer's method says."""
-    require_database(path)
     key = made_up_or_given(args.key)
     with contextlib.closing(open_writer(path)) as writer:
         return key, getattr(writer, method)(name, hash_key(key).hex())
 
 
 def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require_database(path)
     total = 0
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
@@ -4365,7 +4365,7 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count_before(before)
+        expected = reader.count(before)
     if args.dry_run:
         print(f"{expected} readings are older than {age}; nothing was deleted")
         return
@@ -4443,7 +4443,6 @@ def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
 def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
     require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
-    require_database(path)
     with contextlib.closing(open_writer(path)) as writer:
         writer.label(name, int(field), text)
 
@@ -4461,7 +4460,7 @@ def export(args: argparse.Namespace, path: Path, name: str) -> None:
             write_csv(reader, file)
 
 
-def write_csv(reader: Reader, file) -> None:
+def write_csv(reader: Reader, file: TextIO) -> None:
     total, done = reader.count(), 0
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Row._fields)
@@ -4480,32 +4479,33 @@ def parse_entry(text: str) -> int | None:
     return int(text) if text else None
 
 
-def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
-    for when, station, mac, number, value, entry in lines:
-        yield (parse_time(when), station, parse_mac(mac), parse_field(number), parse_value(value),
-               parse_entry(entry))
+def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """Our CSV or ThingSpeak's, told apart by the first line."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = csv.reader(text)
+    try:
+        header = next(lines, [])
+        if header == list(Row._fields):
+            for when, owner, mac, field, value, entry in filter(None, lines):
+                yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
+                          parse_value(value), parse_entry(entry))
+        elif header[:2] == ["created_at", "entry_id"]:
+            for cells in filter(None, lines):
+                if len(cells) < len(header):
+                    raise ValueError(f"{len(header)} cells are expected")
+                yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
+        else:
+            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
+                             f"line is {','.join(Row._fields)}")
+    except (ValueError, csv.Error, Refused) as error:
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
+                         "stored; importing again does not double it") from None
+    finally:
+        text.detach()                   # the file is not ours to close
 
 
-def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
-                        station: Station | None) -> Iterator[Row]:
-    """created_at,entry_id,field1,...: one line an entry, an empty cell where a field has none."""
-    for line in lines:
-        if len(line) < len(header):
-            raise ValueError(f"{len(header)} cells are expected")
-        yield from thingspeak_rows(dict(zip(header, line, strict=False)), station)
-
-
-def thingspeak_rows(feed: dict[str, Any], station: Station | None) -> Iterator[Row]:
-    """The readings of one entry of ThingSpeak's, by its names for them. Raises ValueError."""
-    require(station, "what comes from ThingSpeak needs --station NAME: whose readings these are")
-    when, entry = parse_time(feed["created_at"]), parse_entry(str(feed["entry_id"]))
-    for number in range(1, 10):
-        if (value := feed.get(f"field{number}")) not in (None, ""):
-            yield Row(when, station.name, station.mac, number, parse_value(str(value)), entry)
-
-
-def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[Row]:
-    """The rows of a feeds.json. Raises StoreError."""
+def read_json(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """A feeds.json of ThingSpeak's."""
     feed = None
     try:
         for feed in json.load(file)["feeds"]:
@@ -4515,53 +4515,41 @@ def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[R
                          + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
-def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
-    """The rows of our CSV or of ThingSpeak's, told apart by the first line. Raises StoreError."""
-    lines = csv.reader(file)
-    try:
-        header = next(lines, [])
-        if header == list(Row._fields):
-            yield from read_own_csv(lines)
-        elif header[:2] == ["created_at", "entry_id"]:
-            yield from read_thingspeak_csv(lines, header, station)
-        else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
-    except (ValueError, IndexError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
-                         "stored; importing again does not double it") from None
+def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
+    """The readings of one entry, by ThingSpeak's names; an empty cell where a field has none."""
+    if station is None:
+        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
+    when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
+    for field in range(1, 10):
+        value = feed.get(f"field{field}")
+        if value is not None and (text := str(value).strip()):
+            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(path: Path) -> Iterator[Row]:
+def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
     """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
-    id = 0
-    with contextlib.closing(connect(path, "ro")) as db:
+    id, path = 0, Path(name)
+    with contextlib.ExitStack() as stack:
+        if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "older.db"
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
-            for id, when, mac, number, value in db.execute(
+            for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
-                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(number)),
+                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
-            raise StoreError(f"{path}, behind Id {id}: {error}; the table data(Id, API_key, "
+            raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
                              "date_time, mac, field, data) is expected") from None
 
 
-@contextlib.contextmanager
-def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row], Callable]]:
-    """The rows of any file that --import takes, and how much of it is read, from 0 to 1."""
-    if name == "-":
-        yield read_csv("standard input", sys.stdin, station), lambda: 0
-        return
-    with open(name, "rb") as file:
-        if file.peek(16).startswith(b"SQLite format 3\0"):
-            yield read_older_table(Path(name)), lambda: 0
-            return
-        if file.peek(16).lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
-            yield read_thingspeak_json(name, file, station), lambda: 0
-            return
-        size = os.fstat(file.fileno()).st_size
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        yield read_csv(name, text, station), lambda: file.tell() / size
+def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
+    """The function that reads a file which starts like this."""
+    if start.startswith(b"SQLite format 3\0"):
+        return read_older_table
+    return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
 def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -4580,13 +4568,16 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
-    with (open_rows(name, station) as (rows, fraction),
-          contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress):
+    with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
+          contextlib.closing(open_writer(path, may_create=True)) as writer,
+          Progress("importing") as progress):
+        length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
+        read = choose_reader(file.peek(16))
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        for step in import_steps(rows, size):
+        for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
-            progress(fraction())
+            progress(file.tell() / length if length else 0)
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
              if total.pruned else ""))
@@ -4771,7 +4762,7 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         if args.demo:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
-        writer = stack.enter_context(contextlib.closing(open_writer(path)))
+        writer = stack.enter_context(contextlib.closing(open_writer(path, may_create=True)))
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
@@ -4862,7 +4853,7 @@ def find_command(args: argparse.Namespace) -> Command | None:
     found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
     for option in OPTIONS:
         require(getattr(args, option.replace("-", "_")) is None
-                or found and option in found.options, f"--{option} goes with {takers(option)}")
+                or (found and option in found.options), f"--{option} goes with {takers(option)}")
     return found
 
 
@@ -4886,14 +4877,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:                     # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"iotserver: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
-    except StoreError as error:
-        print(f"iotserver: {error}", file=sys.stderr)
-        return 1
-    except sqlite3.Error as error:
-        print(f"iotserver: {path}: {error}", file=sys.stderr)
+    except (OSError, StoreError, sqlite3.Error) as error:
+        where = (f"{error.filename or ''}: {error.strerror}" if isinstance(error, OSError) else
+                 error if isinstance(error, StoreError) else f"{path}: {error}")
+        print(f"iotserver: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
