@@ -67,6 +67,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -79,12 +80,12 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
 
 __version__ = "1.0"
 
@@ -182,7 +183,7 @@ class Setting(NamedTuple):
     name: str
     metavar: str | None         # None: a switch
     default: str
-    parse: Callable[[str], Any]
+    parse: Callable[[str], object]
     help: str
 
     @property
@@ -190,31 +191,19 @@ class Setting(NamedTuple):
         return "IOTSERVER_" + self.name.upper().replace("-", "_")
 
 
-class Action(NamedTuple):
-    """A flag that does one thing and exits."""
-    flag: str
-    metavar: tuple[str, ...]    # empty: takes no value
-    help: str
-
-    @property
-    def name(self) -> str:
-        """Of its attribute in the parsed arguments."""
-        return self.flag.replace("-", "_").replace("import", "import_")
-
-
 class Usage(Exception):
     """The command line asks for what cannot be: exit status 2."""
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: object, message: str) -> None:
     if not condition:
         raise Usage(message)
 
 
 def parse_temperature(text: str) -> float:
     """`22C` or `72F` to degrees Celsius."""
-    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)
-    require(match, f"{text!r} is no temperature; write 22C or 72F")
+    if not (match := re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)):
+        raise Usage(f"{text!r} is no temperature; write 22C or 72F")
     return float(match[1]) if match[2] == "C" else (float(match[1]) - 32) / 1.8
 
 
@@ -258,56 +247,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-ACTIONS = (
-    Action("add-station", ("NAME",), "register a station; prints its key and its config.py lines"),
-    Action("stations", (), "a table of the stations"),
-    Action("new-key", ("NAME",), "a new key beside the old one until it is first used"),
-    Action("read-key", ("NAME",), "a key that reads a station's ThingSpeak feeds when --private"),
-    Action("remove-station", ("NAME",), "remove a station with all its readings"),
-    Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
-    Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
-    Action("export", ("FILE",), "all readings as CSV; - is standard output"),
-    Action("import", ("FILE",), "our CSV, ThingSpeak's CSV or feeds.json, or an SQLite file of "
-                                "the older kind"),
-    Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
-    Action("set-password", ("FILE",), "choose the password of --private; asks for it, or reads it "
-                                      "from standard input"),
-    Action("check", (), "full integrity check of file and summaries"),
-)
-DETAILS = (                     # of actions: flag, metavar, choices, help, the actions
-    ("mac", "MAC", None, "the station's MAC", ("add-station",)),
-    ("role", None, ("inside", "outside"), "where the station hangs", ("add-station",)),
-    ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key", "read-key")),
-    ("station", "NAME", None, "whose readings a file of ThingSpeak's holds", ("import",)),
-    ("dry-run", None, None, "only count", ("prune",)),
-)
-
-
-def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The command line; values stay text until parse_settings."""
-    parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
-        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
-    serving = parser.add_argument_group("serving")
-    for s in SETTINGS:
-        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
-        text = s.help + (f" (default: {s.default})" if s.default else "")
-        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
-                             **how)
-    doing = parser.add_argument_group("doing one thing and exiting")
-    one = doing.add_mutually_exclusive_group()
-    for a in ACTIONS:
-        how = ({"metavar": a.metavar, "nargs": len(a.metavar)} if a.metavar else
-               {"action": "store_const", "const": []})
-        one.add_argument(f"--{a.flag}", dest=a.name, help=a.help, **how)
-    for flag, metavar, choices, text, actions in DETAILS:
-        how = ({"metavar": metavar, "choices": choices} if metavar or choices else
-               {"action": "store_const", "const": True})
-        doing.add_argument(f"--{flag}", help=f"with --{' or --'.join(actions)}: {text}", **how)
-    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
-    return parser
-
-
 def parse_settings(args: argparse.Namespace) -> None:
     """The serving flags from text to what they mean. Raises Usage."""
     for s in SETTINGS:
@@ -316,10 +255,6 @@ def parse_settings(args: argparse.Namespace) -> None:
             setattr(args, name, s.parse(getattr(args, name)))
         except Usage as error:
             raise Usage(f"--{s.name} (or {s.variable}): {error}") from None
-    chosen = {a.flag for a in ACTIONS if getattr(args, a.name) is not None}
-    for flag, *_, actions in DETAILS:
-        require(getattr(args, flag.replace("-", "_")) is None or chosen & {*actions},
-                f"--{flag} goes with --{' or --'.join(actions)}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -355,12 +290,32 @@ class Update(NamedTuple):
     reading: Reading
 
 
+Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
+Sample: TypeAlias = tuple[int, float]   # when, and the number
+
+
+class Summary(NamedTuple):
+    """Some numbers of one series, from time on for width ms. Of a single one the width is 0."""
+    time: int
+    width: int
+    size: int                   # so many numbers, of which some are in the table no more
+    minimum: float
+    maximum: float
+    total: float
+    pruned: int = 0
+
+    @property
+    def point(self) -> "Point":
+        return Point(self.time, self.total / self.size, self.minimum, self.maximum, self.width)
+
+
 class Point(NamedTuple):
-    """One place on a chart: a reading (then all three are the same), or the summary of many."""
+    """One place on a chart: a reading (then all three are the same), or width ms of them."""
     time: int
     mean: float
     minimum: float
     maximum: float
+    width: int = 0
 
 
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
@@ -396,7 +351,7 @@ def parse_number(text: str) -> float:
 
 
 @remember
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> Value:
     """A number where it is one, else the text as it is. Raises ValueError."""
     try:
         return parse_number(text)
@@ -524,8 +479,8 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    match = DURATION.fullmatch(text)
-    require(match, f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+    if not (match := DURATION.fullmatch(text)):
+        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
@@ -591,11 +546,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int, int], list]:
+def summarize(readings: Iterable[tuple[int, int, int, Value]]
+              ) -> dict[tuple[int, int], list[float]]:
     """(series, time, entry, value) rows to {(series, hour): [count, minimum, maximum, total]}."""
-    hours: dict[tuple[int, int], list] = {}
+    hours: dict[tuple[int, int], list[float]] = {}
     for series, ms, _, value in readings:
-        if isinstance(value, str):      # text that a ThingSpeak client sent instead of a number
+        if isinstance(value, str):
             continue
         if (summary := hours.get(place := (series, ms // HOUR))) is None:
             hours[place] = [1, value, value, value]
@@ -611,17 +567,17 @@ def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int
     return hours
 
 
-def thin(samples: Iterable[tuple], origin: int, width: int) -> list[Point]:
-    """(time, count, minimum, maximum, total) in order of time to a Point for each bucket.
+def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
+    """Summaries in order of time to a Point for each bucket.
 
     Buckets are width ms long and count from origin; an empty one leaves nothing.
     """
     points = []
-    for bucket, group in itertools.groupby(samples, lambda s: (s[0] - origin) // width):
-        _, counts, minima, maxima, totals, *_ = zip(*group, strict=True)
-        count = sum(counts)
-        points.append(Point(origin + bucket * width, sum(total / count for total in totals),
-                            min(minima), max(maxima)))
+    for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
+        held = list(group)
+        count = sum(s.size for s in held)
+        points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
+                            min(s.minimum for s in held), max(s.maximum for s in held), width))
     return points
 
 
@@ -868,15 +824,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
-@dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-    readings: list[tuple[int, int, int, Any]] = field(default_factory=list)
-    notes: list[tuple] = field(default_factory=list)
-    receipts: dict[tuple[int, int, str], tuple[int, int]] = field(default_factory=dict)
-    series: list[tuple[int, int, int]] = field(default_factory=list)
-    stations: dict[int, Station] = field(default_factory=dict)
-    promoted: set[int] = field(default_factory=set)     # stations that used their next key
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
+        self.notes: list[tuple[Any, ...]] = []
+        self.receipts: dict[tuple[int, int, str], tuple[int, int]] = {}
+        self.series: list[tuple[int, int, int]] = []            # id, station, field
+        self.stations: dict[int, Station] = {}
+        self.promoted: set[int] = set()                         # stations that used their next key
 
 
 class ImportCount(NamedTuple):
@@ -1020,10 +977,10 @@ class Reader:
                 ORDER BY time DESC, entry DESC LIMIT 1)
             ORDER BY s.station, s.field""")]
 
-    def find_series(self, station: int, number: int) -> int | None:
+    def find_series(self, station: int, field: int) -> int | None:
         row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
-                              (station, number)).fetchone()
-        return row and row[0]
+                              (station, field)).fetchone()
+        return int(row[0]) if row else None
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
         """The part of [start, end) in which the series has hours."""
@@ -1036,7 +993,7 @@ class Reader:
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
 
-    def recent(self, series: int, start: int, end: int) -> list[tuple[int, float]]:
+    def recent(self, series: int, start: int, end: int) -> list[Sample]:
         """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
         return self.db.execute("""
             SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
@@ -1053,7 +1010,7 @@ class Reader:
         hour, = self.db.execute("""
             SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
                                     FROM series)""").fetchone()
-        return hour and hour * HOUR
+        return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
         """Bytes that the database occupies with its log."""
@@ -1061,8 +1018,8 @@ class Reader:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def points(self, series: int, start: int | None, end: int | None,
-               limit: int) -> list[tuple[int, float] | Point]:
-        """Readings of [start, end) as (time, value), thinned to at most limit Points if more.
+               limit: int) -> list[Point]:
+        """Readings of [start, end), thinned to at most limit Points if more.
 
         Hours of which readings were pruned appear as their summaries. The cost is bounded by
         MAX_SCAN readings or the hours of the span, whatever the number of readings.
@@ -1071,48 +1028,45 @@ class Reader:
         if start >= end:
             return []
         hours = self.hours(series, start, end)
-        count = sum(hour[1] for hour in hours)
+        count = sum(hour.size for hour in hours)
         width = -(-(end - start) // limit)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
-            return thin(((s[0] * HOUR, *s[1:5]) for s in hours), origin, width)
+            return thin(hours, origin, width)
         samples = self.samples(series, start, end, hours)
         if len(samples) > limit:
             return thin(samples, start, width)
-        return [(s[0], s[2]) if s[5] else Point(s[0], s[4] / s[1], s[2], s[3]) for s in samples]
+        return [sample.point for sample in samples]
 
-    def hours(self, series: int, start: int, end: int) -> list[tuple]:
-        """(hour, count, minimum, maximum, total, pruned) of all hours that touch [start, end)."""
-        return self.db.execute("""
-            SELECT hour, count, minimum, maximum, total, pruned FROM hour
+    def hours(self, series: int, start: int, end: int) -> list[Summary]:
+        """Of all hours that touch [start, end)."""
+        return list(map(Summary._make, self.db.execute("""
+            SELECT hour * 3600000, 3600000, count, minimum, maximum, total, pruned FROM hour
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
-            (series, start // HOUR, (end - 1) // HOUR)).fetchall()
+            (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[tuple]) -> list[tuple]:
-        """(time, count, minimum, maximum, total, is_reading) in order: readings where an hour
-        has them all, else its summary."""
-        pruned = {hour[0]: hour for hour in hours if hour[5]}
-        readings = self.db.execute("""
-            SELECT time, 1, value, value, value, 1 FROM reading
+    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary."""
+        pruned = {hour.time: hour for hour in hours if hour.pruned}
+        readings = map(Summary._make, self.db.execute("""
+            SELECT time, 0, 1, value, value, value, 0 FROM reading
             WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
-            ORDER BY time, entry""", (series, start, end)).fetchall()
-        if not pruned:
-            return readings
-        whole = [r for r in readings if r[0] // HOUR not in pruned]
-        summaries = [(max(h * HOUR, start), *rest[:4], 0) for h, *rest in pruned.values()]
-        return list(heapq.merge(summaries, whole, key=lambda sample: sample[0]))
+            ORDER BY time, entry""", (series, start, end)))
+        whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
+        summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
+        return sorted(summaries + whole, key=operator.attrgetter("time"))
 
     def rows(self, station: Station, fields: Iterable[int] | None = None,
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
-        streams = [self.series_rows(station, series, number, start, end)
-                   for series, number in self.db.execute(
+        streams = [self.series_rows(station, series, field, start, end)
+                   for series, field in self.db.execute(
                        "SELECT id, field FROM series WHERE station = ? ORDER BY field",
-                       (station.id,)).fetchall() if fields is None or number in fields]
+                       (station.id,)).fetchall() if fields is None or field in fields]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
 
-    def series_rows(self, station: Station, series: int, number: int,
+    def series_rows(self, station: Station, series: int, field: int,
                     start: int, end: int) -> Iterator[Row]:
         after = (start, -1)
         while page := self.db.execute("""
@@ -1120,7 +1074,7 @@ class Reader:
                 AND (time, entry) > (?, ?) AND time < ? ORDER BY time, entry LIMIT ?""",
                 (series, *after, end, PAGE_ROWS)).fetchall():
             for ms, entry, value in page:
-                yield Row(ms, station.name, station.mac, number, value, entry)
+                yield Row(ms, station.name, station.mac, field, value, entry)
             after = page[-1][:2]
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
@@ -1130,28 +1084,28 @@ class Reader:
         Those that have one of these fields, or a note; limit of them at the most.
         """
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for series, number in self.db.execute(
+        for series, field in self.db.execute(
                 "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
-            if number not in fields:
+            if field not in fields:
                 continue
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
                     AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
                     (series, start, *before, limit)):
-                values[ms, entry][number] = value
+                values[ms, entry][field] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
             WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
             ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
         newest = heapq.nlargest(limit, values.keys() | notes.keys())
-        return [Entry(*place, values.get(place, {}), notes.get(place, Note()))
-                for place in reversed(newest)]
+        return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
+                for ms, number in reversed(newest)]
 
-    def last_entry(self, station: int, number: int) -> Entry | None:
+    def last_entry(self, station: int, field: int) -> Entry | None:
         """The newest entry that has a value of this field."""
         row = self.db.execute("""
             SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, number),)).fetchone()
+            LIMIT 1""", (self.find_series(station, field),)).fetchone()
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
@@ -1166,13 +1120,13 @@ class Reader:
         """
         note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
                                (station, number)).fetchone()
-        times = [note] if note else [
-            found for series, in self.db.execute(
-                "SELECT id FROM series WHERE station = ?", (station,)).fetchall()
-            if (found := self._find_time(series, number))]
-        return self.entry_at(station, times[0][0], number) if times else None
+        if note is None:
+            found = (self._find_time(series, number) for series, in self.db.execute(
+                "SELECT id FROM series WHERE station = ?", (station,)).fetchall())
+            note = next(filter(None, found), None)
+        return self.entry_at(station, note[0], number) if note else None
 
-    def _find_time(self, series: int, number: int) -> tuple[int] | None:
+    def _find_time(self, series: int, number: int) -> Any:
         low, high = self.span(series, None, None)
         while low < high:
             middle = (low + high) // 2
@@ -1191,21 +1145,19 @@ class Reader:
                 ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
             (series, low, MAX_SCAN // 2, number)).fetchone()
 
-    def count_before(self, before: int) -> int:
-        return self.db.execute("""
-            SELECT coalesce(sum(n), 0) FROM (SELECT (SELECT count(*) FROM reading
-            WHERE series = s.id AND time < ?) AS n FROM series s)""", (before,)).fetchone()[0]
-
-    def count(self) -> int:
-        """Readings in the table."""
-        return self.db.execute("SELECT count(*) FROM reading").fetchone()[0]
+    def count(self, before: int = LATEST_TIME) -> int:
+        """Readings in the table, or those before an instant."""
+        return int(self.db.execute("""
+            SELECT coalesce(sum((SELECT count(*) FROM reading
+                                 WHERE series = s.id AND time < ?)), 0)
+            FROM series s""", (before,)).fetchone()[0])
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
         pages, page_size = (self.db.execute(f"PRAGMA {what}").fetchone()[0]
                             for what in ("page_count", "page_size"))
 
-        def tell():
+        def tell() -> None:
             with contextlib.suppress(OSError):
                 progress(target.stat().st_size / (pages * page_size + 1))
         self.db.set_progress_handler(tell, 1_000_000)
@@ -1233,28 +1185,30 @@ class Reader:
     def check_series(self, series: int) -> list[str]:
         """Every summary of a series is compared with the readings that it summarizes."""
         raw = {hour: rest for hour, *rest in self.db.execute("""
-            SELECT time / 3600000, count(*), min(value), max(value), total(value) FROM reading
-            WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
+            SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+            FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
         problems = []
-        for hour, count, low, high, total, pruned in self.hours(series, 0, LATEST_TIME):
-            n, *figures = raw.pop(hour, (0, None, None, None))
-            right = n + pruned == count and (pruned or (
-                figures[:2] == [low, high]
-                and math.isclose(max(-LARGEST, min(LARGEST, figures[2])), total,
+        for hour in self.hours(series, 0, LATEST_TIME):
+            count, low, high, total = raw.pop(hour.time, (0, None, None, None))
+            is_right = count + hour.pruned == hour.size and (hour.pruned or (
+                (low, high) == (hour.minimum, hour.maximum)
+                and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
                                  rel_tol=1e-9, abs_tol=1e-9 * count)))
-            if not right:
-                problems.append(f"series {series}, hour from {format_time(hour * HOUR)}: "
+            if not is_right:
+                problems.append(f"series {series}, hour from {format_time(hour.time)}: "
                                 "the summary is not that of its readings")
-        return problems + [f"series {series}, hour from {format_time(hour * HOUR)}: no summary"
-                           for hour in raw]
+        return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
+                           for ms in raw]
 
 
-class Writer:
-    """The one connection that writes and checkpoints. Raises StoreError, BlockingIOError."""
+class Database:
+    """The file as the one process that writes has it: lock, layout, transactions, log.
+
+    Raises StoreError, BlockingIOError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.batch = Batch()
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
@@ -1267,7 +1221,7 @@ class Writer:
     def _open(self) -> None:
         try:
             self._prepare()
-            self._load()
+            self.load()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = ("make room on the disk" if "full" in str(error)
                       else "restore a backup, or name another --db")
@@ -1289,19 +1243,19 @@ class Writer:
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
-    def _load(self) -> None:
-        """Forget the open batch and take stations and series as the file has them."""
-        self.batch = Batch()
+    def load(self) -> None:
+        """Take stations and series as the file has them."""
         rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
         self.stations = {row[0]: Station(*row) for row in rows}
         self.by_mac = {station.mac: station for station in self.stations.values()}
-        self._index_keys()
-        self.series_places = {series: (station, number) for series, station, number in
-                              self.db.execute("SELECT id, station, field FROM series").fetchall()}
+        self.index_keys()
+        self.series_places: dict[int, tuple[int, int]] = {
+            series: (station, field) for series, station, field in
+            self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
         self.next_series = max(self.series_places, default=-1) + 1
 
-    def _index_keys(self) -> None:
+    def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
                        for key in (station.key, station.next_key) if key}
 
@@ -1317,10 +1271,12 @@ class Writer:
         self.lock.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable change, or none: after an error memory again says what the file says."""
-        if self.batch.stations:
-            raise RuntimeError("the open batch has to be committed first")
+    def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
+        """One durable change, or none: after an error memory again says what the file says.
+
+        places are where rows that do not lie together change: each costs the log a page or two.
+        """
+        before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
@@ -1328,9 +1284,9 @@ class Writer:
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
-            self._load()
+            self.load()
             raise
-        self.pages += 6                 # a small commit: a few tables and their inner pages
+        self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
 
@@ -1343,31 +1299,118 @@ class Writer:
             if is_fatal(error):
                 raise
 
+
+class ImportStep:
+    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
+
+    Twice does not double. A reading is known by its series, time and entry number, or else by its
+    series, time and value; of equal ones so many are known as the table has. An hour of which
+    readings were pruned takes no more, since its summary may hold them already.
+    """
+
+    def __init__(self, writer: "Writer", now: int):
+        self.writer, self.now, self.batch = writer, now, Batch()
+        self.known = self.pruned = 0
+        self.look = functools.lru_cache(maxsize=None)(self._look)
+        # By series and time, {entry: value}; no value once a row was found to be that reading.
+        self.there: dict[tuple[int, int], dict[int, Value | None]] = {}
+        # By station, time and the number there: the number here, which its fields share.
+        self.numbers: dict[tuple[int, int, int | None], int] = {}
+
+    def add(self, ms: int, name: str, mac: str, field: int, value: Value,
+            entry: int | None) -> None:
+        station = self.writer.by_mac.get(mac) or self.writer.adopt(name, mac, self.now)
+        series = self.writer.series_of(self.batch, station.id, field)
+        has_readings, has_pruned = self.look(series, ms // HOUR)
+        if has_pruned:
+            self.pruned += 1
+            return
+        if (there := self.there.get((series, ms))) is None:
+            there = self.there[series, ms] = self._find_there(series, ms) if has_readings else {}
+        same = entry if entry in there else next((e for e in there if there[e] == value), None)
+        if same is not None:
+            there[same] = None
+            self.known += 1
+            return
+        number = self.numbers.get((station.id, ms, entry))
+        if number is None or number in there:
+            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
+        there[number] = None
+        self.batch.stations[station.id] = station
+        self.batch.readings.append((series, ms, number, value))
+
+    def _look(self, series: int, hour: int) -> tuple[int, int]:
+        """Whether an hour has readings in the table, and whether some of it were pruned."""
+        row: tuple[int, int] = self.writer.db.execute("""
+            SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
+                           AND time < (?2 + 1) * 3600000),
+                   EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
+            (series, hour)).fetchone()
+        return row
+
+    def _find_there(self, series: int, ms: int) -> dict[int, Value | None]:
+        return dict(self.writer.db.execute(
+            "SELECT entry, value FROM reading WHERE series = ? AND time = ?", (series, ms)))
+
+    def _choose(self, station: Station, ms: int, entry: int | None) -> int:
+        """The entry number for a new reading: its own if that is free, else the next."""
+        if entry is not None and entry != station.last_entry + 1 and (
+                self._take_free(station, entry) or self.writer.db.execute("""
+                SELECT 1 FROM reading WHERE time = ? AND entry = ?
+                AND series IN (SELECT id FROM series WHERE station = ?)""",
+                (ms, entry, station.id)).fetchone()):       # another field of the same entry
+            return entry
+        station.last_entry += 1
+        return station.last_entry
+
+    def _take_free(self, station: Station, entry: int) -> bool:
+        """Whether an entry number was free; from now on it is taken."""
+        db = self.writer.db
+        if entry > station.last_entry:
+            gap, station.last_entry = (station.last_entry + 1, entry), entry
+        else:
+            gap = db.execute("""
+                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
+                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
+                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
+        if gap is None:
+            return False
+        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
+        db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+            (station.id, first, last) for first, last in pieces if first <= last])
+        return True
+
+
+class Writer(Database):
+    """All that changes the file: updates, turn by turn, and commands between two turns."""
+
+    def load(self) -> None:
+        super().load()
+        self.batch = Batch()
+
     # -- updates: add as many as the turn brings, then commit -------------------------------------
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
-        batch, number, seq = self.batch, reading.field, reading.seq
-        if seq is not None:
-            receipt = (station.id, number, seq)
+        if reading.seq is not None:
+            receipt = (station.id, reading.field, reading.seq)
             if (entry := self._find_receipt(receipt)) is not None:
                 self._hear(station, now)
                 return entry
-            batch.receipts[receipt] = (station.last_entry + 1, now)
+            self.batch.receipts[receipt] = (station.last_entry + 1, now)
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
-        return self.add_entry(station, ms, {number: reading.value}, now)
+        return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
-    def add_entry(self, station: Station, ms: int, values: dict[int, Any], now: int,
+    def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        batch = self.batch
         self._hear(station, now)
         station.last_entry += 1
-        for number, value in values.items():
-            batch.readings.append((self._series(batch, station.id, number), ms,
-                                   station.last_entry, value))
+        for field, value in values.items():
+            series = self.series_of(self.batch, station.id, field)
+            self.batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            batch.notes.append((station.id, station.last_entry, ms, *note))
+            self.batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
 
     def _hear(self, station: Station, now: int) -> None:
@@ -1379,30 +1422,31 @@ class Writer:
         self.batch.promoted.add(station.id)
 
     def _find_receipt(self, receipt: tuple[int, int, str]) -> int | None:
-        found = self.batch.receipts.get(receipt) or self.db.execute(
+        if found := self.batch.receipts.get(receipt):
+            return found[0]
+        row = self.db.execute(
             "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
             receipt).fetchone()
-        return found and found[0]
+        return int(row[0]) if row else None
 
-    def _series(self, batch: Batch, station: int, number: int) -> int:
+    def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
-        if (series := self.series.get((station, number))) is None:
-            series = self.series[station, number] = self.next_series
-            self.series_places[series] = (station, number)
+        if (series := self.series.get((station, field))) is None:
+            series = self.series[station, field] = self.next_series
+            self.series_places[series] = (station, field)
             self.next_series += 1
-            batch.series.append((series, station, number))
+            batch.series.append((series, station, field))
         return series
 
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
         if batch.stations:
-            with self.transaction():
+            with self.transaction(places=3 + len({r[0] for r in batch.readings})):
                 self._write(batch)
         return batch
 
     def _write(self, batch: Batch) -> None:
-        hours = summarize(batch.readings)
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1411,7 +1455,7 @@ class Writer:
             count = count + excluded.count,
             total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
-            [(*place, *summary) for place, summary in hours.items()])
+            [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
             (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
@@ -1422,11 +1466,12 @@ class Writer:
                             (station.id,))
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
-            self._index_keys()
-        # Each series has its places among readings and hours, and 100 readings share a page.
-        self.pages += 2 * len({series for series, _ in hours}) + len(batch.readings) // 100
+            self.index_keys()
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
+
+    def find(self, name: str) -> Station:
+        return find_station(self.stations.values(), name)
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None,
                     now: int) -> None:
@@ -1446,7 +1491,7 @@ class Writer:
                 INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
                 ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
                 key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self._load()
+        self.load()
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -1457,29 +1502,27 @@ class Writer:
 
         Whether there is a first one.
         """
-        station = find_station(self.stations.values(), name)
+        has_first = self.find(name).key is not None
+        self._set_key(name, "next_key" if has_first else "key", key)
+        return has_first
+
+    def set_read_key(self, name: str, key: str) -> None:
+        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
+        self._set_key(name, "read_key", key)
+
+    def _set_key(self, name: str, column: str, key: str) -> None:
+        station = self.find(name)
         self._refuse_used_key(key)
-        column = "next_key" if station.key else "key"
         with self.transaction() as db:
             db.execute(f"UPDATE station SET {column} = ? WHERE id = ?",
                        (bytes.fromhex(key), station.id))
-        self._load()
-        return column == "next_key"
+        self.load()
 
-    def read_key(self, name: str, key: str) -> None:
-        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
-        station = find_station(self.stations.values(), name)
-        self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("UPDATE station SET read_key = ? WHERE id = ?",
-                       (bytes.fromhex(key), station.id))
-        self._load()
-
-    def label(self, name: str, number: int, text: str) -> None:
+    def label(self, name: str, field: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
-        station, batch = find_station(self.stations.values(), name), Batch()
+        station, batch = self.find(name), Batch()
         with self.transaction() as db:
-            series = self._series(batch, station.id, number)
+            series = self.series_of(batch, station.id, field)
             self._write(batch)
             db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
 
@@ -1488,13 +1531,13 @@ class Writer:
 
         Its keys go first, so that no update comes in between. Cut short, it can be called again.
         """
-        station = find_station(self.stations.values(), name)
+        station = self.find(name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
             db.execute("UPDATE station SET key = NULL, next_key = NULL, read_key = NULL "
                        "WHERE id = ?", (station.id,))
             station.key = station.next_key = None
-            self._index_keys()
+            self.index_keys()
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
@@ -1502,7 +1545,7 @@ class Writer:
             for table in ("series", "note", "receipt", "gap"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
-        self._load()
+        self.load()
         return -1
 
     def prune_step(self, before: int) -> int:
@@ -1524,7 +1567,6 @@ class Writer:
                 WHERE series = ? AND (time, entry) < (?, ?) AND typeof(value) <> 'text'
                 GROUP BY 1) AS gone
             WHERE hour.series = ? AND hour.hour = gone.hour""", (*place, series))
-        self.pages += STEP_ROWS // 50
         return self.db.execute("DELETE FROM reading WHERE series = ? AND (time, entry) < (?, ?)",
                                place).rowcount
 
@@ -1542,13 +1584,12 @@ class Writer:
         if not free:
             self.checkpoint()           # only now does the file really become shorter
             return 0
-        with self.transaction() as db:
+        with self.transaction(places=STEP_PAGES) as db:
             # One row a page: unless all are fetched, only the first page is freed.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
             left, = db.execute("PRAGMA freelist_count").fetchone()
             size, = db.execute("PRAGMA page_size").fetchone()
-        self.pages += STEP_PAGES
-        return (free - left) * size
+        return int((free - left) * size)
 
     def forget_receipts(self, now: int) -> None:
         """Drop receipts that no repeated update can ask for any more."""
@@ -1558,48 +1599,16 @@ class Writer:
                     SELECT station, field, seq FROM receipt WHERE time < ? LIMIT ?)""",
                 (now - RECEIPT_LIFE, STEP_ROWS))
 
-    # -- import -----------------------------------------------------------------------------------
-
-    def import_rows(self, rows: list[list], now: int) -> ImportCount:
-        """Store rows from elsewhere, each (time, station, mac, field, value, entry or None).
-
-        Twice does not double: a reading is known by station, time and entry number, or, where that
-        number was not free, by station, time and value. A reading of an hour that was pruned is
-        left out, since the hour's summary may hold it already.
-        """
-        batch, stored, known, pruned = Batch(), 0, 0, 0
-        place, fields, assigned = None, set(), 0    # the entry made last: where it came from
-        seen: collections.Counter = collections.Counter()
-        is_pruned = functools.lru_cache(maxsize=None)(self._is_pruned)
+    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
+        """Store Rows from elsewhere; rows of one instant belong into one call."""
         with self.transaction():
-            for ms, name, mac, number, value, entry in rows:
-                station = self.by_mac.get(mac) or self._adopt(name, mac, now)
-                series = self.series.get((station.id, number))
-                if series is None:
-                    series = self._series(batch, station.id, number)
-                if is_pruned(series, ms // HOUR):
-                    pruned += 1
-                    continue
-                if place != (here := (station.id, ms, entry)) or number in fields:
-                    last, place, fields = station.last_entry, here, set()
-                    if entry == last + 1:                   # the usual case: the next number
-                        station.last_entry = assigned = entry
-                    else:
-                        self._write(batch)                  # what follows looks into the tables
-                        stored, batch = stored + len(batch.readings), Batch()
-                        assigned = self._find_entry(station, series, ms, value, entry, seen)
-                    if assigned is None or assigned <= last:
-                        place = None                        # not new: its fields may be known
-                    if assigned is None:
-                        known += 1
-                        continue
-                fields.add(number)                          # else one more field of the same entry
-                batch.stations[station.id] = station
-                batch.readings.append((series, ms, assigned, value))
-            self._write(batch)
-        return ImportCount(stored + len(batch.readings), known, pruned)
+            step = ImportStep(self, now)
+            for row in rows:
+                step.add(*row)
+            self._write(step.batch)
+        return ImportCount(len(step.batch.readings), step.known, step.pruned)
 
-    def _adopt(self, name: str, mac: str, now: int) -> Station:
+    def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known; it has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         name = mac if not name or name in taken else name
@@ -1608,49 +1617,6 @@ class Writer:
         station = Station(id, name, mac, None, None, None, None, now, None, 0)
         self.stations[id] = self.by_mac[mac] = station
         return station
-
-    def _is_pruned(self, series: int, hour: int) -> bool:
-        return bool(self.db.execute(
-            "SELECT 1 FROM hour WHERE series = ? AND hour = ? AND pruned > 0",
-            (series, hour)).fetchone())
-
-    def _find_entry(self, station: Station, series: int, ms: int, value: Any, entry: int | None,
-                    seen: collections.Counter) -> int | None:
-        """The entry number for a reading that does not bring the next one; None if it is known.
-
-        seen counts equal readings of this import: as many are known as the table has.
-        """
-        if entry is not None and self._take_free(station, entry):
-            return entry
-        same = self.db.execute("SELECT entry, value FROM reading WHERE series = ? AND time = ?",
-                               (series, ms)).fetchall()
-        is_here = any(entry == known for known, _ in same)
-        if not is_here and entry is not None and self.db.execute("""
-                SELECT 1 FROM reading WHERE time = ? AND entry = ?
-                AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id)).fetchone():
-            return entry                                    # another field of the same entry
-        seen[series, ms, value] += 1
-        if is_here or sum(value == known for _, known in same) >= seen[series, ms, value]:
-            return None
-        station.last_entry += 1
-        return station.last_entry
-
-    def _take_free(self, station: Station, entry: int) -> bool:
-        """Whether an entry number was free; from now on it is taken."""
-        if entry > station.last_entry:
-            gap, station.last_entry = (station.last_entry + 1, entry), entry
-        else:
-            gap = self.db.execute("""
-                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
-                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
-        if gap is None:
-            return False
-        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, first, last) for first, last in pieces if first <= last])
-        return True
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1753,7 +1719,7 @@ class Access:
         """
         digest, writer = hash_key(key), self.writer
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        stored = station and station.key or NO_KEY      # compared with always: takes as long
+        stored = (station and station.key) or NO_KEY    # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
         if not station or not (is_current or matches(digest, station.next_key)):
             self.guesses.refuse(address)
@@ -2317,7 +2283,7 @@ def render_figure(overview: Overview, view: View) -> str:
     spans = [(a, min(b, overview.now)) for a, b in cooler_spans(
         roles["inside"].points, roles["outside"].points)
     ] if is_hourly and {"inside", "outside"} <= roles.keys() else []
-    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
+    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:4]), p.width)
                                    for p in line.points]) for line in overview.lines]
     legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
     chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190,
@@ -2431,10 +2397,8 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
 
 def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
     """A series on a chart; what was thinned stands in the middle of its bucket."""
-    points = reader.points(series.series, start, None, count)
-    half = usual_interval([point[0] for point in points]) // 2
-    return Line(name, css, [p._replace(time=p.time + half) if isinstance(p, Point)
-                            else Point(p[0], *[p[1]] * 3) for p in points])
+    return Line(name, css, [p._replace(time=p.time + p.width // 2)
+                            for p in reader.points(series.series, start, None, count)])
 
 
 def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
@@ -2635,8 +2599,8 @@ def get_readings(request: Request, server: "Server") -> Work:
     series = server.reader.find_series(station.id, field)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
-        [point[0], *(float(f"{value:.12g}") for value in point[1:])] if len(point) > 2 else point
-        for point in points]}), JSON)
+        [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
+        for p in points]}), JSON)
 
 
 def get_export(request: Request, server: "Server") -> Answer:
@@ -3294,11 +3258,11 @@ def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix
     now, number = server.now(), int(field)
     wanted = parse_wanted(params, now)
     entries = yield from select(server, station, [number], wanted)
-    samples = [(entry.time, 1, value, value, value) for entry in entries
+    samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
                if (value := to_number(entry.values.get(number))) is not None]
-    start, end = (samples[0][0], samples[-1][0] + 1) if samples else (now - DAY, now)
+    start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
     points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
-              if len(samples) > CHART_POINTS else [Point(s[0], *s[2:]) for s in samples])
+              if len(samples) > CHART_POINTS else [s.point for s in samples])
     bounds = [bound for name in ("yaxismin", "yaxismax")
               if (bound := find_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
@@ -3528,7 +3492,7 @@ def parse_line(line: bytes) -> tuple[str, str, str, str]:
         raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
     if version not in {"1.0", "1.1"}:
         raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
-    if target[0] != "/":                        # as to a proxy: RFC 9112, 3.2.2 wants it understood
+    if target[0] != "/":                # as to a proxy: RFC 9112, 3.2.2 wants it understood
         absolute = ABSOLUTE.fullmatch(target)
         if not absolute:
             raise Refused(400, "request line: the path has to begin with /")
@@ -4012,7 +3976,7 @@ class Connection(asyncio.Protocol):
 
 
 class Turn:
-    """Group commit: all updates of one turn of the loop are one transaction, and answered after it.
+    """Group commit: the updates of one turn of the loop are one transaction, answered after it.
 
     A commit costs as much as ten updates: so those that are already here are taken in first. With
     64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
@@ -4289,7 +4253,7 @@ class Control(asyncio.Protocol):
             return as_json({"error": self.server.turn.fail(error).message})
 
 
-WRITER_METHODS = frozenset({"add_station", "new_key", "read_key", "label", "remove_step",
+WRITER_METHODS = frozenset({"add_station", "new_key", "set_read_key", "label", "remove_step",
                             "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
 
 
@@ -4431,7 +4395,7 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
 class Progress:
     """A bar on stderr while it is a terminal; silence otherwise."""
 
-    def __init__(self, label: str, stream=None):
+    def __init__(self, label: str, stream: TextIO | None = None):
         self.label, self.stream = label, stream or sys.stderr
         self.is_shown = self.stream.isatty()
         self.drawn = 0.0
@@ -4446,14 +4410,14 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.drawn:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
     """In another current directory: a socket's path may have 100 bytes only, a database's more."""
     before = Path.cwd()
     os.chdir(folder)
@@ -4469,7 +4433,7 @@ class Remote:
     def __init__(self, path: Path):
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with inside(path.parent):
+            with working_in(path.parent):
                 self.channel.connect(path.name + ".sock")
         except OSError:
             self.channel.close()
@@ -4495,8 +4459,10 @@ class Remote:
         self.channel.close()
 
 
-def open_writer(path: Path) -> "Writer | Remote":
+def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
+    if not may_create:
+        require_database(path)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -4521,14 +4487,13 @@ def made_up_or_given(key: str | None) -> str:
     return key
 
 
-def add_station(args: argparse.Namespace, path: Path) -> None:
-    name, = args.add_station
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
     require(MAC.fullmatch(args.mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
     require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
             f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
     key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
+    with contextlib.closing(open_writer(path, may_create=True)) as writer:
         writer.add_station(name, args.mac.lower(), args.role, hash_key(key).hex(), now_ms())
     print(f"station {name} is registered; its API key, shown only now: {key}\n")
     print_config(key, args)
@@ -4539,7 +4504,7 @@ def lan_address() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         try:
             channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
-            return channel.getsockname()[0]
+            return str(channel.getsockname()[0])
         except OSError:
             return "127.0.0.1"
 
@@ -4569,29 +4534,26 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
-def new_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.new_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        has_old = writer.new_key(name, hash_key(key).hex())
+def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, has_old = give_key(args, path, "new_key", name)
     print(f"the new API key of {name}, shown only now: {key}"
           + "\nthe one before works until this one is first used" * has_old)
 
 
-def read_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.read_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.read_key(name, hash_key(key).hex())
+def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, _ = give_key(args, path, "set_read_key", name)
     print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
           "feeds on a private server, and replaces an earlier one")
 
 
-def remove_station(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.remove_station
+def give_key(args: argparse.Namespace, path: Path, method: str, name: str) -> tuple[str, bool]:
+    """The key that a station has from now on, and what the writer's method says."""
+    key = made_up_or_given(args.key)
+    with contextlib.closing(open_writer(path)) as writer:
+        return key, getattr(writer, method)(name, hash_key(key).hex())
+
+
+def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
     total = 0
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
@@ -4605,12 +4567,12 @@ def shrink(writer: "Writer | Remote") -> int:
     return sum(iter(writer.shrink_step, 0))
 
 
-def prune(args: argparse.Namespace, path: Path) -> None:
-    before = now_ms() - parse_duration(args.prune[0])
+def prune(args: argparse.Namespace, path: Path, age: str) -> None:
+    before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count_before(before)
+        expected = reader.count(before)
     if args.dry_run:
-        print(f"{expected} readings are older than {args.prune[0]}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, Progress("pruning") as progress:
@@ -4620,7 +4582,7 @@ def prune(args: argparse.Namespace, path: Path) -> None:
         while writer.prune_notes_step(before):
             pass
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {args.prune[0]}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
 
 def sync(path: Path) -> None:
@@ -4648,8 +4610,8 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def backup(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.backup[0]).absolute()
+def backup(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if target.exists() and path.exists() and target.samefile(path):
         raise StoreError(f"{target} is the database itself")
     with contextlib.closing(Reader(path)) as reader, replacing(target) as partial:
@@ -4670,8 +4632,8 @@ def check(args: argparse.Namespace, path: Path) -> None:
     print("ok")
 
 
-def set_password(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.set_password[0]).absolute()
+def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if sys.stdin.isatty():
         password = getpass.getpass("new password: ")
         require(password == getpass.getpass("once more: "), "the two differ; nothing was changed")
@@ -4683,20 +4645,17 @@ def set_password(args: argparse.Namespace, path: Path) -> None:
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
 
-def label(args: argparse.Namespace, path: Path) -> None:
-    name, number, text = args.label
-    require(number in tuple("123456789"), "FIELD is a number from 1 to 9")
+def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
+    require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
-    require_database(path)
     with contextlib.closing(open_writer(path)) as writer:
-        writer.label(name, int(number), text)
+        writer.label(name, int(field), text)
 
 
 # -- export and import ----------------------------------------------------------------------------
 
 
-def export(args: argparse.Namespace, path: Path) -> None:
-    name, = args.export
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(Reader(path)) as reader:
         if name == "-":
             write_csv(reader, sys.stdout)
@@ -4706,7 +4665,7 @@ def export(args: argparse.Namespace, path: Path) -> None:
             write_csv(reader, file)
 
 
-def write_csv(reader: Reader, file) -> None:
+def write_csv(reader: Reader, file: TextIO) -> None:
     total, done = reader.count(), 0
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Row._fields)
@@ -4725,32 +4684,33 @@ def parse_entry(text: str) -> int | None:
     return int(text) if text else None
 
 
-def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
-    for when, station, mac, number, value, entry in lines:
-        yield (parse_time(when), station, parse_mac(mac), parse_field(number), parse_value(value),
-               parse_entry(entry))
+def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """Our CSV or ThingSpeak's, told apart by the first line."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = csv.reader(text)
+    try:
+        header = next(lines, [])
+        if header == list(Row._fields):
+            for when, owner, mac, field, value, entry in filter(None, lines):
+                yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
+                          parse_value(value), parse_entry(entry))
+        elif header[:2] == ["created_at", "entry_id"]:
+            for cells in filter(None, lines):
+                if len(cells) < len(header):
+                    raise ValueError(f"{len(header)} cells are expected")
+                yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
+        else:
+            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
+                             f"line is {','.join(Row._fields)}")
+    except (ValueError, csv.Error, Refused) as error:
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
+                         "stored; importing again does not double it") from None
+    finally:
+        text.detach()                   # the file is not ours to close
 
 
-def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
-                        station: Station | None) -> Iterator[Row]:
-    """created_at,entry_id,field1,...: one line an entry, an empty cell where a field has none."""
-    for line in lines:
-        if len(line) < len(header):
-            raise ValueError(f"{len(header)} cells are expected")
-        yield from thingspeak_rows(dict(zip(header, line, strict=False)), station)
-
-
-def thingspeak_rows(feed: dict[str, Any], station: Station | None) -> Iterator[Row]:
-    """The readings of one entry of ThingSpeak's, by its names for them. Raises ValueError."""
-    require(station, "what comes from ThingSpeak needs --station NAME: whose readings these are")
-    when, entry = parse_time(feed["created_at"]), parse_entry(str(feed["entry_id"]))
-    for number in range(1, 10):
-        if (value := feed.get(f"field{number}")) not in (None, ""):
-            yield Row(when, station.name, station.mac, number, parse_value(str(value)), entry)
-
-
-def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[Row]:
-    """The rows of a feeds.json. Raises StoreError."""
+def read_json(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """A feeds.json of ThingSpeak's."""
     feed = None
     try:
         for feed in json.load(file)["feeds"]:
@@ -4760,78 +4720,73 @@ def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[R
                          + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
-def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
-    """The rows of our CSV or of ThingSpeak's, told apart by the first line. Raises StoreError."""
-    lines = csv.reader(file)
-    try:
-        header = next(lines, [])
-        if header == list(Row._fields):
-            yield from read_own_csv(lines)
-        elif header[:2] == ["created_at", "entry_id"]:
-            yield from read_thingspeak_csv(lines, header, station)
-        else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
-    except (ValueError, IndexError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
-                         "stored; importing again does not double it") from None
+def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
+    """The readings of one entry, by ThingSpeak's names; an empty cell where a field has none."""
+    if station is None:
+        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
+    when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
+    for field in range(1, 10):
+        value = feed.get(f"field{field}")
+        if value is not None and (text := str(value).strip()):
+            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(path: Path) -> Iterator[Row]:
+def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
     """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
-    id = 0
-    with contextlib.closing(connect(path, "ro")) as db:
+    id, path = 0, Path(name)
+    with contextlib.ExitStack() as stack:
+        if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "older.db"
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
-            for id, when, mac, number, value in db.execute(
+            for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
-                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(number)),
+                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
-            raise StoreError(f"{path}, behind Id {id}: {error}; the table data(Id, API_key, "
+            raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
                              "date_time, mac, field, data) is expected") from None
 
 
-@contextlib.contextmanager
-def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row], Callable]]:
-    """The rows of any file that --import takes, and how much of it is read, from 0 to 1."""
-    if name == "-":
-        yield read_csv("standard input", sys.stdin, station), lambda: 0
-        return
-    with open(name, "rb") as file:
-        if file.peek(16).startswith(b"SQLite format 3\0"):
-            yield read_older_table(Path(name)), lambda: 0
-            return
-        if file.peek(16).lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
-            yield read_thingspeak_json(name, file, station), lambda: 0
-            return
-        size = os.fstat(file.fileno()).st_size
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        yield read_csv(name, text, station), lambda: file.tell() / size
+def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
+    """The function that reads a file which starts like this."""
+    if start.startswith(b"SQLite format 3\0"):
+        return read_older_table
+    return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
-def import_file(args: argparse.Namespace, path: Path) -> None:
+def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
+    step: list[Row] = []
+    for row in rows:
+        if len(step) >= size and row[0] != step[-1][0]:
+            yield step
+            step = []
+        step.append(row)
+    yield step
+
+
+def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     total, station = ImportCount(), None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
-    with (open_rows(args.import_[0], station) as (rows, fraction),
-          contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress):
+    with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
+          contextlib.closing(open_writer(path, may_create=True)) as writer,
+          Progress("importing") as progress):
+        length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
+        read = choose_reader(file.peek(16))
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        while batch := list(itertools.islice(rows, size)):
-            counts = writer.import_rows(batch, now_ms())
+        for step in import_steps(read(file, name, station), size):
+            counts = writer.import_rows(step, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
-            progress(fraction())
+            progress(file.tell() / length if length else 0)
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
              if total.pruned else ""))
 
-
-COMMANDS = {
-    "add-station": add_station, "stations": list_stations, "new-key": new_key,
-    "read-key": read_key, "remove-station": remove_station, "prune": prune, "backup": backup,
-    "export": export, "import": import_file, "label": label, "set-password": set_password,
-    "check": check,
-}
 
 # -- the demonstration ----------------------------------------------------------------------------
 
@@ -4918,7 +4873,7 @@ async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
-    with inside(path.parent):
+    with working_in(path.parent):
         name = Path(path.name + ".sock")
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -5013,7 +4968,7 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         if args.demo:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
-        writer = stack.enter_context(contextlib.closing(open_writer(path)))
+        writer = stack.enter_context(contextlib.closing(open_writer(path, may_create=True)))
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
@@ -5026,6 +4981,86 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
             beside(path, ".sock").unlink(missing_ok=True)
 
 
+# -- the command line -----------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A flag that does one thing and exits: run(args, path, the flag's values)."""
+    flag: str
+    metavar: tuple[str, ...]    # empty: takes no value
+    run: Callable[..., None]
+    help: str
+    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+
+
+COMMANDS = (
+    Command("add-station", ("NAME",), add_station,
+            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+    Command("stations", (), list_stations, "a table of the stations"),
+    Command("new-key", ("NAME",), new_key,
+            "a new key beside the old one until it is first used", ("key",)),
+    Command("read-key", ("NAME",), read_key,
+            "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
+    Command("remove-station", ("NAME",), remove_station,
+            "remove a station with all its readings"),
+    Command("prune", ("AGE",), prune,
+            "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
+    Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
+    Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
+            "SQLite file of the older kind", ("station",)),
+    Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
+    Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
+            "it, or reads it from standard input"),
+    Command("check", (), check, "full integrity check of file and summaries"),
+)
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {      # help, and what argparse is to know
+    "mac": ("the station's MAC", {"metavar": "MAC"}),
+    "role": ("where the station hangs", {"choices": ("inside", "outside")}),
+    "key": ("the API key (default: made up)", {"metavar": "KEY"}),
+    "station": ("whose readings a file of ThingSpeak's holds", {"metavar": "NAME"}),
+    "dry-run": ("only count", {"action": "store_const", "const": True}),
+}
+
+
+def takers(option: str) -> str:
+    """The flags with which an option goes, in words."""
+    return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
+
+
+def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; values stay text until parse_settings."""
+    parser = argparse.ArgumentParser(
+        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
+        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
+    serving = parser.add_argument_group("serving")
+    how: dict[str, Any]
+    for s in SETTINGS:
+        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
+        text = s.help + (f" (default: {s.default})" if s.default else "")
+        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
+                             **how)
+    doing = parser.add_argument_group("doing one thing and exiting")
+    one = doing.add_mutually_exclusive_group()
+    for c in COMMANDS:
+        how = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
+               {"action": "store_const", "const": []})
+        one.add_argument(f"--{c.flag}", dest=c.flag, help=c.help, **how)
+    for option, (text, how) in OPTIONS.items():
+        doing.add_argument(f"--{option}", help=f"with {takers(option)}: {text}", **how)
+    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
+    return parser
+
+
+def find_command(args: argparse.Namespace) -> Command | None:
+    """The command that was asked for, if any. Raises Usage for options that go with others."""
+    found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
+    for option in OPTIONS:
+        require(getattr(args, option.replace("-", "_")) is None
+                or (found and option in found.options), f"--{option} goes with {takers(option)}")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Do one thing and exit, or serve until SIGTERM. The exit status."""
     os.umask(0o077)                             # whatever we make holds a household's data
@@ -5034,10 +5069,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parse_settings(args)
         path = Path(args.db).absolute()
-        for action in ACTIONS:
-            if getattr(args, action.name) is not None:
-                COMMANDS[action.flag](args, path)
-                break
+        if command := find_command(args):
+            command.run(args, path, *getattr(args, command.flag))
         else:
             run_server(args, path)
         sys.stdout.flush()
@@ -5048,14 +5081,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:                     # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"iotserver: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
-    except StoreError as error:
-        print(f"iotserver: {error}", file=sys.stderr)
-        return 1
-    except sqlite3.Error as error:
-        print(f"iotserver: {path}: {error}", file=sys.stderr)
+    except (OSError, StoreError, sqlite3.Error) as error:
+        where = (f"{error.filename or ''}: {error.strerror}" if isinstance(error, OSError) else
+                 error if isinstance(error, StoreError) else f"{path}: {error}")
+        print(f"iotserver: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
