@@ -328,7 +328,7 @@ def test_policy_of_every_page(home, house, server):
 
 
 def test_only_its_own_addresses_in_all_that_it_loads():
-    loaded = iot.STYLE + iot.SCRIPT + iot.WORKER + iot.ICON + json.dumps(iot.MANIFEST)
+    loaded = iot.STYLE + iot.SCRIPT + iot.WORKER + iot.ICON + iot.MANIFEST
     assert set(re.findall(r"\w*:?//[^\s'\"]+", loaded)) <= {"http://www.w3.org/2000/svg"}
     assert "@import" not in loaded
     assert "url(" not in loaded
@@ -425,8 +425,7 @@ def test_the_same_verdict_after_a_restart(house):
     before.store("outside", range(-60, 1), [24] * 40 + [29.5] * 21)
 
     def verdicts(house):
-        return [place.verdict for place in iot.find_places(
-            house.server, house.reader.stations(), house.reader.latest())]
+        return [place.verdict for place in iot.find_places(house.reader, NOON, 22)]
     seen = verdicts(before)
     before.close()
     assert verdicts(house()) == seen

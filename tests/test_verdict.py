@@ -361,7 +361,7 @@ def test_usual_interval_and_silence_limit(minutes, interval, limit):
     ("rising", [(-29, 20), (-10, 19), (0, 20.4)]), ("falling", [(-29, 20.0), (0, 19.5)]),
     ("steady", [(-90, 10), (-25, 20), (0, 20)]), ("", [(-120, 10), (-60, 20)])])
 def test_trend_of_the_last_half_hour(word, readings):
-    assert iot.trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON) == word
+    assert iot.say_trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON) == word
 
 
 def points(*values, start=NOON, width=MINUTE):
@@ -376,14 +376,15 @@ def points(*values, start=NOON, width=MINUTE):
     ([5] * 30, [4, 4, *[None] * 26, 4, 4], [(0, 6), (28, 29)]),     # a gap belongs to none
 ])
 def test_cooler_spans(inside, outside, spans):
-    assert iot.cooler_spans(points(*inside), points(*outside)) == [
+    end = NOON + max(0, len(inside) - 1) * MINUTE
+    assert iot.cooler_spans(points(*inside), points(*outside), end) == [
         (NOON + a * MINUTE, NOON + b * MINUTE) for a, b in spans]
 
 
 @given(some.lists(some.sampled_from([20.0, 25.0, None]), max_size=60),
        some.lists(some.sampled_from([18.0, 22.0, None]), max_size=60))
 def test_cooler_spans_are_apart_and_in_order(inside, outside):
-    spans = iot.cooler_spans(points(*inside), points(*outside))
+    spans = iot.cooler_spans(points(*inside), points(*outside), NOON + HOUR)
     flat = [ms for span in spans for ms in span]
     assert flat == sorted(flat)
     assert all(start < end for start, end in spans)
