@@ -82,7 +82,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 __version__ = "1.0"
 
@@ -161,7 +161,7 @@ class Setting(NamedTuple):
     name: str
     metavar: str | None         # None: a switch
     default: str
-    parse: Callable[[str], Any]
+    parse: Callable[[str], object]
     help: str
 
     @property
@@ -169,31 +169,19 @@ class Setting(NamedTuple):
         return "IOTSERVER_" + self.name.upper().replace("-", "_")
 
 
-class Action(NamedTuple):
-    """A flag that does one thing and exits."""
-    flag: str
-    metavar: tuple[str, ...]    # empty: takes no value
-    help: str
-
-    @property
-    def name(self) -> str:
-        """Of its attribute in the parsed arguments."""
-        return self.flag.replace("-", "_").replace("import", "import_")
-
-
 class Usage(Exception):
     """The command line asks for what cannot be: exit status 2."""
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: object, message: str) -> None:
     if not condition:
         raise Usage(message)
 
 
 def parse_temperature(text: str) -> float:
     """`22C` or `72F` to degrees Celsius."""
-    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)
-    require(match, f"{text!r} is no temperature; write 22C or 72F")
+    if not (match := re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)):
+        raise Usage(f"{text!r} is no temperature; write 22C or 72F")
     return float(match[1]) if match[2] == "C" else (float(match[1]) - 32) / 1.8
 
 
@@ -237,56 +225,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-ACTIONS = (
-    Action("add-station", ("NAME",), "register a station; prints its key and its config.py lines"),
-    Action("stations", (), "a table of the stations"),
-    Action("new-key", ("NAME",), "a new key beside the old one until it is first used"),
-    Action("read-key", ("NAME",), "a key that reads a station's ThingSpeak feeds when --private"),
-    Action("remove-station", ("NAME",), "remove a station with all its readings"),
-    Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
-    Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
-    Action("export", ("FILE",), "all readings as CSV; - is standard output"),
-    Action("import", ("FILE",), "our CSV, ThingSpeak's CSV or feeds.json, or an SQLite file of "
-                                "the older kind"),
-    Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
-    Action("set-password", ("FILE",), "choose the password of --private; asks for it, or reads it "
-                                      "from standard input"),
-    Action("check", (), "full integrity check of file and summaries"),
-)
-DETAILS = (                     # of actions: flag, metavar, choices, help, the actions
-    ("mac", "MAC", None, "the station's MAC", ("add-station",)),
-    ("role", None, ("inside", "outside"), "where the station hangs", ("add-station",)),
-    ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key", "read-key")),
-    ("station", "NAME", None, "whose readings a file of ThingSpeak's holds", ("import",)),
-    ("dry-run", None, None, "only count", ("prune",)),
-)
-
-
-def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The command line; values stay text until parse_settings."""
-    parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
-        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
-    serving = parser.add_argument_group("serving")
-    for s in SETTINGS:
-        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
-        text = s.help + (f" (default: {s.default})" if s.default else "")
-        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
-                             **how)
-    doing = parser.add_argument_group("doing one thing and exiting")
-    one = doing.add_mutually_exclusive_group()
-    for a in ACTIONS:
-        how = ({"metavar": a.metavar, "nargs": len(a.metavar)} if a.metavar else
-               {"action": "store_const", "const": []})
-        one.add_argument(f"--{a.flag}", dest=a.name, help=a.help, **how)
-    for flag, metavar, choices, text, actions in DETAILS:
-        how = ({"metavar": metavar, "choices": choices} if metavar or choices else
-               {"action": "store_const", "const": True})
-        doing.add_argument(f"--{flag}", help=f"with --{' or --'.join(actions)}: {text}", **how)
-    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
-    return parser
-
-
 def parse_settings(args: argparse.Namespace) -> None:
     """The serving flags from text to what they mean. Raises Usage."""
     for s in SETTINGS:
@@ -295,10 +233,6 @@ def parse_settings(args: argparse.Namespace) -> None:
             setattr(args, name, s.parse(getattr(args, name)))
         except Usage as error:
             raise Usage(f"--{s.name} (or {s.variable}): {error}") from None
-    chosen = {a.flag for a in ACTIONS if getattr(args, a.name) is not None}
-    for flag, *_, actions in DETAILS:
-        require(getattr(args, flag.replace("-", "_")) is None or chosen & {*actions},
-                f"--{flag} goes with --{' or --'.join(actions)}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -331,12 +265,32 @@ class Update(NamedTuple):
     readings: tuple[Reading, ...]
 
 
+Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
+Sample: TypeAlias = tuple[int, float]   # when, and the number
+
+
+class Summary(NamedTuple):
+    """Some numbers of one series, from time on for width ms. Of a single one the width is 0."""
+    time: int
+    width: int
+    count: int
+    minimum: float
+    maximum: float
+    total: float
+    pruned: int = 0             # so many of them are in the table no more
+
+    @property
+    def point(self) -> "Point":
+        return Point(self.time, self.total / self.count, self.minimum, self.maximum, self.width)
+
+
 class Point(NamedTuple):
-    """One place on a chart: a reading (then all three are the same), or the summary of many."""
+    """One place on a chart: a reading (then all three are the same), or width ms of them."""
     time: int
     mean: float
     minimum: float
     maximum: float
+    width: int = 0
 
 
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
@@ -372,7 +326,7 @@ def parse_number(text: str) -> float:
 
 
 @remember
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> Value:
     """A number where it is one, else the text as it is. Raises ValueError."""
     try:
         return parse_number(text)
@@ -496,8 +450,8 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    match = DURATION.fullmatch(text)
-    require(match, f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+    if not (match := DURATION.fullmatch(text)):
+        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
@@ -563,11 +517,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int, int], list]:
+def summarize(readings: Iterable[tuple[int, int, int, Value]]
+              ) -> dict[tuple[int, int], list[float]]:
     """(series, time, entry, value) rows to {(series, hour): [count, minimum, maximum, total]}."""
-    hours: dict[tuple[int, int], list] = {}
+    hours: dict[tuple[int, int], list[float]] = {}
     for series, ms, _, value in readings:
-        if isinstance(value, str):      # text that a ThingSpeak client sent instead of a number
+        if isinstance(value, str):
             continue
         if (summary := hours.get(place := (series, ms // HOUR))) is None:
             hours[place] = [1, value, value, value]
@@ -583,17 +538,17 @@ def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int
     return hours
 
 
-def thin(samples: Iterable[tuple], origin: int, width: int) -> list[Point]:
-    """(time, count, minimum, maximum, total) in order of time to a Point for each bucket.
+def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
+    """Summaries in order of time to a Point for each bucket.
 
     Buckets are width ms long and count from origin; an empty one leaves nothing.
     """
     points = []
-    for bucket, group in itertools.groupby(samples, lambda s: (s[0] - origin) // width):
-        _, counts, minima, maxima, totals, *_ = zip(*group, strict=True)
-        count = sum(counts)
-        points.append(Point(origin + bucket * width, sum(total / count for total in totals),
-                            min(minima), max(maxima)))
+    for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
+        held = list(group)
+        count = sum(s.count for s in held)
+        points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
+                            min(s.minimum for s in held), max(s.maximum for s in held), width))
     return points
 
 
@@ -1008,7 +963,7 @@ class Reader:
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
 
-    def recent(self, series: int, start: int, end: int) -> list[tuple[int, float]]:
+    def recent(self, series: int, start: int, end: int) -> list[Sample]:
         """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
         return self.db.execute("""
             SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
@@ -1033,8 +988,8 @@ class Reader:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def points(self, series: int, start: int | None, end: int | None,
-               limit: int) -> list[tuple[int, float] | Point]:
-        """Readings of [start, end) as (time, value), thinned to at most limit Points if more.
+               limit: int) -> list[Point]:
+        """Readings of [start, end), thinned to at most limit Points if more.
 
         Hours of which readings were pruned appear as their summaries. The cost is bounded by
         MAX_SCAN readings or the hours of the span, whatever the number of readings.
@@ -1043,37 +998,34 @@ class Reader:
         if start >= end:
             return []
         hours = self.hours(series, start, end)
-        count = sum(hour[1] for hour in hours)
+        count = sum(hour.count for hour in hours)
         width = -(-(end - start) // limit)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
-            return thin(((s[0] * HOUR, *s[1:5]) for s in hours), origin, width)
+            return thin(hours, origin, width)
         samples = self.samples(series, start, end, hours)
         if len(samples) > limit:
             return thin(samples, start, width)
-        return [(s[0], s[2]) if s[5] else Point(s[0], s[4] / s[1], s[2], s[3]) for s in samples]
+        return [sample.point for sample in samples]
 
-    def hours(self, series: int, start: int, end: int) -> list[tuple]:
-        """(hour, count, minimum, maximum, total, pruned) of all hours that touch [start, end)."""
-        return self.db.execute("""
-            SELECT hour, count, minimum, maximum, total, pruned FROM hour
+    def hours(self, series: int, start: int, end: int) -> list[Summary]:
+        """Of all hours that touch [start, end)."""
+        return list(map(Summary._make, self.db.execute("""
+            SELECT hour * 3600000, 3600000, count, minimum, maximum, total, pruned FROM hour
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
-            (series, start // HOUR, (end - 1) // HOUR)).fetchall()
+            (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[tuple]) -> list[tuple]:
-        """(time, count, minimum, maximum, total, is_reading) in order: readings where an hour
-        has them all, else its summary."""
-        pruned = {hour[0]: hour for hour in hours if hour[5]}
-        readings = self.db.execute("""
-            SELECT time, 1, value, value, value, 1 FROM reading
+    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary."""
+        pruned = {hour.time: hour for hour in hours if hour.pruned}
+        readings = map(Summary._make, self.db.execute("""
+            SELECT time, 0, 1, value, value, value, 0 FROM reading
             WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
-            ORDER BY time, entry""", (series, start, end)).fetchall()
-        if not pruned:
-            return readings
-        whole = [r for r in readings if r[0] // HOUR not in pruned]
-        summaries = [(max(h * HOUR, start), *rest[:4], 0) for h, *rest in pruned.values()]
-        return list(heapq.merge(summaries, whole, key=lambda sample: sample[0]))
+            ORDER BY time, entry""", (series, start, end)))
+        whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
+        summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
+        return sorted(summaries + whole, key=operator.attrgetter("time"))
 
     def rows(self, station: Station, fields: Iterable[int] | None = None,
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
@@ -1205,28 +1157,30 @@ class Reader:
     def check_series(self, series: int) -> list[str]:
         """Every summary of a series is compared with the readings that it summarizes."""
         raw = {hour: rest for hour, *rest in self.db.execute("""
-            SELECT time / 3600000, count(*), min(value), max(value), total(value) FROM reading
-            WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
+            SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+            FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
         problems = []
-        for hour, count, low, high, total, pruned in self.hours(series, 0, LATEST_TIME):
-            n, *figures = raw.pop(hour, (0, None, None, None))
-            right = n + pruned == count and (pruned or (
-                figures[:2] == [low, high]
-                and math.isclose(max(-LARGEST, min(LARGEST, figures[2])), total,
+        for hour in self.hours(series, 0, LATEST_TIME):
+            count, low, high, total = raw.pop(hour.time, (0, None, None, None))
+            is_right = count + hour.pruned == hour.count and (hour.pruned or (
+                (low, high) == (hour.minimum, hour.maximum)
+                and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
                                  rel_tol=1e-9, abs_tol=1e-9 * count)))
-            if not right:
-                problems.append(f"series {series}, hour from {format_time(hour * HOUR)}: "
+            if not is_right:
+                problems.append(f"series {series}, hour from {format_time(hour.time)}: "
                                 "the summary is not that of its readings")
-        return problems + [f"series {series}, hour from {format_time(hour * HOUR)}: no summary"
-                           for hour in raw]
+        return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
+                           for ms in raw]
 
 
-class Writer:
-    """The one connection that writes and checkpoints. Raises StoreError, BlockingIOError."""
+class Database:
+    """The file as the one process that writes has it: lock, layout, transactions, log.
+
+    Raises StoreError, BlockingIOError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.batch = Batch()
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
@@ -1239,7 +1193,7 @@ class Writer:
     def _open(self) -> None:
         try:
             self._prepare()
-            self._load()
+            self.load()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = ("make room on the disk" if "full" in str(error)
                       else "restore a backup, or name another --db")
@@ -1261,19 +1215,19 @@ class Writer:
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
-    def _load(self) -> None:
-        """Forget the open batch and take stations and series as the file has them."""
-        self.batch = Batch()
+    def load(self) -> None:
+        """Take stations and series as the file has them."""
         rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
         self.stations = {row[0]: Station(*row) for row in rows}
         self.by_mac = {station.mac: station for station in self.stations.values()}
-        self._index_keys()
-        self.series_places = {series: (station, number) for series, station, number in
-                              self.db.execute("SELECT id, station, field FROM series").fetchall()}
+        self.index_keys()
+        self.series_places: dict[int, tuple[int, int]] = {
+            series: (station, field) for series, station, field in
+            self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
         self.next_series = max(self.series_places, default=-1) + 1
 
-    def _index_keys(self) -> None:
+    def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
                        for key in (station.key, station.next_key) if key}
 
@@ -1289,10 +1243,12 @@ class Writer:
         self.lock.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable change, or none: after an error memory again says what the file says."""
-        if self.batch.stations:
-            raise RuntimeError("the open batch has to be committed first")
+    def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
+        """One durable change, or none: after an error memory again says what the file says.
+
+        places are where rows that do not lie together change: each costs the log a page or two.
+        """
+        before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
@@ -1300,9 +1256,9 @@ class Writer:
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
-            self._load()
+            self.load()
             raise
-        self.pages += 6                 # a small commit: a few tables and their inner pages
+        self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
 
@@ -1315,31 +1271,118 @@ class Writer:
             if is_fatal(error):
                 raise
 
+
+class ImportStep:
+    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
+
+    Twice does not double. A reading is known by its series, time and entry number, or else by its
+    series, time and value; of equal ones so many are known as the table has. An hour of which
+    readings were pruned takes no more, since its summary may hold them already.
+    """
+
+    def __init__(self, writer: "Writer", now: int):
+        self.writer, self.now, self.batch = writer, now, Batch()
+        self.known = self.pruned = 0
+        self.look = functools.lru_cache(maxsize=None)(self._look)
+        # By series and time, {entry: value}; no value once a row was found to be that reading.
+        self.there: dict[tuple[int, int], dict[int, Value | None]] = {}
+        # By station, time and the number there: the number here, which its fields share.
+        self.numbers: dict[tuple[int, int, int | None], int] = {}
+
+    def add(self, ms: int, name: str, mac: str, field: int, value: Value,
+            entry: int | None) -> None:
+        station = self.writer.by_mac.get(mac) or self.writer.adopt(name, mac, self.now)
+        series = self.writer.series_of(self.batch, station.id, field)
+        has_readings, has_pruned = self.look(series, ms // HOUR)
+        if has_pruned:
+            self.pruned += 1
+            return
+        if (there := self.there.get((series, ms))) is None:
+            there = self.there[series, ms] = self._find_there(series, ms) if has_readings else {}
+        same = entry if entry in there else next((e for e in there if there[e] == value), None)
+        if same is not None:
+            there[same] = None
+            self.known += 1
+            return
+        number = self.numbers.get((station.id, ms, entry))
+        if number is None or number in there:
+            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
+        there[number] = None
+        self.batch.stations[station.id] = station
+        self.batch.readings.append((series, ms, number, value))
+
+    def _look(self, series: int, hour: int) -> tuple[int, int]:
+        """Whether an hour has readings in the table, and whether some of it were pruned."""
+        row: tuple[int, int] = self.writer.db.execute("""
+            SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
+                           AND time < (?2 + 1) * 3600000),
+                   EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
+            (series, hour)).fetchone()
+        return row
+
+    def _find_there(self, series: int, ms: int) -> dict[int, Value | None]:
+        return dict(self.writer.db.execute(
+            "SELECT entry, value FROM reading WHERE series = ? AND time = ?", (series, ms)))
+
+    def _choose(self, station: Station, ms: int, entry: int | None) -> int:
+        """The entry number for a new reading: its own if that is free, else the next."""
+        if entry is not None and entry != station.last_entry + 1 and (
+                self._take_free(station, entry) or self.writer.db.execute("""
+                SELECT 1 FROM reading WHERE time = ? AND entry = ?
+                AND series IN (SELECT id FROM series WHERE station = ?)""",
+                (ms, entry, station.id)).fetchone()):       # another field of the same entry
+            return entry
+        station.last_entry += 1
+        return station.last_entry
+
+    def _take_free(self, station: Station, entry: int) -> bool:
+        """Whether an entry number was free; from now on it is taken."""
+        db = self.writer.db
+        if entry > station.last_entry:
+            gap, station.last_entry = (station.last_entry + 1, entry), entry
+        else:
+            gap = db.execute("""
+                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
+                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
+                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
+        if gap is None:
+            return False
+        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
+        db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+            (station.id, first, last) for first, last in pieces if first <= last])
+        return True
+
+
+class Writer(Database):
+    """All that changes the file: updates, turn by turn, and commands between two turns."""
+
+    def load(self) -> None:
+        super().load()
+        self.batch = Batch()
+
     # -- updates: add as many as the turn brings, then commit -------------------------------------
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
-        batch, number, seq = self.batch, reading.field, reading.seq
-        if seq is not None:
-            receipt = (station.id, number, seq)
+        if reading.seq is not None:
+            receipt = (station.id, reading.field, reading.seq)
             if (entry := self._find_receipt(receipt)) is not None:
                 self._hear(station, now)
                 return entry
-            batch.receipts[receipt] = (station.last_entry + 1, now)
+            self.batch.receipts[receipt] = (station.last_entry + 1, now)
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
-        return self.add_entry(station, ms, {number: reading.value}, now)
+        return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
-    def add_entry(self, station: Station, ms: int, values: dict[int, Any], now: int,
+    def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        batch = self.batch
         self._hear(station, now)
         station.last_entry += 1
-        for number, value in values.items():
-            batch.readings.append((self._series(batch, station.id, number), ms,
-                                   station.last_entry, value))
+        for field, value in values.items():
+            series = self.series_of(self.batch, station.id, field)
+            self.batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            batch.notes.append((station.id, station.last_entry, ms, *note))
+            self.batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
 
     def _hear(self, station: Station, now: int) -> None:
@@ -1351,30 +1394,31 @@ class Writer:
         self.batch.promoted.add(station.id)
 
     def _find_receipt(self, receipt: tuple[int, int, str]) -> int | None:
-        found = self.batch.receipts.get(receipt) or self.db.execute(
+        if found := self.batch.receipts.get(receipt):
+            return found[0]
+        row = self.db.execute(
             "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
             receipt).fetchone()
-        return found and found[0]
+        return row and row[0]
 
-    def _series(self, batch: Batch, station: int, number: int) -> int:
+    def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
-        if (series := self.series.get((station, number))) is None:
-            series = self.series[station, number] = self.next_series
-            self.series_places[series] = (station, number)
+        if (series := self.series.get((station, field))) is None:
+            series = self.series[station, field] = self.next_series
+            self.series_places[series] = (station, field)
             self.next_series += 1
-            batch.series.append((series, station, number))
+            batch.series.append((series, station, field))
         return series
 
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
         if batch.stations:
-            with self.transaction():
+            with self.transaction(places=3 + len({r[0] for r in batch.readings})):
                 self._write(batch)
         return batch
 
     def _write(self, batch: Batch) -> None:
-        hours = summarize(batch.readings)
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1383,7 +1427,7 @@ class Writer:
             count = count + excluded.count,
             total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
-            [(*place, *summary) for place, summary in hours.items()])
+            [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
             (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
@@ -1394,11 +1438,12 @@ class Writer:
                             (station.id,))
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
-            self._index_keys()
-        # Each series has its places among readings and hours, and 100 readings share a page.
-        self.pages += 2 * len({series for series, _ in hours}) + len(batch.readings) // 100
+            self.index_keys()
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
+
+    def find(self, name: str) -> Station:
+        return find_station(self.stations.values(), name)
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None,
                     now: int) -> None:
@@ -1418,7 +1463,7 @@ class Writer:
                 INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
                 ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
                 key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self._load()
+        self.load()
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -1429,29 +1474,27 @@ class Writer:
 
         Whether there is a first one.
         """
-        station = find_station(self.stations.values(), name)
+        has_first = self.find(name).key is not None
+        self._set_key(name, "next_key" if has_first else "key", key)
+        return has_first
+
+    def set_read_key(self, name: str, key: str) -> None:
+        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
+        self._set_key(name, "read_key", key)
+
+    def _set_key(self, name: str, column: str, key: str) -> None:
+        station = self.find(name)
         self._refuse_used_key(key)
-        column = "next_key" if station.key else "key"
         with self.transaction() as db:
             db.execute(f"UPDATE station SET {column} = ? WHERE id = ?",
                        (bytes.fromhex(key), station.id))
-        self._load()
-        return column == "next_key"
+        self.load()
 
-    def read_key(self, name: str, key: str) -> None:
-        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
-        station = find_station(self.stations.values(), name)
-        self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("UPDATE station SET read_key = ? WHERE id = ?",
-                       (bytes.fromhex(key), station.id))
-        self._load()
-
-    def label(self, name: str, number: int, text: str) -> None:
+    def label(self, name: str, field: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
-        station, batch = find_station(self.stations.values(), name), Batch()
+        station, batch = self.find(name), Batch()
         with self.transaction() as db:
-            series = self._series(batch, station.id, number)
+            series = self.series_of(batch, station.id, field)
             self._write(batch)
             db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
 
@@ -1460,13 +1503,13 @@ class Writer:
 
         Its keys go first, so that no update comes in between. Cut short, it can be called again.
         """
-        station = find_station(self.stations.values(), name)
+        station = self.find(name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
             db.execute("UPDATE station SET key = NULL, next_key = NULL, read_key = NULL "
                        "WHERE id = ?", (station.id,))
             station.key = station.next_key = None
-            self._index_keys()
+            self.index_keys()
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
@@ -1474,7 +1517,7 @@ class Writer:
             for table in ("series", "note", "receipt", "gap"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
-        self._load()
+        self.load()
         return -1
 
     def prune_step(self, before: int) -> int:
@@ -1496,7 +1539,6 @@ class Writer:
                 WHERE series = ? AND (time, entry) < (?, ?) AND typeof(value) <> 'text'
                 GROUP BY 1) AS gone
             WHERE hour.series = ? AND hour.hour = gone.hour""", (*place, series))
-        self.pages += STEP_ROWS // 50
         return self.db.execute("DELETE FROM reading WHERE series = ? AND (time, entry) < (?, ?)",
                                place).rowcount
 
@@ -1514,13 +1556,12 @@ class Writer:
         if not free:
             self.checkpoint()           # only now does the file really become shorter
             return 0
-        with self.transaction() as db:
+        with self.transaction(places=STEP_PAGES) as db:
             # One row a page: unless all are fetched, only the first page is freed.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
             left, = db.execute("PRAGMA freelist_count").fetchone()
             size, = db.execute("PRAGMA page_size").fetchone()
-        self.pages += STEP_PAGES
-        return (free - left) * size
+        return int((free - left) * size)
 
     def forget_receipts(self, now: int) -> None:
         """Drop receipts that no repeated update can ask for any more."""
@@ -1530,48 +1571,16 @@ class Writer:
                     SELECT station, field, seq FROM receipt WHERE time < ? LIMIT ?)""",
                 (now - RECEIPT_LIFE, STEP_ROWS))
 
-    # -- import -----------------------------------------------------------------------------------
-
-    def import_rows(self, rows: list[list], now: int) -> ImportCount:
-        """Store rows from elsewhere, each (time, station, mac, field, value, entry or None).
-
-        Twice does not double: a reading is known by station, time and entry number, or, where that
-        number was not free, by station, time and value. A reading of an hour that was pruned is
-        left out, since the hour's summary may hold it already.
-        """
-        batch, stored, known, pruned = Batch(), 0, 0, 0
-        place, fields, assigned = None, set(), 0    # the entry made last: where it came from
-        seen: collections.Counter = collections.Counter()
-        is_pruned = functools.lru_cache(maxsize=None)(self._is_pruned)
+    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
+        """Store Rows from elsewhere; rows of one instant belong into one call."""
         with self.transaction():
-            for ms, name, mac, number, value, entry in rows:
-                station = self.by_mac.get(mac) or self._adopt(name, mac, now)
-                series = self.series.get((station.id, number))
-                if series is None:
-                    series = self._series(batch, station.id, number)
-                if is_pruned(series, ms // HOUR):
-                    pruned += 1
-                    continue
-                if place != (here := (station.id, ms, entry)) or number in fields:
-                    last, place, fields = station.last_entry, here, set()
-                    if entry == last + 1:                   # the usual case: the next number
-                        station.last_entry = assigned = entry
-                    else:
-                        self._write(batch)                  # what follows looks into the tables
-                        stored, batch = stored + len(batch.readings), Batch()
-                        assigned = self._find_entry(station, series, ms, value, entry, seen)
-                    if assigned is None or assigned <= last:
-                        place = None                        # not new: its fields may be known
-                    if assigned is None:
-                        known += 1
-                        continue
-                fields.add(number)                          # else one more field of the same entry
-                batch.stations[station.id] = station
-                batch.readings.append((series, ms, assigned, value))
-            self._write(batch)
-        return ImportCount(stored + len(batch.readings), known, pruned)
+            step = ImportStep(self, now)
+            for row in rows:
+                step.add(*row)
+            self._write(step.batch)
+        return ImportCount(len(step.batch.readings), step.known, step.pruned)
 
-    def _adopt(self, name: str, mac: str, now: int) -> Station:
+    def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known; it has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         name = mac if not name or name in taken else name
@@ -1580,49 +1589,6 @@ class Writer:
         station = Station(id, name, mac, None, None, None, None, now, None, 0)
         self.stations[id] = self.by_mac[mac] = station
         return station
-
-    def _is_pruned(self, series: int, hour: int) -> bool:
-        return bool(self.db.execute(
-            "SELECT 1 FROM hour WHERE series = ? AND hour = ? AND pruned > 0",
-            (series, hour)).fetchone())
-
-    def _find_entry(self, station: Station, series: int, ms: int, value: Any, entry: int | None,
-                    seen: collections.Counter) -> int | None:
-        """The entry number for a reading that does not bring the next one; None if it is known.
-
-        seen counts equal readings of this import: as many are known as the table has.
-        """
-        if entry is not None and self._take_free(station, entry):
-            return entry
-        same = self.db.execute("SELECT entry, value FROM reading WHERE series = ? AND time = ?",
-                               (series, ms)).fetchall()
-        is_here = any(entry == known for known, _ in same)
-        if not is_here and entry is not None and self.db.execute("""
-                SELECT 1 FROM reading WHERE time = ? AND entry = ?
-                AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id)).fetchone():
-            return entry                                    # another field of the same entry
-        seen[series, ms, value] += 1
-        if is_here or sum(value == known for _, known in same) >= seen[series, ms, value]:
-            return None
-        station.last_entry += 1
-        return station.last_entry
-
-    def _take_free(self, station: Station, entry: int) -> bool:
-        """Whether an entry number was free; from now on it is taken."""
-        if entry > station.last_entry:
-            gap, station.last_entry = (station.last_entry + 1, entry), entry
-        else:
-            gap = self.db.execute("""
-                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
-                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
-        if gap is None:
-            return False
-        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, first, last) for first, last in pieces if first <= last])
-        return True
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2374,7 +2340,7 @@ def render_figure(overview: Overview, view: View) -> str:
     is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
     spans = (cooler_spans(roles["inside"], roles["outside"], overview.now)
              if is_hourly and {"inside", "outside"} <= roles.keys() else [])
-    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
+    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:4]), p.width)
                                    for p in line.points]) for line in overview.lines]
     names = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
     names += "<span class=swatch>cooler outside</span>" * bool(spans)
@@ -2501,10 +2467,8 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
 
 def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
     """A series on a chart; what was thinned stands in the middle of its bucket."""
-    points = reader.points(series.series, start, None, count)
-    half = usual_interval([point[0] for point in points]) // 2
-    return Line(name, css, [p._replace(time=p.time + half) if isinstance(p, Point)
-                            else Point(p[0], *[p[1]] * 3) for p in points])
+    return Line(name, css, [p._replace(time=p.time + p.width // 2)
+                            for p in reader.points(series.series, start, None, count)])
 
 
 def station_line(reader: Reader, station: Station, entries: int, latest: list[Latest],
@@ -2651,8 +2615,8 @@ def get_readings(request, server) -> Generator[None, None, Answer]:
     series = server.reader.find_series(station.id, number)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": number, "points": [
-        [point[0], *(float(f"{value:.12g}") for value in point[1:])] if len(point) > 2 else point
-        for point in points]}), JSON)
+        [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
+        for p in points]}), JSON)
 
 
 def get_export(request, server) -> Answer:
@@ -3201,7 +3165,7 @@ class Control(asyncio.Protocol):
             return as_json({"error": self.server.storage_failure(error).message})
 
 
-WRITER_METHODS = frozenset({"add_station", "new_key", "read_key", "label", "remove_step",
+WRITER_METHODS = frozenset({"add_station", "new_key", "set_read_key", "label", "remove_step",
                             "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
 
 
@@ -4056,11 +4020,11 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str,
     now, number = server.now(), int(field)
     wanted = read_wanted(params, now)
     entries = yield from select(server, station, [number], wanted)
-    samples = [(entry.time, 1, value, value, value) for entry in entries
+    samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
                if (value := to_number(entry.values.get(number))) is not None]
-    start, end = (samples[0][0], samples[-1][0] + 1) if samples else (now - DAY, now)
+    start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
     points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
-              if len(samples) > CHART_POINTS else [Point(s[0], *s[2:]) for s in samples])
+              if len(samples) > CHART_POINTS else [s.point for s in samples])
     bounds = [bound for name in ("yaxismin", "yaxismax")
               if (bound := read_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
@@ -4327,7 +4291,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
     """In another current directory: a socket's path may have 100 bytes only, a database's more."""
     before = Path.cwd()
     os.chdir(folder)
@@ -4343,7 +4307,7 @@ class Remote:
     def __init__(self, path: Path):
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with inside(path.parent):
+            with working_in(path.parent):
                 self.channel.connect(path.name + ".sock")
         except OSError:
             self.channel.close()
@@ -4395,8 +4359,7 @@ def made_up_or_given(key: str | None) -> str:
     return key
 
 
-def add_station(args: argparse.Namespace, path: Path) -> None:
-    name, = args.add_station
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
     require(MAC.fullmatch(args.mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
     require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
@@ -4443,29 +4406,28 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
-def new_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.new_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        has_old = writer.new_key(name, hash_key(key).hex())
+def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, has_old = give_key(args, path, "new_key", name)
     print(f"the new API key of {name}, shown only now: {key}"
           + "\nthe one before works until this one is first used" * has_old)
 
 
-def read_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.read_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.read_key(name, hash_key(key).hex())
+def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, _ = give_key(args, path, "set_read_key", name)
     print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
           "feeds on a private server, and replaces an earlier one")
 
 
-def remove_station(args: argparse.Namespace, path: Path) -> None:
+def give_key(args: argparse.Namespace, path: Path, method: str, name: str) -> tuple[str, bool]:
+    """The key that a station has from now on, and what the writer's method says."""
     require_database(path)
-    name, = args.remove_station
+    key = made_up_or_given(args.key)
+    with contextlib.closing(open_writer(path)) as writer:
+        return key, getattr(writer, method)(name, hash_key(key).hex())
+
+
+def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require_database(path)
     total = 0
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
@@ -4479,12 +4441,12 @@ def shrink(writer: "Writer | Remote") -> int:
     return sum(iter(writer.shrink_step, 0))
 
 
-def prune(args: argparse.Namespace, path: Path) -> None:
-    before = now_ms() - parse_duration(args.prune[0])
+def prune(args: argparse.Namespace, path: Path, age: str) -> None:
+    before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
         expected = reader.count_before(before)
     if args.dry_run:
-        print(f"{expected} readings are older than {args.prune[0]}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, Progress("pruning") as progress:
@@ -4494,7 +4456,7 @@ def prune(args: argparse.Namespace, path: Path) -> None:
         while writer.prune_notes_step(before):
             pass
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {args.prune[0]}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
 
 def sync(path: Path) -> None:
@@ -4522,8 +4484,8 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def backup(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.backup[0]).absolute()
+def backup(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if target.exists() and path.exists() and target.samefile(path):
         raise StoreError(f"{target} is the database itself")
     with contextlib.closing(Reader(path)) as reader, replacing(target) as partial:
@@ -4544,8 +4506,8 @@ def check(args: argparse.Namespace, path: Path) -> None:
     print("ok")
 
 
-def set_password(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.set_password[0]).absolute()
+def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if sys.stdin.isatty():
         password = getpass.getpass("new password: ")
         require(password == getpass.getpass("once more: "), "the two differ; nothing was changed")
@@ -4557,20 +4519,18 @@ def set_password(args: argparse.Namespace, path: Path) -> None:
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
 
-def label(args: argparse.Namespace, path: Path) -> None:
-    name, number, text = args.label
-    require(number in tuple("123456789"), "FIELD is a number from 1 to 9")
+def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
+    require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
     require_database(path)
     with contextlib.closing(open_writer(path)) as writer:
-        writer.label(name, int(number), text)
+        writer.label(name, int(field), text)
 
 
 # -- export and import ----------------------------------------------------------------------------
 
 
-def export(args: argparse.Namespace, path: Path) -> None:
-    name, = args.export
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(Reader(path)) as reader:
         if name == "-":
             write_csv(reader, sys.stdout)
@@ -4683,29 +4643,33 @@ def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row
         yield read_csv(name, text, station), lambda: file.tell() / size
 
 
-def import_file(args: argparse.Namespace, path: Path) -> None:
+def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
+    step: list[Row] = []
+    for row in rows:
+        if len(step) >= size and row[0] != step[-1][0]:
+            yield step
+            step = []
+        step.append(row)
+    yield step
+
+
+def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     total, station = ImportCount(), None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
-    with (open_rows(args.import_[0], station) as (rows, fraction),
+    with (open_rows(name, station) as (rows, fraction),
           contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress):
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        while batch := list(itertools.islice(rows, size)):
-            counts = writer.import_rows(batch, now_ms())
+        for step in import_steps(rows, size):
+            counts = writer.import_rows(step, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
             progress(fraction())
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
              if total.pruned else ""))
 
-
-COMMANDS = {
-    "add-station": add_station, "stations": list_stations, "new-key": new_key,
-    "read-key": read_key, "remove-station": remove_station, "prune": prune, "backup": backup,
-    "export": export, "import": import_file, "label": label, "set-password": set_password,
-    "check": check,
-}
 
 # -- the demonstration ----------------------------------------------------------------------------
 
@@ -4792,7 +4756,7 @@ async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
-    with inside(path.parent):
+    with working_in(path.parent):
         name = Path(path.name + ".sock")
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -4901,6 +4865,86 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
             beside(path, ".sock").unlink(missing_ok=True)
 
 
+# -- the command line -----------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A flag that does one thing and exits: run(args, path, the flag's values)."""
+    flag: str
+    metavar: tuple[str, ...]    # empty: takes no value
+    run: Callable[..., None]
+    help: str
+    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+
+
+COMMANDS = (
+    Command("add-station", ("NAME",), add_station,
+            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+    Command("stations", (), list_stations, "a table of the stations"),
+    Command("new-key", ("NAME",), new_key,
+            "a new key beside the old one until it is first used", ("key",)),
+    Command("read-key", ("NAME",), read_key,
+            "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
+    Command("remove-station", ("NAME",), remove_station,
+            "remove a station with all its readings"),
+    Command("prune", ("AGE",), prune,
+            "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
+    Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
+    Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
+            "SQLite file of the older kind", ("station",)),
+    Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
+    Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
+            "it, or reads it from standard input"),
+    Command("check", (), check, "full integrity check of file and summaries"),
+)
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {      # help, and what argparse is to know
+    "mac": ("the station's MAC", {"metavar": "MAC"}),
+    "role": ("where the station hangs", {"choices": ("inside", "outside")}),
+    "key": ("the API key (default: made up)", {"metavar": "KEY"}),
+    "station": ("whose readings a file of ThingSpeak's holds", {"metavar": "NAME"}),
+    "dry-run": ("only count", {"action": "store_const", "const": True}),
+}
+
+
+def takers(option: str) -> str:
+    """The flags with which an option goes, in words."""
+    return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
+
+
+def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; values stay text until parse_settings."""
+    parser = argparse.ArgumentParser(
+        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
+        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
+    serving = parser.add_argument_group("serving")
+    how: dict[str, Any]
+    for s in SETTINGS:
+        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
+        text = s.help + (f" (default: {s.default})" if s.default else "")
+        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
+                             **how)
+    doing = parser.add_argument_group("doing one thing and exiting")
+    one = doing.add_mutually_exclusive_group()
+    for c in COMMANDS:
+        how = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
+               {"action": "store_const", "const": []})
+        one.add_argument(f"--{c.flag}", dest=c.flag, help=c.help, **how)
+    for option, (text, how) in OPTIONS.items():
+        doing.add_argument(f"--{option}", help=f"with {takers(option)}: {text}", **how)
+    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
+    return parser
+
+
+def find_command(args: argparse.Namespace) -> Command | None:
+    """The command that was asked for, if any. Raises Usage for options that go with others."""
+    found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
+    for option in OPTIONS:
+        require(getattr(args, option.replace("-", "_")) is None
+                or found and option in found.options, f"--{option} goes with {takers(option)}")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Do one thing and exit, or serve until SIGTERM. The exit status."""
     os.umask(0o077)                             # whatever we make holds a household's data
@@ -4909,10 +4953,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parse_settings(args)
         path = Path(args.db).absolute()
-        for action in ACTIONS:
-            if getattr(args, action.name) is not None:
-                COMMANDS[action.flag](args, path)
-                break
+        if command := find_command(args):
+            command.run(args, path, *getattr(args, command.flag))
         else:
             run_server(args, path)
         sys.stdout.flush()

@@ -313,11 +313,12 @@ def test_summaries_are_those_of_the_readings(rows):
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.lists(sane, min_size=1, max_size=4))),
        st.integers(0, 500), st.integers(1, 3000))
 def test_thinned_points_are_those_of_their_buckets(moments, before, width):
-    samples = sorted((ms, len(v), min(v), max(v), math.fsum(v)) for ms, v in moments)
-    origin = (samples[0][0] if samples else 0) - before
+    samples = sorted(iotserver.Summary(ms, 0, len(v), min(v), max(v), math.fsum(v))
+                     for ms, v in moments)
+    origin = (samples[0].time if samples else 0) - before
     groups = defaultdict(list)
     for ms, several in moments:
         groups[(ms - origin) // width] += several
     expected = [Point(origin + bucket * width, pytest.approx(math.fsum(g) / len(g), abs=1e-6),
-                      min(g), max(g)) for bucket, g in sorted(groups.items())]
+                      min(g), max(g), width) for bucket, g in sorted(groups.items())]
     assert iotserver.thin(samples, origin, width) == expected
