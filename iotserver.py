@@ -1773,7 +1773,6 @@ STYLE = """
 :root {
   color-scheme: light dark; --ink: #18212b; --dim: #55606c; --paper: #f4f6f8; --card: #fff;
   --line: #d5dbe1; --in: #b4430a; --out: #0b63a5; --cool: #cfe6f7;
-  --open: #0b5d8f; --close: #a33a08; --comfortable: #24693a; --unknown: #4c5661;
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -1782,21 +1781,23 @@ STYLE = """
   }
 }
 * { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink) }
-body { font: 16px/1.45 system-ui, sans-serif }
+body {
+  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
+}
 main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
 main, .now, .smalls { display: grid; gap: .75rem }
-section, figure { margin: 0; padding: 1rem; min-width: 0 }
-section, figure { background: var(--card); border-radius: 1rem }
+section, figure {
+  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
+}
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
 h2 { margin: 0; font-size: 1rem; font-weight: 600 }
 p { margin: .25rem 0 0 }
 .verdict { color: #fff; padding: 1.25rem }
-.open { background: var(--open) }
-.close { background: var(--close) }
-.comfortable { background: var(--comfortable) }
-.unknown { background: var(--unknown) }
+.open { background: #0b5d8f }
+.close { background: #a33a08 }
+.comfortable { background: #24693a }
+.unknown { background: #4c5661 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
@@ -1804,14 +1805,18 @@ p { margin: .25rem 0 0 }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
-nav a { flex: 1; text-align: center; padding: .5rem 0; border: 1px solid var(--line) }
-nav a { border-radius: .6rem; color: inherit; text-decoration: none }
+nav a {
+  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
+  text-align: center; color: inherit; text-decoration: none;
+}
 nav a[aria-current] { background: var(--ink); color: var(--card) }
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
 svg * { pointer-events: none }
 svg text { font-size: 11px; fill: var(--dim) }
-path { fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round }
-path { vector-effect: non-scaling-stroke }
+path {
+  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke;
+}
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
@@ -2076,11 +2081,21 @@ class View(NamedTuple):
     range: str                  # a key of RANGES
 
 
+def in_unit(celsius: float, unit: str) -> float:
+    return celsius if unit == "C" else celsius * 1.8 + 32
+
+
 class Line(NamedTuple):
-    """A series on a chart, in the unit shown."""
+    """A series on a chart."""
     name: str
     css: str
     points: list[Point]
+
+    def in_unit(self, unit: str) -> "Line":
+        """A line of °C in the unit shown."""
+        return self._replace(points=[
+            Point(p.time, in_unit(p.mean, unit), in_unit(p.minimum, unit),
+                  in_unit(p.maximum, unit), p.width) for p in self.points])
 
 
 class Place(NamedTuple):
@@ -2144,10 +2159,6 @@ def find_zone(name: str) -> tzinfo:
 
 
 # -- in words -------------------------------------------------------------------------------------
-
-def in_unit(celsius: float, unit: str) -> float:
-    return celsius if unit == "C" else celsius * 1.8 + 32
-
 
 def say_degrees(difference: float, unit: str) -> str:
     """A difference of temperatures: `4.1 °F`."""
@@ -2340,8 +2351,7 @@ def render_figure(overview: Overview, view: View) -> str:
     is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
     spans = (cooler_spans(roles["inside"], roles["outside"], overview.now)
              if is_hourly and {"inside", "outside"} <= roles.keys() else [])
-    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:4]), p.width)
-                                   for p in line.points]) for line in overview.lines]
+    shown = [line.in_unit(view.unit) for line in overview.lines]
     names = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
     names += "<span class=swatch>cooler outside</span>" * bool(spans)
     rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
