@@ -939,13 +939,22 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self) -> list[Latest]:
+    def latest(self, station: int | None = None) -> list[Latest]:
+        """The newest reading of each series, of one station or of all."""
         return [Latest(*row) for row in self.db.execute("""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            ORDER BY s.station, s.field""")]
+            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
+
+    def last_time(self, series: int, now: int) -> int | None:
+        """When the newest reading up to now was; where that was pruned, its hour."""
+        last: int | None = self.db.execute("""
+            SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
+                            (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
+                            * ?3)""", (series, now, HOUR)).fetchone()[0]
+        return last
 
     def find_series(self, station: int, number: int) -> int | None:
         row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
@@ -1772,12 +1781,14 @@ def parse_basic(authorization: str) -> str | None:
 STYLE = """
 :root {
   color-scheme: light dark; --ink: #18212b; --dim: #55606c; --paper: #f4f6f8; --card: #fff;
-  --line: #d5dbe1; --in: #b4430a; --out: #0b63a5; --cool: #cfe6f7;
+  --line: #d5dbe1; --cool: #cfe6f7; --in: #b4430a; --in-2: #8b1e6b; --in-3: #7a5a00;
+  --out: #0b63a5; --out-2: #00695c; --out-3: #4a3fb5;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e8edf2; --dim: #a3afbb; --paper: #11161b; --card: #1b2229;
-    --line: #39434d; --in: #ff9d66; --out: #6fbdf5; --cool: #1d3f59;
+    --line: #39434d; --cool: #1d3f59; --in: #ff9d66; --in-2: #f08fd0; --in-3: #e2c044;
+    --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
   }
 }
 * { box-sizing: border-box }
@@ -1797,13 +1808,25 @@ p { margin: .25rem 0 0 }
 .open { background: #0b5d8f }
 .close { background: #a33a08 }
 .comfortable { background: #24693a }
+.cold { background: #57407c }
 .unknown { background: #4c5661 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
+figcaption span { margin-right: .75rem }
+figcaption :is(.inside, .outside)::before {
+  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
+  border-top: 3px solid; vertical-align: middle;
+}
+figcaption .second::before { border-top-style: dashed }
+figcaption .third::before { border-top-style: dotted }
 .dim, .other, time, figcaption, td { color: var(--dim) }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
+.inside.second { color: var(--in-2) }
+.outside.second { color: var(--out-2) }
+.inside.third { color: var(--in-3) }
+.outside.third { color: var(--out-3) }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
 nav a {
   flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
@@ -1817,6 +1840,8 @@ path {
   fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
   vector-effect: non-scaling-stroke;
 }
+.second path { stroke-dasharray: 6 3 }
+.third path { stroke-dasharray: 2 3 }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
@@ -1961,7 +1986,7 @@ function listen() {
   };
 }
 listen();
-addEventListener('offline', () => lose());
+addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
@@ -2002,12 +2027,36 @@ MANIFEST = """{
 
 escape = html.escape
 LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
-HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:"}
+HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
+             "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
+TURNED = "outside has become {} %s; if that lasts, this answer changes."
+EVEN = "inside and outside are about even."
+REASONS = (     # the answer, from how many °C cooler outside, why; the first that fits is said
+    ("open", 0.05, "it is {} cooler outside."),
+    ("open", -0.05, EVEN),
+    ("open", -math.inf, TURNED % "warmer"),
+    ("close", 0.05, TURNED % "cooler"),
+    ("close", -0.05, EVEN),
+    ("close", -math.inf, "it is {} warmer outside."),
+    ("comfortable", -CLOSE_MARGIN, "nothing to do."),
+    ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
+    ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
+    ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
+    ("cold", -math.inf, "it is {} warmer outside: open windows warm it up."),
+)
+NO_ROOM = ("No answer yet:",
+           "it takes a station with the role inside and one with the role outside.")
+URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
+COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
 CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
+STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
+MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
+STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
 ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
 PAGE = string.Template("""<!doctype html>
@@ -2024,12 +2073,13 @@ $figure<div class=smalls>$smalls</div>
 $stations""")
 VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
                           "$more</section>\n")
-NOW = string.Template("<section><h2 class=$css>$name</h2><p class=big>$value<small> $unit</small>"
-                      "</p><p>$trend$ago</p></section>\n")
+NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
+</small></p><p>$trend$ago</p></section>
+""")
 CHART = string.Template("""<svg viewBox="0 0 $width $total" role=img aria-label="$label"
  data-left=$left data-width=$inner data-top=$top data-height=$height data-low=$low data-high=$high
  data-start=$start data-end=$end data-unit="$unit">$shapes<path class="grid cursor"/></svg>""")
-CURVE = string.Template('<g class=$css><path class=band d="$band"/>'
+CURVE = string.Template('<g class="$css"><path class=band d="$band"/>'
                         '<path data-name="$name" d="$curve"/></g>')
 FIGURE = string.Template("""<figure><nav aria-label="Range of the chart">$links</nav>$chart$legend
 $spans</figure>
@@ -2037,13 +2087,16 @@ $spans</figure>
 RANGE = string.Template('<a href="/?range=$range"$current>$range</a>')
 LEGEND = string.Template("""<input type=range max=1000 value=1000 aria-label="Time on the chart">
 <output></output><figcaption>$names</figcaption>""")
+NAME = string.Template('<span class="$css">$name</span> ')
 SPANS = string.Template("""<details><summary>When it was cooler outside</summary><table><thead>
 <tr><th>from</th><th>until</th></tr></thead>$rows</table></details>""")
-SMALL = string.Template("<figure class=$css><h2>$name</h2>$chart</figure>")
+SMALL = string.Template('<figure class="$css"><h2>$name</h2>$chart</figure>')
 STATIONS = string.Template("""<section class=scroll tabindex=0 aria-label=Stations>
 <h2>Stations</h2><table><thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>
-$rows</table><p class=dim>${history}the file weighs $size.</p></section>
+$rows</table>$folded<p class=dim>${history}the file weighs $size.</p></section>
 """)
+FOLDED = string.Template("<details><summary>$count more</summary><table>$rows</table>$more"
+                         "</details>")
 STATION = string.Template("<tr><th scope=row>$name</th> <td>$state</td> <td>$heard</td> "
                           "<td>$interval</td> <td>$entries</td></tr>\n")
 MESSAGE = string.Template("<section><h1>$title</h1><p>$text</p></section>")
@@ -2099,16 +2152,26 @@ class Line(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An inside or outside station with what the page says of it."""
+    """An inside or outside station; of an inside one also the answer, and against which other."""
     name: str
     role: str
-    readings: list[tuple[int, float]]   # of its temperature, in the verdict's window
-    verdict: Verdict | None             # of an inside station
+    rank: int                           # among those of its role, from 0
+    series: int | None                  # of its temperature
+    readings: list[Sample]              # of that, in the verdict's window
+    heard: int | None                   # when it sent one last, perhaps before that window
+    verdict: Verdict | None = None
+    outside: "Place | None" = None
+    is_cold: bool = False
+
+    @property
+    def css(self) -> str:
+        return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
 
 
-class StationLine(NamedTuple):
+class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
+    role: str | None
     heard: int | None
     interval: int | None
     entries: int
@@ -2118,9 +2181,11 @@ class StationLine(NamedTuple):
 class Overview(NamedTuple):
     """All that the page shows, but for how."""
     places: list[Place]
-    lines: list[Line]                   # °C: inside and outside
+    shown: list[Place]                  # of these
+    lines: list[Line]                   # their temperatures in °C
     others: list[Line]                  # humidity, pressure, and whatever has no role
-    stations: list[StationLine]
+    stations: list[StationRow]          # with a role and the most recent first
+    total: int                          # of stations
     since: int | None                   # the oldest hour
     size: int                           # bytes
     start: int
@@ -2160,27 +2225,57 @@ def find_zone(name: str) -> tzinfo:
 
 # -- in words -------------------------------------------------------------------------------------
 
+def say_number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
 def say_degrees(difference: float, unit: str) -> str:
     """A difference of temperatures: `4.1 °F`."""
-    return f"{abs(difference) * (1 if unit == 'C' else 1.8):.1f}".removesuffix(".0") + f" °{unit}"
+    degrees = abs(difference) * (1 if unit == "C" else 1.8)
+    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
 
 
-def say_verdict(verdict: Verdict, place: str, now: int, unit: str) -> tuple[str, str]:
-    """The verdict as a sentence in two parts, headline and reason."""
-    if verdict.difference is None:
-        if verdict.since is None:
-            return "No answer:", f'"{place}" has sent no temperature yet.'
-        return "No answer:", f'"{place}" has been silent for {format_ago(now - verdict.since)}.'
-    degrees = say_degrees(verdict.difference, unit)
-    warmer = "warmer" if verdict.difference < 0 else "cooler"
-    if verdict.state in HEADLINES:
-        sign = -1 if verdict.state == "close" else 1
-        return HEADLINES[verdict.state], (
-            f"it is {degrees} {warmer} outside." if sign * verdict.difference >= 0.05
-            else "inside and outside are about even.")  # and it changes as soon as that is sure
-    advice = (f"but it is {degrees} warmer outside: keep the windows closed."
-              if verdict.difference < -CLOSE_MARGIN else "nothing to do.")
-    return "Comfortable inside:", advice
+def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
+    """The answer for a room as a sentence in two parts, headline and reason."""
+    verdict = room.verdict
+    if verdict is None or verdict.difference is None:
+        silent = room if verdict and verdict.silent == "inside" else room.outside
+        if silent is None:
+            return NO_ROOM
+        return HEADLINES["unknown"], (
+            f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
+            if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
+    answer = "cold" if room.is_cold and verdict.state == "comfortable" else verdict.state
+    reason = next(reason for state, least, reason in REASONS
+                  if state == answer and verdict.difference >= least)
+    return HEADLINES[answer], reason.format(say_degrees(verdict.difference, unit))
+
+
+def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
+    """The inside stations with their verdicts, the most urgent first."""
+    rooms = [(place, place.verdict) for place in places if place.verdict]
+    return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def say_rooms(places: list[Place], now: int, unit: str) -> str:
+    """The answers in words, a line a room."""
+    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+             for room, _ in rank_rooms(places)]
+    return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
+
+
+def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
+    """The answers for programs: °C and ms, whatever people are shown."""
+    return {"verdicts": [{
+        "station": room.name, "state": verdict.state, "since": verdict.since,
+        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "difference": verdict.difference and round(verdict.difference, 2),
+        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+    } for room, verdict in rank_rooms(places)]}
+
+
+def last_value(place: Place) -> float | None:
+    return place.readings[-1][1] if place.readings else None
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2190,6 +2285,10 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
         return ""
     change = recent[-1][1] - recent[0][1]
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
+
+
+def say_field(series: Latest) -> str:
+    return series.label or LABELS.get(series.field, f"field {series.field}")
 
 
 def say_line(line: Line, unit: str) -> str:
@@ -2210,6 +2309,8 @@ def say_time(ms: int, zone: tzinfo, form: str) -> str:
 # In a chart's own units; the script reads them off the picture.
 WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
 LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
+LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
 TICKS = (                       # for charts of up to so many hours: hours between marks, text
     (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
     (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
@@ -2265,11 +2366,12 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps: a gap is a gap, not a line."""
-    limit = silence_limit([p.time for p in points])
-    first = 0
+    """Points between gaps. How far apart two may be is what is usual before them or behind them."""
+    first, times = 0, [point.time for point in points]
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
-        if point.time - before.time > limit:
+        distance = point.time - before.time - (before.width + point.width) // 2
+        if distance > SILENT_AT_LEAST and distance > max(
+                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
             yield points[first:i]
             first = i
     if points:
@@ -2278,8 +2380,8 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
 
 def hold(points: list[Point]) -> Iterator[tuple[int, int, float]]:
     """(from, until, value): a value holds until the next one, or until silence is a gap."""
-    limit = silence_limit([p.time for p in points])
     for piece in segments(points):
+        limit = silence_limit([p.time for p in piece[-20:]])
         for point, after in itertools.zip_longest(piece, piece[1:]):
             yield point.time, after.time if after else point.time + limit, point.mean
 
@@ -2300,6 +2402,18 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
     return spans
 
 
+def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+    """What is drawn: not what lies so far off that all the rest would be one flat line."""
+    points = [p for p in points if start <= p.time <= end
+              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    if not points:
+        return []
+    means = sorted(p.mean for p in points)
+    middle, tail = means[len(means) // 2], len(means) // 20
+    limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
+    return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
+
+
 def render_curve(line: Line, frame: Frame) -> str:
     """A line with a band between minimum and maximum where it is thinned."""
     band = curve = ""
@@ -2314,9 +2428,10 @@ def render_curve(line: Line, frame: Frame) -> str:
 def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
                  shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
     """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
-    marks = value_ticks([*bounds, *(value for line in lines for p in line.points
-                                    for value in (p.minimum, p.maximum))],
-                        3 if height == SMALL_HEIGHT else 5)
+    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+                         *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
+                         ], 3 if height == SMALL_HEIGHT else 5)
     frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
     shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
               f"height={frame.height} />" for a, b in shaded]
@@ -2325,8 +2440,12 @@ def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinf
                for mark in marks]
     shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(start, end, zone)]
-    shapes += [render_curve(line, frame) for line in lines]
-    label = ", ".join(say_line(line, unit) for line in lines) or "no readings yet"
+    shapes += [render_curve(line, frame) for line in kept]
+    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
+               if start <= p.time <= end and p not in drawn.points]:
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
+                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
+    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
     return CHART.substitute(
         frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
         label=escape(label), unit=escape(unit), shapes="".join(shapes))
@@ -2340,6 +2459,14 @@ def render_ago(ms: int, view: View, now: int) -> str:
             f"{format_ago(now - ms)} ago</time>")
 
 
+def find_cooler(overview: Overview) -> list[tuple[int, int]]:
+    """When it was cooler outside than in the room that the headline is about."""
+    room = next((room for room, _ in rank_rooms(overview.places)), None)
+    points = {line.name: line.points for line in overview.lines}
+    return [] if room is None or room.outside is None else cooler_spans(
+        points.get(room.name, []), points.get(room.outside.name, []), overview.now)
+
+
 def render_figure(overview: Overview, view: View) -> str:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
     links = "".join(RANGE.substitute(
@@ -2347,12 +2474,10 @@ def render_figure(overview: Overview, view: View) -> str:
     if not any(line.points for line in overview.lines):
         return FIGURE.substitute(links=links, legend="", spans="",
                                  chart="<p>The chart begins with the first reading.</p>")
-    roles = {line.css: line.points for line in overview.lines}
-    is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
-    spans = (cooler_spans(roles["inside"], roles["outside"], overview.now)
-             if is_hourly and {"inside", "outside"} <= roles.keys() else [])
+    # A year's points hold days and nights together.
+    spans = find_cooler(overview) if RANGES[view.range] <= 30 * DAY else []
     shown = [line.in_unit(view.unit) for line in overview.lines]
-    names = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
+    names = "".join(NAME.substitute(css=line.css, name=escape(line.name)) for line in shown)
     names += "<span class=swatch>cooler outside</span>" * bool(spans)
     rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
                                     for ms in span) + "</tr>"
@@ -2366,45 +2491,56 @@ def render_figure(overview: Overview, view: View) -> str:
 def render_now(place: Place, view: View, now: int) -> str:
     """One temperature, large."""
     if not place.readings:
-        return NOW.substitute(css=place.role, name=escape(place.name), value="–", unit="",
-                              trend="", ago="no reading yet")
+        return NOW.substitute(
+            css=place.css, name=escape(place.name), value="–", unit="", trend="",
+            ago=render_ago(place.heard, view, now) if place.heard else "no reading yet")
     ms, value = place.readings[-1]
     trend = say_trend(place.readings, now)
     return NOW.substitute(
-        css=place.role, name=escape(place.name), value=f"{in_unit(value, view.unit):.1f}",
+        css=place.css, name=escape(place.name), value=say_number(in_unit(value, view.unit)),
         unit=f"°{view.unit}", trend=trend and f"{trend} · ", ago=render_ago(ms, view, now))
 
 
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
-    """The card on top, its headline as text, and the states of all verdicts."""
-    outside = next((p.name for p in overview.places if p.role == "outside"), "outside")
-    said = [(place.name, place.verdict.state, *say_verdict(
-                place.verdict, outside if place.verdict.silent == "outside" else place.name,
-                overview.now, view.unit))
-            for place in overview.places if place.verdict]
+    """The card on top, its headline as text, and the states of the verdicts on it."""
+    rooms = rank_rooms(overview.places)
+    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]]
     if not said:
-        reason = "it takes a station with the role inside and one with the role outside."
-        return VERDICT.substitute(state="unknown", headline="No answer yet:", more="",
-                                  reason=reason), "No answer yet", ""
-    name, state, headline, reason = said[0]
-    if len(said) > 1:
-        reason += f" This is {name}."
-    more = "".join(f"<p>{escape(name)} – {head} {escape(why)}</p>"
-                   for name, _, head, why in said[1:])
-    return (VERDICT.substitute(state=state, headline=headline, reason=escape(reason), more=more),
+        headline, reason = NO_ROOM
+        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
+                                  more=""), headline.rstrip(":"), ""
+    (first, state, headline, reason), *others = said
+    if others:
+        reason += f" This is {first.name}."
+    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+                   for room, _, head, why in others)
+    if len(rooms) > len(said):
+        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
+    css = "cold" if headline == HEADLINES["cold"] else state
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
             headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
-    rows = "".join(STATION.substitute(
-        name=escape(s.name), entries=f"{s.entries:,}",
-        heard=render_ago(s.heard, view, overview.now) if s.heard else "never",
-        interval=format_ago(s.interval) if s.interval else "–",
-        state="new" if not s.heard else "silent" if s.is_silent else "ok")
-        for s in overview.stations)
+    """The table of stations; what is not of today's use is folded away."""
+    rows = [(row, STATION.substitute(
+        name=escape(row.name), entries=f"{row.entries:,}",
+        heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
+        interval=format_ago(row.interval) if row.interval else "–",
+        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
+        for row in overview.stations]
+    shown = [text for row, text in rows if row.role
+             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
+    folded = [text for _, text in rows if text not in shown]
+    left = overview.total - len(rows)
     history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
                if overview.since else "")
-    return STATIONS.substitute(rows=rows, history=history, size=format_bytes(overview.size))
+    return STATIONS.substitute(
+        rows="".join(shown), history=history, size=format_bytes(overview.size),
+        folded=folded and FOLDED.substitute(
+            count=len(folded) + left, rows="".join(folded),
+            more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -2429,7 +2565,7 @@ def render_overview(overview: Overview, view: View) -> bytes:
         for line in overview.others)
     return render_page(
         headline, OVERVIEW.substitute(
-            card=card, now="".join(render_now(p, view, overview.now) for p in overview.places),
+            card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
             figure=render_figure(overview, view), smalls=smalls,
             stations=render_stations(overview, view)),
         f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
@@ -2440,54 +2576,91 @@ def render_overview(overview: Overview, view: View) -> bytes:
 
 def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
     """Inside and outside stations with their readings, and the verdict of each inside one."""
-    temperatures = {s.station: s.series for s in reader.latest() if s.field == 1}
-    found = [Place(s.name, s.role, reader.recent(
-        temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
-        None) for s in reader.stations() if s.role]
-    outsides = [place for place in found if place.role == "outside"]
-    # Of several not the one that sent last: the verdict would turn with each reading.
-    outside = next((place for place in outsides if now <= silent_from(place.readings)),
-                   outsides[0] if outsides else None)
-    return [place if place.role == "outside" or outside is None else place._replace(
-        verdict=judge(place.readings, outside.readings, now, comfort)) for place in found]
+    places: list[Place] = []
+    ranks: collections.Counter[str] = collections.Counter()
+    for station in reader.stations():
+        if role := station.role:
+            places.append(read_place(reader, station, role, ranks[role], now))
+            ranks[role] += 1
+    outside = find_outside(places, now)
+    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
+            for place in places]
+
+
+def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
+    series = reader.find_series(station.id, 1)
+    if series is None:
+        return Place(station.name, role, rank, None, [], None)
+    readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
+    heard = readings[-1][0] if readings else reader.last_time(series, now)
+    return Place(station.name, role, rank, series, readings, heard)
+
+
+def find_outside(places: list[Place], now: int) -> Place | None:
+    """The outside station that counts: of several the first that is not silent.
+
+    Not the one that sent last: the verdict would turn with each reading.
+    """
+    outsides = [place for place in places if place.role == "outside"]
+    return next((place for place in outsides if now <= silent_from(place.readings)),
+                outsides[0] if outsides else None)
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+    """An inside station with its verdict."""
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    silent = room if verdict.silent == "inside" else outside
+    if verdict.since is None and silent:        # for longer than the window reaches back
+        verdict = verdict._replace(since=silent.heard)
+    value = last_value(room)
+    return room._replace(verdict=verdict, outside=outside,
+                         is_cold=value is not None and value < comfort - COLD_MARGIN)
 
 
 def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
-    """What the page shows, out of the store; its cost does not depend on how much there is."""
-    start, latest = now - RANGES[view.range], reader.latest()
-    stations, entries = reader.stations(), reader.entries()
-    lines: list[Line] = []
-    others: list[Line] = []
-    mains = sum(1 for station in stations if station.role)
-    for station in sorted(stations, key=lambda s: s.role or "~"):
-        for series in (s for s in latest if s.station == station.id):
-            if station.role and series.field == 1:
-                lines.append(read_line(reader, series, station.name, station.role, start,
-                                       CHART_POINTS // max(mains, 2)))
-            elif len(others) < SMALL_CHARTS:
-                label = series.label or LABELS.get(series.field) or f"field {series.field}"
-                name = f"{station.name}: {label}"
-                others.append(read_line(reader, series, name, station.role or "other", start,
-                                        SMALL_POINTS))
-    return Overview(places, lines, others, [
-        station_line(reader, station, entries[station.id], latest, now)
-        for station in stations], reader.first_hour(), reader.weight(), start, now,
-        str(reader.path))
+    """What the page shows, out of the store; it asks only for what is shown."""
+    start = now - RANGES[view.range]
+    shown = choose_places(places)
+    lines = [Line(place.name, place.css, read_points(
+        reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
+        for place in shown if place.series is not None]
+    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+    listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
+    small = ((s, series) for s, fields in listed for series in fields
+             if not (s.role and series.field == 1))
+    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
+                   read_points(reader, series.series, start, now, SMALL_POINTS))
+              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    entries = reader.entries()
+    return Overview(
+        places, shown, lines, others,
+        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
+        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
 
 
-def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
-    """A series on a chart; what was thinned stands in the middle of its bucket."""
-    return Line(name, css, [p._replace(time=p.time + p.width // 2)
-                            for p in reader.points(series.series, start, None, count)])
+def choose_places(places: list[Place]) -> list[Place]:
+    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
+    rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
+    outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
+    shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
+    return [place for place in places if place.name in shown]
 
 
-def station_line(reader: Reader, station: Station, entries: int, latest: list[Latest],
-                 now: int) -> StationLine:
-    series = next((s for s in latest if s.station == station.id), None)
-    times = reader.recent_times(series.series) if series else []
-    heard = max([station.heard or 0, *times[-1:]]) or None
-    return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
-                       entries, heard is None or now - heard > silence_limit(times))
+def read_points(reader: Reader, series: int, start: int, now: int, count: int) -> list[Point]:
+    """A line of a chart; what was thinned stands in the middle of its bucket."""
+    return [p._replace(time=max(start, min(now, p.time + p.width // 2)))
+            for p in reader.points(series, start, now + 1, count)]
+
+
+def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
+             now: int) -> StationRow:
+    newest = max(fields, key=lambda series: series.time or 0, default=None)
+    times = reader.recent_times(newest.series) if newest else []
+    last = newest and (times[-1] if times else reader.last_time(newest.series, now))
+    heard = max(station.heard or 0, last or 0) or None
+    return StationRow(
+        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
+        entries, heard is None or now - heard > silence_limit(times))
 
 
 # ------------------------------------------------------------------------------------------------

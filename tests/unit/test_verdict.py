@@ -458,6 +458,12 @@ def state(name, difference=None, silent=None):
     return Verdict(name, difference, since, None, silent)
 
 
+def room(verdict, is_cold=False):
+    """A room with this verdict; what is silent is called x."""
+    place = iot.Place("x", "inside", 0, None, [], verdict.since, verdict, None, is_cold)
+    return place._replace(outside=place._replace(role="outside"))
+
+
 @pytest.mark.parametrize(("text", "verdict", "unit"), [
     ("Open the windows: it is 4.1 °F cooler outside.", state("open", 4.1 / 1.8), "F"),
     ("Open the windows: it is 2.3 °C cooler outside.", state("open", 2.3), "C"),
@@ -468,13 +474,13 @@ def state(name, difference=None, silent=None):
                                                             "inside"), "C"),
 ])
 def test_say_verdict(text, verdict, unit):
-    assert " ".join(iot.say_verdict(verdict, "x", NOON, unit)) == text
+    assert " ".join(iot.say_verdict(room(verdict), NOON, unit)) == text
 
 
 @given(some.sampled_from(["open", "close"]), some.floats(-20, 20), some.sampled_from("CF"))
 def test_no_sentence_contradicts_itself(name, difference, unit):
     """In the dwell the sign may have turned already: it is not given as the reason then."""
-    text = " ".join(iot.say_verdict(state(name, difference), "x", NOON, unit))
+    text = " ".join(iot.say_verdict(room(state(name, difference)), NOON, unit))
     assert not (name == "open" and difference < 0 and "warmer outside." in text), text
     assert not (name == "close" and difference > 0 and "cooler outside." in text), text
     assert "-" not in text
