@@ -1,22 +1,25 @@
-"""Fixtures for all tests; what stands behind them is in harness.py."""
+"""Fixtures for all tests; what stands behind them is in support/."""
 import os
 
 import pytest
 
-pytest.register_assert_rewrite("harness", "tools")
+pytest.register_assert_rewrite("harness", "injection", "tools")
 
 from harness import (  # noqa: E402
     database,
     in_process,
     live,
     many_files,
+    public_folder,
     run,
     serve,
     server,
     template,
 )
 
-__all__ = ["database", "in_process", "live", "many_files", "run", "serve", "server", "template"]
+__all__ = [
+    "database", "in_process", "live", "many_files", "public_folder", "run", "serve", "server",
+    "template"]
 
 
 @pytest.fixture(autouse=True)

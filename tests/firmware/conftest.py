@@ -1,12 +1,6 @@
 """Fixtures of the firmware's tests: a board that lives in virtual time, a server, a bad line."""
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import interpreter
+import pytest
 import simulator
 
 

@@ -6,6 +6,13 @@ from pathlib import Path
 
 from serialport import SerialPort
 
+CONFIG = """API_KEY = "K3y"
+SSID = "home"
+WIFI_PASSWORD = "secret"
+MAC_ADDRESS = ""
+SERVER = "http://192.0.2.7:8000"
+"""
+
 
 class RawRepl(SerialPort):
     """A board for ampy; `heard` is what it printed."""

@@ -18,6 +18,18 @@ SPI_COMMAND, SPI_DATA, FLASH_CHIP = 0x60000200, 0x60000240, 0x1640EF  # a Winbon
 INVALID = b"\x01\x05"
 
 
+def esp8266_image(filling, iram=0x40100000):
+    """Two segments where an ESP8266 has memory, their checksum, and code behind."""
+    segments = [(iram, bytes(range(256)) * 8), (0x3FFE8000, b"\xc0\xdb data " * 64)]
+    image, checksum = struct.pack("<BBBBI", 0xE9, len(segments), 0, 0, 0x40100004), 0xEF
+    for address, data in segments:
+        image += struct.pack("<II", address, len(data)) + data
+        for byte in data:
+            checksum ^= byte
+    image += b"\0" * (15 - len(image) % 16) + bytes([checksum])
+    return image + filling
+
+
 class RomLoader(SerialPort):
     """A chip for esptool; `flash` is what it wrote."""
 

@@ -2,7 +2,6 @@
 import os
 import pty
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -10,16 +9,9 @@ import tty
 
 import interpreter
 import pytest
-from rawrepl import RawRepl
-from romloader import RomLoader
+from rawrepl import CONFIG, RawRepl
+from romloader import RomLoader, esp8266_image
 from simulator import FIRMWARE
-
-CONFIG = """API_KEY = "K3y"
-SSID = "home"
-WIFI_PASSWORD = "secret"
-MAC_ADDRESS = ""
-SERVER = "http://192.0.2.7:8000"
-"""
 
 
 def flash(*arguments):
@@ -27,18 +19,6 @@ def flash(*arguments):
                           capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
     assert "flash.py\", line" not in done.stderr  # a traceback is no message
     return done
-
-
-def esp8266_image(filling, iram=0x40100000):
-    """Two segments where an ESP8266 has memory, their checksum, and code behind."""
-    segments = [(iram, bytes(range(256)) * 8), (0x3FFE8000, b"\xc0\xdb data " * 64)]
-    image, checksum = struct.pack("<BBBBI", 0xE9, len(segments), 0, 0, 0x40100004), 0xEF
-    for address, data in segments:
-        image += struct.pack("<II", address, len(data)) + data
-        for byte in data:
-            checksum ^= byte
-    image += b"\0" * (15 - len(image) % 16) + bytes([checksum])
-    return image + filling
 
 
 @pytest.fixture(params=["compressible", "incompressible"])

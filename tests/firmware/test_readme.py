@@ -8,9 +8,8 @@ from pathlib import Path
 
 import interpreter
 import pytest
-from rawrepl import RawRepl
-from romloader import RomLoader
-from test_flash import CONFIG, esp8266_image
+from rawrepl import CONFIG, RawRepl
+from romloader import RomLoader, esp8266_image
 from tools import ROOT
 
 TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

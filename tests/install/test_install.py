@@ -12,10 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from faults import strace
 from harness import (
     INSIDE,
     SCRIPT,
+    basic,
     bulk,
     environment,
     parse_responses,
@@ -24,9 +24,8 @@ from harness import (
     request,
     update_path,
 )
-from test_access import basic
-from test_droplet import IS_ROOT, SYSTEMD, public_folder  # noqa: F401
-from tools import ROOT, need, skip
+from injection import strace
+from tools import IS_ROOT, ROOT, SYSTEMD, need, skip
 
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
@@ -144,7 +143,7 @@ def calls_in(log):
 
 
 def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
-        database, public_folder, tmp_path, run):  # noqa: F811
+        database, public_folder, tmp_path, run):
     """A server that does all it can, and the two others with it."""
     run("--set-password", "password", stdin="open sesame\n")
     public_folder.chmod(0o777)
@@ -378,7 +377,7 @@ def machine(tmp_path):
     with contextlib.closing(machine):
         if not machine.is_ready:
             skip(f"no private view of this machine: {machine.process.stderr.read()}")
-        machine.put("/usr/local/bin/systemctl", (ROOT / "tests" / "systemctl").read_text())
+        machine.put("/usr/local/bin/systemctl", (ROOT / "tests/support/systemctl").read_text())
         machine.put("/usr/local/bin/certbot", CERTBOT)
         machine.put("/usr/local/bin/scp", SCP)
         yield machine

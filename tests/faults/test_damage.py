@@ -5,8 +5,8 @@ import re
 from contextlib import closing, suppress
 
 import pytest
-from faults import broken, for_each, living
 from harness import INSIDE, OUTSIDE, SCRIPT, InProcess, rows_of, update_path
+from injection import broken, for_each, living
 
 import iotserver
 

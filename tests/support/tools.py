@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
+SYSTEMD = ROOT / "systemd"
+IS_ROOT = os.geteuid() == 0
 CI = os.environ.get("CI") == "true"
 
 
@@ -20,7 +22,7 @@ def skip(reason):
 
 @functools.cache
 def _apt_install(package):
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
+    if shutil.which("apt-get") is None or not IS_ROOT:
         return f"{package} is not installed and only root can install it with apt-get"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["apt-get", "-qq", "update"],

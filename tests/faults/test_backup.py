@@ -9,7 +9,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faults import (
+from harness import INSIDE, SCRIPT, environment, problems_of, wait_for
+from injection import (
     acknowledged,
     broken,
     for_each,
@@ -21,7 +22,6 @@ from faults import (
     tell,
     watch,
 )
-from harness import INSIDE, SCRIPT, environment, problems_of, wait_for
 
 import iotserver
 

@@ -8,17 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from harness import INSIDE, OUTSIDE, SCRIPT, bulk, environment
+from harness import INSIDE, OUTSIDE, SCRIPT, basic, bulk, environment
 
 import iotserver
 
 PASSWORD = "open sesame 22 °C"
 WINDOW = iotserver.GUESS_WINDOW
 PRIVATE = ("/", "/events", "/api/stations", "/api/readings?station=inside", "/export.csv")
-
-
-def basic(password, name="household"):
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 def wrong(n):

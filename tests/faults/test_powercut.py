@@ -5,7 +5,8 @@ import re
 from contextlib import closing
 
 import pytest
-from faults import (
+from harness import INSIDE, SCRIPT, InProcess, bulk, problems_of
+from injection import (
     IN_FULL,
     Disk,
     acknowledged,
@@ -16,7 +17,6 @@ from faults import (
     stored_in,
     tell,
 )
-from harness import INSIDE, SCRIPT, InProcess, bulk, problems_of
 
 import iotserver
 

@@ -444,6 +444,15 @@ def test_malformed_request_is_refused_and_the_connection_closed(server, raw, all
     assert server.rows() == []
 
 
+def test_malformed_requests_end_their_connection(live):
+    """What follows a request that was not understood might be anything: it is not executed."""
+    behind = get(GET) + b"GET / HTTP/1.1\r\n"
+    for name, (raw, allowed) in STRICT.items():
+        responses = live.talk(raw + behind)
+        assert [r.status in allowed for r in responses] == [True], name
+    assert live.rows() == []
+
+
 LENIENT = {
     "no space behind the colon": LINE + b"Host:localhost\r\n\r\n",
     "spaces around a value": LINE + b"Host: \t localhost \t\r\n\r\n",

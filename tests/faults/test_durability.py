@@ -8,7 +8,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from faults import (
+from harness import HEADER, INSIDE, OUTSIDE, SCRIPT, environment, wait_for
+from injection import (
     acknowledged,
     attached,
     broken,
@@ -19,7 +20,6 @@ from faults import (
     tell,
     watch,
 )
-from harness import HEADER, INSIDE, OUTSIDE, SCRIPT, environment, wait_for
 
 WAL_WRITE = re.compile(r"pwrite64\(\d+<[^>]*iot\.db-wal>")
 WAL_SYNC = re.compile(r"fdatasync\(\d+<[^>]*iot\.db-wal>")

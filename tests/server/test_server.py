@@ -20,11 +20,13 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    ACTIVATE,
     INSIDE,
     OUTSIDE,
     SCRIPT,
     STATIONS,
     bulk,
+    memory,
     parse_responses,
     read_until,
     receive,
@@ -32,7 +34,6 @@ from harness import (
     update_path,
     wait_for,
 )
-from test_http import STRICT
 from tools import skip
 
 GET = update_path(INSIDE, "22.5")
@@ -171,15 +172,6 @@ def test_expect_100_continue(live):
     assert too_large.status == 413, "said before the body is sent"
 
 
-def test_malformed_requests_end_their_connection(live):
-    """What follows a request that was not understood might be anything: it is not executed."""
-    behind = get(GET) + b"GET / HTTP/1.1\r\n"
-    for name, (raw, allowed) in STRICT.items():
-        responses = live.talk(raw + behind)
-        assert [r.status in allowed for r in responses] == [True], name
-    assert live.rows() == []
-
-
 def test_too_large_is_told_even_to_a_client_that_goes_on_sending(live):
     head = b"GET / HTTP/1.1\r\nHost: a\r\n"
     for raw, status in [
@@ -236,11 +228,6 @@ def test_many_idle_connections_disturb_nobody(live, many_files):
         assert time.monotonic() - started < 2
         assert memory(live) - before < count * 20_000
     wait_for(lambda: open_sockets(live) < 50)
-
-
-def memory(live):
-    with open(f"/proc/{live.process.pid}/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def open_sockets(live):
@@ -668,14 +655,6 @@ def test_database_of_a_newer_version_is_refused_with_its_number(database, run):
 
 
 # -- systemd --------------------------------------------------------------------------------------
-
-ACTIVATE = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
-
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_inherited_socket_wins_over_host_and_port(database, serve, tmp_path, family):

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from faults import (
+from harness import SCRIPT, InProcess, environment, problems_of
+from injection import (
     acknowledged,
     broken,
     check_again,
@@ -26,7 +27,6 @@ from faults import (
     tell,
     watch,
 )
-from harness import SCRIPT, InProcess, environment, problems_of
 
 import iotserver
 

@@ -21,17 +21,18 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    ACTIVATE,
     INSIDE,
     OUTSIDE,
     SCRIPT,
     bulk,
+    memory,
     read_until,
     receive,
     request,
     update_path,
     wait_for,
 )
-from test_server import ACTIVATE, memory
 from tools import need
 
 FLOOR = 0.1                         # s: less than a station's radio takes

@@ -8,8 +8,8 @@ from contextlib import closing
 from datetime import datetime
 
 import pytest
-from faults import acknowledged, broken, living, stored_in, tell
 from harness import INSIDE, SCRIPT, problems_of, read_until, request, update_path
+from injection import acknowledged, broken, living, stored_in, tell
 from tools import need, skip
 
 TODAY = "2026-03-28T12:00:00+00:00"

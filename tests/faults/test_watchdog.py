@@ -6,8 +6,8 @@ import socket
 import time
 
 import pytest
-from faults import attached, broken, inject, living
 from harness import INSIDE, SCRIPT, request, update_path
+from injection import attached, broken, inject, living
 
 SECONDS = 2                     # after so long without a ping systemd restarts the server
 THREAD = ('notify("READY=1")', """notify("READY=1"); import threading; threading.Thread(

@@ -8,25 +8,19 @@ import os
 import re
 import subprocess
 from datetime import datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from harness import INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
+from chromium import CLOSE, COMFORTABLE, FLAGS, OPEN, PHONE, UNKNOWN
+from harness import CLOCK, INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
 from playwright.sync_api import expect, sync_playwright
 from tools import ROOT, need, skip
 
 import iotserver
 
-CLOCK = Path(__file__).parent / "browser" / "clock.py"
-OUTPUT = Path(__file__).parent / "output"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+OUTPUT = ROOT / "tests" / "output"
 HOSTILE = "<script>alert(1)</script>"
 SERIOUS = {"serious", "critical"}
-OPEN, CLOSE, COMFORTABLE, UNKNOWN = (re.compile(text) for text in (
-    r"^Open the windows:", r"^Keep the windows closed:", r"^Comfortable inside:", r"^No answer"))
 NO_CONNECTION = re.compile("no connection")
 
 

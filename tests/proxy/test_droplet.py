@@ -4,25 +4,24 @@ server on the socket that iotserver.socket describes. Only ports and paths of th
 import contextlib
 import http.client
 import itertools
-import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from harness import (
+    ACTIVATE,
     INSIDE,
     OUTSIDE,
     SCRIPT,
     Dialer,
     Live,
+    basic,
     bulk,
     parse_responses,
     read_until,
@@ -32,12 +31,8 @@ from harness import (
     update_path,
     wait_for,
 )
-from test_access import basic
-from test_server import ACTIVATE
-from tools import ROOT, need, skip
+from tools import IS_ROOT, SYSTEMD, need, skip
 
-SYSTEMD = ROOT / "systemd"
-IS_ROOT = os.geteuid() == 0
 NETWORKS = "127.0.0.200"        # whose header X-Test-Address nginx believes, in these tests
 STATION, PHONE, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.66"
 try:
@@ -188,15 +183,6 @@ class Droplet:
         finally:
             assert self.nginx.wait(20) == 0
         assert (self.folder / "error.log").read_text() == ""
-
-
-@pytest.fixture
-def public_folder():
-    """Other users may not enter pytest's folders."""
-    folder = Path(tempfile.mkdtemp(prefix="iotserver-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

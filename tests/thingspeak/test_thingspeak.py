@@ -1,7 +1,7 @@
 """ThingSpeak's API: devices and programs made for it only change the host name.
 
 What was recorded from the live service, its vendor's library and other clients is replayed from
-thingspeak/*.txt; parameters are compared with an oracle; real clients do what they always do.
+*.txt beside this file; parameters are compared with an oracle; real clients do as they always do.
 """
 import base64
 import contextlib
@@ -25,7 +25,10 @@ import urllib.parse
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
+import conversation as talks
+import oracle
 import pytest
+from chromium import FLAGS as BROWSER_FLAGS
 from harness import (
     HEADER,
     INSIDE,
@@ -45,9 +48,6 @@ from harness import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import expect, sync_playwright
-from test_browser import FLAGS as BROWSER_FLAGS
-from thingspeak import conversation as talks
-from thingspeak import oracle
 from tools import ROOT, need, skip
 
 import iotserver

@@ -1,4 +1,5 @@
 """The server under test: in this process without a socket, or as a real process."""
+import base64
 import contextlib
 import http.client
 import json
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,14 @@ STATIONS = (INSIDE, OUTSIDE)
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 DAY = 86_400_000
 HEADER = "time,station,mac,field,value,entry"
+CLOCK = Path(__file__).with_name("clock.py")
+# Python code: a program started as systemd starts it, with the socket of that number.
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 hypothesis.settings.register_profile(
     "project", deadline=None, derandomize=os.environ.get("CI") == "true",
@@ -49,6 +59,11 @@ class Response(NamedTuple):
     @property
     def json(self):
         return json.loads(self.body, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def basic(password, name="household"):
+    """The header Authorization of HTTP's basic scheme."""
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
 def request(method, path, body=b"", version="1.1", **headers):
@@ -339,6 +354,12 @@ class Live(Dialer):
             self.log.close()
 
 
+def memory(live):
+    """Bytes of the server's process that are in memory."""
+    return int(Path(f"/proc/{live.process.pid}/statm").read_text().split()[1]) * (
+        resource.getpagesize())
+
+
 def receive(channel):
     """All that comes until the other side closes."""
     return b"".join(iter(lambda: channel.recv(65536), b""))
@@ -380,3 +401,12 @@ def many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield before[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def public_folder():
+    """A folder that other users may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="iotserver-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

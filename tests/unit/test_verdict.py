@@ -1,6 +1,7 @@
 """The verdict: cases, properties, and weeks of real weather; and what the page computes besides.
 
-By hand, a whole file reading by reading: python tests/test_verdict.py FILE [every Nth reading]
+By hand, a whole file reading by reading:
+    python tests/unit/test_verdict.py FILE [every Nth reading]
 """
 import bisect
 import csv
@@ -30,7 +31,7 @@ from iotserver import (
     Verdict,
 )
 
-WEEKS = Path(__file__).parent / "data" / "falkensee_two_weeks.csv"
+WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 COMFORT = 22.0
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults import (
+from harness import SCRIPT
+from injection import (
     acknowledged,
     attached,
     broken,
@@ -18,7 +19,6 @@ from faults import (
     living,
     tell,
 )
-from harness import SCRIPT
 from tools import skip
 
 import iotserver

@@ -11,16 +11,17 @@ import select
 import socket
 import time
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 from harness import (
+    CLOCK,
     INSIDE,
     NOON,
     OUTSIDE,
     SCRIPT,
     InProcess,
     bulk,
+    memory,
     read_until,
     receive,
     request,
@@ -29,7 +30,6 @@ from harness import (
 import iotserver as iot
 from iotserver import DAY, MINUTE
 
-CLOCK = Path(__file__).parent / "browser" / "clock.py"
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "a & b &lt; c",
            "' onclick='alert(1)", "$name ${body} $$", "</svg></main>", "&quot;", "ü 🌡️ \u202e"]
 HALF_HOUR = range(-30, 1)
@@ -577,12 +577,6 @@ def test_events_of_a_server_that_stops_end(live):
     with Listener(live) as listener:
         assert live.stop() == 0
         receive(listener.channel)
-
-
-def memory(live):
-    """Bytes of the server's process that are in memory."""
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(
-        f"/proc/{live.process.pid}/status").read_text())[1]) * 1024
 
 
 def test_a_thousand_listeners(live, many_files):

@@ -1,1 +1,0 @@
-"""What the tests of ThingSpeak's API share: recorded conversations, an oracle, client programs."""
