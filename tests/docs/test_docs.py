@@ -69,7 +69,7 @@ def test_settings_have_their_variable_and_default_in_the_readme():
 def test_the_requests_of_the_readme_are_the_routes_of_the_program():
     told = {tuple(code.replace("...", "").split("?")[0].split()) for row in rows("HTTP")
             for code in codes(row[0]) if code.split()[0] in {"GET", "POST"}}
-    routes = {(method, path) for path, methods in iot.ROUTES.items() for method in methods}
+    routes = {(route.method, route.path) for route in iot.ROUTES}
     assert told <= routes
     calls = " ".join(codes(PAGES["tests/thingspeak/README.md"]))
     for method, path in routes - told:
@@ -104,6 +104,15 @@ LIMITS = {                      # what the section on HTTP says, and the number 
 @pytest.mark.parametrize("words", LIMITS)
 def test_limits_in_the_readme_are_those_of_the_program(words):
     assert words.format(f"{LIMITS[words]:,}") in " ".join(section("HTTP").split())
+
+
+def test_the_map_has_the_sections_of_the_file():
+    told = dict(re.findall(r"(\d+)\. (\w+)", " ".join(row[0] for row in rows(
+        "For those who change it"))))
+    banners = dict(re.findall(r"^# (\d+)\. (\w+)", SOURCE, re.MULTILINE))
+    assert len(banners) > 8
+    assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \
+        told.items()
 
 
 def test_what_the_readme_names_in_the_program_is_there():
