@@ -47,7 +47,7 @@ def analyze(*words):
 
 def test_units_are_as_systemd_wants_them():
     units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
-    assert len(units) == 6
+    assert len(units) == 7
     assert analyze("verify", *units) == ""
 
 
@@ -195,10 +195,12 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
 MODES = {                       # what an installation consists of
     "etc/iotserver.conf": 0o644, "etc/sysusers.d/iotserver.conf": 0o644,
     "etc/nginx/sites-available/iotserver": 0o644,
+    "etc/nginx/modules-enabled/90-iotserver.conf": 0o644,
     "etc/ssl/iotserver-placeholder/fullchain.pem": 0o644,
     "etc/ssl/iotserver-placeholder/privkey.pem": 0o600,
     "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o700, "var/www/iotserver": 0o755,
     "usr/local/bin/iotserver": 0o755, "usr/local/lib/iotserver/iotserver.py": 0o644,
+    "usr/local/lib/iotserver/limit.nft": 0o644,
     **{f"etc/systemd/system/{path.name}": 0o644
        for path in SYSTEMD.glob("iotserver*.*") if path.suffix != ".cron"}}
 LINKS = {"etc/nginx/sites-enabled/iotserver": "../sites-available/iotserver",
@@ -268,6 +270,32 @@ def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
     assert site.with_name("iotserver.before").read_text() == "# yours\n"
     assert (tmp_path / "etc/iotserver.conf").read_text() == "IOTSERVER_UNITS=F\n"
     assert str(certificate.readlink()) == "/etc/letsencrypt/live/weather.example.org"
+
+
+@pytest.mark.parametrize(("shipped", "left"), [
+    ("\tworker_connections 768;\n", "\tworker_connections 8192; # iotserver; was 768\n"),
+    ("  worker_connections  4096;\n", "  worker_connections  8192; # iotserver; was 4096\n"),
+    ("worker_connections 8192;\n", "worker_connections 8192;\n"),
+    ("worker_connections 20000;\n", "worker_connections 20000;\n")])
+def test_nginx_gets_more_connections_until_uninstalled(tmp_path, shipped, left):
+    path = tmp_path / "etc/nginx/nginx.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"user www-data;\nevents {{\n{shipped}}}\n")
+    path.chmod(0o640)
+    for _ in range(2):
+        install(tmp_path)
+        assert path.read_text() == f"user www-data;\nevents {{\n{left}}}\n"
+        assert path.stat().st_mode & 0o777 == 0o640
+    install(tmp_path, "--uninstall")
+    assert path.read_text() == f"user www-data;\nevents {{\n{shipped}}}\n"
+
+
+def test_a_limit_of_files_that_is_yours_stays_the_only_one(tmp_path):
+    path = tmp_path / "etc/nginx/nginx.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text("worker_rlimit_nofile 65536;\n")
+    install(tmp_path)
+    assert not (tmp_path / "etc/nginx/modules-enabled").exists()
 
 
 def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):

@@ -53,7 +53,8 @@ class Machine:
     def __init__(self, folder):
         for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"),
                                  ("ip", "iproute2"), ("git", "git"), ("curl", "curl"),
-                                 ("nginx", "nginx-light"), ("systemd-sysusers", "systemd")):
+                                 ("nginx", "nginx-light"), ("systemd-sysusers", "systemd"),
+                                 ("nft", "nftables")):
             need(program, package)
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec",
