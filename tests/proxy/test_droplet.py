@@ -7,10 +7,12 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from droplet import NETWORKS, PHONE, STATION, STRANGER, Door, tls
+from droplet import NETWORKS, PHONE, STATION, STRANGER, Door, flood, tls
 from harness import (
     INSIDE,
     OUTSIDE,
@@ -51,7 +53,12 @@ def test_no_way_to_write_is_ever_redirected(droplet):
             ("GET", "/update"), ("GET", "/update/"), ("GET", "/update.json?api_key=K&field1=1"),
             ("GET", "/update.xml?api_key=K"), ("POST", "/channels/1/bulk_update.json"),
             ("POST", "/channels/1/bulk_update.csv"), ("GET", "/update/%0A"),
-            ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update")):
+            ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update"),
+            ("GET", "/weatherstation/updateweatherstation.php?ID=M&PASSWORD=K&tempf=70"),
+            ("GET", "/weatherstation/updateweatherstation.phpID=M&PASSWORD=K&tempf=70"),
+            ("POST", "/weatherstation/updateweatherstation.php"), ("GET", "/weatherstation"),
+            ("POST", "/data/report/K"), ("POST", "/data/report/K/"), ("GET", "/data/report"),
+            ("GET", "/data/report/K?&PASSKEY=P&tempf=70"), ("GET", "/data/report/K?temp=21")):
         response = http.ask(method, path, b"{}" if method == "POST" else b"")
         assert response.status == 200 or 400 <= response.status < 500, (method, path)
         assert "location" not in response.headers
@@ -66,6 +73,32 @@ def test_nginx_refuses_spaces_in_the_address_that_the_server_forgives(droplet):
         channel.sendall(raw)
         answer, = parse_responses(receive(channel))
     assert (answer.status, answer.body) == (200, b"1")
+
+
+def test_the_log_says_in_words_of_ours_what_was_asked_for(droplet):
+    made = droplet()
+    for path in ("/weatherstation/updateweatherstation.php?ID=M", "/data/report/KEY",
+                 "/update/API_key=KEY", "/weather", "/data/reports/KEY"):
+        made.http().get(path)
+    log = (made.folder / "iotserver.log").read_text()
+    assert re.findall(r" GET (\S+) ", log) == [
+        "/weatherstation", "/data/report", "/update", "(other)", "(other)"]
+
+
+def test_the_name_that_was_asked_for_is_told_to_the_server(droplet):
+    """Which has to know it to tell its own pages from those that only claim to be."""
+    made = droplet()
+    made.end_server()
+    made.listener.settimeout(20)
+    for door in (made.http(), made.https()):
+        with door.connect() as client:
+            client.sendall(request("GET", "/update", Host="Weather.example.org:8080"))
+            asked, _ = made.listener.accept()
+            with asked:
+                asked.settimeout(20)
+                head = read_until(asked, b"\r\n\r\n")
+        assert b"\r\nHost: weather.example.org\r\n" in head
+        assert b"\r\nX-Real-IP: 127.0.0." in head
 
 
 def test_all_else_is_sent_to_https(droplet):
@@ -212,17 +245,9 @@ def test_a_private_server_asks_people_for_its_password_and_only_over_tls(droplet
 # -- limits ---------------------------------------------------------------------------------------
 
 
-def flood(door, paths):
-    """The answers to many requests, 500 to a connection and none awaited."""
-    answers, paths = [], iter(paths)
-    while batch := list(itertools.islice(paths, 500)):
-        raw = b"".join(request("GET", path) for path in batch[:-1])
-        answers += door.talk(raw + request("GET", batch[-1], Connection="close"))
-    return answers
-
-
 def test_a_household_behind_one_address_is_not_limited(droplet):
-    """20 stations empty 20 readings each at once, ten people open the page and keep it open."""
+    """20 stations empty 20 readings each at once, ten people open the page and keep it open, and
+    a board of four charts, each of which asks for 1,000 entries; four take their data along."""
     made = droplet()
     door = made.http(STATION)
     answers = flood(door, [update_path(INSIDE, n) for n in range(400)])
@@ -236,17 +261,42 @@ def test_a_household_behind_one_address_is_not_limited(droplet):
             channel.sendall(request("GET", "/events"))
             read_until(channel, b"event: hello")
         assert door.update(INSIDE, 1) == 401
+        inside = made.https(STATION).get("/api/stations").json[0]["id"]
+        asked = [*[f"/channels/{inside}/fields/{n}.json?results=1000" for n in range(1, 5)] * 10,
+                 *["/export.csv"] * 4]
+        with ThreadPoolExecutor(60) as browsers:
+            statuses = browsers.map(lambda path: made.https(STATION).get(path).status, asked)
+            assert set(statuses) == {200}
 
 
-@pytest.mark.parametrize("path", [update_path(INSIDE, 1), "/healthz"])
-def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path):
+@pytest.mark.parametrize(("path", "served"), [(update_path(INSIDE, 1), 200), ("/", 301)])
+def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path, served):
     made = droplet()
-    door = made.http(STRANGER) if "update" in path else made.https(STRANGER)
-    answers = flood(door, [path] * 1500)
+    answers = flood(made.http(STRANGER), [path] * 1500)
     assert {(answer.status, answer.headers.get("retry-after")) for answer in answers} == {
-        (200, None), (429, "10")}
+        (served, None), (429, "10")}
     assert made.http(STATION).update(INSIDE, 1)
     assert made.https(PHONE).get("/").status == 200
+
+
+@pytest.mark.parametrize(("path", "at_once", "a_second"), [
+    ("/", 60, 20), ("/api/stations", 20, 10)])
+def test_pages_and_reads_wait_for_their_turn_before_any_is_refused(
+        droplet, path, at_once, a_second):
+    """230 at once from one address: 200 are taken, most of which have to wait."""
+    made = droplet()
+    with contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(made.https(STRANGER).connect()) for _ in range(230)]
+        started = time.monotonic()
+        for channel in channels:
+            channel.sendall(request("GET", path))
+        assert made.https(STRANGER).get(path).status == 429
+        asked = time.monotonic()
+        assert made.https(PHONE).get(path).status == 200
+        assert time.monotonic() - asked < 1
+        time.sleep(1)
+        answered = (made.folder / "iotserver.log").read_text().count(f"GET {path} 200 ")
+        assert at_once < answered <= 2 + at_once + a_second * (time.monotonic() - started)
 
 
 def test_one_address_cannot_take_all_connections(droplet):
@@ -264,16 +314,16 @@ def test_a_household_with_ipv6_is_a_64(droplet):
     made = droplet()
 
     def statuses(address, count):
-        raw = [request("GET", "/healthz", X_Test_Address=address) for _ in range(count)]
-        with made.https(NETWORKS).connect() as channel:
+        raw = [request("GET", "/", X_Test_Address=address) for _ in range(count)]
+        with made.http(NETWORKS).connect() as channel:
             channel.sendall(b"".join(raw))
             data = b""
             while data.count(b"HTTP/1.1 ") < count:
                 data += channel.recv(65536)
         return set(re.findall(rb"HTTP/1\.1 (\d+)", data))
-    assert statuses("2001:db8:0:a::1", 190) == {b"200"}
-    assert statuses("2001:db8:0:a:ffff::2", 190) == {b"200", b"429"}
-    assert statuses("2001:db8:0:b::1", 190) == {b"200"}
+    assert statuses("2001:db8:0:a::1", 190) == {b"301"}
+    assert statuses("2001:db8:0:a:ffff::2", 190) == {b"301", b"429"}
+    assert statuses("2001:db8:0:b::1", 190) == {b"301"}
 
 
 def test_limits_of_size(droplet):
@@ -313,7 +363,11 @@ def canary_requests():
              f"/Update/API_key={CANARY}", f"/{CANARY}", f"/?api_key={CANARY}",
              f"/channels/1/feeds.json?api_key={CANARY}", f"/api/readings?station={CANARY}",
              f"/update/%41PI_key={CANARY}/../{CANARY}", f"/.well-known/acme-challenge/{CANARY}",
-             f"http://h/update/API_key={CANARY}", f"/update/API_key={CANARY}/x={7000 * 'y'}"]
+             f"http://h/update/API_key={CANARY}", f"/update/API_key={CANARY}/x={7000 * 'y'}",
+             f"/weatherstation/updateweatherstation.php?ID=M&PASSWORD={CANARY}&tempf=70",
+             f"/weatherstation/updateweatherstation.phpID=M&PASSWORD={CANARY}",
+             f"/data/report/{CANARY}", f"/data/report/{CANARY}/?&tempf=70", f"/report/{CANARY}",
+             f"/verdict.txt?key={CANARY}", f"/metrics/{CANARY}"]
     yield from (request("GET", path, Connection="close") for path in paths)
     plain = "/update/mac=M/field=1/data=1"
     for name in ("X_API_Key", "Referer", "User_Agent", "Cookie", "Host", "Authorization",
@@ -323,6 +377,7 @@ def canary_requests():
     for sent in (body, body[:-1], f"api_key={CANARY}&field1=2".encode(), body.ljust(200_000),
                  body.ljust(300_000)):
         yield request("POST", "/update", sent, Connection="close")
+    yield request("POST", f"/data/report/{CANARY}", b"PASSKEY=P&tempf=70", Connection="close")
     yield from (request(CANARY, "/", Connection="close"), f"GET /{CANARY}\r\n\r\n".encode(),
                 request("GET", f"/update/API_key={CANARY}", Host="a b", Connection="close"),
                 request("GET", f"/update/API_key={CANARY}/{9000 * 'x'}", Connection="close"),
@@ -345,7 +400,7 @@ def send(door, requests):
 def test_no_key_is_in_any_file_or_body(droplet, run, tmp_path):
     """Sent right and wrong, to a server that is up, that is down, and that is not there at all."""
     run("--new-key", "inside", "--key", CANARY)
-    made = droplet()
+    made = droplet(edits=[(" if=$iot_is_logged", "")])      # each line that there can be
     heard = b"".join(send(door, canary_requests()) for door in (made.http(), made.https()))
     assert heard.count(b"HTTP/1.1 200 ") >= 8
     heard += send(made.https(), [request("GET", path, Connection="close") for path in (

@@ -2,6 +2,7 @@
 server on the socket that iotserver.socket describes. Only ports and paths of the site are changed.
 """
 import contextlib
+import itertools
 import re
 import shutil
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import warnings
 
 import pytest
-from harness import ACTIVATE, SCRIPT, Dialer, Live, wait_for
+from harness import ACTIVATE, SCRIPT, Dialer, Live, request, wait_for
 from tools import IS_ROOT, SYSTEMD, need
 
 NETWORKS = "127.0.0.200"        # whose header X-Test-Address nginx believes, in these tests
@@ -88,6 +89,15 @@ def tls(limits):
             context.minimum_version = context.maximum_version = limits["version"]
     context.set_ciphers(limits.get("ciphers", "DEFAULT"))
     return context
+
+
+def flood(door, paths):
+    """The answers to many requests, 500 to a connection and none awaited."""
+    answers, paths = [], iter(paths)
+    while batch := list(itertools.islice(paths, 500)):
+        raw = b"".join(request("GET", path) for path in batch[:-1])
+        answers += door.talk(raw + request("GET", batch[-1], Connection="close"))
+    return answers
 
 
 class Droplet:
