@@ -2824,9 +2824,9 @@ class Request(NamedTuple):
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
     fault: Refused | None = None
-    update: Update | None = None                # what path says, if that has been parsed already
     body: bytes = b""
     is_lan: bool = False                        # came to a private address
+    update: Update | None = None                # what path says, if that has been parsed already
 
 
 class Answer(NamedTuple):
@@ -3363,7 +3363,7 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def to_number(value: Any) -> float | None:
+def to_number(value: Value | None) -> float | None:
     """A value to reckon with; a text may be one with a decimal comma, others are none."""
     if isinstance(value, str):
         return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
@@ -3403,7 +3403,7 @@ def find_entries(server: "Server", station: Station, fields: Iterable[int], want
         entries[:0] = page
         if len(page) < limit:
             break
-        before = page[0][:2]
+        before = page[0].time, page[0].number or 0
         yield
     return entries
 
@@ -3626,9 +3626,10 @@ CHART_STYLE = string.Template(
 def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     """The corners of a line of columns (also bar), or of steps; of any other the points."""
     if shape in {"column", "bar"}:
-        return [Point(p.time, *[value] * 3) for p in points for value in (base, p.mean, base)]
+        return [Point(p.time, value, value, value)
+                for p in points for value in (base, p.mean, base)]
     if shape == "step":
-        return points[:1] + [Point(after.time, *[value] * 3)
+        return points[:1] + [Point(after.time, value, value, value)
                              for before, after in itertools.pairwise(points)
                              for value in (before.mean, after.mean)]
     return points
@@ -3996,7 +3997,7 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str | None, bytes, bytes], tuple[tuple[Any, ...], Update]] = {}
+        self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
 
     def find(self, peer: str | None, data: bytes) -> Request | None:
         """The request that data is, if it is known; the strict parser would say the same."""
@@ -4013,7 +4014,7 @@ class Known:
                               seq)
         except (ValueError, Refused):
             return None                         # the strict parser says what is wrong with it
-        return Request(*request, Update(mac, key, reading))
+        return Request._make((*request[:-1], Update(mac, key, reading)))
 
     def learn(self, request: Request, update: Update) -> None:
         """Keep what stands around the values of an update that was admitted."""
@@ -4021,7 +4022,7 @@ class Known:
         values, _, behind = rest.partition(b" ")
         if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
             return
-        self.table[request.peer, before, behind] = tuple(request[:-3]), update
+        self.table[request.peer, before, behind] = request._replace(head=b""), update
         if len(self.table) > MAX_KNOWN:
             del self.table[next(iter(self.table))]
 
@@ -4629,13 +4630,13 @@ class Board:
 
     def news(self) -> list[dict[str, Any]] | None:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        places = [place for place in self.places() if place.verdict]
-        if [place.verdict.state for place in places] == [v["state"] for v in self.told]:
+        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
             return None
         self.told = [{
-            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
-            "difference": place.verdict.difference and round(place.verdict.difference, 2),
-        } for place in places]
+            "station": name, "state": verdict.state, "since": verdict.since,
+            "difference": verdict.difference and round(verdict.difference, 2),
+        } for name, verdict in verdicts]
         return self.told
 
 
@@ -4698,6 +4699,7 @@ class Server:
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
         self.where = ""                         # its address, for people
+        self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
         self.reported = ("", 0.0)               # the last error of the loop, until when
 
@@ -5282,14 +5284,9 @@ def inherited_sockets() -> list[socket.socket]:
     return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
 
 
-def twin(channel) -> socket.socket:
-    """A socket of asyncio's, with all that a socket can do."""
-    return socket.socket(fileno=os.dup(channel.fileno()))
-
-
-async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
+async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     """Open the listening sockets; they and what to call them."""
-    def factory():
+    def factory() -> Connection:
         return Connection(server)
     if inherited := inherited_sockets():
         listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
@@ -5301,23 +5298,23 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
-        with twin(channel) as real:     # for asyncio both numbers are one
+        with channel.dup() as real:     # for asyncio both numbers are one
             real.listen(BACKLOG)
     return listeners, where
 
 
-async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.AbstractServer:
+async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.Server:
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
         return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
 
 
-async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
+async def listen_control(server: Server) -> list[asyncio.Server]:
     """The control socket beside the database, for its owner only."""
     if not hasattr(socket, "AF_UNIX"):
         return []
@@ -5367,34 +5364,37 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
         catch_signal(server.loop, number, stopped.set)
     announce(server)
     notify("READY=1")
-    jobs = asyncio.create_task(run_jobs(server, jobs))
+    work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for control in (*controls, *(control.transport for control in server.controls)):
-        control.close()
+    for listener in controls:
+        listener.close()
+    for control in tuple(server.controls):
+        control.transport.close()
     await wind_down(server, listeners)
-    jobs.cancel()
+    work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await jobs
+        await work
 
 
-def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callable) -> None:
+def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
+                 callback: Callable[[], object]) -> None:
     try:
         loop.add_signal_handler(number, callback)
     except NotImplementedError:                 # Windows
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
+def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with contextlib.suppress(OSError), twin(channel) as real:   # no more, or no files left
+        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
             while True:
                 yield real.accept()[0]
 
 
-async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
+async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:
