@@ -1990,19 +1990,24 @@ addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
-document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
+for (const told of ['tz=' + zone, 'offset=' + -new Date().getTimezoneOffset()])
+  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
 
 WORKER = """
+async function keep(answer) {
+  const isPrivate = /no-store/.test(answer.headers.get('Cache-Control'));
+  if (isPrivate) await caches.delete('page');
+  else if (answer.ok) await (await caches.open('page')).put('/', answer);
+}
 addEventListener('install', event => event.waitUntil(
-  caches.open('page').then(cache => cache.add('/')).then(() => skipWaiting())));
+  fetch('/').then(keep).catch(() => 0).then(() => skipWaiting())));
 addEventListener('activate', event => event.waitUntil(clients.claim()));
 addEventListener('fetch', event => {
   if (new URL(event.request.url).pathname !== '/') return;
   event.respondWith(fetch(event.request).then(answer => {
-    const copy = answer.clone();
-    if (answer.ok) caches.open('page').then(cache => cache.put('/', copy));
+    event.waitUntil(keep(answer.clone()));
     return answer;
   }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
     'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
@@ -2210,9 +2215,12 @@ def choose_unit(setting: str, languages: str) -> str:
 
 @remember
 def choose_zone(cookie: str) -> tzinfo:
-    """The time zone that the page's script has left in a cookie; else UTC."""
-    match = re.search(r"(?:^|;\s*)tz=([^;\s]+)", cookie)
-    return find_zone(match[1]) if match else timezone.utc
+    """The time zone that the page's script has left in cookies: its name, else its offset."""
+    told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
+    zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
+    if zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset):
+        return timezone(timedelta(minutes=int(offset)))
+    return zone
 
 
 def find_zone(name: str) -> tzinfo:
@@ -2310,10 +2318,23 @@ def say_time(ms: int, zone: tzinfo, form: str) -> str:
 WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
 LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
 LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+BESIDE = 6                      # points on each side that tell how far apart points are there
 FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
 TICKS = (                       # for charts of up to so many hours: hours between marks, text
     (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
     (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
+class Chart(NamedTuple):
+    """Lines over time. The axis of values reaches as far as bounds, if they do not."""
+    lines: list[Line]
+    unit: str
+    start: int
+    end: int
+    zone: tzinfo
+    height: int = HEIGHT
+    shaded: Iterable[tuple[int, int]] = ()
+    bounds: Iterable[float] = ()
 
 
 class Frame(NamedTuple):
@@ -2366,12 +2387,13 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps. How far apart two may be is what is usual before them or behind them."""
+    """Points between gaps. How far apart two may be is told by those before and behind them."""
     first, times = 0, [point.time for point in points]
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
         if distance > SILENT_AT_LEAST and distance > max(
-                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
+                silence_limit(times[max(first, i - BESIDE):i]),
+                silence_limit(times[i:i + BESIDE])):
             yield points[first:i]
             first = i
     if points:
@@ -2402,14 +2424,13 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
     return spans
 
 
-def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+def leave_out(points: list[Point]) -> list[Point]:
     """What is drawn: not what lies so far off that all the rest would be one flat line."""
-    points = [p for p in points if start <= p.time <= end
-              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
     if not points:
         return []
     means = sorted(p.mean for p in points)
-    middle, tail = means[len(means) // 2], len(means) // 20
+    middle, tail = means[len(means) // 2], min(len(means) // 20 + 1, (len(means) - 1) // 2)
     limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
     return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
 
@@ -2425,30 +2446,41 @@ def render_curve(line: Line, frame: Frame) -> str:
     return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
 
 
-def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
-    """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
-    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
-    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+def draw_chart(chart: Chart) -> str:
+    lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
+             for line in chart.lines]
+    kept = [line._replace(points=leave_out(line.points)) for line in lines]
+    far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in chart.bounds),
                          *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
-                         ], 3 if height == SMALL_HEIGHT else 5)
-    frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
+                         ], 3 if chart.height == SMALL_HEIGHT else 5)
+    frame = Frame(chart.start, chart.end, marks[0], marks[-1], chart.height - TOP - BOTTOM)
     shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
-              f"height={frame.height} />" for a, b in shaded]
+              f"height={frame.height} />" for a, b in chart.shaded]
     shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
-    shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
-               for ms, text in time_ticks(start, end, zone)]
+    shapes += [f"<text x={frame.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
+               for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
     shapes += [render_curve(line, frame) for line in kept]
-    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
-               if start <= p.time <= end and p not in drawn.points]:
-        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
-                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
-    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
+    said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
+    if far:
+        farthest = max(max(p.maximum, -p.minimum) for p in far)
+        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
+        said += f"; {note}"
     return CHART.substitute(
-        frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
-        label=escape(label), unit=escape(unit), shapes="".join(shapes))
+        frame._asdict(), width=WIDTH, total=chart.height, left=LEFT, inner=WIDTH - LEFT - RIGHT,
+        top=TOP, label=escape(said), unit=escape(chart.unit), shapes="".join(shapes))
+
+
+def render_chart(chart: Chart) -> str:
+    """A chart as SVG; one that cannot be drawn takes no page with it."""
+    try:
+        return draw_chart(chart)
+    except (ArithmeticError, ValueError) as error:
+        log(f"a chart could not be drawn: {error!r}")
+        return "<p>This chart could not be drawn.</p>"
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -2484,8 +2516,8 @@ def render_figure(overview: Overview, view: View) -> str:
                    for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
     return FIGURE.substitute(
         links=links, legend=LEGEND.substitute(names=names),
-        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(
-            shown, f"°{view.unit}", overview.start, overview.now, view.zone, HEIGHT, spans))
+        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(Chart(
+            shown, f"°{view.unit}", overview.start, overview.now, view.zone, shaded=spans)))
 
 
 def render_now(place: Place, view: View, now: int) -> str:
@@ -2561,7 +2593,7 @@ def render_overview(overview: Overview, view: View) -> bytes:
         return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
     card, headline, states = render_verdicts(overview, view)
     smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
-        [line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT))
+        Chart([line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT)))
         for line in overview.others)
     return render_page(
         headline, OVERVIEW.substitute(
@@ -2714,8 +2746,8 @@ def get_page(request, server) -> Generator[None, None, Answer]:
         yield
         found = server.page(view)
     page, tag = found
-    headers = (*PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
-               ("Vary", "Accept-Language, Cookie"))
+    headers = (*PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
+               ("Cache-Control", "no-store" if server.access.password else "no-cache"))
     if tag in request.headers.get("if-none-match", ""):
         return Answer(b"", HTML, 304, headers)
     return Answer(page, HTML, headers=headers)
@@ -4212,8 +4244,8 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str,
               if (bound := read_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
     label = text("yaxis", find_labels(server, station).get(number, field))
-    chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
-                         end, wanted.zone, HEIGHT, bounds=bounds)
+    chart = render_chart(Chart([Line(label, "line", shape_line(points, text("type"), base))], "",
+                               start, end, wanted.zone, bounds=bounds))
     title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
