@@ -1802,6 +1802,7 @@ section, figure {
 }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
+h1 small { font-size: 1rem }
 h2 { margin: 0; font-size: 1rem; font-weight: 600 }
 p { margin: .25rem 0 0 }
 .verdict { color: #fff; padding: 1.25rem }
@@ -1813,7 +1814,7 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
-figcaption span { margin-right: .75rem }
+figcaption span { display: inline-block; margin-right: .75rem }
 figcaption :is(.inside, .outside)::before {
   content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
   border-top: 3px solid; vertical-align: middle;
@@ -1849,11 +1850,11 @@ path.band { fill: currentColor; stroke: none; opacity: .18 }
 input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-th, td { text-align: left; padding: .4rem .6rem .4rem 0; vertical-align: top }
+table { border-collapse: collapse; width: 100%; font-size: .85rem }
+th, td { text-align: left; padding: .4rem .5rem .4rem 0; vertical-align: top }
 tbody :is(th, td) { border-top: 1px solid var(--line) }
 thead th { white-space: nowrap }
-tbody th { min-width: 5.5rem }
+tbody th { min-width: 5rem }
 .scroll { overflow-x: auto }
 .scroll td { white-space: nowrap }
 .smalls:empty { display: none }
@@ -2076,7 +2077,7 @@ $body</main>$script</body></html>
 OVERVIEW = string.Template("""$card<div class=now>$now</div>
 $figure<div class=smalls>$smalls</div>
 $stations""")
-VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
+VERDICT = string.Template("<section class='verdict $state'><h1>$room<b>$headline</b> $reason</h1>"
                           "$more</section>\n")
 NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
 </small></p><p>$trend$ago</p></section>
@@ -2176,11 +2177,11 @@ class Place(NamedTuple):
 class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
-    role: str | None
     heard: int | None
     interval: int | None
     entries: int
     is_silent: bool
+    is_stale: bool              # for so long that it is folded away
 
 
 class Overview(NamedTuple):
@@ -2541,37 +2542,34 @@ def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     if not said:
         headline, reason = NO_ROOM
         return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  more=""), headline.rstrip(":"), ""
+                                  room="", more=""), headline.rstrip(":"), ""
     (first, state, headline, reason), *others = said
-    if others:
-        reason += f" This is {first.name}."
     more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
     if len(rooms) > len(said):
         more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
+                               room=f"<small>{escape(first.name)}</small> " if others else ""),
             headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
     """The table of stations; what is not of today's use is folded away."""
-    rows = [(row, STATION.substitute(
+    rows = [STATION.substitute(
         name=escape(row.name), entries=f"{row.entries:,}",
         heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
         interval=format_ago(row.interval) if row.interval else "–",
-        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
-        for row in overview.stations]
-    shown = [text for row, text in rows if row.role
-             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
-    folded = [text for _, text in rows if text not in shown]
+        state="new" if not row.heard else "silent" if row.is_silent else "ok")
+        for row in sorted(overview.stations, key=lambda row: row.is_stale)]
+    shown = min(MAX_ROWS, sum(not row.is_stale for row in overview.stations))
     left = overview.total - len(rows)
     history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
                if overview.since else "")
     return STATIONS.substitute(
-        rows="".join(shown), history=history, size=format_bytes(overview.size),
-        folded=folded and FOLDED.substitute(
-            count=len(folded) + left, rows="".join(folded),
+        rows="".join(rows[:shown]), history=history, size=format_bytes(overview.size),
+        folded="" if shown == overview.total else FOLDED.substitute(
+            count=overview.total - shown, rows="".join(rows[shown:]),
             more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
@@ -2658,16 +2656,16 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
         for place in shown if place.series is not None]
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
     listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
-    small = ((s, series) for s, fields in listed for series in fields
-             if not (s.role and series.field == 1))
+    entries = reader.entries()
+    rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
+    small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
+             for series in fields if not (row.is_stale or (s.role and series.field == 1)))
     others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
                    read_points(reader, series.series, start, now, SMALL_POINTS))
               for s, series in itertools.islice(small, SMALL_CHARTS)]
-    entries = reader.entries()
-    return Overview(
-        places, shown, lines, others,
-        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
-        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
+    return Overview(places, shown, lines, [line for line in others if line.points], rows,
+                    len(stations), reader.first_hour(), reader.weight(), start, now,
+                    str(reader.path))
 
 
 def choose_places(places: list[Place]) -> list[Place]:
@@ -2691,8 +2689,9 @@ def read_row(reader: Reader, station: Station, fields: list[Latest], entries: in
     last = newest and (times[-1] if times else reader.last_time(newest.series, now))
     heard = max(station.heard or 0, last or 0) or None
     return StationRow(
-        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
-        entries, heard is None or now - heard > silence_limit(times))
+        station.name, heard, usual_interval(times) if len(times) > 1 else None, entries,
+        is_silent=heard is None or now - heard > silence_limit(times),
+        is_stale=not station.role and now - (heard or station.created) > STALE)
 
 
 # ------------------------------------------------------------------------------------------------
