@@ -92,7 +92,7 @@ def test_shade_is_of_the_outside_that_the_verdict_looks_at(house):
 # -- words ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("inside", "outside", "answer"), [
-    (12, 19, "Cold inside: it is 7 °C warmer outside: open windows warm it up."),
+    (12, 19, "Cold inside: it is 7 °C warmer outside: opening the windows warms the room."),
     (4, -5, "Cold inside: it is 9 °C colder outside: keep the windows closed."),
     (12, 12.4, "Cold inside: it is hardly warmer outside: keep the windows closed."),
     (20, 15, "Comfortable inside: nothing to do."),
@@ -137,7 +137,7 @@ def test_a_pruned_station_is_not_new(house):
     house.store("garden", range(-3 * 1440, -3 * 1440 + 60), 20)
     while house.writer.prune_step(round(house.time * 1000) - DAY):
         pass
-    house.server.pages.clear()
+    house.server.board.is_stale = True
     row, = [text for _, text in house.page().all("tr") if text.startswith("garden")]
     assert re.match(r"garden silent [23] d ago ", row)
 
@@ -185,7 +185,7 @@ def test_pruned_and_slower_lines_stay_whole(house):
     house.store("outside", [*range(-1400, -600), *range(-600, 1, 30)], 24)
     while house.writer.prune_step(round(house.time * 1000) - 10 * HOUR):
         pass
-    house.server.pages.clear()
+    house.server.board.is_stale = True
     lines = {a["data-name"]: a["d"] for a, _ in house.page().all("path") if "data-name" in a}
     assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
 
