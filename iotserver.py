@@ -971,12 +971,13 @@ class Reader:
 
     def latest(self, station: int | None = None) -> list[Latest]:
         """The newest reading of each series, of one station or of all."""
-        return [Latest(*row) for row in self.db.execute("""
+        which = "" if station is None else "WHERE s.station = ?"
+        return [Latest(*row) for row in self.db.execute(f"""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
+            {which} ORDER BY s.station, s.field""", (station,) if which else ())]
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -2222,12 +2223,6 @@ class Overview(NamedTuple):
     now: int
     db: str
 
-    @property
-    def expires(self) -> int:
-        """When a verdict turns unknown, unless readings come."""
-        return min((place.verdict.expires for place in self.places
-                    if place.verdict and place.verdict.expires), default=LATEST_TIME)
-
 
 @remember
 def choose_unit(setting: str, languages: str) -> str:
@@ -2288,6 +2283,12 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
     """The inside stations with their verdicts, the most urgent first."""
     rooms = [(place, place.verdict) for place in places if place.verdict]
     return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def find_expiry(places: list[Place]) -> int:
+    """When a verdict turns unknown, unless readings come."""
+    return min((place.verdict.expires for place in places
+                if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
 def say_rooms(places: list[Place], now: int, unit: str) -> str:
@@ -2622,7 +2623,8 @@ def render_overview(overview: Overview, view: View) -> bytes:
             card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
             figure=render_figure(overview, view), smalls=smalls,
             stations=render_stations(overview, view)),
-        f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
+        f' data-now={overview.now} data-state="{states}"'
+        f" data-expires={find_expiry(overview.places)}",
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
@@ -4461,8 +4463,7 @@ class Board:
         now = self.now()
         if self.is_stale or now >= self.expires:
             self.current = find_places(self.reader, now, self.settings.comfort)
-            self.expires = min((place.verdict.expires for place in self.current
-                                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+            self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
         return self.current
