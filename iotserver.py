@@ -79,7 +79,7 @@ import time
 import traceback
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
@@ -595,43 +595,77 @@ OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at onc
 CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
 CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
 DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
+URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
 # Comfortable until so much above the limit: measured on a house from April to October, a band of
 # 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
 COMFORT_MARGIN = 2.5
+SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now on, 20 min are lost
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
-SILENT_AT_LEAST = 5 * MINUTE
+SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
 VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
 
-class Verdict(NamedTuple):
-    """The answer for one inside station."""
-    state: str                  # open, close, comfortable, unknown
-    difference: float | None    # inside minus outside, °C
-    since: int | None           # when this state began
-    expires: int | None         # from then on it is unknown, unless readings come
-    silent: str | None          # for unknown: inside or outside
-
-
-def usual_interval(times: list[int]) -> int:
+def usual_interval(times: Iterable[int]) -> int:
     """The median distance in ms of the readings at these times; a minute where there is none."""
-    distances = sorted(b - a for a, b in itertools.pairwise(sorted(times)[-20:]) if b > a)
+    distances = sorted(b - a for a, b in itertools.pairwise(times) if b > a)
     return distances[len(distances) // 2] if distances else MINUTE
 
 
-def silence_limit(times: list[int]) -> int:
-    """How long a station with readings at these times may be quiet before it counts as silent."""
-    return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
+def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
+    """How long a station may be quiet before it counts as silent, after one more of its pauses.
+
+    Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
+    in bursts or batches, with a long pause now and then, are no silence.
+    """
+    return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
 
 
-def silent_from(readings: list[tuple[int, float]]) -> int:
+def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
+    """The limit of a station with readings at these times, in order."""
+    limit = learned
+    for before, after in itertools.pairwise(times):
+        limit = learn_silence(limit, after - before, learned)
+    return limit
+
+
+def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> int:
     """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
-    return readings[-1][0] + silence_limit([ms for ms, _ in readings[-20:]]) if readings else 0
+    return (readings[-1][0] + silence_limit((ms for ms, _ in readings), learned)
+            if readings else 0)
 
 
-def wish(inside: float, outside: float, comfort: float, state: str | None,
-         before: str | None) -> str:
+class Course(NamedTuple):
+    """What a verdict remembers from reading to reading."""
+    at: int = 0                 # of the last reading that was taken in
+    state: str = ""             # none yet
+    since: int = 0
+    wanted: str = ""            # what the readings say, which becomes the state in time
+    wanted_since: int = 0
+
+
+START = Course()
+
+
+class Verdict(NamedTuple):
+    """The answer for one inside station. What readings say by themselves may wait in wanted."""
+    state: str                  # open, close, comfortable, unknown
+    difference: float | None    # inside minus outside, °C
+    since: int | None           # when this state began; of silence: the last reading
+    expires: int | None         # from then on it is unknown, unless readings come
+    silent: str | None          # for unknown: inside or outside
+    inside: float | None = None
+    outside: float | None = None
+    course: Course = START
+
+
+def believe(values: Sequence[float]) -> float:
+    """What most of a station's last three readings say: two have to agree."""
+    return sorted(values)[1] if len(values) == 3 else values[0]
+
+
+def wish(inside: float, outside: float, state: str, before: str, comfort: float) -> str:
     """What two temperatures alone would have us say, given the state and the wish before."""
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
@@ -640,39 +674,59 @@ def wish(inside: float, outside: float, comfort: float, state: str | None,
     return "open" if inside > outside else "close"
 
 
-def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now: int,
-          comfort: float) -> Verdict:
-    """The verdict at now, from readings (time, °C) in order of time. A replay gives the same.
+def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence[float],
+            comfort: float) -> Course:
+    """One instant further, with two temperatures each. A change needs a clear difference or
+    CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
+    _, state, since, before, wanted_since = course
+    wanted = wish(*newest, state, before, comfort)
+    if wanted != before:
+        wanted_since = ms
+    difference = believed[0] - believed[1]
+    is_clear = (wanted == "comfortable"
+                or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
+    is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
+    agreed = wish(*believed, state, wanted, comfort)
+    if not state or (agreed == wanted != state and (is_urgent or (
+            ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
+        state, since = agreed, ms
+    return Course(ms, state, since, wanted, wanted_since)
 
-    A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
+
+def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
+          course: Course = START,
+          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
+    """The verdict at now, from readings in order of time.
+
+    course is that of the verdict before; without it all readings are replayed. learned are the
+    limits of silence that the pauses between updates have taught, of inside and outside.
     """
-    for silent, readings in (("outside", outside), ("inside", inside)):
-        if now > silent_from(readings):
-            return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
-    last: list[tuple[int, float] | None] = [None, None]
-    limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # of silence, learned from reading to reading
-    state = wanted = since = wanted_since = None
+    sides = (inside, outside)
+    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
+    times, limits = [0, 0], list(learned)
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            gap = ms - last[side][0] if last[side] else 0
-            if gap > limits[side]:
-                wanted = None               # what was seen before a silence confirms nothing
-            limits[side] = max(SILENT_AT_LEAST, min(SILENT_INTERVALS * gap, 2 * limits[side]))
-            last[side] = (ms, value)
-        if None in last or any(ms - at[0] > limit for at, limit in zip(last, limits, strict=True)):
-            wanted = None
+            pause = ms - times[side] if last[side] else 0
+            if pause > limits[side] and is_new:
+                course = course._replace(wanted="")     # seen before a silence: confirms nothing
+            limits[side] = learn_silence(limits[side], pause, learned[side])
+            times[side] = ms
+            last[side].append(value)
+        if not is_new or not all(last):
             continue
-        (_, t_in), (_, t_out) = last
-        if wanted != (wanted := wish(t_in, t_out, comfort, state, wanted)):
-            wanted_since = ms
-        is_clear = (wanted == "comfortable"
-                    or t_in - t_out >= OPEN_MARGIN or t_out - t_in >= CLOSE_MARGIN)
-        if wanted != state and (state is None or (
-                ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM))):
-            state, since = wanted, ms
-    expires = min(silent_from(inside), silent_from(outside))
-    return Verdict(state, inside[-1][1] - outside[-1][1], since, expires, None)
+        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+            course = course._replace(wanted="")
+        else:
+            course = advance(course, ms, [values[-1] for values in last],
+                             [believe(values) for values in last], comfort)
+    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
+    for i, silent in ((1, "outside"), (0, "inside")):
+        if now > ends[i]:
+            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
+    warm, cool = (believe(values) for values in last)
+    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
 def parse_media(accept: str) -> str:
