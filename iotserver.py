@@ -969,13 +969,22 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self) -> list[Latest]:
+    def latest(self, station: int | None = None) -> list[Latest]:
+        """The newest reading of each series, of one station or of all."""
         return [Latest(*row) for row in self.db.execute("""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            ORDER BY s.station, s.field""")]
+            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
+
+    def last_time(self, series: int, now: int) -> int | None:
+        """When the newest reading up to now was; where that was pruned, its hour."""
+        last: int | None = self.db.execute("""
+            SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
+                            (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
+                            * ?3)""", (series, now, HOUR)).fetchone()[0]
+        return last
 
     def find_series(self, station: int, field: int) -> int | None:
         row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
@@ -1788,66 +1797,102 @@ def parse_basic(authorization: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------
-# 8. Pages
-#    Law: string.Template in, text out; whatever is not markup goes through escape().
-#    All is drawn here; the script only asks for the page again and exchanges <main>.
+# 7. Assets
+#    Law: no Python: what a browser gets as it stands. The page is drawn by the server alone;
+#    the script asks for it again and renews what has changed.
 # ------------------------------------------------------------------------------------------------
 
-escape = html.escape
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
-HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:"}
-RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-FAHRENHEIT_REGIONS = frozenset({
-    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
-CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
-SMALL_CHARTS = 6
-ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
-
 STYLE = """
-:root{color-scheme:light dark;--ink:#18212b;--dim:#55606c;--paper:#f4f6f8;--card:#fff;
---line:#d5dbe1;--in:#b4430a;--out:#0b63a5;--cool:#cfe6f7;--open:#0b5d8f;--close:#a33a08;
---comfortable:#24693a;--unknown:#4c5661}
-@media(prefers-color-scheme:dark){:root{--ink:#e8edf2;--dim:#a3afbb;--paper:#11161b;--card:#1b2229;
---line:#39434d;--in:#ff9d66;--out:#6fbdf5;--cool:#1d3f59}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
-main{max-width:46rem;margin:auto;padding:.75rem;display:grid;gap:.75rem;
-overflow-wrap:anywhere}
-section,figure{margin:0;background:var(--card);border-radius:1rem;padding:1rem;min-width:0}
-h1{margin:0;font-size:1.6rem;line-height:1.25;font-weight:500}h1 b{display:block;font-size:2.1rem}
-h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
-.verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
-.comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
-.now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
-.big{font-size:min(2.9rem,12.5vw);line-height:1.1;font-weight:300;white-space:nowrap;
-color:var(--ink)}.big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
-.inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
-nav{display:flex;gap:.5rem;margin-bottom:.75rem}
-nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
-color:inherit;text-decoration:none;border:1px solid var(--line)}
-nav a[aria-current]{background:var(--ink);color:var(--card)}
-svg{display:block;width:100%;height:auto;touch-action:pan-y;overflow:visible}
-svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;stroke-width:1.6;
-vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
-opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
-.swatch{white-space:nowrap;background:var(--cool);padding:0 .5rem;border-radius:.2rem}
-input{width:100%;accent-color:var(--dim);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
-output:empty::before{content:"Touch the chart to read values";color:var(--dim)}
-table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:.4rem .6rem .4rem 0;
-vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
-tbody th{min-width:5.5rem}.scroll td{white-space:nowrap}
-.smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}
-time{cursor:pointer}
-.say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-@media(scripting:none){input,output{display:none}}
-@media(min-width:40rem){svg text{font-size:7px}.smalls svg text{font-size:13px}
-.smalls{grid-template-columns:1fr 1fr}}
+:root {
+  color-scheme: light dark; --ink: #18212b; --dim: #55606c; --paper: #f4f6f8; --card: #fff;
+  --line: #d5dbe1; --cool: #cfe6f7; --in: #b4430a; --in-2: #8b1e6b; --in-3: #7a5a00;
+  --out: #0b63a5; --out-2: #00695c; --out-3: #4a3fb5;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e8edf2; --dim: #a3afbb; --paper: #11161b; --card: #1b2229;
+    --line: #39434d; --cool: #1d3f59; --in: #ff9d66; --in-2: #f08fd0; --in-3: #e2c044;
+    --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
+  }
+}
+* { box-sizing: border-box }
+body {
+  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
+}
+main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
+main, .now, .smalls { display: grid; gap: .75rem }
+section, figure {
+  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
+}
+h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
+h1 b { display: block; font-size: 2.1rem }
+h2 { margin: 0; font-size: 1rem; font-weight: 600 }
+p { margin: .25rem 0 0 }
+.verdict { color: #fff; padding: 1.25rem }
+.open { background: #0b5d8f }
+.close { background: #a33a08 }
+.comfortable { background: #24693a }
+.cold { background: #57407c }
+.unknown { background: #4c5661 }
+.now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
+.big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
+.big small { font-size: 1.2rem }
+figcaption span { margin-right: .75rem }
+figcaption :is(.inside, .outside)::before {
+  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
+  border-top: 3px solid; vertical-align: middle;
+}
+figcaption .second::before { border-top-style: dashed }
+figcaption .third::before { border-top-style: dotted }
+.dim, .other, time, figcaption, td { color: var(--dim) }
+.inside { color: var(--in) }
+.outside { color: var(--out) }
+.inside.second { color: var(--in-2) }
+.outside.second { color: var(--out-2) }
+.inside.third { color: var(--in-3) }
+.outside.third { color: var(--out-3) }
+nav { display: flex; gap: .5rem; margin-bottom: .75rem }
+nav a {
+  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
+  text-align: center; color: inherit; text-decoration: none;
+}
+nav a[aria-current] { background: var(--ink); color: var(--card) }
+svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
+svg * { pointer-events: none }
+svg text { font-size: 11px; fill: var(--dim) }
+path {
+  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke;
+}
+.second path { stroke-dasharray: 6 3 }
+.third path { stroke-dasharray: 2 3 }
+path.band { fill: currentColor; stroke: none; opacity: .18 }
+.grid { stroke: var(--line); stroke-width: 1 }
+.shade { fill: var(--cool) }
+.swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
+input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
+output { display: block; min-height: 1.5rem }
+output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
+th, td { text-align: left; padding: .4rem .6rem .4rem 0; vertical-align: top }
+tbody :is(th, td) { border-top: 1px solid var(--line) }
+thead th { white-space: nowrap }
+tbody th { min-width: 5.5rem }
+.scroll { overflow-x: auto }
+.scroll td { white-space: nowrap }
+.smalls:empty { display: none }
+time { cursor: pointer }
+.say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+@media (scripting: none) { input, output { display: none } }
+@media (min-width: 40rem) {
+  svg text { font-size: 7px }
+  .smalls { grid-template-columns: 1fr 1fr }
+  .smalls svg text { font-size: 13px }
+}
 """
 
 SCRIPT = """
-const find = (query, all) => document['querySelector' + (all ? 'All' : '')](query);
+const find = query => document.querySelector(query);
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
@@ -1859,7 +1904,7 @@ function ago(ms) {
   return s + ' s ago';
 }
 function tellTimes() {
-  for (const time of find('time', 1)) {
+  for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
     time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'})
       : ago(now() - ms);
@@ -1889,42 +1934,43 @@ async function refresh() {
     if (!answer.ok || answer.headers.has('x-offline')) throw 0;
     const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
     if (mine !== latest) return;
-    exchange(find('main'), next.querySelector('main'));
+    const main = find('main'), newer = next.querySelector('main');
+    if (isLost || main.dataset.state !== newer.dataset.state)
+      find('.say').textContent = newer.querySelector('h1').textContent;
+    isLost = false;
+    renew(main, newer);
     document.title = next.title;
+    tellTimes();
+    if (find('output:not(:empty)')) show();
   } catch { if (mine === latest) lose(); }
 }
-function exchange(before, main) {
-  const controls = 'a,input,summary,time', slider = find('input'), output = find('output');
-  const focus = [...before.querySelectorAll(controls)].indexOf(document.activeElement);
-  const isOpen = find('details') && find('details').open;
-  if (isLost || before.dataset.state !== main.dataset.state)
-    find('.say').textContent = main.querySelector('h1').textContent;
-  isLost = false;
-  before.replaceWith(main);
-  tellTimes();
-  if (output && output.textContent && find('input')) {
-    find('input').value = slider.value;
-    show();
-  }
-  if (isOpen && find('details')) find('details').open = true;
-  const control = main.querySelectorAll(controls)[focus];
-  if (control) control.focus();
+// Each element stays the one it is: a chart under a finger, what has the focus, an open fold.
+function renew(old, next) {
+  if (old.nodeName !== next.nodeName) return old.replaceWith(next);
+  if (old.nodeName === 'OUTPUT') return;
+  if (old.nodeType === Node.TEXT_NODE) { old.data = next.data; return; }
+  for (const {name} of [...old.attributes])
+    if (name !== 'open' && !next.hasAttribute(name)) old.removeAttribute(name);
+  for (const {name, value} of next.attributes) old.setAttribute(name, value);
+  const olds = [...old.childNodes], nexts = [...next.childNodes];
+  nexts.forEach((node, i) => olds[i] ? renew(olds[i], node) : old.append(node));
+  olds.slice(nexts.length).forEach(node => node.remove());
 }
 function show() {
   const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
-  const d = chart.dataset;
-  const x = +d.left + slider.value / slider.max * d.width;
-  const said = [local(+d.start + slider.value / slider.max * (d.end - d.start),
+  const d = chart.dataset, part = slider.value / slider.max;
+  const x = +d.left + part * d.width;
+  const said = [local(+d.start + part * (d.end - d.start),
     {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
     for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
       if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
-    const value = best && d.low - (best[1] - d.bottom) / d.height * (d.high - d.low);
+    const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
     said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
       ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
   }
-  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' 8V' + d.bottom);
+  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
   slider.setAttribute('aria-valuetext', said.join(', '));
   find('output').textContent = said.join(' \\u00b7 ');
 }
@@ -1933,7 +1979,8 @@ function point(event) {
   const chart = event.target.closest && event.target.closest('svg[data-left]');
   if (!chart) return;
   const box = chart.getBoundingClientRect(), d = chart.dataset, slider = find('input');
-  slider.value = ((event.clientX - box.left) / box.width * 360 - d.left) / d.width * slider.max;
+  const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
+  slider.value = (x - d.left) / d.width * slider.max;
   show();
 }
 document.addEventListener('pointermove', point);
@@ -1963,7 +2010,7 @@ function listen() {
   };
 }
 listen();
-addEventListener('offline', () => lose());
+addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
@@ -1991,11 +2038,50 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect widt
  rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
  stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
 
-MANIFEST = {
-    "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
-    "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
-    "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
-}
+MANIFEST = """{
+  "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
+  "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
+  "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
+}"""
+
+# ------------------------------------------------------------------------------------------------
+# 8. Pages
+#    Law: string.Template in, text out; whatever is not markup goes through escape().
+# ------------------------------------------------------------------------------------------------
+
+escape = html.escape
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
+HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
+             "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
+TURNED = "outside has become {} %s; if that lasts, this answer changes."
+EVEN = "inside and outside are about even."
+REASONS = (     # the answer, from how many °C cooler outside, why; the first that fits is said
+    ("open", 0.05, "it is {} cooler outside."),
+    ("open", -0.05, EVEN),
+    ("open", -math.inf, TURNED % "warmer"),
+    ("close", 0.05, TURNED % "cooler"),
+    ("close", -0.05, EVEN),
+    ("close", -math.inf, "it is {} warmer outside."),
+    ("comfortable", -CLOSE_MARGIN, "nothing to do."),
+    ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
+    ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
+    ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
+    ("cold", -math.inf, "it is {} warmer outside: open windows warm it up."),
+)
+NO_ROOM = ("No answer yet:",
+           "it takes a station with the role inside and one with the role outside.")
+URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
+COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+FAHRENHEIT_REGIONS = frozenset({
+    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
+CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
+SMALL_CHARTS = 6
+STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
+MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
+STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
+ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
 PAGE = string.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
@@ -2006,15 +2092,38 @@ PAGE = string.Template("""<!doctype html>
 $body</main>$script</body></html>
 """)
 
+OVERVIEW = string.Template("""$card<div class=now>$now</div>
+$figure<div class=smalls>$smalls</div>
+$stations""")
 VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
                           "$more</section>\n")
-NOW = string.Template("<section><h2 class=$css>$name</h2><p class=big>$value<small> $unit</small>"
-                      "</p><p>$trend$ago</p></section>\n")
-CHART = string.Template("""<svg viewBox="0 0 360 $height" role=img aria-label="$label" data-left=30
- data-width=322 data-bottom=$bottom data-height=$plot data-start=$start data-end=$end data-low=$low
- data-high=$high data-unit="$unit">$shapes<path class="cursor grid" d=""/></svg>""")
+NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
+</small></p><p>$trend$ago</p></section>
+""")
+CHART = string.Template("""<svg viewBox="0 0 $width $total" role=img aria-label="$label"
+ data-left=$left data-width=$inner data-top=$top data-height=$height data-low=$low data-high=$high
+ data-start=$start data-end=$end data-unit="$unit">$shapes<path class="grid cursor"/></svg>""")
+CURVE = string.Template('<g class="$css"><path class=band d="$band"/>'
+                        '<path data-name="$name" d="$curve"/></g>')
+FIGURE = string.Template("""<figure><nav aria-label="Range of the chart">$links</nav>$chart$legend
+$spans</figure>
+""")
+RANGE = string.Template('<a href="/?range=$range"$current>$range</a>')
+LEGEND = string.Template("""<input type=range max=1000 value=1000 aria-label="Time on the chart">
+<output></output><figcaption>$names</figcaption>""")
+NAME = string.Template('<span class="$css">$name</span> ')
+SPANS = string.Template("""<details><summary>When it was cooler outside</summary><table><thead>
+<tr><th>from</th><th>until</th></tr></thead>$rows</table></details>""")
+SMALL = string.Template('<figure class="$css"><h2>$name</h2>$chart</figure>')
+STATIONS = string.Template("""<section class=scroll tabindex=0 aria-label=Stations>
+<h2>Stations</h2><table><thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>
+$rows</table>$folded<p class=dim>${history}the file weighs $size.</p></section>
+""")
+FOLDED = string.Template("<details><summary>$count more</summary><table>$rows</table>$more"
+                         "</details>")
 STATION = string.Template("<tr><th scope=row>$name</th> <td>$state</td> <td>$heard</td> "
                           "<td>$interval</td> <td>$entries</td></tr>\n")
+MESSAGE = string.Template("<section><h1>$title</h1><p>$text</p></section>")
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -2049,24 +2158,44 @@ class View(NamedTuple):
     range: str                  # a key of RANGES
 
 
+def in_unit(celsius: float, unit: str) -> float:
+    return celsius if unit == "C" else celsius * 1.8 + 32
+
+
 class Line(NamedTuple):
-    """A series on a chart, in the unit shown."""
+    """A series on a chart."""
     name: str
     css: str
     points: list[Point]
 
+    def in_unit(self, unit: str) -> "Line":
+        """A line of °C in the unit shown."""
+        return self._replace(points=[
+            Point(p.time, in_unit(p.mean, unit), in_unit(p.minimum, unit),
+                  in_unit(p.maximum, unit), p.width) for p in self.points])
+
 
 class Place(NamedTuple):
-    """An inside or outside station with what the page says of it."""
+    """An inside or outside station; of an inside one also the answer, and against which other."""
     name: str
     role: str
-    readings: list[tuple[int, float]]   # of its temperature, in the verdict's window
-    verdict: Verdict | None             # of an inside station
+    rank: int                           # among those of its role, from 0
+    series: int | None                  # of its temperature
+    readings: list[Sample]              # of that, in the verdict's window
+    heard: int | None                   # when it sent one last, perhaps before that window
+    verdict: Verdict | None = None
+    outside: "Place | None" = None
+    is_cold: bool = False
+
+    @property
+    def css(self) -> str:
+        return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
 
 
-class StationLine(NamedTuple):
+class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
+    role: str | None
     heard: int | None
     interval: int | None
     entries: int
@@ -2076,9 +2205,11 @@ class StationLine(NamedTuple):
 class Overview(NamedTuple):
     """All that the page shows, but for how."""
     places: list[Place]
-    lines: list[Line]                   # °C: inside and outside
+    shown: list[Place]                  # of these
+    lines: list[Line]                   # their temperatures in °C
     others: list[Line]                  # humidity, pressure, and whatever has no role
-    stations: list[StationLine]
+    stations: list[StationRow]          # with a role and the most recent first
+    total: int                          # of stations
     since: int | None                   # the oldest hour
     size: int                           # bytes
     start: int
@@ -2116,34 +2247,62 @@ def find_zone(name: str) -> tzinfo:
         return timezone.utc
 
 
-def in_unit(celsius: float, unit: str) -> float:
-    return celsius if unit == "C" else celsius * 1.8 + 32
+# -- in words -------------------------------------------------------------------------------------
+
+def say_number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def say_degrees(difference: float, unit: str) -> str:
     """A difference of temperatures: `4.1 °F`."""
-    return f"{abs(difference) * (1 if unit == 'C' else 1.8):.1f}".removesuffix(".0") + f" °{unit}"
+    degrees = abs(difference) * (1 if unit == "C" else 1.8)
+    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
 
 
-def say_verdict(verdict: Verdict, place: str, now: int, unit: str) -> tuple[str, str]:
-    """The verdict as a sentence in two parts, headline and reason."""
-    if verdict.state == "unknown":
-        if verdict.since is None:
-            return "No answer:", f'"{place}" has sent no temperature yet.'
-        return "No answer:", f'"{place}" has been silent for {format_ago(now - verdict.since)}.'
-    degrees = say_degrees(verdict.difference, unit)
-    warmer = "warmer" if verdict.difference < 0 else "cooler"
-    if verdict.state in HEADLINES:
-        sign = -1 if verdict.state == "close" else 1
-        return HEADLINES[verdict.state], (
-            f"it is {degrees} {warmer} outside." if sign * verdict.difference >= 0.05
-            else "inside and outside are about even.")  # and it changes as soon as that is sure
-    advice = (f"but it is {degrees} warmer outside: keep the windows closed."
-              if verdict.difference < -CLOSE_MARGIN else "nothing to do.")
-    return "Comfortable inside:", advice
+def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
+    """The answer for a room as a sentence in two parts, headline and reason."""
+    verdict = room.verdict
+    if verdict is None or verdict.difference is None:
+        silent = room if verdict and verdict.silent == "inside" else room.outside
+        if silent is None:
+            return NO_ROOM
+        return HEADLINES["unknown"], (
+            f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
+            if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
+    answer = "cold" if room.is_cold and verdict.state == "comfortable" else verdict.state
+    reason = next(reason for state, least, reason in REASONS
+                  if state == answer and verdict.difference >= least)
+    return HEADLINES[answer], reason.format(say_degrees(verdict.difference, unit))
 
 
-def trend(readings: list[tuple[int, float]], now: int) -> str:
+def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
+    """The inside stations with their verdicts, the most urgent first."""
+    rooms = [(place, place.verdict) for place in places if place.verdict]
+    return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def say_rooms(places: list[Place], now: int, unit: str) -> str:
+    """The answers in words, a line a room."""
+    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+             for room, _ in rank_rooms(places)]
+    return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
+
+
+def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
+    """The answers for programs: °C and ms, whatever people are shown."""
+    return {"verdicts": [{
+        "station": room.name, "state": verdict.state, "since": verdict.since,
+        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "difference": verdict.difference and round(verdict.difference, 2),
+        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+    } for room, verdict in rank_rooms(places)]}
+
+
+def last_value(place: Place) -> float | None:
+    return place.readings[-1][1] if place.readings else None
+
+
+def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     """rising, falling or steady over the last half hour; empty where there is too little."""
     recent = [r for r in readings if r[0] > now - TREND_TIME]
     if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
@@ -2152,41 +2311,66 @@ def trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def render_ago(ms: int, view: View, now: int) -> str:
-    exact = datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b %Y %H:%M:%S %Z")
-    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
-            f"{format_ago(now - ms)} ago</time>")
+def say_field(series: Latest) -> str:
+    return series.label or LABELS.get(series.field, f"field {series.field}")
 
 
-def cooler_spans(inside: list[Point], outside: list[Point]) -> list[tuple[int, int]]:
-    """The times [start, end) in which outside was cooler than inside; a gap belongs to none."""
-    limits = [silence_limit([p.time for p in points]) for points in (inside, outside)]
-    last: list[Point | None] = [None, None]
-    spans: list[list[int]] = []
-    is_open = False
-    for ms, side, point in heapq.merge(((p.time, 0, p) for p in inside),
-                                       ((p.time, 1, p) for p in outside)):
-        if is_open:
-            spans[-1][1] = min(ms, *(p.time + limit
-                                     for p, limit in zip(last, limits, strict=True)))
-        last[side] = point
-        is_cooler = None not in last and last[1].mean < last[0].mean and not any(
-            ms - p.time > limit for p, limit in zip(last, limits, strict=True))
-        if is_cooler and not (spans and spans[-1][1] == ms):
-            spans.append([ms, ms])
-        is_open = is_cooler
-    return [(start, end) for start, end in spans if end > start]
+def say_line(line: Line, unit: str) -> str:
+    """A line of a chart, for those who cannot see it."""
+    if not line.points:
+        return f"{line.name}: no readings"
+    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
+            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
+            f"last {line.points[-1].mean:.1f} {unit}")
+
+
+def say_time(ms: int, zone: tzinfo, form: str) -> str:
+    return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
+
+
+# -- charts ---------------------------------------------------------------------------------------
+
+# In a chart's own units; the script reads them off the picture.
+WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
+LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
+LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
+TICKS = (                       # for charts of up to so many hours: hours between marks, text
+    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
+    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
+class Frame(NamedTuple):
+    """Where the times and values of a chart lie in its picture."""
+    start: int
+    end: int
+    low: float
+    high: float
+    height: int                 # between the margins
+
+    def x(self, ms: int) -> float:
+        part = (ms - self.start) / (self.end - self.start)
+        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        return round(TOP + (self.high - value) / (self.high - self.low) * self.height, 1)
+
+    def path(self, corners: Iterable[tuple[int, float]]) -> str:
+        return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
 
 
 def nice_step(span: float, count: int) -> float:
     """A step of 1, 2 or 5 times a power of ten that divides a span into at most count parts."""
-    power = 10 ** math.floor(math.log10(span / count))
+    power: float = 10.0 ** math.floor(math.log10(span / count))
     return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
 
 
-TICKS = (                       # for charts of up to so many hours: hours between marks, text
-    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
-    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+def value_ticks(values: list[float], count: int) -> list[float]:
+    """Round marks of an axis that reaches over all values, some count of them."""
+    low, high = (min(values), max(values)) if values else (0, 1)
+    step = nice_step(max(high - low, 1), count)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
 def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
@@ -2206,148 +2390,181 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps: a gap is a gap, not a line."""
-    limit = silence_limit([p.time for p in points])
-    piece: list[Point] = []
-    for point in points:
-        if piece and point.time - piece[-1].time > limit:
-            yield piece
-            piece = []
-        piece.append(point)
-    if piece:
-        yield piece
+    """Points between gaps: how far apart two may be is what is usual before or behind them."""
+    first, times = 0, [point.time for point in points]
+    for i, (before, point) in enumerate(itertools.pairwise(points), 1):
+        distance = point.time - before.time - (before.width + point.width) // 2
+        if distance > SILENT_AT_LEAST and distance > max(
+                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
+            yield points[first:i]
+            first = i
+    if points:
+        yield points[first:]
+
+
+def hold(points: list[Point]) -> Iterator[tuple[int, int, float]]:
+    """(from, until, value): a value holds until the next one, or until silence is a gap."""
+    for piece in segments(points):
+        limit = silence_limit([p.time for p in piece[-20:]])
+        for point, after in itertools.zip_longest(piece, piece[1:]):
+            yield point.time, after.time if after else point.time + limit, point.mean
+
+
+def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
+    """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
+    rooms, yards = [*hold(inside)], [*hold(outside)]
+    spans: list[tuple[int, int]] = []
+    i = j = 0
+    while i < len(rooms) and j < len(yards):
+        room, yard = rooms[i], yards[j]
+        start, until = max(room[0], yard[0]), min(room[1], yard[1], end)
+        if start < until and yard[2] < room[2]:
+            if spans and spans[-1][1] == start:
+                start = spans.pop()[0]
+            spans.append((start, until))
+        i, j = (i + 1, j) if room[1] < yard[1] else (i, j + 1)
+    return spans
+
+
+def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+    """What is drawn: not what lies so far off that all the rest would be one flat line."""
+    points = [p for p in points if start <= p.time <= end
+              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    if not points:
+        return []
+    means = sorted(p.mean for p in points)
+    middle, tail = means[len(means) // 2], len(means) // 20
+    limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
+    return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
+
+
+def render_curve(line: Line, frame: Frame) -> str:
+    """A line with a band between minimum and maximum where it is thinned."""
+    band = curve = ""
+    for piece in segments(line.points):
+        curve += frame.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
+        if any(p.minimum < p.maximum for p in piece):
+            band += frame.path([*((p.time, p.maximum) for p in piece),
+                                *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
+    return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
 
 
 def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: list[tuple[int, int]] = (), bounds: list[float] = ()) -> str:
-    """Lines over time as SVG, with the band between minimum and maximum where they are thinned.
-
-    The axis of values reaches as far as bounds, if the values themselves do not.
-    """
-    values = [*bounds, *(v for line in lines for p in line.points for v in (p.minimum, p.maximum))]
-    low, high = (min(values), max(values)) if values else (0, 1)
-    step = nice_step(max(high - low, 1), 3 if height < 150 else 5)
-    low, high = math.floor(low / step) * step, math.ceil(high / step) * step or 1
-    high += step * (high == low)
-    bottom, plot = height - BOTTOM, height - BOTTOM - TOP
-
-    def x(ms: int) -> float:
-        return round(LEFT + (ms - start) / (end - start) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(value: float) -> float:
-        return round(bottom - (value - low) / (high - low) * plot, 1)
-
-    def path(corners: Iterable[tuple[int, float]]) -> str:
-        return "M" + "L".join(f"{x(ms):g} {y(value):g}" for ms, value in corners)
-    shapes = [f"<rect class=shade x={x(a):g} y={TOP} width={x(b) - x(a):.1f} height={plot} />"
-              for a, b in shaded]
-    for i in range(round((high - low) / step) + 1):
-        mark = low + i * step
-        shapes.append(f'<path class=grid d="M{LEFT} {y(mark):g}H{WIDTH - RIGHT}"/>'
-                      f"<text x={LEFT - 4} y={y(mark) + 4:g} text-anchor=end>{mark:g}</text>")
-    shapes += [f"<text x={x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
+                 shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
+    """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
+    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+                         *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
+                         ], 3 if height == SMALL_HEIGHT else 5)
+    frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
+    shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
+              f"height={frame.height} />" for a, b in shaded]
+    shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
+               f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
+               for mark in marks]
+    shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(start, end, zone)]
-    for line in lines:
-        pieces = list(segments(line.points))
-        band = "".join(path([(p.time, p.maximum) for p in piece]
-                            + [(p.time, p.minimum) for p in reversed(piece)]) + "Z"
-                       for piece in pieces if any(p.minimum < p.maximum for p in piece))
-        curve = "".join(path((p.time, p.mean) for p in piece) + ("h.1" if len(piece) == 1 else "")
-                        for piece in pieces)
-        shapes.append(f'<g class={line.css}><path class=band d="{band}"/>'
-                      f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
-    label = escape(", ".join(say_line(line, unit) for line in lines) or "no readings yet")
-    return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start,
-                            end=end, low=low, high=high, unit=escape(unit), shapes="".join(shapes))
+    shapes += [render_curve(line, frame) for line in kept]
+    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
+               if start <= p.time <= end and p not in drawn.points]:
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
+                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
+    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
+    return CHART.substitute(
+        frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
+        label=escape(label), unit=escape(unit), shapes="".join(shapes))
 
 
-def say_line(line: Line, unit: str) -> str:
-    """A line in words, for those who cannot see it."""
-    if not line.points:
-        return f"{line.name}: no readings"
-    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
-            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
-            f"last {line.points[-1].mean:.1f} {unit}")
+# -- the page -------------------------------------------------------------------------------------
+
+def render_ago(ms: int, view: View, now: int) -> str:
+    exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
+    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
+            f"{format_ago(now - ms)} ago</time>")
+
+
+def find_cooler(overview: Overview) -> list[tuple[int, int]]:
+    """When it was cooler outside than in the room that the headline is about."""
+    room = next((room for room, _ in rank_rooms(overview.places)), None)
+    points = {line.name: line.points for line in overview.lines}
+    return [] if room is None or room.outside is None else cooler_spans(
+        points.get(room.name, []), points.get(room.outside.name, []), overview.now)
 
 
 def render_figure(overview: Overview, view: View) -> str:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
-    links = "".join(
-        f'<a href="/?range={name}"{" aria-current=true" if name == view.range else ""}>{name}</a>'
-        for name in RANGES)
+    links = "".join(RANGE.substitute(
+        range=name, current=" aria-current=true" * (name == view.range)) for name in RANGES)
     if not any(line.points for line in overview.lines):
-        return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>"
-                "<p>The chart begins with the first reading.</p></figure>\n")
-    roles = {line.css: line for line in overview.lines}
-    is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
-    spans = [(a, min(b, overview.now)) for a, b in cooler_spans(
-        roles["inside"].points, roles["outside"].points)
-    ] if is_hourly and {"inside", "outside"} <= roles.keys() else []
-    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:4]), p.width)
-                                   for p in line.points]) for line in overview.lines]
-    legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
-    chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190,
-                         spans)
-    text = "".join(f"<tr><td>{say_clock(a, view)}</td><td>{say_clock(b, view)}</td></tr>"
-                   for a, b in spans[-20:] if RANGES[view.range] <= 7 * DAY)
-    table = text and ("<details><summary>When it was cooler outside</summary><table><thead><tr>"
-                      f"<th>from</th><th>until</th></tr></thead>{text}</table></details>")
-    return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>{chart}"
-            "<input type=range max=1000 value=1000 aria-label='Time on the chart'>"
-            f"<output></output><figcaption>{legend}"
-            + ("<span class=swatch>cooler outside</span>" if spans else "")
-            + f"</figcaption>{table}</figure>\n")
-
-
-def say_clock(ms: int, view: View) -> str:
-    return datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b, %H:%M")
+        return FIGURE.substitute(links=links, legend="", spans="",
+                                 chart="<p>The chart begins with the first reading.</p>")
+    # A year's points hold days and nights together.
+    spans = find_cooler(overview) if RANGES[view.range] <= 30 * DAY else []
+    shown = [line.in_unit(view.unit) for line in overview.lines]
+    names = "".join(NAME.substitute(css=line.css, name=escape(line.name)) for line in shown)
+    names += "<span class=swatch>cooler outside</span>" * bool(spans)
+    rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
+                                    for ms in span) + "</tr>"
+                   for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
+    return FIGURE.substitute(
+        links=links, legend=LEGEND.substitute(names=names),
+        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(
+            shown, f"°{view.unit}", overview.start, overview.now, view.zone, HEIGHT, spans))
 
 
 def render_now(place: Place, view: View, now: int) -> str:
     """One temperature, large."""
     if not place.readings:
-        return NOW.substitute(css=place.role, name=escape(place.name), value="–", unit="",
-                              trend="", ago="no reading yet")
+        return NOW.substitute(
+            css=place.css, name=escape(place.name), value="–", unit="", trend="",
+            ago=render_ago(place.heard, view, now) if place.heard else "no reading yet")
     ms, value = place.readings[-1]
-    way = trend(place.readings, now)
+    trend = say_trend(place.readings, now)
     return NOW.substitute(
-        css=place.role, name=escape(place.name), value=f"{in_unit(value, view.unit):.1f}",
-        unit=f"°{view.unit}", trend=way and f"{way} · ", ago=render_ago(ms, view, now))
+        css=place.css, name=escape(place.name), value=say_number(in_unit(value, view.unit)),
+        unit=f"°{view.unit}", trend=trend and f"{trend} · ", ago=render_ago(ms, view, now))
 
 
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
-    """The card on top, its headline as text, and the states of all verdicts."""
-    inside = [place for place in overview.places if place.verdict]
-    outside = next((p.name for p in overview.places if p.role == "outside"), "outside")
-    if not inside:
-        reason = "it takes a station with the role inside and one with the role outside."
-        return VERDICT.substitute(state="unknown", headline="No answer yet:", more="",
-                                  reason=reason), "No answer yet", ""
-    said = [(place, *say_verdict(place.verdict, outside if place.verdict.silent == "outside"
-                                 else place.name, overview.now, view.unit)) for place in inside]
-    first, headline, reason = said[0]
-    if len(said) > 1:
+    """The card on top, its headline as text, and the states of the verdicts on it."""
+    rooms = rank_rooms(overview.places)
+    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]]
+    if not said:
+        headline, reason = NO_ROOM
+        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
+                                  more=""), headline.rstrip(":"), ""
+    (first, state, headline, reason), *others = said
+    if others:
         reason += f" This is {first.name}."
-    more = "".join(f"<p>{escape(place.name)} – {head} {escape(why)}</p>"
-                   for place, head, why in said[1:])
-    return (VERDICT.substitute(state=first.verdict.state, headline=headline,
-                               reason=escape(reason), more=more),
-            headline.rstrip(":"), " ".join(place.verdict.state for place in inside))
+    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+                   for room, _, head, why in others)
+    if len(rooms) > len(said):
+        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
+    css = "cold" if headline == HEADLINES["cold"] else state
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
+            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
-    rows = "".join(STATION.substitute(
-        name=escape(s.name), entries=f"{s.entries:,}",
-        heard=render_ago(s.heard, view, overview.now) if s.heard else "never",
-        interval=format_ago(s.interval) if s.interval else "–",
-        state="new" if not s.heard else "silent" if s.is_silent else "ok")
-        for s in overview.stations)
-    since = overview.since and datetime.fromtimestamp(overview.since / 1000, view.zone)
-    history = f"History since {since:%a %d %b %Y}; " if since else ""
-    return ("<section class=scroll tabindex=0 aria-label=Stations><h2>Stations</h2><table><thead>"
-            "<tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>"
-            f"{rows}</table><p class=dim>{history}"
-            f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
+    """The table of stations; what is not of today's use is folded away."""
+    rows = [(row, STATION.substitute(
+        name=escape(row.name), entries=f"{row.entries:,}",
+        heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
+        interval=format_ago(row.interval) if row.interval else "–",
+        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
+        for row in overview.stations]
+    shown = [text for row, text in rows if row.role
+             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
+    folded = [text for _, text in rows if text not in shown]
+    left = overview.total - len(rows)
+    history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
+               if overview.since else "")
+    return STATIONS.substitute(
+        rows="".join(shown), history=history, size=format_bytes(overview.size),
+        folded=folded and FOLDED.substitute(
+            count=len(folded) + left, rows="".join(folded),
+            more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -2357,78 +2574,117 @@ def render_page(title: str, body: str, attributes: str = "", script: str = "",
                            script=script).encode()
 
 
+def render_message(title: str, text: str) -> bytes:
+    """A page that says one thing. title is text, text is markup."""
+    return render_page(title, MESSAGE.substitute(title=escape(title), text=text))
+
+
 def render_overview(overview: Overview, view: View) -> bytes:
     """The page that answers: open the windows?"""
     if not overview.stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
     card, headline, states = render_verdicts(overview, view)
-    now = "".join(render_now(place, view, overview.now) for place in overview.places)
-    small = "".join(f"<figure class={line.css}><h2>{escape(line.name)}</h2>" + render_chart(
-        [line], "", overview.start, overview.now, view.zone, 110) + "</figure>"
+    smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
+        [line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT))
         for line in overview.others)
     return render_page(
-        headline, f"{card}<div class=now>{now}</div>\n{render_figure(overview, view)}"
-        f"<div class=smalls>{small}</div>\n{render_stations(overview, view)}",
+        headline, OVERVIEW.substitute(
+            card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
+            figure=render_figure(overview, view), smalls=smalls,
+            stations=render_stations(overview, view)),
         f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
-def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
-    """What the page shows, out of the store; its cost does not depend on how much there is."""
-    start, latest = now - RANGES[view.range], reader.latest()
-    stations, entries = reader.stations(), reader.entries()
-    lines, others = [], []
-    mains = sum(1 for station in stations if station.role)
-    for station in sorted(stations, key=lambda s: s.role or "~"):
-        for series in (s for s in latest if s.station == station.id):
-            if station.role and series.field == 1:
-                lines.append(read_line(reader, series, station.name, station.role, start,
-                                       CHART_POINTS // max(mains, 2)))
-            elif len(others) < SMALL_CHARTS:
-                label = series.label or LABELS.get(series.field) or f"field {series.field}"
-                name = f"{station.name}: {label}"
-                others.append(read_line(reader, series, name, station.role or "other", start,
-                                        SMALL_POINTS))
-    return Overview(places, lines, others, [
-        station_line(reader, station, entries[station.id], latest, now)
-        for station in stations], reader.first_hour(), reader.weight(), start, now,
-        str(reader.path))
-
-
-def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
-    """A series on a chart; what was thinned stands in the middle of its bucket."""
-    return Line(name, css, [p._replace(time=p.time + p.width // 2)
-                            for p in reader.points(series.series, start, None, count)])
-
+# -- out of the store -----------------------------------------------------------------------------
 
 def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
     """Inside and outside stations with their readings, and the verdict of each inside one."""
-    temperatures = {s.station: s.series for s in reader.latest() if s.field == 1}
-    found = [Place(s.name, s.role, reader.recent(
-        temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
-        None) for s in reader.stations() if s.role]
-    outsides = [place for place in found if place.role == "outside"]
-    # Of several not the one that sent last: the verdict would turn with each reading.
-    outside = next((place for place in outsides if now <= silent_from(place.readings)),
-                   outsides[0] if outsides else None)
-    return [place if place.role == "outside" or outside is None else place._replace(
-        verdict=judge(place.readings, outside.readings, now, comfort))
-        for place in found]
+    places: list[Place] = []
+    ranks: collections.Counter[str] = collections.Counter()
+    for station in reader.stations():
+        if role := station.role:
+            places.append(read_place(reader, station, role, ranks[role], now))
+            ranks[role] += 1
+    outside = find_outside(places, now)
+    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
+            for place in places]
 
 
-def station_line(reader: Reader, station: Station, entries: int, latest: list[Latest],
-                 now: int) -> StationLine:
-    series = next((s for s in latest if s.station == station.id), None)
-    times = reader.recent_times(series.series) if series else []
-    heard = max([station.heard or 0, *times[-1:]]) or None
-    return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
-                       entries, heard is None or now - heard > silence_limit(times))
+def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
+    series = reader.find_series(station.id, 1)
+    if series is None:
+        return Place(station.name, role, rank, None, [], None)
+    readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
+    heard = readings[-1][0] if readings else reader.last_time(series, now)
+    return Place(station.name, role, rank, series, readings, heard)
 
 
-def render_note(title: str, text: str) -> bytes:
-    """A small page that says one thing."""
-    return render_page(title, f"<section><h1>{escape(title)}</h1><p>{escape(text)} "
-                              '<a href="/">Overview</a></p></section>')
+def find_outside(places: list[Place], now: int) -> Place | None:
+    """The outside station that counts: of several the first that is not silent.
+
+    Not the one that sent last: the verdict would turn with each reading.
+    """
+    outsides = [place for place in places if place.role == "outside"]
+    return next((place for place in outsides if now <= silent_from(place.readings)),
+                outsides[0] if outsides else None)
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+    """An inside station with its verdict."""
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    silent = room if verdict.silent == "inside" else outside
+    if verdict.since is None and silent:        # for longer than the window reaches back
+        verdict = verdict._replace(since=silent.heard)
+    value = last_value(room)
+    return room._replace(verdict=verdict, outside=outside,
+                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+
+
+def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
+    """What the page shows, out of the store; it asks only for what is shown."""
+    start = now - RANGES[view.range]
+    shown = choose_places(places)
+    lines = [Line(place.name, place.css, read_points(
+        reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
+        for place in shown if place.series is not None]
+    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+    listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
+    small = ((s, series) for s, fields in listed for series in fields
+             if not (s.role and series.field == 1))
+    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
+                   read_points(reader, series.series, start, now, SMALL_POINTS))
+              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    entries = reader.entries()
+    return Overview(
+        places, shown, lines, others,
+        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
+        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
+
+
+def choose_places(places: list[Place]) -> list[Place]:
+    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
+    rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
+    outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
+    shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
+    return [place for place in places if place.name in shown]
+
+
+def read_points(reader: Reader, series: int, start: int, now: int, count: int) -> list[Point]:
+    """A line of a chart; what was thinned stands in the middle of its bucket."""
+    return [p._replace(time=max(start, min(now, p.time + p.width // 2)))
+            for p in reader.points(series, start, now + 1, count)]
+
+
+def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
+             now: int) -> StationRow:
+    newest = max(fields, key=lambda series: series.time or 0, default=None)
+    times = reader.recent_times(newest.series) if newest else []
+    last = newest and (times[-1] if times else reader.last_time(newest.series, now))
+    heard = max(station.heard or 0, last or 0) or None
+    return StationRow(
+        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
+        entries, heard is None or now - heard > silence_limit(times))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2517,7 +2773,7 @@ def answer_page(request: Request, page: "Page") -> Answer:
 
 
 ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
-          "/manifest.webmanifest": (json.dumps(MANIFEST), "application/manifest+json")}
+          "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
 
 
 def get_asset(request: Request, server: "Server") -> Answer:
@@ -2535,7 +2791,8 @@ def get_update(request: Request, server: "Server") -> Answer:
     if not request.update:
         server.known.learn(request, update)
     if "text/html" in request.headers.get("accept", ""):
-        return Answer(render_note("Stored", f"This reading is entry {entry}."), HTML,
+        return Answer(render_message("Stored", f'This reading is entry {entry}. '
+                                     '<a href="/">Overview</a>'), HTML,
                       headers=PAGE_HEADERS, is_update=True)
     return Answer(b"%d" % entry, is_update=True)
 
@@ -3268,7 +3525,7 @@ def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix
     base = min([*bounds, *(point.minimum for point in points)], default=0)
     label = text("yaxis", find_labels(server, station).get(number, field))
     chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
-                         end, wanted.zone, 190, bounds=bounds)
+                         end, wanted.zone, HEIGHT, bounds=bounds)
     title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
@@ -3642,7 +3899,7 @@ def render_refusal(request: Request, refused: Refused) -> Answer:
     """A refusal in the form that the client asked for."""
     accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
     if "text/html" in accept:
-        return Answer(render_note(phrase, refused.message), HTML, refused.status,
+        return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
                       refused.headers + PAGE_HEADERS)
     if "application/json" in accept or request.path.startswith("/api/") \
             or request.command == "POST":

@@ -329,7 +329,7 @@ def test_policy_of_every_page(home, house, server):
 
 
 def test_only_its_own_addresses_in_all_that_it_loads():
-    loaded = iot.STYLE + iot.SCRIPT + iot.WORKER + iot.ICON + json.dumps(iot.MANIFEST)
+    loaded = iot.STYLE + iot.SCRIPT + iot.WORKER + iot.ICON + iot.MANIFEST
     assert set(re.findall(r"\w*:?//[^\s'\"]+", loaded)) <= {"http://www.w3.org/2000/svg"}
     assert "@import" not in loaded
     assert "url(" not in loaded

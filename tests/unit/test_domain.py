@@ -143,10 +143,12 @@ def test_bad_json_document_names_the_part(change, word):
     assert word.rpartition(".")[2] in refusal(parse_body, body)
 
 
+ONE = b'{"mac":"m","api_key":"k","readings":[{"field":1,"data":%b}]}'
+
+
 @pytest.mark.parametrize("body", [
-    b"", b"{", b"[]", b"1", b'"SECRETKEY"', b"\xff\xfe\xfd", b'{"mac":"m","api_key":"k","readings":[{"field":1,"data":NaN}]}',
-    b'{"mac":"m","api_key":"k","readings":[{"field":1,"data":Infinity}]}', b"[" * 100_000, b"9" * 5000,
-    b'{"mac":"m","api_key":"k","readings":[{"field":1,"data":1e999}]}'])
+    b"", b"{", b"[]", b"1", b'"SECRETKEY"', b"\xff\xfe\xfd", ONE % b"NaN", ONE % b"Infinity",
+    b"[" * 100_000, b"9" * 5000, ONE % b"1e999"])
 def test_body_that_is_no_update_is_refused(body):
     assert re.match(r"body:|readings\[0\].data:", refusal(parse_body, body))
 
