@@ -26,7 +26,7 @@ from harness import (
 )
 from injection import strace
 from machine import HOST
-from tools import IS_ROOT, ROOT, SYSTEMD, need
+from tools import IS_ROOT, SYSTEMD, need
 
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
