@@ -134,8 +134,8 @@ PIECES = [b"/data=1", b"/age=1", b"/seq=1", b"/age=-1", b"?", b"%20", b"#", b" "
 
 
 def mutate(raw, chance):
-    """One or two edits, most of them in or near the values: a byte changed, a piece put in, a piece
-    taken out or doubled."""
+    """One or two edits, most of them in or near the values: a byte changed, a piece put in, taken
+    out or doubled."""
     for _ in range(chance.randint(1, 2)):
         near = raw.find(b"/data=") + chance.randint(0, 30)
         at = min(near, len(raw) - 1) if chance.random() < 0.8 else chance.randrange(len(raw))
