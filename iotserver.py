@@ -4,14 +4,16 @@
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
 what it is inside and outside and whether to open the windows.
 
+MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
+the firmware of the stations and the guide are in the repository that it comes from: iotserver.
+
 Architecture
-    One event loop, one thread, one connection that writes. asyncio owns the sockets. A strict
-    subclass of http.server's handler turns the bytes of one request into one answer and needs
-    no socket for that. All updates that arrive in one turn of the loop become one transaction
-    (group commit), and no byte of an answer leaves before its readings are on the disk. Every
-    question is asked on a second, read-only connection, so it sees only what is committed.
-    What takes long is done in steps, one request at a time, and turns come in between.
-    No locks, because nothing is shared.
+    One event loop, one thread, one connection that writes. asyncio owns the sockets. The bytes of
+    a request become a Request, a route makes an Answer of it, and that becomes bytes: values and
+    pure functions. All updates that arrive in one turn of the loop become one transaction (group
+    commit), and no byte of their answers leaves before they are on the disk. Every question is
+    asked on a second, read-only connection, so it sees only what is committed. What takes long is
+    done in steps, and turns come in between. No locks, because nothing is shared.
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -23,6 +25,10 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+
+    parse makes a value of text and raises, find looks up and may find None, read asks a file or
+    the database, take removes and hands over, say makes words of a value, render makes markup or
+    bytes, admit and refuse decide, is and has are true or false.
 
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
@@ -4223,15 +4229,12 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
 
 # -- connections ----------------------------------------------------------------------------------
 
-FOLLOWS = {                     # what may follow what; connections begin idle
-    "idle": {"idle", "head", "body", "wait", "work", "stream", "listen", "linger"},
-    "head": {"head", "idle", "body", "wait", "work", "stream", "listen", "linger"},
-    "body": {"body", "idle", "head", "wait", "work", "stream", "listen", "linger"},
-    "wait": {"wait", "idle", "head", "body", "work", "stream", "listen", "linger"},
-    "work": {"wait", "idle", "head", "body", "stream", "linger"},
-    "stream": {"stream", "wait", "idle", "linger"},
-    "listen": set[str](),       # the last ones: only the end follows
-    "linger": set[str](),
+READY = {"idle", "head", "body"}    # for a request: none of it has come, a part, all but its body
+FOLLOWS = {                     # what may follow what; a connection begins idle
+    **dict.fromkeys((*READY, "wait"), {*READY, "wait", "work", "stream", "listen", "linger"}),
+    "work": {*READY, "wait", "stream", "linger"},
+    "stream": {"stream", "idle", "wait", "linger"},
+    **dict.fromkeys(("listen", "linger"), set[str]()),      # only the end follows
 }
 
 
@@ -4290,7 +4293,7 @@ class Connection(asyncio.Protocol):
         if self.is_closing:
             return
         self.buffer += data
-        if self.state in {"idle", "head", "body"}:
+        if self.state in READY:
             self.take_requests()
         elif len(self.buffer) > MAX_BUFFER:
             self.mind_reading()
@@ -4464,7 +4467,7 @@ class Connection(asyncio.Protocol):
         self.mind_reading()
         if self.stream:
             self.server.steps.add(self)
-        elif self.buffer and self.state in {"idle", "head", "body"}:
+        elif self.buffer and self.state in READY:
             self.take_requests()
 
     # -- time -------------------------------------------------------------------------------------
