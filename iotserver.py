@@ -4229,12 +4229,13 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
 
 # -- connections ----------------------------------------------------------------------------------
 
-READY = {"idle", "head", "body"}    # for a request: none of it has come, a part, all but its body
+READY = frozenset({"idle", "head", "body"})     # nothing of a request is here, a part of its head,
+AFTER = READY | {"wait", "work", "stream", "listen", "linger"}  # all but its body
 FOLLOWS = {                     # what may follow what; a connection begins idle
-    **dict.fromkeys((*READY, "wait"), {*READY, "wait", "work", "stream", "listen", "linger"}),
-    "work": {*READY, "wait", "stream", "linger"},
+    "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
+    "work": READY | {"wait", "stream", "linger"},
     "stream": {"stream", "idle", "wait", "linger"},
-    **dict.fromkeys(("listen", "linger"), set[str]()),      # only the end follows
+    "listen": frozenset[str](), "linger": frozenset[str](),     # only the end follows
 }
 
 
