@@ -5,6 +5,7 @@ import pytest
 
 pytest.register_assert_rewrite("harness", "injection", "tools")
 
+import tools  # noqa: E402
 from harness import (  # noqa: E402
     database,
     in_process,
@@ -20,6 +21,38 @@ from harness import (  # noqa: E402
 __all__ = [
     "database", "in_process", "live", "many_files", "public_folder", "run", "serve", "server",
     "template"]
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("this project")
+    group.addoption("--quick", action="store_true",
+                    help="only tests that need nothing but Python, and are soon done")
+    group.addoption("--no-install", action="store_true",
+                    help="skip tests that lack a program, instead of installing it with apt-get")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if config.option.quick:
+        kept = [item for item in items if is_quick(item)]
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = kept
+
+
+def is_quick(item):
+    return not tools.needs_of(item) and item.get_closest_marker("slow") is None
+
+
+def pytest_collection_finish(session):
+    if not session.config.option.collectonly:
+        say = session.config.get_terminal_writer().line
+        needed = set().union(*map(tools.needs_of, session.items))
+        tools.install(needed, say, may_install=not session.config.option.no_install)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    tools.begin(item)
 
 
 @pytest.fixture(autouse=True)

@@ -190,6 +190,7 @@ def test_prune_deletes_old_readings_and_keeps_the_summaries(maybe_live, run, ser
     assert run("--prune", "90d").startswith("deleted 0 readings")
 
 
+@pytest.mark.slow
 def test_updates_go_on_while_a_long_prune_works(live, run, tmp_path):
     make_csv(tmp_path / "in.csv", 30_000)
     run("--import", "in.csv")
@@ -208,6 +209,7 @@ def test_updates_go_on_while_a_long_prune_works(live, run, tmp_path):
 # -- export, import, backup -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_export_and_import_round_trip(maybe_live, run, tmp_path):
     text = make_csv(tmp_path / "in.csv", 11_000)
     assert "11000" in run("--import", "in.csv")
@@ -347,6 +349,7 @@ def written(folder):
     return [(f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [["--import", "in.csv"], ["--prune", "1d"],
                                   ["--backup", "copy.db"], ["--remove-station", "inside"]])
 def test_killed_half_way_leaves_the_database_whole(maybe_live, run, tmp_path, work):
@@ -365,6 +368,7 @@ def test_killed_half_way_leaves_the_database_whole(maybe_live, run, tmp_path, wo
     assert len(rows_of(tmp_path / "iot.db")) == left
 
 
+@pytest.mark.slow
 def test_server_that_ends_meanwhile_is_told(live, run, tmp_path):
     make_csv(tmp_path / "in.csv", 20_000)
     with start(tmp_path, "--import", "in.csv", stderr=subprocess.PIPE) as process:
@@ -408,6 +412,7 @@ def run_on_a_terminal(folder, *flags):
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal_only(database, run, tmp_path):
     make_csv(tmp_path / "in.csv", 15_000)
     for flags in (["--import", "in.csv"], ["--export", "out.csv"], ["--backup", "copy.db"],
@@ -448,6 +453,7 @@ def test_wrong_setting_in_the_environment_is_named(run, name):
     run(status=2, stderr=name.lower().replace("_", "-"), env={f"IOTSERVER_{name}": "nonsense"})
 
 
+@pytest.mark.slow
 def test_demo_shows_two_stations_at_once_and_leaves_nothing_behind(serve, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()

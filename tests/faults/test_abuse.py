@@ -33,7 +33,9 @@ from harness import (
     update_path,
     wait_for,
 )
-from tools import need
+from tools import need, needs
+
+pytestmark = pytest.mark.slow
 
 FLOOR = 0.1                         # s: less than a station's radio takes
 UPDATES = 100                       # in each turn
@@ -310,6 +312,7 @@ SLOW = (                            # slowhttptest's headers, body, range and re
     ("-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "3"))
 
 
+@needs("slowhttptest")
 def test_slowhttptest(live, many_files):
     """All of its attacks at once, from 300 connections each."""
     program = need("slowhttptest")

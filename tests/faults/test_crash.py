@@ -27,9 +27,11 @@ from injection import (
     tell,
     watch,
 )
+from tools import needs
 
 import iotserver
 
+pytestmark = needs("strace")
 CLIENTS = 4
 
 

@@ -10,7 +10,7 @@ import interpreter
 import pytest
 from rawrepl import CONFIG, RawRepl
 from romloader import RomLoader, esp8266_image
-from tools import ROOT
+from tools import ROOT, needs
 
 TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 FLASH_LINES = {  # as test_flash runs them
@@ -50,6 +50,7 @@ def test_esptool_lines(commands, tmp_path):
     assert chip.flash[4:len(image)] == image[4:]
 
 
+@needs("node", "npm")
 def test_ampy_lines(commands, tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     with RawRepl(*interpreter.webassembly()) as board:

@@ -25,7 +25,7 @@ from harness import (
     update_path,
 )
 from injection import strace
-from tools import IS_ROOT, ROOT, SYSTEMD, need, skip
+from tools import IS_ROOT, ROOT, SYSTEMD, need, needs, skip
 
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
@@ -34,8 +34,8 @@ INSTALL = SYSTEMD / "install.sh"
 
 def analyze(*words):
     """What systemd-analyze says, all of it."""
-    need("/usr/bin/python3", "python3")         # of which the units speak
-    done = subprocess.run([need("systemd-analyze", "systemd"), *map(str, words)], text=True,
+    need("/usr/bin/python3")         # of which the units speak
+    done = subprocess.run([need("systemd-analyze"), *map(str, words)], text=True,
                           capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     assert done.returncode == 0, done
     return done.stdout + done.stderr
@@ -44,12 +44,14 @@ def analyze(*words):
 # -- units ----------------------------------------------------------------------------------------
 
 
+@needs("systemd-analyze", "/usr/bin/python3")
 def test_units_are_as_systemd_wants_them():
     units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
     assert len(units) == 6
     assert analyze("verify", *units) == ""
 
 
+@needs("systemd-analyze", "/usr/bin/python3")
 @pytest.mark.parametrize("service", SERVICES)
 def test_nothing_is_open_that_can_be_shut(service, record_property):
     said = analyze("security", "--offline=true", "--no-pager", SYSTEMD / service)
@@ -142,6 +144,7 @@ def calls_in(log):
     return set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
 
 
+@needs("strace", "systemd-analyze", "/usr/bin/python3")
 def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
         database, public_folder, tmp_path, run):
     """A server that does all it can, and the two others with it."""
@@ -219,6 +222,7 @@ def tree(root):
         for path in root.rglob("*")}
 
 
+@needs("shellcheck")
 def test_shell_scripts_are_clean(tmp_path):
     install(tmp_path)
     for script in (INSTALL, tmp_path / "usr/local/bin/iotserver"):
@@ -227,6 +231,7 @@ def test_shell_scripts_are_clean(tmp_path):
             assert (done.returncode, done.stdout) == (0, "")
 
 
+@needs("openssl")
 def test_a_dry_run_says_what_a_real_run_does_and_does_nothing(tmp_path):
     said = install(tmp_path, "--dry-run")
     assert tree(tmp_path) == {}
@@ -236,6 +241,7 @@ def test_a_dry_run_says_what_a_real_run_does_and_does_nothing(tmp_path):
     assert [line.removeprefix("would: ") for line in lines] == install(tmp_path).splitlines()
 
 
+@needs("openssl")
 def test_an_installation_is_complete_and_done_once(tmp_path):
     install(tmp_path)
     for name, mode in MODES.items():
@@ -251,6 +257,7 @@ def test_an_installation_is_complete_and_done_once(tmp_path):
     assert tree(tmp_path) == before
 
 
+@needs("openssl")
 def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
     install(tmp_path)
     site, unit = (tmp_path / name for name in (
@@ -269,6 +276,7 @@ def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
     assert str(certificate.readlink()) == "/etc/letsencrypt/live/weather.example.org"
 
 
+@needs("openssl")
 def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
     install(tmp_path)
     (tmp_path / "var/lib/iotserver/iot.db").write_text("data")
@@ -338,10 +346,6 @@ class Machine:
     with it. systemctl, certbot and scp are stand-ins."""
 
     def __init__(self, folder):
-        for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"),
-                                 ("ip", "iproute2"), ("git", "git"), ("curl", "curl"),
-                                 ("nginx", "nginx-light"), ("systemd-sysusers", "systemd")):
-            need(program, package)
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec",
              SETUP.format(folder=folder)],
@@ -370,8 +374,6 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
-    if not IS_ROOT:
-        skip("only root can have a private view of the machine")
     (tmp_path / "machine").mkdir()
     machine = Machine(tmp_path / "machine")
     with contextlib.closing(machine):
@@ -426,6 +428,7 @@ def guide(machine):
     return Guide(machine)
 
 
+@needs("root", "unshare", "nsenter", "ip", "git", "curl", "nginx", "openssl", "systemd-sysusers")
 def test_the_guide_of_the_readme_is_followed(machine, guide, tmp_path):
     commit = origin(tmp_path / "origin")
     machine.run(f"git config --system url.{tmp_path}/origin.insteadOf "

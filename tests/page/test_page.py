@@ -362,6 +362,7 @@ def house_tags(page, name):
     return {tag for tag, _ in page.tags}
 
 
+@pytest.mark.slow
 def test_size_with_much_of_everything(house):
     """Eight stations with nine fields each and a noisy year, in every range."""
     roles = ["inside"] * 3 + ["outside"] * 2 + [None] * 3
@@ -614,6 +615,7 @@ def test_a_thousand_listeners(live, many_files):
         assert memory(live) - before <= 40_000_000
 
 
+@pytest.mark.slow
 def test_a_deaf_listener_is_dropped(live):
     """It never reads: after what fits in the kernel and the limit it is cut off, others go on."""
     deaf = socket.socket()

@@ -31,8 +31,9 @@ from harness import (
     update_path,
     wait_for,
 )
-from tools import IS_ROOT, SYSTEMD, need, skip
+from tools import IS_ROOT, SYSTEMD, need, needs
 
+pytestmark = needs("nginx", "openssl")
 NETWORKS = "127.0.0.200"        # whose header X-Test-Address nginx believes, in these tests
 STATION, PHONE, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.66"
 try:
@@ -155,7 +156,7 @@ class Droplet:
                 folder=self.folder, site=site(self.folder, certificate, ports, edits)))
             with (self.folder / "nginx.stderr").open("w") as said:
                 self.nginx = subprocess.Popen(
-                    [need("nginx", "nginx-light"), "-p", self.folder, "-c", config], stderr=said)
+                    [need("nginx"), "-p", self.folder, "-c", config], stderr=said)
             wait_for(lambda: self.nginx.poll() is not None or (self.folder / "pid").exists(), 20)
             if self.nginx.poll() is None:
                 self.ports = ports
@@ -351,17 +352,16 @@ def test_a_guesser_is_throttled_and_nobody_else(droplet):
     assert made.http(STATION).get(wrong(0)).status == 403
 
 
+@needs("root", "setpriv", "/usr/bin/python3")
 def test_only_nginx_may_connect_to_the_socket(droplet):
     """Because then what it says of the client's address can be believed."""
     made = droplet()
-    if not IS_ROOT:
-        skip("only root can try it as somebody else")
     connect = ("import socket, sys; socket.socket(socket.AF_UNIX)"
                f".connect('{made.folder}/iotserver.sock')")
 
     def attempt(user):
-        return subprocess.run([need("setpriv", "util-linux"), "--reuid", user, "--regid", user,
-                               "--clear-groups", need("/usr/bin/python3", "python3"), "-c",
+        return subprocess.run([need("setpriv"), "--reuid", user, "--regid", user,
+                               "--clear-groups", need("/usr/bin/python3"), "-c",
                                connect], capture_output=True, text=True, check=False).stderr
     assert attempt("www-data") == ""
     assert "PermissionError" in attempt("games")
