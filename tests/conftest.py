@@ -18,6 +18,7 @@ from harness import (  # noqa: E402
     template,
 )
 
+COVERAGE = os.environ.get("COVERAGE_PROCESS_CONFIG")
 __all__ = [
     "database", "in_process", "live", "many_files", "public_folder", "run", "serve", "server",
     "template"]
@@ -53,6 +54,10 @@ def pytest_collection_finish(session):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     tools.begin(item)
+    if COVERAGE:                # slows servers down, which is no matter where nothing is timed
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+        if is_quick(item):
+            os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """What the project promises about itself: its README, its one file, its top level."""
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -57,14 +58,6 @@ def test_only_the_standard_library_is_imported():
     assert modules - set(sys.stdlib_module_names) == set()
 
 
-def test_budgets_of_the_one_file():
-    lines = SOURCE.splitlines()
-    assert [i for i, line in enumerate(lines, 1) if len(line) > 99] == []
-    sizes = {node.name: node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(SOURCE))
-             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert {name: size for name, size in sizes.items() if size > 60} == {}
-
-
 def test_nothing_else_is_at_the_top_level():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         skip("this is no git clone")
@@ -73,3 +66,14 @@ def test_nothing_else_is_at_the_top_level():
     top = {name.partition("/")[0] for name in listed}
     assert top - CONTRACT == set()
     assert CONTRACT - top == set()
+
+
+def test_each_file_of_tests_is_in_their_readme_with_what_it_needs():
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    told = {file: set(re.findall(r"`(.+?)`", needs)) for file, needs in re.findall(
+        r"^\| `(\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|", text, re.MULTILINE)}
+    there = {}
+    for path in ROOT.glob("tests/*/test_*.py"):
+        marks = " ".join(re.findall(r"\bneeds\(([^)]*)\)", path.read_text(encoding="utf-8")))
+        there[str(path.relative_to(ROOT / "tests"))] = set(re.findall(r'"(.+?)"', marks))
+    assert told == there
