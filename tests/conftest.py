@@ -54,7 +54,7 @@ def pytest_collection_finish(session):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     tools.begin(item)
-    if COVERAGE:                # slows servers down, which is no matter where nothing is timed
+    if COVERAGE:                # slows servers down, and bears no interruption
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
         if is_quick(item):
             os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE

@@ -471,6 +471,7 @@ def test_demo_shows_two_stations_at_once_and_leaves_nothing_behind(serve, tmp_pa
     assert [p.name for p in tmp_path.glob("*.db*")] == []
 
 
+@pytest.mark.slow
 def test_interrupt_ends_a_command_quietly(database, run, tmp_path):
     make_csv(tmp_path / "in.csv", 20_000)
     with start(tmp_path, "--import", "in.csv", stderr=subprocess.PIPE) as process:
