@@ -48,6 +48,7 @@ import base64
 import collections
 import contextlib
 import csv
+import email.utils
 import errno
 import functools
 import getpass
@@ -66,6 +67,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -78,11 +80,12 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
 
 __version__ = "1.0"
 
@@ -103,10 +106,12 @@ MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
 MAX_HEADERS = 64                # a browser behind a proxy sends below 30
 MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
-PATIENCE = {                    # s that a connection may spend in a phase
+PATIENCE = {                    # s that a connection may spend in a state
     "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
     "head": 30,                 # a phone on a bad network needs a few
     "body": 60,
+    "wait": math.inf,           # for the commit, and ours to end
+    "work": math.inf,
     "stream": 60,               # since the client took the piece before
     "listen": math.inf,
     "linger": 2,                # after an error, to read the answer
@@ -122,11 +127,13 @@ MAX_TURN = 1024                 # connections answered together
 TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 32                # of them at once: accepting all of them takes half a second
-REFUSED_ROUNDS = 8              # of the loop, from a connection's accept until its file is free
-SPARE_FILES = 32                # descriptors for what is no connection: database, log, control
 MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
+MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
+MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
+MAX_HEADS = 512                 # of them: 3 MB
+MAX_KNOWN = 4096                # updates remembered: two forms of 2,000 stations, 8 MB at most
 MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
 MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
@@ -141,7 +148,9 @@ STEP_ROWS = 5000                # rows changed in one step of long work: updates
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
-MAX_WORKS = 1024                # requests that wait for their turn; one at a time is worked on
+MAX_WORKS = 1024                # addresses whose requests take several turns
+MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
+MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
@@ -149,6 +158,19 @@ MAX_RECENT = 5000               # readings of a station from which a verdict is 
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
+
+
+def log(message: str) -> None:
+    """One line on stderr; whatever a client sent cannot forge a second one."""
+    text = ascii(message.strip())[1:-1]
+    print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Neither answer nor close: closing would checkpoint what may be damaged."""
+    log(message)
+    os._exit(EXIT_STORAGE)
+
 
 # ------------------------------------------------------------------------------------------------
 # 3. Settings
@@ -161,7 +183,7 @@ class Setting(NamedTuple):
     name: str
     metavar: str | None         # None: a switch
     default: str
-    parse: Callable[[str], Any]
+    parse: Callable[[str], object]
     help: str
 
     @property
@@ -169,31 +191,19 @@ class Setting(NamedTuple):
         return "IOTSERVER_" + self.name.upper().replace("-", "_")
 
 
-class Action(NamedTuple):
-    """A flag that does one thing and exits."""
-    flag: str
-    metavar: tuple[str, ...]    # empty: takes no value
-    help: str
-
-    @property
-    def name(self) -> str:
-        """Of its attribute in the parsed arguments."""
-        return self.flag.replace("-", "_").replace("import", "import_")
-
-
 class Usage(Exception):
     """The command line asks for what cannot be: exit status 2."""
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: object, message: str) -> None:
     if not condition:
         raise Usage(message)
 
 
 def parse_temperature(text: str) -> float:
     """`22C` or `72F` to degrees Celsius."""
-    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)
-    require(match, f"{text!r} is no temperature; write 22C or 72F")
+    if not (match := re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)):
+        raise Usage(f"{text!r} is no temperature; write 22C or 72F")
     return float(match[1]) if match[2] == "C" else (float(match[1]) - 32) / 1.8
 
 
@@ -237,56 +247,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-ACTIONS = (
-    Action("add-station", ("NAME",), "register a station; prints its key and its config.py lines"),
-    Action("stations", (), "a table of the stations"),
-    Action("new-key", ("NAME",), "a new key beside the old one until it is first used"),
-    Action("read-key", ("NAME",), "a key that reads a station's ThingSpeak feeds when --private"),
-    Action("remove-station", ("NAME",), "remove a station with all its readings"),
-    Action("prune", ("AGE",), "delete raw readings older than 90d, 12h, ...; summaries stay"),
-    Action("backup", ("FILE",), "a checked, restorable copy, while the server runs"),
-    Action("export", ("FILE",), "all readings as CSV; - is standard output"),
-    Action("import", ("FILE",), "our CSV, ThingSpeak's CSV or feeds.json, or an SQLite file of "
-                                "the older kind"),
-    Action("label", ("STATION", "FIELD", "TEXT"), "what a field is called on the page"),
-    Action("set-password", ("FILE",), "choose the password of --private; asks for it, or reads it "
-                                      "from standard input"),
-    Action("check", (), "full integrity check of file and summaries"),
-)
-DETAILS = (                     # of actions: flag, metavar, choices, help, the actions
-    ("mac", "MAC", None, "the station's MAC", ("add-station",)),
-    ("role", None, ("inside", "outside"), "where the station hangs", ("add-station",)),
-    ("key", "KEY", None, "the API key (default: made up)", ("add-station", "new-key", "read-key")),
-    ("station", "NAME", None, "whose readings a file of ThingSpeak's holds", ("import",)),
-    ("dry-run", None, None, "only count", ("prune",)),
-)
-
-
-def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The command line; values stay text until parse_settings."""
-    parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
-        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
-    serving = parser.add_argument_group("serving")
-    for s in SETTINGS:
-        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
-        text = s.help + (f" (default: {s.default})" if s.default else "")
-        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
-                             **how)
-    doing = parser.add_argument_group("doing one thing and exiting")
-    one = doing.add_mutually_exclusive_group()
-    for a in ACTIONS:
-        how = ({"metavar": a.metavar, "nargs": len(a.metavar)} if a.metavar else
-               {"action": "store_const", "const": []})
-        one.add_argument(f"--{a.flag}", dest=a.name, help=a.help, **how)
-    for flag, metavar, choices, text, actions in DETAILS:
-        how = ({"metavar": metavar, "choices": choices} if metavar or choices else
-               {"action": "store_const", "const": True})
-        doing.add_argument(f"--{flag}", help=f"with --{' or --'.join(actions)}: {text}", **how)
-    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
-    return parser
-
-
 def parse_settings(args: argparse.Namespace) -> None:
     """The serving flags from text to what they mean. Raises Usage."""
     for s in SETTINGS:
@@ -295,16 +255,15 @@ def parse_settings(args: argparse.Namespace) -> None:
             setattr(args, name, s.parse(getattr(args, name)))
         except Usage as error:
             raise Usage(f"--{s.name} (or {s.variable}): {error}") from None
-    chosen = {a.flag for a in ACTIONS if getattr(args, a.name) is not None}
-    for flag, *_, actions in DETAILS:
-        require(getattr(args, flag.replace("-", "_")) is None or chosen & {*actions},
-                f"--{flag} goes with --{' or --'.join(actions)}")
 
 
 # ------------------------------------------------------------------------------------------------
 # 4. Domain
 #    Law: pure functions; no clock, no file, no socket. Times are integers of ms UTC.
 # ------------------------------------------------------------------------------------------------
+
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class Refused(Exception):
@@ -328,15 +287,35 @@ class Update(NamedTuple):
     """What one request wants stored, and who it says it is. mac is in lower case."""
     mac: str
     key: str
-    readings: tuple[Reading, ...]
+    reading: Reading
+
+
+Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
+Sample: TypeAlias = tuple[int, float]   # when, and the number
+
+
+class Summary(NamedTuple):
+    """Some numbers of one series, from time on for width ms. Of a single one the width is 0."""
+    time: int
+    width: int
+    size: int                   # so many numbers, of which some are in the table no more
+    minimum: float
+    maximum: float
+    total: float
+    pruned: int = 0
+
+    @property
+    def point(self) -> "Point":
+        return Point(self.time, self.total / self.size, self.minimum, self.maximum, self.width)
 
 
 class Point(NamedTuple):
-    """One place on a chart: a reading (then all three are the same), or the summary of many."""
+    """One place on a chart: a reading (then all three are the same), or width ms of them."""
     time: int
     mean: float
     minimum: float
     maximum: float
+    width: int = 0
 
 
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
@@ -372,7 +351,7 @@ def parse_number(text: str) -> float:
 
 
 @remember
-def parse_value(text: str) -> Any:
+def parse_value(text: str) -> Value:
     """A number where it is one, else the text as it is. Raises ValueError."""
     try:
         return parse_number(text)
@@ -451,28 +430,31 @@ def parse_update_path(path: str, header_key: str | None = None) -> Update:
     for name in ("api_key", "mac"):
         if name not in parts:
             raise Refused(400, f"{PART_NAMES[name]}: missing")
-    return Update(parse_mac(parts["mac"]), parts["api_key"], (parse_reading(parts),))
+    return Update(parse_mac(parts["mac"]), parts["api_key"], parse_reading(parts))
 
 
-def parse_update_json(body: bytes, header_key: str | None = None) -> Update:
-    """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to an Update.
-
-    Numbers go through the same grammar as those of the path. Raises Refused, naming the part.
-    """
+def load_json(body: bytes) -> Any:
+    """A JSON document; NaN and Infinity become texts. Raises Refused."""
     try:
-        document = json.loads(body, parse_constant=parse_number)    # refuses NaN
+        return json.loads(body, parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"body: not JSON: {str(error)[:80]}") from None
-    document = take_parts("body", document, {"mac", "api_key", "readings"})
+
+
+def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str, str, list[Any]]:
+    """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to MAC, key
+    and what parse_json_reading takes. Raises Refused, naming the part.
+    """
+    document = take_parts("body", document, ("mac", "api_key", "readings"))
     key, mac = document.get("api_key", header_key), document.get("mac")
     readings = document.get("readings")
-    for name, part in (("api_key", key), ("mac", mac)):
-        if not isinstance(part, str):
-            raise Refused(400, f"{name}: missing")
+    if not isinstance(key, str):
+        raise Refused(400, "api_key: missing")
+    if not isinstance(mac, str):
+        raise Refused(400, "mac: missing")
     if not isinstance(readings, list) or not 0 < len(readings) <= MAX_BULK:
         raise Refused(400, f"readings: a list of 1 to {MAX_BULK} readings")
-    return Update(parse_mac(mac), key, tuple(
-        parse_json_reading(f"readings[{i}]", reading) for i, reading in enumerate(readings)))
+    return parse_mac(mac), key, readings
 
 
 def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
@@ -485,6 +467,7 @@ def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any
 
 
 def parse_json_reading(where: str, reading: Any) -> Reading:
+    """One of these readings; numbers go through the same grammar as those of the path."""
     parts = take_parts(where, reading, READING_PARTS)
     if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
@@ -496,8 +479,8 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    match = DURATION.fullmatch(text)
-    require(match, f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+    if not (match := DURATION.fullmatch(text)):
+        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
@@ -563,11 +546,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int, int], list]:
+def summarize(readings: Iterable[tuple[int, int, int, Value]]
+              ) -> dict[tuple[int, int], list[float]]:
     """(series, time, entry, value) rows to {(series, hour): [count, minimum, maximum, total]}."""
-    hours: dict[tuple[int, int], list] = {}
+    hours: dict[tuple[int, int], list[float]] = {}
     for series, ms, _, value in readings:
-        if isinstance(value, str):      # text that a ThingSpeak client sent instead of a number
+        if isinstance(value, str):
             continue
         if (summary := hours.get(place := (series, ms // HOUR))) is None:
             hours[place] = [1, value, value, value]
@@ -583,17 +567,17 @@ def summarize(readings: Iterable[tuple[int, int, int, float]]) -> dict[tuple[int
     return hours
 
 
-def thin(samples: Iterable[tuple], origin: int, width: int) -> list[Point]:
-    """(time, count, minimum, maximum, total) in order of time to a Point for each bucket.
+def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
+    """Summaries in order of time to a Point for each bucket.
 
     Buckets are width ms long and count from origin; an empty one leaves nothing.
     """
     points = []
-    for bucket, group in itertools.groupby(samples, lambda s: (s[0] - origin) // width):
-        _, counts, minima, maxima, totals, *_ = zip(*group, strict=True)
-        count = sum(counts)
-        points.append(Point(origin + bucket * width, sum(total / count for total in totals),
-                            min(minima), max(maxima)))
+    for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
+        held = list(group)
+        count = sum(s.size for s in held)
+        points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
+                            min(s.minimum for s in held), max(s.maximum for s in held), width))
     return points
 
 
@@ -840,15 +824,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
-@dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-    readings: list[tuple[int, int, int, Any]] = field(default_factory=list)
-    notes: list[tuple] = field(default_factory=list)
-    receipts: dict[tuple[int, int, str], tuple[int, int]] = field(default_factory=dict)
-    series: list[tuple[int, int, int]] = field(default_factory=list)
-    stations: dict[int, Station] = field(default_factory=dict)
-    promoted: set[int] = field(default_factory=set)     # stations that used their next key
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
+        self.notes: list[tuple[Any, ...]] = []
+        self.receipts: dict[tuple[int, int, str], tuple[int, int]] = {}
+        self.series: list[tuple[int, int, int]] = []            # id, station, field
+        self.stations: dict[int, Station] = {}
+        self.promoted: set[int] = set()                         # stations that used their next key
 
 
 class ImportCount(NamedTuple):
@@ -984,18 +969,27 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self) -> list[Latest]:
+    def latest(self, station: int | None = None) -> list[Latest]:
+        """The newest reading of each series, of one station or of all."""
         return [Latest(*row) for row in self.db.execute("""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            ORDER BY s.station, s.field""")]
+            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
 
-    def find_series(self, station: int, number: int) -> int | None:
+    def last_time(self, series: int, now: int) -> int | None:
+        """When the newest reading up to now was; where that was pruned, its hour."""
+        last: int | None = self.db.execute("""
+            SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
+                            (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
+                            * ?3)""", (series, now, HOUR)).fetchone()[0]
+        return last
+
+    def find_series(self, station: int, field: int) -> int | None:
         row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
-                              (station, number)).fetchone()
-        return row and row[0]
+                              (station, field)).fetchone()
+        return int(row[0]) if row else None
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
         """The part of [start, end) in which the series has hours."""
@@ -1008,7 +1002,7 @@ class Reader:
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
 
-    def recent(self, series: int, start: int, end: int) -> list[tuple[int, float]]:
+    def recent(self, series: int, start: int, end: int) -> list[Sample]:
         """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
         return self.db.execute("""
             SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
@@ -1025,7 +1019,7 @@ class Reader:
         hour, = self.db.execute("""
             SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
                                     FROM series)""").fetchone()
-        return hour and hour * HOUR
+        return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
         """Bytes that the database occupies with its log."""
@@ -1033,8 +1027,8 @@ class Reader:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def points(self, series: int, start: int | None, end: int | None,
-               limit: int) -> list[tuple[int, float] | Point]:
-        """Readings of [start, end) as (time, value), thinned to at most limit Points if more.
+               limit: int) -> list[Point]:
+        """Readings of [start, end), thinned to at most limit Points if more.
 
         Hours of which readings were pruned appear as their summaries. The cost is bounded by
         MAX_SCAN readings or the hours of the span, whatever the number of readings.
@@ -1043,48 +1037,45 @@ class Reader:
         if start >= end:
             return []
         hours = self.hours(series, start, end)
-        count = sum(hour[1] for hour in hours)
+        count = sum(hour.size for hour in hours)
         width = -(-(end - start) // limit)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
-            return thin(((s[0] * HOUR, *s[1:5]) for s in hours), origin, width)
+            return thin(hours, origin, width)
         samples = self.samples(series, start, end, hours)
         if len(samples) > limit:
             return thin(samples, start, width)
-        return [(s[0], s[2]) if s[5] else Point(s[0], s[4] / s[1], s[2], s[3]) for s in samples]
+        return [sample.point for sample in samples]
 
-    def hours(self, series: int, start: int, end: int) -> list[tuple]:
-        """(hour, count, minimum, maximum, total, pruned) of all hours that touch [start, end)."""
-        return self.db.execute("""
-            SELECT hour, count, minimum, maximum, total, pruned FROM hour
+    def hours(self, series: int, start: int, end: int) -> list[Summary]:
+        """Of all hours that touch [start, end)."""
+        return list(map(Summary._make, self.db.execute("""
+            SELECT hour * 3600000, 3600000, count, minimum, maximum, total, pruned FROM hour
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
-            (series, start // HOUR, (end - 1) // HOUR)).fetchall()
+            (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[tuple]) -> list[tuple]:
-        """(time, count, minimum, maximum, total, is_reading) in order: readings where an hour
-        has them all, else its summary."""
-        pruned = {hour[0]: hour for hour in hours if hour[5]}
-        readings = self.db.execute("""
-            SELECT time, 1, value, value, value, 1 FROM reading
+    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary."""
+        pruned = {hour.time: hour for hour in hours if hour.pruned}
+        readings = map(Summary._make, self.db.execute("""
+            SELECT time, 0, 1, value, value, value, 0 FROM reading
             WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
-            ORDER BY time, entry""", (series, start, end)).fetchall()
-        if not pruned:
-            return readings
-        whole = [r for r in readings if r[0] // HOUR not in pruned]
-        summaries = [(max(h * HOUR, start), *rest[:4], 0) for h, *rest in pruned.values()]
-        return list(heapq.merge(summaries, whole, key=lambda sample: sample[0]))
+            ORDER BY time, entry""", (series, start, end)))
+        whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
+        summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
+        return sorted(summaries + whole, key=operator.attrgetter("time"))
 
     def rows(self, station: Station, fields: Iterable[int] | None = None,
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
-        streams = [self.series_rows(station, series, number, start, end)
-                   for series, number in self.db.execute(
+        streams = [self.series_rows(station, series, field, start, end)
+                   for series, field in self.db.execute(
                        "SELECT id, field FROM series WHERE station = ? ORDER BY field",
-                       (station.id,)).fetchall() if fields is None or number in fields]
+                       (station.id,)).fetchall() if fields is None or field in fields]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
 
-    def series_rows(self, station: Station, series: int, number: int,
+    def series_rows(self, station: Station, series: int, field: int,
                     start: int, end: int) -> Iterator[Row]:
         after = (start, -1)
         while page := self.db.execute("""
@@ -1092,7 +1083,7 @@ class Reader:
                 AND (time, entry) > (?, ?) AND time < ? ORDER BY time, entry LIMIT ?""",
                 (series, *after, end, PAGE_ROWS)).fetchall():
             for ms, entry, value in page:
-                yield Row(ms, station.name, station.mac, number, value, entry)
+                yield Row(ms, station.name, station.mac, field, value, entry)
             after = page[-1][:2]
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
@@ -1102,28 +1093,28 @@ class Reader:
         Those that have one of these fields, or a note; limit of them at the most.
         """
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for series, number in self.db.execute(
+        for series, field in self.db.execute(
                 "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
-            if number not in fields:
+            if field not in fields:
                 continue
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
                     AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
                     (series, start, *before, limit)):
-                values[ms, entry][number] = value
+                values[ms, entry][field] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
             WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
             ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
         newest = heapq.nlargest(limit, values.keys() | notes.keys())
-        return [Entry(*place, values.get(place, {}), notes.get(place, Note()))
-                for place in reversed(newest)]
+        return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
+                for ms, number in reversed(newest)]
 
-    def last_entry(self, station: int, number: int) -> Entry | None:
+    def last_entry(self, station: int, field: int) -> Entry | None:
         """The newest entry that has a value of this field."""
         row = self.db.execute("""
             SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, number),)).fetchone()
+            LIMIT 1""", (self.find_series(station, field),)).fetchone()
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
@@ -1138,13 +1129,13 @@ class Reader:
         """
         note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
                                (station, number)).fetchone()
-        times = [note] if note else [
-            found for series, in self.db.execute(
-                "SELECT id FROM series WHERE station = ?", (station,)).fetchall()
-            if (found := self._find_time(series, number))]
-        return self.entry_at(station, times[0][0], number) if times else None
+        if note is None:
+            found = (self._find_time(series, number) for series, in self.db.execute(
+                "SELECT id FROM series WHERE station = ?", (station,)).fetchall())
+            note = next(filter(None, found), None)
+        return self.entry_at(station, note[0], number) if note else None
 
-    def _find_time(self, series: int, number: int) -> tuple[int] | None:
+    def _find_time(self, series: int, number: int) -> Any:
         low, high = self.span(series, None, None)
         while low < high:
             middle = (low + high) // 2
@@ -1163,21 +1154,19 @@ class Reader:
                 ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
             (series, low, MAX_SCAN // 2, number)).fetchone()
 
-    def count_before(self, before: int) -> int:
-        return self.db.execute("""
-            SELECT coalesce(sum(n), 0) FROM (SELECT (SELECT count(*) FROM reading
-            WHERE series = s.id AND time < ?) AS n FROM series s)""", (before,)).fetchone()[0]
-
-    def count(self) -> int:
-        """Readings in the table."""
-        return self.db.execute("SELECT count(*) FROM reading").fetchone()[0]
+    def count(self, before: int = LATEST_TIME) -> int:
+        """Readings in the table, or those before an instant."""
+        return int(self.db.execute("""
+            SELECT coalesce(sum((SELECT count(*) FROM reading
+                                 WHERE series = s.id AND time < ?)), 0)
+            FROM series s""", (before,)).fetchone()[0])
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
         pages, page_size = (self.db.execute(f"PRAGMA {what}").fetchone()[0]
                             for what in ("page_count", "page_size"))
 
-        def tell():
+        def tell() -> None:
             with contextlib.suppress(OSError):
                 progress(target.stat().st_size / (pages * page_size + 1))
         self.db.set_progress_handler(tell, 1_000_000)
@@ -1205,28 +1194,30 @@ class Reader:
     def check_series(self, series: int) -> list[str]:
         """Every summary of a series is compared with the readings that it summarizes."""
         raw = {hour: rest for hour, *rest in self.db.execute("""
-            SELECT time / 3600000, count(*), min(value), max(value), total(value) FROM reading
-            WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
+            SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+            FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
         problems = []
-        for hour, count, low, high, total, pruned in self.hours(series, 0, LATEST_TIME):
-            n, *figures = raw.pop(hour, (0, None, None, None))
-            right = n + pruned == count and (pruned or (
-                figures[:2] == [low, high]
-                and math.isclose(max(-LARGEST, min(LARGEST, figures[2])), total,
+        for hour in self.hours(series, 0, LATEST_TIME):
+            count, low, high, total = raw.pop(hour.time, (0, None, None, None))
+            is_right = count + hour.pruned == hour.size and (hour.pruned or (
+                (low, high) == (hour.minimum, hour.maximum)
+                and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
                                  rel_tol=1e-9, abs_tol=1e-9 * count)))
-            if not right:
-                problems.append(f"series {series}, hour from {format_time(hour * HOUR)}: "
+            if not is_right:
+                problems.append(f"series {series}, hour from {format_time(hour.time)}: "
                                 "the summary is not that of its readings")
-        return problems + [f"series {series}, hour from {format_time(hour * HOUR)}: no summary"
-                           for hour in raw]
+        return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
+                           for ms in raw]
 
 
-class Writer:
-    """The one connection that writes and checkpoints. Raises StoreError, BlockingIOError."""
+class Database:
+    """The file as the one process that writes has it: lock, layout, transactions, log.
+
+    Raises StoreError, BlockingIOError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
-        self.batch = Batch()
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
@@ -1239,7 +1230,7 @@ class Writer:
     def _open(self) -> None:
         try:
             self._prepare()
-            self._load()
+            self.load()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = ("make room on the disk" if "full" in str(error)
                       else "restore a backup, or name another --db")
@@ -1261,19 +1252,19 @@ class Writer:
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
-    def _load(self) -> None:
-        """Forget the open batch and take stations and series as the file has them."""
-        self.batch = Batch()
+    def load(self) -> None:
+        """Take stations and series as the file has them."""
         rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
         self.stations = {row[0]: Station(*row) for row in rows}
         self.by_mac = {station.mac: station for station in self.stations.values()}
-        self._index_keys()
-        self.series_places = {series: (station, number) for series, station, number in
-                              self.db.execute("SELECT id, station, field FROM series").fetchall()}
+        self.index_keys()
+        self.series_places: dict[int, tuple[int, int]] = {
+            series: (station, field) for series, station, field in
+            self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
         self.next_series = max(self.series_places, default=-1) + 1
 
-    def _index_keys(self) -> None:
+    def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
                        for key in (station.key, station.next_key) if key}
 
@@ -1289,10 +1280,12 @@ class Writer:
         self.lock.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One durable change, or none: after an error memory again says what the file says."""
-        if self.batch.stations:
-            raise RuntimeError("the open batch has to be committed first")
+    def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
+        """One durable change, or none: after an error memory again says what the file says.
+
+        places are where rows that do not lie together change: each costs the log a page or two.
+        """
+        before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
@@ -1300,9 +1293,9 @@ class Writer:
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
-            self._load()
+            self.load()
             raise
-        self.pages += 6                 # a small commit: a few tables and their inner pages
+        self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
 
@@ -1315,31 +1308,118 @@ class Writer:
             if is_fatal(error):
                 raise
 
+
+class ImportStep:
+    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
+
+    Twice does not double. A reading is known by its series, time and entry number, or else by its
+    series, time and value; of equal ones so many are known as the table has. An hour of which
+    readings were pruned takes no more, since its summary may hold them already.
+    """
+
+    def __init__(self, writer: "Writer", now: int):
+        self.writer, self.now, self.batch = writer, now, Batch()
+        self.known = self.pruned = 0
+        self.look = functools.lru_cache(maxsize=None)(self._look)
+        # By series and time, {entry: value}; no value once a row was found to be that reading.
+        self.there: dict[tuple[int, int], dict[int, Value | None]] = {}
+        # By station, time and the number there: the number here, which its fields share.
+        self.numbers: dict[tuple[int, int, int | None], int] = {}
+
+    def add(self, ms: int, name: str, mac: str, field: int, value: Value,
+            entry: int | None) -> None:
+        station = self.writer.by_mac.get(mac) or self.writer.adopt(name, mac, self.now)
+        series = self.writer.series_of(self.batch, station.id, field)
+        has_readings, has_pruned = self.look(series, ms // HOUR)
+        if has_pruned:
+            self.pruned += 1
+            return
+        if (there := self.there.get((series, ms))) is None:
+            there = self.there[series, ms] = self._find_there(series, ms) if has_readings else {}
+        same = entry if entry in there else next((e for e in there if there[e] == value), None)
+        if same is not None:
+            there[same] = None
+            self.known += 1
+            return
+        number = self.numbers.get((station.id, ms, entry))
+        if number is None or number in there:
+            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
+        there[number] = None
+        self.batch.stations[station.id] = station
+        self.batch.readings.append((series, ms, number, value))
+
+    def _look(self, series: int, hour: int) -> tuple[int, int]:
+        """Whether an hour has readings in the table, and whether some of it were pruned."""
+        row: tuple[int, int] = self.writer.db.execute("""
+            SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
+                           AND time < (?2 + 1) * 3600000),
+                   EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
+            (series, hour)).fetchone()
+        return row
+
+    def _find_there(self, series: int, ms: int) -> dict[int, Value | None]:
+        return dict(self.writer.db.execute(
+            "SELECT entry, value FROM reading WHERE series = ? AND time = ?", (series, ms)))
+
+    def _choose(self, station: Station, ms: int, entry: int | None) -> int:
+        """The entry number for a new reading: its own if that is free, else the next."""
+        if entry is not None and entry != station.last_entry + 1 and (
+                self._take_free(station, entry) or self.writer.db.execute("""
+                SELECT 1 FROM reading WHERE time = ? AND entry = ?
+                AND series IN (SELECT id FROM series WHERE station = ?)""",
+                (ms, entry, station.id)).fetchone()):       # another field of the same entry
+            return entry
+        station.last_entry += 1
+        return station.last_entry
+
+    def _take_free(self, station: Station, entry: int) -> bool:
+        """Whether an entry number was free; from now on it is taken."""
+        db = self.writer.db
+        if entry > station.last_entry:
+            gap, station.last_entry = (station.last_entry + 1, entry), entry
+        else:
+            gap = db.execute("""
+                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
+                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
+                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
+        if gap is None:
+            return False
+        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
+        db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+            (station.id, first, last) for first, last in pieces if first <= last])
+        return True
+
+
+class Writer(Database):
+    """All that changes the file: updates, turn by turn, and commands between two turns."""
+
+    def load(self) -> None:
+        super().load()
+        self.batch = Batch()
+
     # -- updates: add as many as the turn brings, then commit -------------------------------------
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
-        batch, number, seq = self.batch, reading.field, reading.seq
-        if seq is not None:
-            receipt = (station.id, number, seq)
+        if reading.seq is not None:
+            receipt = (station.id, reading.field, reading.seq)
             if (entry := self._find_receipt(receipt)) is not None:
                 self._hear(station, now)
                 return entry
-            batch.receipts[receipt] = (station.last_entry + 1, now)
+            self.batch.receipts[receipt] = (station.last_entry + 1, now)
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
-        return self.add_entry(station, ms, {number: reading.value}, now)
+        return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
-    def add_entry(self, station: Station, ms: int, values: dict[int, Any], now: int,
+    def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        batch = self.batch
         self._hear(station, now)
         station.last_entry += 1
-        for number, value in values.items():
-            batch.readings.append((self._series(batch, station.id, number), ms,
-                                   station.last_entry, value))
+        for field, value in values.items():
+            series = self.series_of(self.batch, station.id, field)
+            self.batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            batch.notes.append((station.id, station.last_entry, ms, *note))
+            self.batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
 
     def _hear(self, station: Station, now: int) -> None:
@@ -1351,30 +1431,31 @@ class Writer:
         self.batch.promoted.add(station.id)
 
     def _find_receipt(self, receipt: tuple[int, int, str]) -> int | None:
-        found = self.batch.receipts.get(receipt) or self.db.execute(
+        if found := self.batch.receipts.get(receipt):
+            return found[0]
+        row = self.db.execute(
             "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
             receipt).fetchone()
-        return found and found[0]
+        return int(row[0]) if row else None
 
-    def _series(self, batch: Batch, station: int, number: int) -> int:
+    def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
-        if (series := self.series.get((station, number))) is None:
-            series = self.series[station, number] = self.next_series
-            self.series_places[series] = (station, number)
+        if (series := self.series.get((station, field))) is None:
+            series = self.series[station, field] = self.next_series
+            self.series_places[series] = (station, field)
             self.next_series += 1
-            batch.series.append((series, station, number))
+            batch.series.append((series, station, field))
         return series
 
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
         if batch.stations:
-            with self.transaction():
+            with self.transaction(places=3 + len({r[0] for r in batch.readings})):
                 self._write(batch)
         return batch
 
     def _write(self, batch: Batch) -> None:
-        hours = summarize(batch.readings)
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1383,7 +1464,7 @@ class Writer:
             count = count + excluded.count,
             total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
-            [(*place, *summary) for place, summary in hours.items()])
+            [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
             (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
@@ -1394,11 +1475,12 @@ class Writer:
                             (station.id,))
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
-            self._index_keys()
-        # Each series has its places among readings and hours, and 100 readings share a page.
-        self.pages += 2 * len({series for series, _ in hours}) + len(batch.readings) // 100
+            self.index_keys()
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
+
+    def find(self, name: str) -> Station:
+        return find_station(self.stations.values(), name)
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None,
                     now: int) -> None:
@@ -1418,7 +1500,7 @@ class Writer:
                 INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
                 ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
                 key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self._load()
+        self.load()
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -1429,29 +1511,27 @@ class Writer:
 
         Whether there is a first one.
         """
-        station = find_station(self.stations.values(), name)
+        has_first = self.find(name).key is not None
+        self._set_key(name, "next_key" if has_first else "key", key)
+        return has_first
+
+    def set_read_key(self, name: str, key: str) -> None:
+        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
+        self._set_key(name, "read_key", key)
+
+    def _set_key(self, name: str, column: str, key: str) -> None:
+        station = self.find(name)
         self._refuse_used_key(key)
-        column = "next_key" if station.key else "key"
         with self.transaction() as db:
             db.execute(f"UPDATE station SET {column} = ? WHERE id = ?",
                        (bytes.fromhex(key), station.id))
-        self._load()
-        return column == "next_key"
+        self.load()
 
-    def read_key(self, name: str, key: str) -> None:
-        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
-        station = find_station(self.stations.values(), name)
-        self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("UPDATE station SET read_key = ? WHERE id = ?",
-                       (bytes.fromhex(key), station.id))
-        self._load()
-
-    def label(self, name: str, number: int, text: str) -> None:
+    def label(self, name: str, field: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
-        station, batch = find_station(self.stations.values(), name), Batch()
+        station, batch = self.find(name), Batch()
         with self.transaction() as db:
-            series = self._series(batch, station.id, number)
+            series = self.series_of(batch, station.id, field)
             self._write(batch)
             db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
 
@@ -1460,13 +1540,13 @@ class Writer:
 
         Its keys go first, so that no update comes in between. Cut short, it can be called again.
         """
-        station = find_station(self.stations.values(), name)
+        station = self.find(name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
             db.execute("UPDATE station SET key = NULL, next_key = NULL, read_key = NULL "
                        "WHERE id = ?", (station.id,))
             station.key = station.next_key = None
-            self._index_keys()
+            self.index_keys()
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
@@ -1474,7 +1554,7 @@ class Writer:
             for table in ("series", "note", "receipt", "gap"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
-        self._load()
+        self.load()
         return -1
 
     def prune_step(self, before: int) -> int:
@@ -1496,7 +1576,6 @@ class Writer:
                 WHERE series = ? AND (time, entry) < (?, ?) AND typeof(value) <> 'text'
                 GROUP BY 1) AS gone
             WHERE hour.series = ? AND hour.hour = gone.hour""", (*place, series))
-        self.pages += STEP_ROWS // 50
         return self.db.execute("DELETE FROM reading WHERE series = ? AND (time, entry) < (?, ?)",
                                place).rowcount
 
@@ -1514,13 +1593,12 @@ class Writer:
         if not free:
             self.checkpoint()           # only now does the file really become shorter
             return 0
-        with self.transaction() as db:
+        with self.transaction(places=STEP_PAGES) as db:
             # One row a page: unless all are fetched, only the first page is freed.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
             left, = db.execute("PRAGMA freelist_count").fetchone()
             size, = db.execute("PRAGMA page_size").fetchone()
-        self.pages += STEP_PAGES
-        return (free - left) * size
+        return int((free - left) * size)
 
     def forget_receipts(self, now: int) -> None:
         """Drop receipts that no repeated update can ask for any more."""
@@ -1530,48 +1608,16 @@ class Writer:
                     SELECT station, field, seq FROM receipt WHERE time < ? LIMIT ?)""",
                 (now - RECEIPT_LIFE, STEP_ROWS))
 
-    # -- import -----------------------------------------------------------------------------------
-
-    def import_rows(self, rows: list[list], now: int) -> ImportCount:
-        """Store rows from elsewhere, each (time, station, mac, field, value, entry or None).
-
-        Twice does not double: a reading is known by station, time and entry number, or, where that
-        number was not free, by station, time and value. A reading of an hour that was pruned is
-        left out, since the hour's summary may hold it already.
-        """
-        batch, stored, known, pruned = Batch(), 0, 0, 0
-        place, fields, assigned = None, set(), 0    # the entry made last: where it came from
-        seen: collections.Counter = collections.Counter()
-        is_pruned = functools.lru_cache(maxsize=None)(self._is_pruned)
+    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
+        """Store Rows from elsewhere; rows of one instant belong into one call."""
         with self.transaction():
-            for ms, name, mac, number, value, entry in rows:
-                station = self.by_mac.get(mac) or self._adopt(name, mac, now)
-                series = self.series.get((station.id, number))
-                if series is None:
-                    series = self._series(batch, station.id, number)
-                if is_pruned(series, ms // HOUR):
-                    pruned += 1
-                    continue
-                if place != (here := (station.id, ms, entry)) or number in fields:
-                    last, place, fields = station.last_entry, here, set()
-                    if entry == last + 1:                   # the usual case: the next number
-                        station.last_entry = assigned = entry
-                    else:
-                        self._write(batch)                  # what follows looks into the tables
-                        stored, batch = stored + len(batch.readings), Batch()
-                        assigned = self._find_entry(station, series, ms, value, entry, seen)
-                    if assigned is None or assigned <= last:
-                        place = None                        # not new: its fields may be known
-                    if assigned is None:
-                        known += 1
-                        continue
-                fields.add(number)                          # else one more field of the same entry
-                batch.stations[station.id] = station
-                batch.readings.append((series, ms, assigned, value))
-            self._write(batch)
-        return ImportCount(stored + len(batch.readings), known, pruned)
+            step = ImportStep(self, now)
+            for row in rows:
+                step.add(*row)
+            self._write(step.batch)
+        return ImportCount(len(step.batch.readings), step.known, step.pruned)
 
-    def _adopt(self, name: str, mac: str, now: int) -> Station:
+    def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known; it has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         name = mac if not name or name in taken else name
@@ -1580,49 +1626,6 @@ class Writer:
         station = Station(id, name, mac, None, None, None, None, now, None, 0)
         self.stations[id] = self.by_mac[mac] = station
         return station
-
-    def _is_pruned(self, series: int, hour: int) -> bool:
-        return bool(self.db.execute(
-            "SELECT 1 FROM hour WHERE series = ? AND hour = ? AND pruned > 0",
-            (series, hour)).fetchone())
-
-    def _find_entry(self, station: Station, series: int, ms: int, value: Any, entry: int | None,
-                    seen: collections.Counter) -> int | None:
-        """The entry number for a reading that does not bring the next one; None if it is known.
-
-        seen counts equal readings of this import: as many are known as the table has.
-        """
-        if entry is not None and self._take_free(station, entry):
-            return entry
-        same = self.db.execute("SELECT entry, value FROM reading WHERE series = ? AND time = ?",
-                               (series, ms)).fetchall()
-        is_here = any(entry == known for known, _ in same)
-        if not is_here and entry is not None and self.db.execute("""
-                SELECT 1 FROM reading WHERE time = ? AND entry = ?
-                AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id)).fetchone():
-            return entry                                    # another field of the same entry
-        seen[series, ms, value] += 1
-        if is_here or sum(value == known for _, known in same) >= seen[series, ms, value]:
-            return None
-        station.last_entry += 1
-        return station.last_entry
-
-    def _take_free(self, station: Station, entry: int) -> bool:
-        """Whether an entry number was free; from now on it is taken."""
-        if entry > station.last_entry:
-            gap, station.last_entry = (station.last_entry + 1, entry), entry
-        else:
-            gap = self.db.execute("""
-                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
-                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
-        if gap is None:
-            return False
-        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, first, last) for first, last in pieces if first <= last])
-        return True
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1723,30 +1726,26 @@ class Access:
 
         Raises Refused: 403, or 429 after many of them; TooOften.
         """
-        digest = hash_key(key)
-        writer = self.writer
+        digest, writer = hash_key(key), self.writer
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        is_current = matches(digest, station and station.key)
-        is_next = not is_current and matches(digest, station and station.next_key)
-        if not (is_current or is_next):
+        stored = (station and station.key) or NO_KEY    # compared with always: takes as long
+        is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
+        if not station or not (is_current or matches(digest, station.next_key)):
             self.guesses.refuse(address)
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
         if self.per_minute:
-            self._take_token(station.id)
-        if is_next:
-            self.writer.promote_key(station)
+            now = self.monotonic()
+            tokens, counted = self.buckets.get(station.id, (self.per_minute, now))
+            tokens, wait = take_token(tokens, now - counted, self.per_minute)
+            self.buckets[station.id] = (tokens, now)
+            if wait:
+                raise TooOften(429, f"too many updates: at most {self.per_minute} a minute; try "
+                                    f"again in {math.ceil(wait)} s",
+                               Retry_After=str(math.ceil(wait)))
+        if not is_current:
+            writer.promote_key(station)
         return station
-
-    def _take_token(self, station: int) -> None:
-        now = self.monotonic()
-        tokens, counted = self.buckets.get(station, (self.per_minute, now))
-        tokens, wait = take_token(tokens, now - counted, self.per_minute)
-        self.buckets[station] = (tokens, now)
-        if wait:
-            seconds = math.ceil(wait)
-            raise TooOften(429, f"too many updates: at most {self.per_minute} a minute; "
-                                f"try again in {seconds} s", Retry_After=str(seconds))
 
     def admit_key(self, station: Station, key: str, address: str) -> bool:
         """Whether a key may read this station: one that writes for it, or its read key."""
@@ -1798,66 +1797,102 @@ def parse_basic(authorization: str) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------
-# 7. Pages
-#    Law: string.Template in, text out; whatever is not markup goes through escape().
-#    All is drawn here; the script only asks for the page again and exchanges <main>.
+# 7. Assets
+#    Law: no Python: what a browser gets as it stands. The page is drawn by the server alone;
+#    the script asks for it again and renews what has changed.
 # ------------------------------------------------------------------------------------------------
 
-escape = html.escape
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
-HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:"}
-RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-FAHRENHEIT_REGIONS = frozenset({
-    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
-CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
-SMALL_CHARTS = 6
-ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 30, 8, 8, 18     # of a chart, in its own units
-
 STYLE = """
-:root{color-scheme:light dark;--ink:#18212b;--dim:#55606c;--paper:#f4f6f8;--card:#fff;
---line:#d5dbe1;--in:#b4430a;--out:#0b63a5;--cool:#cfe6f7;--open:#0b5d8f;--close:#a33a08;
---comfortable:#24693a;--unknown:#4c5661}
-@media(prefers-color-scheme:dark){:root{--ink:#e8edf2;--dim:#a3afbb;--paper:#11161b;--card:#1b2229;
---line:#39434d;--in:#ff9d66;--out:#6fbdf5;--cool:#1d3f59}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
-main{max-width:46rem;margin:auto;padding:.75rem;display:grid;gap:.75rem;
-overflow-wrap:anywhere}
-section,figure{margin:0;background:var(--card);border-radius:1rem;padding:1rem;min-width:0}
-h1{margin:0;font-size:1.6rem;line-height:1.25;font-weight:500}h1 b{display:block;font-size:2.1rem}
-h2{margin:0;font-size:1rem;font-weight:600}p{margin:.25rem 0 0}
-.verdict{color:#fff;padding:1.25rem}.open{background:var(--open)}.close{background:var(--close)}
-.comfortable{background:var(--comfortable)}.unknown{background:var(--unknown)}
-.now{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem}
-.big{font-size:min(2.9rem,12.5vw);line-height:1.1;font-weight:300;white-space:nowrap;
-color:var(--ink)}.big small{font-size:1.2rem}.dim,time,figcaption,td{color:var(--dim)}
-.inside{color:var(--in)}.outside{color:var(--out)}.other{color:var(--dim)}
-nav{display:flex;gap:.5rem;margin-bottom:.75rem}
-nav a{flex:1;text-align:center;padding:.5rem 0;border-radius:.6rem;
-color:inherit;text-decoration:none;border:1px solid var(--line)}
-nav a[aria-current]{background:var(--ink);color:var(--card)}
-svg{display:block;width:100%;height:auto;touch-action:pan-y;overflow:visible}
-svg text{font-size:11px;fill:var(--dim)}path{fill:none;stroke:currentColor;stroke-width:1.6;
-vector-effect:non-scaling-stroke;stroke-linejoin:round}path.band{fill:currentColor;stroke:none;
-opacity:.18}.grid{stroke:var(--line);stroke-width:1}.shade{fill:var(--cool)}
-.swatch{white-space:nowrap;background:var(--cool);padding:0 .5rem;border-radius:.2rem}
-input{width:100%;accent-color:var(--dim);margin:.5rem 0 0}output{display:block;min-height:1.5rem}
-output:empty::before{content:"Touch the chart to read values";color:var(--dim)}
-table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:.4rem .6rem .4rem 0;
-vertical-align:top;border-top:1px solid var(--line)}thead th{border:0;white-space:nowrap}
-tbody th{min-width:5.5rem}.scroll td{white-space:nowrap}
-.smalls{display:grid;gap:.75rem}.smalls:empty{display:none}.scroll{overflow-x:auto}
-time{cursor:pointer}
-.say{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-@media(scripting:none){input,output{display:none}}
-@media(min-width:40rem){svg text{font-size:7px}.smalls svg text{font-size:13px}
-.smalls{grid-template-columns:1fr 1fr}}
+:root {
+  color-scheme: light dark; --ink: #18212b; --dim: #55606c; --paper: #f4f6f8; --card: #fff;
+  --line: #d5dbe1; --cool: #cfe6f7; --in: #b4430a; --in-2: #8b1e6b; --in-3: #7a5a00;
+  --out: #0b63a5; --out-2: #00695c; --out-3: #4a3fb5;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e8edf2; --dim: #a3afbb; --paper: #11161b; --card: #1b2229;
+    --line: #39434d; --cool: #1d3f59; --in: #ff9d66; --in-2: #f08fd0; --in-3: #e2c044;
+    --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
+  }
+}
+* { box-sizing: border-box }
+body {
+  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
+}
+main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
+main, .now, .smalls { display: grid; gap: .75rem }
+section, figure {
+  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
+}
+h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
+h1 b { display: block; font-size: 2.1rem }
+h2 { margin: 0; font-size: 1rem; font-weight: 600 }
+p { margin: .25rem 0 0 }
+.verdict { color: #fff; padding: 1.25rem }
+.open { background: #0b5d8f }
+.close { background: #a33a08 }
+.comfortable { background: #24693a }
+.cold { background: #57407c }
+.unknown { background: #4c5661 }
+.now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
+.big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
+.big small { font-size: 1.2rem }
+figcaption span { margin-right: .75rem }
+figcaption :is(.inside, .outside)::before {
+  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
+  border-top: 3px solid; vertical-align: middle;
+}
+figcaption .second::before { border-top-style: dashed }
+figcaption .third::before { border-top-style: dotted }
+.dim, .other, time, figcaption, td { color: var(--dim) }
+.inside { color: var(--in) }
+.outside { color: var(--out) }
+.inside.second { color: var(--in-2) }
+.outside.second { color: var(--out-2) }
+.inside.third { color: var(--in-3) }
+.outside.third { color: var(--out-3) }
+nav { display: flex; gap: .5rem; margin-bottom: .75rem }
+nav a {
+  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
+  text-align: center; color: inherit; text-decoration: none;
+}
+nav a[aria-current] { background: var(--ink); color: var(--card) }
+svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
+svg * { pointer-events: none }
+svg text { font-size: 11px; fill: var(--dim) }
+path {
+  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke;
+}
+.second path { stroke-dasharray: 6 3 }
+.third path { stroke-dasharray: 2 3 }
+path.band { fill: currentColor; stroke: none; opacity: .18 }
+.grid { stroke: var(--line); stroke-width: 1 }
+.shade { fill: var(--cool) }
+.swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
+input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
+output { display: block; min-height: 1.5rem }
+output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
+th, td { text-align: left; padding: .4rem .6rem .4rem 0; vertical-align: top }
+tbody :is(th, td) { border-top: 1px solid var(--line) }
+thead th { white-space: nowrap }
+tbody th { min-width: 5.5rem }
+.scroll { overflow-x: auto }
+.scroll td { white-space: nowrap }
+.smalls:empty { display: none }
+time { cursor: pointer }
+.say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+@media (scripting: none) { input, output { display: none } }
+@media (min-width: 40rem) {
+  svg text { font-size: 7px }
+  .smalls { grid-template-columns: 1fr 1fr }
+  .smalls svg text { font-size: 13px }
+}
 """
 
 SCRIPT = """
-const find = (query, all) => document['querySelector' + (all ? 'All' : '')](query);
+const find = query => document.querySelector(query);
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
@@ -1869,7 +1904,7 @@ function ago(ms) {
   return s + ' s ago';
 }
 function tellTimes() {
-  for (const time of find('time', 1)) {
+  for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
     time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'})
       : ago(now() - ms);
@@ -1899,42 +1934,43 @@ async function refresh() {
     if (!answer.ok || answer.headers.has('x-offline')) throw 0;
     const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
     if (mine !== latest) return;
-    exchange(find('main'), next.querySelector('main'));
+    const main = find('main'), newer = next.querySelector('main');
+    if (isLost || main.dataset.state !== newer.dataset.state)
+      find('.say').textContent = newer.querySelector('h1').textContent;
+    isLost = false;
+    renew(main, newer);
     document.title = next.title;
+    tellTimes();
+    if (find('output:not(:empty)')) show();
   } catch { if (mine === latest) lose(); }
 }
-function exchange(before, main) {
-  const controls = 'a,input,summary,time', slider = find('input'), output = find('output');
-  const focus = [...before.querySelectorAll(controls)].indexOf(document.activeElement);
-  const isOpen = find('details') && find('details').open;
-  if (isLost || before.dataset.state !== main.dataset.state)
-    find('.say').textContent = main.querySelector('h1').textContent;
-  isLost = false;
-  before.replaceWith(main);
-  tellTimes();
-  if (output && output.textContent && find('input')) {
-    find('input').value = slider.value;
-    show();
-  }
-  if (isOpen && find('details')) find('details').open = true;
-  const control = main.querySelectorAll(controls)[focus];
-  if (control) control.focus();
+// Each element stays the one it is: a chart under a finger, what has the focus, an open fold.
+function renew(old, next) {
+  if (old.nodeName !== next.nodeName) return old.replaceWith(next);
+  if (old.nodeName === 'OUTPUT') return;
+  if (old.nodeType === Node.TEXT_NODE) { old.data = next.data; return; }
+  for (const {name} of [...old.attributes])
+    if (name !== 'open' && !next.hasAttribute(name)) old.removeAttribute(name);
+  for (const {name, value} of next.attributes) old.setAttribute(name, value);
+  const olds = [...old.childNodes], nexts = [...next.childNodes];
+  nexts.forEach((node, i) => olds[i] ? renew(olds[i], node) : old.append(node));
+  olds.slice(nexts.length).forEach(node => node.remove());
 }
 function show() {
   const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
-  const d = chart.dataset;
-  const x = +d.left + slider.value / slider.max * d.width;
-  const said = [local(+d.start + slider.value / slider.max * (d.end - d.start),
+  const d = chart.dataset, part = slider.value / slider.max;
+  const x = +d.left + part * d.width;
+  const said = [local(+d.start + part * (d.end - d.start),
     {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
     for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
       if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
-    const value = best && d.low - (best[1] - d.bottom) / d.height * (d.high - d.low);
+    const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
     said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
       ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
   }
-  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' 8V' + d.bottom);
+  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
   slider.setAttribute('aria-valuetext', said.join(', '));
   find('output').textContent = said.join(' \\u00b7 ');
 }
@@ -1943,7 +1979,8 @@ function point(event) {
   const chart = event.target.closest && event.target.closest('svg[data-left]');
   if (!chart) return;
   const box = chart.getBoundingClientRect(), d = chart.dataset, slider = find('input');
-  slider.value = ((event.clientX - box.left) / box.width * 360 - d.left) / d.width * slider.max;
+  const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
+  slider.value = (x - d.left) / d.width * slider.max;
   show();
 }
 document.addEventListener('pointermove', point);
@@ -1973,7 +2010,7 @@ function listen() {
   };
 }
 listen();
-addEventListener('offline', () => lose());
+addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
@@ -2001,11 +2038,50 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect widt
  rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
  stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
 
-MANIFEST = {
-    "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
-    "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
-    "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
-}
+MANIFEST = """{
+  "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
+  "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
+  "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
+}"""
+
+# ------------------------------------------------------------------------------------------------
+# 8. Pages
+#    Law: string.Template in, text out; whatever is not markup goes through escape().
+# ------------------------------------------------------------------------------------------------
+
+escape = html.escape
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
+HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
+             "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
+TURNED = "outside has become {} %s; if that lasts, this answer changes."
+EVEN = "inside and outside are about even."
+REASONS = (     # the answer, from how many °C cooler outside, why; the first that fits is said
+    ("open", 0.05, "it is {} cooler outside."),
+    ("open", -0.05, EVEN),
+    ("open", -math.inf, TURNED % "warmer"),
+    ("close", 0.05, TURNED % "cooler"),
+    ("close", -0.05, EVEN),
+    ("close", -math.inf, "it is {} warmer outside."),
+    ("comfortable", -CLOSE_MARGIN, "nothing to do."),
+    ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
+    ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
+    ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
+    ("cold", -math.inf, "it is {} warmer outside: open windows warm it up."),
+)
+NO_ROOM = ("No answer yet:",
+           "it takes a station with the role inside and one with the role outside.")
+URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
+COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+FAHRENHEIT_REGIONS = frozenset({
+    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
+CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
+SMALL_CHARTS = 6
+STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
+MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
+STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
+ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
 PAGE = string.Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
@@ -2016,15 +2092,38 @@ PAGE = string.Template("""<!doctype html>
 $body</main>$script</body></html>
 """)
 
+OVERVIEW = string.Template("""$card<div class=now>$now</div>
+$figure<div class=smalls>$smalls</div>
+$stations""")
 VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
                           "$more</section>\n")
-NOW = string.Template("<section><h2 class=$css>$name</h2><p class=big>$value<small> $unit</small>"
-                      "</p><p>$trend$ago</p></section>\n")
-CHART = string.Template("""<svg viewBox="0 0 360 $height" role=img aria-label="$label" data-left=30
- data-width=322 data-bottom=$bottom data-height=$plot data-start=$start data-end=$end data-low=$low
- data-high=$high data-unit="$unit">$shapes<path class="cursor grid" d=""/></svg>""")
+NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
+</small></p><p>$trend$ago</p></section>
+""")
+CHART = string.Template("""<svg viewBox="0 0 $width $total" role=img aria-label="$label"
+ data-left=$left data-width=$inner data-top=$top data-height=$height data-low=$low data-high=$high
+ data-start=$start data-end=$end data-unit="$unit">$shapes<path class="grid cursor"/></svg>""")
+CURVE = string.Template('<g class="$css"><path class=band d="$band"/>'
+                        '<path data-name="$name" d="$curve"/></g>')
+FIGURE = string.Template("""<figure><nav aria-label="Range of the chart">$links</nav>$chart$legend
+$spans</figure>
+""")
+RANGE = string.Template('<a href="/?range=$range"$current>$range</a>')
+LEGEND = string.Template("""<input type=range max=1000 value=1000 aria-label="Time on the chart">
+<output></output><figcaption>$names</figcaption>""")
+NAME = string.Template('<span class="$css">$name</span> ')
+SPANS = string.Template("""<details><summary>When it was cooler outside</summary><table><thead>
+<tr><th>from</th><th>until</th></tr></thead>$rows</table></details>""")
+SMALL = string.Template('<figure class="$css"><h2>$name</h2>$chart</figure>')
+STATIONS = string.Template("""<section class=scroll tabindex=0 aria-label=Stations>
+<h2>Stations</h2><table><thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>
+$rows</table>$folded<p class=dim>${history}the file weighs $size.</p></section>
+""")
+FOLDED = string.Template("<details><summary>$count more</summary><table>$rows</table>$more"
+                         "</details>")
 STATION = string.Template("<tr><th scope=row>$name</th> <td>$state</td> <td>$heard</td> "
                           "<td>$interval</td> <td>$entries</td></tr>\n")
+MESSAGE = string.Template("<section><h1>$title</h1><p>$text</p></section>")
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -2059,24 +2158,44 @@ class View(NamedTuple):
     range: str                  # a key of RANGES
 
 
+def in_unit(celsius: float, unit: str) -> float:
+    return celsius if unit == "C" else celsius * 1.8 + 32
+
+
 class Line(NamedTuple):
-    """A series on a chart, in the unit shown."""
+    """A series on a chart."""
     name: str
     css: str
     points: list[Point]
 
+    def in_unit(self, unit: str) -> "Line":
+        """A line of °C in the unit shown."""
+        return self._replace(points=[
+            Point(p.time, in_unit(p.mean, unit), in_unit(p.minimum, unit),
+                  in_unit(p.maximum, unit), p.width) for p in self.points])
+
 
 class Place(NamedTuple):
-    """An inside or outside station with what the page says of it."""
+    """An inside or outside station; of an inside one also the answer, and against which other."""
     name: str
     role: str
-    readings: list[tuple[int, float]]   # of its temperature, in the verdict's window
-    verdict: Verdict | None             # of an inside station
+    rank: int                           # among those of its role, from 0
+    series: int | None                  # of its temperature
+    readings: list[Sample]              # of that, in the verdict's window
+    heard: int | None                   # when it sent one last, perhaps before that window
+    verdict: Verdict | None = None
+    outside: "Place | None" = None
+    is_cold: bool = False
+
+    @property
+    def css(self) -> str:
+        return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
 
 
-class StationLine(NamedTuple):
+class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
+    role: str | None
     heard: int | None
     interval: int | None
     entries: int
@@ -2086,9 +2205,11 @@ class StationLine(NamedTuple):
 class Overview(NamedTuple):
     """All that the page shows, but for how."""
     places: list[Place]
-    lines: list[Line]                   # °C: inside and outside
+    shown: list[Place]                  # of these
+    lines: list[Line]                   # their temperatures in °C
     others: list[Line]                  # humidity, pressure, and whatever has no role
-    stations: list[StationLine]
+    stations: list[StationRow]          # with a role and the most recent first
+    total: int                          # of stations
     since: int | None                   # the oldest hour
     size: int                           # bytes
     start: int
@@ -2126,34 +2247,62 @@ def find_zone(name: str) -> tzinfo:
         return timezone.utc
 
 
-def in_unit(celsius: float, unit: str) -> float:
-    return celsius if unit == "C" else celsius * 1.8 + 32
+# -- in words -------------------------------------------------------------------------------------
+
+def say_number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def say_degrees(difference: float, unit: str) -> str:
     """A difference of temperatures: `4.1 °F`."""
-    return f"{abs(difference) * (1 if unit == 'C' else 1.8):.1f}".removesuffix(".0") + f" °{unit}"
+    degrees = abs(difference) * (1 if unit == "C" else 1.8)
+    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
 
 
-def say_verdict(verdict: Verdict, place: str, now: int, unit: str) -> tuple[str, str]:
-    """The verdict as a sentence in two parts, headline and reason."""
-    if verdict.state == "unknown":
-        if verdict.since is None:
-            return "No answer:", f'"{place}" has sent no temperature yet.'
-        return "No answer:", f'"{place}" has been silent for {format_ago(now - verdict.since)}.'
-    degrees = say_degrees(verdict.difference, unit)
-    warmer = "warmer" if verdict.difference < 0 else "cooler"
-    if verdict.state in HEADLINES:
-        sign = -1 if verdict.state == "close" else 1
-        return HEADLINES[verdict.state], (
-            f"it is {degrees} {warmer} outside." if sign * verdict.difference >= 0.05
-            else "inside and outside are about even.")  # and it changes as soon as that is sure
-    advice = (f"but it is {degrees} warmer outside: keep the windows closed."
-              if verdict.difference < -CLOSE_MARGIN else "nothing to do.")
-    return "Comfortable inside:", advice
+def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
+    """The answer for a room as a sentence in two parts, headline and reason."""
+    verdict = room.verdict
+    if verdict is None or verdict.difference is None:
+        silent = room if verdict and verdict.silent == "inside" else room.outside
+        if silent is None:
+            return NO_ROOM
+        return HEADLINES["unknown"], (
+            f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
+            if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
+    answer = "cold" if room.is_cold and verdict.state == "comfortable" else verdict.state
+    reason = next(reason for state, least, reason in REASONS
+                  if state == answer and verdict.difference >= least)
+    return HEADLINES[answer], reason.format(say_degrees(verdict.difference, unit))
 
 
-def trend(readings: list[tuple[int, float]], now: int) -> str:
+def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
+    """The inside stations with their verdicts, the most urgent first."""
+    rooms = [(place, place.verdict) for place in places if place.verdict]
+    return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def say_rooms(places: list[Place], now: int, unit: str) -> str:
+    """The answers in words, a line a room."""
+    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+             for room, _ in rank_rooms(places)]
+    return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
+
+
+def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
+    """The answers for programs: °C and ms, whatever people are shown."""
+    return {"verdicts": [{
+        "station": room.name, "state": verdict.state, "since": verdict.since,
+        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "difference": verdict.difference and round(verdict.difference, 2),
+        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+    } for room, verdict in rank_rooms(places)]}
+
+
+def last_value(place: Place) -> float | None:
+    return place.readings[-1][1] if place.readings else None
+
+
+def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     """rising, falling or steady over the last half hour; empty where there is too little."""
     recent = [r for r in readings if r[0] > now - TREND_TIME]
     if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
@@ -2162,41 +2311,66 @@ def trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def render_ago(ms: int, view: View, now: int) -> str:
-    exact = datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b %Y %H:%M:%S %Z")
-    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
-            f"{format_ago(now - ms)} ago</time>")
+def say_field(series: Latest) -> str:
+    return series.label or LABELS.get(series.field, f"field {series.field}")
 
 
-def cooler_spans(inside: list[Point], outside: list[Point]) -> list[tuple[int, int]]:
-    """The times [start, end) in which outside was cooler than inside; a gap belongs to none."""
-    limits = [silence_limit([p.time for p in points]) for points in (inside, outside)]
-    last: list[Point | None] = [None, None]
-    spans: list[list[int]] = []
-    is_open = False
-    for ms, side, point in heapq.merge(((p.time, 0, p) for p in inside),
-                                       ((p.time, 1, p) for p in outside)):
-        if is_open:
-            spans[-1][1] = min(ms, *(p.time + limit
-                                     for p, limit in zip(last, limits, strict=True)))
-        last[side] = point
-        is_cooler = None not in last and last[1].mean < last[0].mean and not any(
-            ms - p.time > limit for p, limit in zip(last, limits, strict=True))
-        if is_cooler and not (spans and spans[-1][1] == ms):
-            spans.append([ms, ms])
-        is_open = is_cooler
-    return [(start, end) for start, end in spans if end > start]
+def say_line(line: Line, unit: str) -> str:
+    """A line of a chart, for those who cannot see it."""
+    if not line.points:
+        return f"{line.name}: no readings"
+    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
+            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
+            f"last {line.points[-1].mean:.1f} {unit}")
+
+
+def say_time(ms: int, zone: tzinfo, form: str) -> str:
+    return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
+
+
+# -- charts ---------------------------------------------------------------------------------------
+
+# In a chart's own units; the script reads them off the picture.
+WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
+LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
+LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
+TICKS = (                       # for charts of up to so many hours: hours between marks, text
+    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
+    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
+class Frame(NamedTuple):
+    """Where the times and values of a chart lie in its picture."""
+    start: int
+    end: int
+    low: float
+    high: float
+    height: int                 # between the margins
+
+    def x(self, ms: int) -> float:
+        part = (ms - self.start) / (self.end - self.start)
+        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        return round(TOP + (self.high - value) / (self.high - self.low) * self.height, 1)
+
+    def path(self, corners: Iterable[tuple[int, float]]) -> str:
+        return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
 
 
 def nice_step(span: float, count: int) -> float:
     """A step of 1, 2 or 5 times a power of ten that divides a span into at most count parts."""
-    power = 10 ** math.floor(math.log10(span / count))
+    power: float = 10.0 ** math.floor(math.log10(span / count))
     return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
 
 
-TICKS = (                       # for charts of up to so many hours: hours between marks, text
-    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
-    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+def value_ticks(values: list[float], count: int) -> list[float]:
+    """Round marks of an axis that reaches over all values, some count of them."""
+    low, high = (min(values), max(values)) if values else (0, 1)
+    step = nice_step(max(high - low, 1), count)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
 def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
@@ -2216,148 +2390,181 @@ def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps: a gap is a gap, not a line."""
-    limit = silence_limit([p.time for p in points])
-    piece: list[Point] = []
-    for point in points:
-        if piece and point.time - piece[-1].time > limit:
-            yield piece
-            piece = []
-        piece.append(point)
-    if piece:
-        yield piece
+    """Points between gaps: how far apart two may be is what is usual before or behind them."""
+    first, times = 0, [point.time for point in points]
+    for i, (before, point) in enumerate(itertools.pairwise(points), 1):
+        distance = point.time - before.time - (before.width + point.width) // 2
+        if distance > SILENT_AT_LEAST and distance > max(
+                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
+            yield points[first:i]
+            first = i
+    if points:
+        yield points[first:]
+
+
+def hold(points: list[Point]) -> Iterator[tuple[int, int, float]]:
+    """(from, until, value): a value holds until the next one, or until silence is a gap."""
+    for piece in segments(points):
+        limit = silence_limit([p.time for p in piece[-20:]])
+        for point, after in itertools.zip_longest(piece, piece[1:]):
+            yield point.time, after.time if after else point.time + limit, point.mean
+
+
+def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
+    """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
+    rooms, yards = [*hold(inside)], [*hold(outside)]
+    spans: list[tuple[int, int]] = []
+    i = j = 0
+    while i < len(rooms) and j < len(yards):
+        room, yard = rooms[i], yards[j]
+        start, until = max(room[0], yard[0]), min(room[1], yard[1], end)
+        if start < until and yard[2] < room[2]:
+            if spans and spans[-1][1] == start:
+                start = spans.pop()[0]
+            spans.append((start, until))
+        i, j = (i + 1, j) if room[1] < yard[1] else (i, j + 1)
+    return spans
+
+
+def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+    """What is drawn: not what lies so far off that all the rest would be one flat line."""
+    points = [p for p in points if start <= p.time <= end
+              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    if not points:
+        return []
+    means = sorted(p.mean for p in points)
+    middle, tail = means[len(means) // 2], len(means) // 20
+    limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
+    return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
+
+
+def render_curve(line: Line, frame: Frame) -> str:
+    """A line with a band between minimum and maximum where it is thinned."""
+    band = curve = ""
+    for piece in segments(line.points):
+        curve += frame.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
+        if any(p.minimum < p.maximum for p in piece):
+            band += frame.path([*((p.time, p.maximum) for p in piece),
+                                *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
+    return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
 
 
 def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: list[tuple[int, int]] = (), bounds: list[float] = ()) -> str:
-    """Lines over time as SVG, with the band between minimum and maximum where they are thinned.
-
-    The axis of values reaches as far as bounds, if the values themselves do not.
-    """
-    values = [*bounds, *(v for line in lines for p in line.points for v in (p.minimum, p.maximum))]
-    low, high = (min(values), max(values)) if values else (0, 1)
-    step = nice_step(max(high - low, 1), 3 if height < 150 else 5)
-    low, high = math.floor(low / step) * step, math.ceil(high / step) * step or 1
-    high += step * (high == low)
-    bottom, plot = height - BOTTOM, height - BOTTOM - TOP
-
-    def x(ms: int) -> float:
-        return round(LEFT + (ms - start) / (end - start) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(value: float) -> float:
-        return round(bottom - (value - low) / (high - low) * plot, 1)
-
-    def path(corners: Iterable[tuple[int, float]]) -> str:
-        return "M" + "L".join(f"{x(ms):g} {y(value):g}" for ms, value in corners)
-    shapes = [f"<rect class=shade x={x(a):g} y={TOP} width={x(b) - x(a):.1f} height={plot} />"
-              for a, b in shaded]
-    for i in range(round((high - low) / step) + 1):
-        mark = low + i * step
-        shapes.append(f'<path class=grid d="M{LEFT} {y(mark):g}H{WIDTH - RIGHT}"/>'
-                      f"<text x={LEFT - 4} y={y(mark) + 4:g} text-anchor=end>{mark:g}</text>")
-    shapes += [f"<text x={x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
+                 shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
+    """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
+    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+                         *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
+                         ], 3 if height == SMALL_HEIGHT else 5)
+    frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
+    shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
+              f"height={frame.height} />" for a, b in shaded]
+    shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
+               f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
+               for mark in marks]
+    shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(start, end, zone)]
-    for line in lines:
-        pieces = list(segments(line.points))
-        band = "".join(path([(p.time, p.maximum) for p in piece]
-                            + [(p.time, p.minimum) for p in reversed(piece)]) + "Z"
-                       for piece in pieces if any(p.minimum < p.maximum for p in piece))
-        curve = "".join(path((p.time, p.mean) for p in piece) + ("h.1" if len(piece) == 1 else "")
-                        for piece in pieces)
-        shapes.append(f'<g class={line.css}><path class=band d="{band}"/>'
-                      f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
-    label = escape(", ".join(say_line(line, unit) for line in lines) or "no readings yet")
-    return CHART.substitute(height=height, label=label, bottom=bottom, plot=plot, start=start,
-                            end=end, low=low, high=high, unit=escape(unit), shapes="".join(shapes))
+    shapes += [render_curve(line, frame) for line in kept]
+    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
+               if start <= p.time <= end and p not in drawn.points]:
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
+                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
+    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
+    return CHART.substitute(
+        frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
+        label=escape(label), unit=escape(unit), shapes="".join(shapes))
 
 
-def say_line(line: Line, unit: str) -> str:
-    """A line in words, for those who cannot see it."""
-    if not line.points:
-        return f"{line.name}: no readings"
-    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
-            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
-            f"last {line.points[-1].mean:.1f} {unit}")
+# -- the page -------------------------------------------------------------------------------------
+
+def render_ago(ms: int, view: View, now: int) -> str:
+    exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
+    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
+            f"{format_ago(now - ms)} ago</time>")
+
+
+def find_cooler(overview: Overview) -> list[tuple[int, int]]:
+    """When it was cooler outside than in the room that the headline is about."""
+    room = next((room for room, _ in rank_rooms(overview.places)), None)
+    points = {line.name: line.points for line in overview.lines}
+    return [] if room is None or room.outside is None else cooler_spans(
+        points.get(room.name, []), points.get(room.outside.name, []), overview.now)
 
 
 def render_figure(overview: Overview, view: View) -> str:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
-    links = "".join(
-        f'<a href="/?range={name}"{" aria-current=true" if name == view.range else ""}>{name}</a>'
-        for name in RANGES)
+    links = "".join(RANGE.substitute(
+        range=name, current=" aria-current=true" * (name == view.range)) for name in RANGES)
     if not any(line.points for line in overview.lines):
-        return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>"
-                "<p>The chart begins with the first reading.</p></figure>\n")
-    roles = {line.css: line for line in overview.lines}
-    is_hourly = RANGES[view.range] <= 30 * DAY      # a year's points hold days and nights together
-    spans = [(a, min(b, overview.now)) for a, b in cooler_spans(
-        roles["inside"].points, roles["outside"].points)
-    ] if is_hourly and {"inside", "outside"} <= roles.keys() else []
-    shown = [line._replace(points=[Point(p.time, *(in_unit(v, view.unit) for v in p[1:]))
-                                   for p in line.points]) for line in overview.lines]
-    legend = "".join(f"<span class={line.css}>━ {escape(line.name)}</span> " for line in shown)
-    chart = render_chart(shown, f"°{view.unit}", overview.start, overview.now, view.zone, 190,
-                         spans)
-    text = "".join(f"<tr><td>{say_clock(a, view)}</td><td>{say_clock(b, view)}</td></tr>"
-                   for a, b in spans[-20:] if RANGES[view.range] <= 7 * DAY)
-    table = text and ("<details><summary>When it was cooler outside</summary><table><thead><tr>"
-                      f"<th>from</th><th>until</th></tr></thead>{text}</table></details>")
-    return (f"<figure><nav aria-label='Range of the chart'>{links}</nav>{chart}"
-            "<input type=range max=1000 value=1000 aria-label='Time on the chart'>"
-            f"<output></output><figcaption>{legend}"
-            + ("<span class=swatch>cooler outside</span>" if spans else "")
-            + f"</figcaption>{table}</figure>\n")
-
-
-def say_clock(ms: int, view: View) -> str:
-    return datetime.fromtimestamp(ms / 1000, view.zone).strftime("%a %d %b, %H:%M")
+        return FIGURE.substitute(links=links, legend="", spans="",
+                                 chart="<p>The chart begins with the first reading.</p>")
+    # A year's points hold days and nights together.
+    spans = find_cooler(overview) if RANGES[view.range] <= 30 * DAY else []
+    shown = [line.in_unit(view.unit) for line in overview.lines]
+    names = "".join(NAME.substitute(css=line.css, name=escape(line.name)) for line in shown)
+    names += "<span class=swatch>cooler outside</span>" * bool(spans)
+    rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
+                                    for ms in span) + "</tr>"
+                   for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
+    return FIGURE.substitute(
+        links=links, legend=LEGEND.substitute(names=names),
+        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(
+            shown, f"°{view.unit}", overview.start, overview.now, view.zone, HEIGHT, spans))
 
 
 def render_now(place: Place, view: View, now: int) -> str:
     """One temperature, large."""
     if not place.readings:
-        return NOW.substitute(css=place.role, name=escape(place.name), value="–", unit="",
-                              trend="", ago="no reading yet")
+        return NOW.substitute(
+            css=place.css, name=escape(place.name), value="–", unit="", trend="",
+            ago=render_ago(place.heard, view, now) if place.heard else "no reading yet")
     ms, value = place.readings[-1]
-    way = trend(place.readings, now)
+    trend = say_trend(place.readings, now)
     return NOW.substitute(
-        css=place.role, name=escape(place.name), value=f"{in_unit(value, view.unit):.1f}",
-        unit=f"°{view.unit}", trend=way and f"{way} · ", ago=render_ago(ms, view, now))
+        css=place.css, name=escape(place.name), value=say_number(in_unit(value, view.unit)),
+        unit=f"°{view.unit}", trend=trend and f"{trend} · ", ago=render_ago(ms, view, now))
 
 
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
-    """The card on top, its headline as text, and the states of all verdicts."""
-    inside = [place for place in overview.places if place.verdict]
-    outside = next((p.name for p in overview.places if p.role == "outside"), "outside")
-    if not inside:
-        reason = "it takes a station with the role inside and one with the role outside."
-        return VERDICT.substitute(state="unknown", headline="No answer yet:", more="",
-                                  reason=reason), "No answer yet", ""
-    said = [(place, *say_verdict(place.verdict, outside if place.verdict.silent == "outside"
-                                 else place.name, overview.now, view.unit)) for place in inside]
-    first, headline, reason = said[0]
-    if len(said) > 1:
+    """The card on top, its headline as text, and the states of the verdicts on it."""
+    rooms = rank_rooms(overview.places)
+    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]]
+    if not said:
+        headline, reason = NO_ROOM
+        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
+                                  more=""), headline.rstrip(":"), ""
+    (first, state, headline, reason), *others = said
+    if others:
         reason += f" This is {first.name}."
-    more = "".join(f"<p>{escape(place.name)} – {head} {escape(why)}</p>"
-                   for place, head, why in said[1:])
-    return (VERDICT.substitute(state=first.verdict.state, headline=headline,
-                               reason=escape(reason), more=more),
-            headline.rstrip(":"), " ".join(place.verdict.state for place in inside))
+    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+                   for room, _, head, why in others)
+    if len(rooms) > len(said):
+        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
+    css = "cold" if headline == HEADLINES["cold"] else state
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
+            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
-    rows = "".join(STATION.substitute(
-        name=escape(s.name), entries=f"{s.entries:,}",
-        heard=render_ago(s.heard, view, overview.now) if s.heard else "never",
-        interval=format_ago(s.interval) if s.interval else "–",
-        state="new" if not s.heard else "silent" if s.is_silent else "ok")
-        for s in overview.stations)
-    since = overview.since and datetime.fromtimestamp(overview.since / 1000, view.zone)
-    history = f"History since {since:%a %d %b %Y}; " if since else ""
-    return ("<section class=scroll tabindex=0 aria-label=Stations><h2>Stations</h2><table><thead>"
-            "<tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>"
-            f"{rows}</table><p class=dim>{history}"
-            f"the file weighs {format_bytes(overview.size)}.</p></section>\n")
+    """The table of stations; what is not of today's use is folded away."""
+    rows = [(row, STATION.substitute(
+        name=escape(row.name), entries=f"{row.entries:,}",
+        heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
+        interval=format_ago(row.interval) if row.interval else "–",
+        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
+        for row in overview.stations]
+    shown = [text for row, text in rows if row.role
+             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
+    folded = [text for _, text in rows if text not in shown]
+    left = overview.total - len(rows)
+    history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
+               if overview.since else "")
+    return STATIONS.substitute(
+        rows="".join(shown), history=history, size=format_bytes(overview.size),
+        folded=folded and FOLDED.substitute(
+            count=len(folded) + left, rows="".join(folded),
+            more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -2367,24 +2574,121 @@ def render_page(title: str, body: str, attributes: str = "", script: str = "",
                            script=script).encode()
 
 
+def render_message(title: str, text: str) -> bytes:
+    """A page that says one thing. title is text, text is markup."""
+    return render_page(title, MESSAGE.substitute(title=escape(title), text=text))
+
+
 def render_overview(overview: Overview, view: View) -> bytes:
     """The page that answers: open the windows?"""
     if not overview.stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
     card, headline, states = render_verdicts(overview, view)
-    now = "".join(render_now(place, view, overview.now) for place in overview.places)
-    small = "".join(f"<figure class={line.css}><h2>{escape(line.name)}</h2>" + render_chart(
-        [line], "", overview.start, overview.now, view.zone, 110) + "</figure>"
+    smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
+        [line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT))
         for line in overview.others)
     return render_page(
-        headline, f"{card}<div class=now>{now}</div>\n{render_figure(overview, view)}"
-        f"<div class=smalls>{small}</div>\n{render_stations(overview, view)}",
+        headline, OVERVIEW.substitute(
+            card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
+            figure=render_figure(overview, view), smalls=smalls,
+            stations=render_stations(overview, view)),
         f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
+# -- out of the store -----------------------------------------------------------------------------
+
+def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
+    """Inside and outside stations with their readings, and the verdict of each inside one."""
+    places: list[Place] = []
+    ranks: collections.Counter[str] = collections.Counter()
+    for station in reader.stations():
+        if role := station.role:
+            places.append(read_place(reader, station, role, ranks[role], now))
+            ranks[role] += 1
+    outside = find_outside(places, now)
+    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
+            for place in places]
+
+
+def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
+    series = reader.find_series(station.id, 1)
+    if series is None:
+        return Place(station.name, role, rank, None, [], None)
+    readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
+    heard = readings[-1][0] if readings else reader.last_time(series, now)
+    return Place(station.name, role, rank, series, readings, heard)
+
+
+def find_outside(places: list[Place], now: int) -> Place | None:
+    """The outside station that counts: of several the first that is not silent.
+
+    Not the one that sent last: the verdict would turn with each reading.
+    """
+    outsides = [place for place in places if place.role == "outside"]
+    return next((place for place in outsides if now <= silent_from(place.readings)),
+                outsides[0] if outsides else None)
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+    """An inside station with its verdict."""
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    silent = room if verdict.silent == "inside" else outside
+    if verdict.since is None and silent:        # for longer than the window reaches back
+        verdict = verdict._replace(since=silent.heard)
+    value = last_value(room)
+    return room._replace(verdict=verdict, outside=outside,
+                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+
+
+def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
+    """What the page shows, out of the store; it asks only for what is shown."""
+    start = now - RANGES[view.range]
+    shown = choose_places(places)
+    lines = [Line(place.name, place.css, read_points(
+        reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
+        for place in shown if place.series is not None]
+    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+    listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
+    small = ((s, series) for s, fields in listed for series in fields
+             if not (s.role and series.field == 1))
+    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
+                   read_points(reader, series.series, start, now, SMALL_POINTS))
+              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    entries = reader.entries()
+    return Overview(
+        places, shown, lines, others,
+        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
+        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
+
+
+def choose_places(places: list[Place]) -> list[Place]:
+    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
+    rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
+    outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
+    shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
+    return [place for place in places if place.name in shown]
+
+
+def read_points(reader: Reader, series: int, start: int, now: int, count: int) -> list[Point]:
+    """A line of a chart; what was thinned stands in the middle of its bucket."""
+    return [p._replace(time=max(start, min(now, p.time + p.width // 2)))
+            for p in reader.points(series, start, now + 1, count)]
+
+
+def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
+             now: int) -> StationRow:
+    newest = max(fields, key=lambda series: series.time or 0, default=None)
+    times = reader.recent_times(newest.series) if newest else []
+    last = newest and (times[-1] if times else reader.last_time(newest.series, now))
+    heard = max(station.heard or 0, last or 0) or None
+    return StationRow(
+        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
+        entries, heard is None or now - heard > silence_limit(times))
+
+
 # ------------------------------------------------------------------------------------------------
-# 8. Routes
+# 9. Routes
 #    Law: one small function for each, (request, server) to Answer. None writes to a
 #    socket, and only updates change the store.
 # ------------------------------------------------------------------------------------------------
@@ -2394,27 +2698,49 @@ TEXT, JSON, HTML, CSV, EVENTS = (
     "text/csv; charset=utf-8", "text/event-stream")
 
 
-class Answer(NamedTuple):
-    """What a request is answered. An update's answer waits for the commit, and fails with it.
+class Request(NamedTuple):
+    """What a client asks; where that could not be understood, fault says why.
 
-    A route that takes longer than some 1 ms is a generator: it yields before each step, and
-    returns its Answer. Of these one is worked on at a time, and updates come in between.
+    The names are those of http.server's handler, as far as it has them.
     """
+    command: str = "GET"
+    path: str = "/"                             # without the query
+    query: str = ""                             # as it was sent
+    request_version: str = "HTTP/1.1"
+    headers: Mapping[str, str] = MappingProxyType({})   # names in lower case
+    address: str = ""                           # of who asks
+    peer: str | None = ""                       # of the other side; None: the proxy
+    close_connection: bool = True               # after the answer
+    length: int = 0                             # of the body, bytes
+    head: bytes = b""                           # as it was sent
+    fault: Refused | None = None
+    update: Update | None = None                # what path says, if that has been parsed already
+    body: bytes = b""
+
+
+class Answer(NamedTuple):
+    """What a request is answered. An update's answer waits for the commit, and fails with it."""
     body: bytes
     kind: str = TEXT
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Headers = ()
     is_update: bool = False
     stream: Iterator[bytes] | None = None       # the rest of the body, made as it is sent
     listens: bool = False                       # from now on the connection gets events
+
+
+# A route that takes longer than some 1 ms returns a generator, which yields before each step and
+# returns the Answer: updates come in between.
+Work = Generator[None, None, Answer]
 
 
 def as_json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def single(query: dict[str, list[str]], known: Iterable[str]) -> dict[str, str]:
-    """A parsed query with each name at most once, and none that is not known. Raises Refused."""
+def parse_query(request: Request, known: Iterable[str]) -> dict[str, str]:
+    """The query, each name at most once and none that is not known. Raises Refused."""
+    query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
     for name, values in query.items():
         if name not in known:
             raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
@@ -2423,121 +2749,76 @@ def single(query: dict[str, list[str]], known: Iterable[str]) -> dict[str, str]:
     return {name: values[0] for name, values in query.items()}
 
 
-def build_overview(server, view: View) -> Overview:
-    """What the page shows, out of the store; its cost does not depend on how much there is."""
-    now, reader = server.now(), server.reader
-    start, latest = now - RANGES[view.range], reader.latest()
-    stations, entries = reader.stations(), reader.entries()
-    lines, others = [], []
-    mains = sum(1 for station in stations if station.role)
-    for station in sorted(stations, key=lambda s: s.role or "~"):
-        for series in (s for s in latest if s.station == station.id):
-            if station.role and series.field == 1:
-                lines.append(read_line(reader, series, station.name, station.role, start,
-                                       CHART_POINTS // max(mains, 2)))
-            elif len(others) < SMALL_CHARTS:
-                label = series.label or LABELS.get(series.field) or f"field {series.field}"
-                name = f"{station.name}: {label}"
-                others.append(read_line(reader, series, name, station.role or "other", start,
-                                        SMALL_POINTS))
-    return Overview(find_places(server, stations, latest), lines, others, [
-        station_line(reader, station, entries[station.id], latest, now)
-        for station in stations], reader.first_hour(), reader.weight(), start, now,
-        str(reader.path))
-
-
-def read_line(reader: Reader, series: Latest, name: str, css: str, start: int, count: int) -> Line:
-    """A series on a chart; what was thinned stands in the middle of its bucket."""
-    points = reader.points(series.series, start, None, count)
-    half = usual_interval([point[0] for point in points]) // 2
-    return Line(name, css, [p._replace(time=p.time + half) if isinstance(p, Point)
-                            else Point(p[0], *[p[1]] * 3) for p in points])
-
-
-def find_places(server, stations: list[Station], latest: list[Latest]) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one."""
-    now, temperatures = server.now(), {s.station: s.series for s in latest if s.field == 1}
-    found = [Place(s.name, s.role, server.reader.recent(
-        temperatures[s.id], now - VERDICT_WINDOW, now + MINUTE) if s.id in temperatures else [],
-        None) for s in stations if s.role]
-    outsides = [place for place in found if place.role == "outside"]
-    # Of several not the one that sent last: the verdict would turn with each reading.
-    outside = next((place for place in outsides if now <= silent_from(place.readings)),
-                   outsides[0] if outsides else None)
-    return [place if place.role == "outside" or outside is None else place._replace(
-        verdict=judge(place.readings, outside.readings, now, server.settings.comfort))
-        for place in found]
-
-
-def station_line(reader: Reader, station: Station, entries: int, latest: list[Latest],
-                 now: int) -> StationLine:
-    series = next((s for s in latest if s.station == station.id), None)
-    times = reader.recent_times(series.series) if series else []
-    heard = max([station.heard or 0, *times[-1:]]) or None
-    return StationLine(station.name, heard, usual_interval(times) if len(times) > 1 else None,
-                       entries, heard is None or now - heard > silence_limit(times))
-
-
-def get_page(request, server) -> Generator[None, None, Answer]:
+def get_page(request: Request, server: "Server") -> Answer | Work:
     """The page, from memory while nothing has changed; 304 to who has it already."""
-    wanted = single(request.query(), ("range",)).get("range", "24h")
-    if wanted not in RANGES:
+    names = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
+    span, *more = names.get("range", ["24h"])   # other names are left to who put them there
+    if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
     view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
-                choose_zone(request.headers.get("cookie", "")), wanted)
-    if not (found := server.find_page(view)):
-        yield
-        found = server.page(view)
-    page, tag = found
-    headers = (*PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
-               ("Vary", "Accept-Language, Cookie"))
-    if tag in request.headers.get("if-none-match", ""):
-        return Answer(b"", HTML, 304, headers)
-    return Answer(page, HTML, headers=headers)
+                choose_zone(request.headers.get("cookie", "")), span)
+    page = server.board.find_page(view)
+    return answer_page(request, page) if page else make_page(request, server, view)
 
 
-def get_asset(request, server) -> Answer:
+def make_page(request: Request, server: "Server", view: View) -> Work:
+    yield
+    return answer_page(request, server.board.make_page(view))
+
+
+def answer_page(request: Request, page: "Page") -> Answer:
+    if page.tag in request.headers.get("if-none-match", ""):
+        return Answer(b"", HTML, 304, page.headers)
+    return Answer(page.body, HTML, 200, page.headers)
+
+
+ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
+          "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
+
+
+def get_asset(request: Request, server: "Server") -> Answer:
     """What the page loads besides itself."""
-    text, kind = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
-                  "/manifest.webmanifest": (json.dumps(MANIFEST), "application/manifest+json"),
-                  }[request.path]
+    text, kind = ASSETS[request.path]
     return Answer(text.encode(), kind, headers=(
         ("Cache-Control", "max-age=86400"), ("X-Content-Type-Options", "nosniff")))
 
 
-def get_update(request, server) -> Answer:
-    update = parse_update_path(request.path, request.headers.get("x-api-key"))
+def get_update(request: Request, server: "Server") -> Answer:
+    """Store the reading that the path tells; the answer is the number of its entry."""
+    update = request.update or parse_update_path(request.path, request.headers.get("x-api-key"))
     station = server.access.admit(update.mac, update.key, request.address)
-    entry = server.writer.add(station, update.readings[0], server.now())
-    if parse_media(request.headers.get("accept", "")) == "html":
-        body = render_page("Stored", f"<section><h1>Stored</h1><p>This reading is entry {entry}. "
-                                     '<a href="/">Overview</a></p></section>')
-        return Answer(body, HTML, headers=PAGE_HEADERS, is_update=True)
+    entry = server.writer.add(station, update.reading, server.now())
+    if not request.update:
+        server.known.learn(request, update)
+    if "text/html" in request.headers.get("accept", ""):
+        return Answer(render_message("Stored", f'This reading is entry {entry}. '
+                                     '<a href="/">Overview</a>'), HTML,
+                      headers=PAGE_HEADERS, is_update=True)
     return Answer(b"%d" % entry, is_update=True)
 
 
-def post_update(request, server) -> Answer:
-    update = parse_update_json(request.body, request.headers.get("x-api-key"))
-    station = server.access.admit(update.mac, update.key, request.address)
-    now = server.now()
-    before = station.last_entry
-    entries = [server.writer.add(station, reading, now) for reading in update.readings]
+def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
+    """Store all readings of a JSON document, or none of them."""
+    mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
+    station = server.access.admit(mac, key, request.address)
+    readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
+    now, before = server.now(), station.last_entry
+    entries = [server.writer.add(station, reading, now) for reading in readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
                   is_update=True)
 
 
-def get_events(request, server) -> Answer:
-    if len(server.listeners) >= MAX_LISTENERS:
+def get_events(request: Request, server: "Server") -> Answer:
+    """Readings and verdicts as they come; first of all what the listener has missed."""
+    if server.events.is_full():
         raise Refused(503, "too many listeners; try again", Retry_After="5")
-    body = b": connected\n\nevent: hello\ndata: %d\n\n" % server.now()
-    if server.verdicts:
-        body += b"event: verdict\ndata: %b\n\n" % as_json(server.verdicts)
-    body += server.events_since(request.headers.get("last-event-id"))
-    return Answer(body, EVENTS, listens=request.command == "GET", headers=(
-        ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
+    return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
+                                      server.board.told),
+                  EVENTS, listens=request.command == "GET",
+                  headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
 
-def get_stations(request, server) -> Answer:
+def get_stations(request: Request, server: "Server") -> Answer:
     latest = collections.defaultdict(list)
     for series in server.reader.latest():
         latest[series.station].append({"field": series.field, "label": series.label,
@@ -2547,7 +2828,7 @@ def get_stations(request, server) -> Answer:
          "fields": latest[station.id]} for station in server.reader.stations()]), JSON)
 
 
-def wanted_station(server, name: str) -> Station:
+def wanted_station(server: "Server", name: str) -> Station:
     """A station by id or name. Raises Refused 404."""
     for station in server.reader.stations():
         if name in (str(station.id), station.name):
@@ -2555,36 +2836,38 @@ def wanted_station(server, name: str) -> Station:
     raise Refused(404, "station: there is none of this id or name")
 
 
-def parse_range(query: dict[str, str]) -> tuple[int | None, int | None]:
-    return tuple(parse_instant(name, query[name]) if name in query else None
-                 for name in ("start", "end"))
+def parse_span(query: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """start and end, each None where it is not told. Raises Refused."""
+    start, end = (parse_instant(name, query[name]) if name in query else None
+                  for name in ("start", "end"))
+    return start, end
 
 
-def get_readings(request, server) -> Generator[None, None, Answer]:
-    query = single(request.query(), ("station", "field", "start", "end", "points"))
+def get_readings(request: Request, server: "Server") -> Work:
+    query = parse_query(request, ("station", "field", "start", "end", "points"))
     if "station" not in query:
         raise Refused(400, "station: missing; an id or a name")
-    number, limit = parse_field(query.get("field", "1")), query.get("points", str(DEFAULT_POINTS))
+    field, limit = parse_field(query.get("field", "1")), query.get("points", str(DEFAULT_POINTS))
     if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
-    start, end = parse_range(query)
+    start, end = parse_span(query)
     yield
     station = wanted_station(server, query["station"])
-    series = server.reader.find_series(station.id, number)
+    series = server.reader.find_series(station.id, field)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
-    return Answer(as_json({"station": station.id, "field": number, "points": [
-        [point[0], *(float(f"{value:.12g}") for value in point[1:])] if len(point) > 2 else point
-        for point in points]}), JSON)
+    return Answer(as_json({"station": station.id, "field": field, "points": [
+        [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
+        for p in points]}), JSON)
 
 
-def get_export(request, server) -> Answer:
-    query = single(request.query(), ("station", "field", "start", "end"))
-    start, end = parse_range(query)
+def get_export(request: Request, server: "Server") -> Answer:
+    query = parse_query(request, ("station", "field", "start", "end"))
+    start, end = parse_span(query)
+    if sum(bool(connection.stream) for connection in server.connections) >= MAX_STREAMS:
+        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
     fields = {parse_field(query["field"])} if "field" in query else None
-    if len(server.streaming) >= MAX_STREAMS:
-        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     rows = itertools.chain.from_iterable(server.reader.rows(
         station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
@@ -2601,762 +2884,22 @@ def csv_chunks(rows: Iterator[Row]) -> Iterator[bytes]:
         yield text.getvalue().encode()
 
 
-def get_healthz(request, server) -> Answer:
+def get_healthz(request: Request, server: "Server") -> Answer:
     try:
         server.reader.look()
     except (sqlite3.Error, StoreError) as error:
         raise Refused(503, f"the database cannot be read: {error}", Retry_After="10") from None
-    if server.failure:
-        raise Refused(503, server.failure.message, Retry_After="10")
+    if server.turn.failure:
+        raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
 
 
-ROUTES = {
-    "/": {"GET": get_page},
-    "/worker.js": {"GET": get_asset},
-    "/icon.svg": {"GET": get_asset},
-    "/manifest.webmanifest": {"GET": get_asset},
-    "/update": {"POST": post_update},
-    "/update/": {"GET": get_update},            # and everything below it
-    "/events": {"GET": get_events},
-    "/api/stations": {"GET": get_stations},
-    "/api/readings": {"GET": get_readings},
-    "/export.csv": {"GET": get_export},
-    "/healthz": {"GET": get_healthz},
-}
-
-
-OPEN = {get_update, post_update, get_asset, get_healthz}    # need no password
-
-
-def find_route(method: str, path: str) -> Callable[..., Answer]:
-    """The function that answers a method on a path without query. Raises Refused 404, 405."""
-    methods = ROUTES.get(path) or ROUTES.get(path[:path.find("/", 1) + 1])
-    if methods is None:
-        raise Refused(404, "there is nothing here; / is the page")
-    if method == "HEAD" and "/update" not in path:
-        method = "GET"
-    if method not in methods:
-        allowed = [*methods, *(["HEAD"] if "GET" in methods and "/update" not in path else [])]
-        raise Refused(405, f"use {' or '.join(methods)} here", Allow=", ".join(allowed))
-    return methods[method]
-
-
-# ------------------------------------------------------------------------------------------------
-# 9. HTTP
-#    Law: bytes are understood in one way or refused; what is refused is not executed,
-#    and no byte of an answer leaves before the turn's commit.
-# ------------------------------------------------------------------------------------------------
-
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
-# No two neighbors that match the same: no input makes these slow.
-REQUEST_LINE = rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])" % TOKEN
-HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
-HEAD = re.compile(rb"%s\r\n((?:%s)*)\r\n" % (
-    REQUEST_LINE, HEADER.pattern.replace(b"(", b"(?:")))
-HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
-BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
-ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
-
-
-class Repaired(NamedTuple):
-    """A head in the form that the strict parser takes."""
-    head: bytes
-    length: int                 # in the buffer
-    is_simple: bool             # of HTTP/0.9, whose answer has no head
-
-
-# What other sections forgive, on their own paths: each takes a buffer and tells None, or a head.
-REPAIRS: list[Callable[[bytearray], Repaired | None]] = []
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """The bytes of one request to the bytes of one answer; no socket is needed.
-
-    What the stock handler forgives, this one refuses: it would drop headers after a malformed one,
-    read an unread body as the next request, and take megabytes of headers. One Handler serves one
-    connection: parse_request(head), and, when the body is there, respond(body).
-    """
-    def setup(self) -> None:
-        self.command = self.path = ""
-        self.request_version = "HTTP/1.1"
-        self.headers: dict[str, str] = {}
-        self.body = b""
-        self.work: Iterator[None] = iter(())
-        self.close_connection = False
-
-    def handle(self) -> None:
-        """Nothing yet: requests come through parse_request."""
-
-    finish = handle
-
-    # -- reading a request ------------------------------------------------------------------------
-
-    def parse_request(self, head: bytes, is_simple: bool = False) -> int:
-        """Take in request line and headers, with their empty line; the length of the body.
-
-        Raises Refused, after which the connection cannot be used for another request.
-        """
-        self.setup()
-        self.close_connection = True                        # until all is understood
-        match = HEAD.fullmatch(head)
-        if not match:
-            raise self._explain(head)
-        *words, headers = match.groups()
-        self.command, target, version = (word.decode() for word in words)
-        if len(self.command) + len(target) > MAX_LINE:
-            raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
-        if version not in {"1.0", "1.1"}:
-            raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
-        self.request_version = f"HTTP/{version}"
-        self.path, _, self.query_string = (
-            target if target[0] == "/" else self._parse_absolute(target)).partition("?")
-        self._parse_headers(HEADER.findall(headers))
-        length = self._body_length() if BODY_HEADERS & self.headers.keys() else 0
-        options = re.split(r"\s*,\s*", self.headers.get("connection", "").lower())
-        self.close_connection = "close" in options or (
-            version == "1.0" and "keep-alive" not in options) or (
-            # What follows may be meant as a body: it must not be read as a request.
-            self.command == "POST" and "content-length" not in self.headers)
-        if is_simple:
-            self.request_version = "HTTP/0.9"
-        return length
-
-    def _explain(self, head: bytes) -> Refused:
-        """Why a head is not one."""
-        line = head.partition(b"\r\n")[0]
-        if not re.fullmatch(REQUEST_LINE, line):
-            return Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
-        return Refused(400, "header: each is one line, Name: value")
-
-    def _parse_headers(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        if len(pairs) > MAX_HEADERS:
-            raise Refused(431, f"more than {MAX_HEADERS} headers")
-        headers = self.headers
-        for raw_name, raw_value in pairs:
-            name, value = raw_name.decode().lower(), raw_value.strip(b" \t").decode("latin-1")
-            if name not in headers:
-                headers[name] = value
-            elif name in ONCE:
-                raise Refused(400, f"{name}: given twice")
-            else:
-                headers[name] += f", {value}"
-        if not HOST.fullmatch(headers.get("host", "")):
-            raise Refused(400, "Host: malformed")
-        if self.request_version == "HTTP/1.1" and "host" not in headers:
-            raise Refused(400, "Host: missing")
-
-    def _parse_absolute(self, target: str) -> str:
-        """http://host/path, as to a proxy: RFC 9112, 3.2.2 wants it understood."""
-        match = re.fullmatch(r"(?i:https?)://[^/?]+/?(.*)", target)
-        if not match:
-            raise Refused(400, "request line: the path has to begin with /")
-        return "/" + match[1]
-
-    def _body_length(self) -> int:
-        if (coding := self.headers.get("transfer-encoding")) is not None:
-            is_clear = (coding.lower() == "chunked" and self.request_version == "HTTP/1.1"
-                        and "content-length" not in self.headers)
-            raise Refused(411 if is_clear else 400,
-                          "Transfer-Encoding: not supported; send Content-Length")
-        length = self.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            raise Refused(400, "Content-Length: not a number")
-        if len(length) > 9 or int(length) > MAX_BODY:
-            raise Refused(413, f"the body is longer than {MAX_BODY} bytes")
-        if int(length) and self.command in {"GET", "HEAD"}:
-            raise Refused(400, f"Content-Length: a {self.command} has no body")
-        if self.headers.get("expect", "100-continue").lower() != "100-continue":
-            raise Refused(417, "Expect: only 100-continue is known")
-        return int(length)
-
-    @property
-    def expects_continue(self) -> bool:
-        return "expect" in self.headers and self.request_version == "HTTP/1.1"
-
-    @property
-    def address(self) -> str:
-        """Who asks; the proxy's word for it counts, since only it connects to a unix socket."""
-        return self.client_address[0] if self.client_address else self.headers.get("x-real-ip", "")
-
-    def query(self) -> dict[str, list[str]]:
-        return (self.query_string and urllib.parse.parse_qs(
-            self.query_string, keep_blank_values=True)) or {}
-
-    # -- answering it -----------------------------------------------------------------------------
-
-    def respond(self, body: bytes) -> Answer | None:
-        """Execute the request; its answer, or None when there is more to do, in step()."""
-        self.body, self.work = body, self._execute()
-        return self.step()
-
-    def _execute(self) -> Iterator[None]:
-        route = find_route(self.command, self.path)
-        if route not in OPEN:
-            self.server.access.admit_reader(self.headers.get("authorization", ""), self.address)
-        answer = route(self, self.server)
-        return answer if isinstance(answer, Answer) else (yield from answer)
-
-    def step(self) -> Answer | None:
-        """Go on with the request; its answer, or None when there is still more. Never raises."""
-        try:
-            next(self.work)
-            return None
-        except StopIteration as done:
-            return done.value
-        except Refused as refused:
-            return self.refuse(refused)
-        except sqlite3.Error as error:
-            return self.refuse(self.server.storage_failure(error))
-        except Exception:
-            log(f"a request failed: {traceback.format_exc()}")
-            return self.refuse(Refused(500, "something went wrong here; it was logged"))
-
-    def refuse(self, refused: Refused) -> Answer:
-        """A refusal in the form that the client asked for."""
-        media = parse_media(self.headers.get("accept", ""))
-        if media == "text" and (self.path.startswith("/api/") or self.command == "POST"):
-            media = "json"
-        phrase = HTTPStatus(refused.status).phrase
-        body, kind = {
-            "text": lambda: (f"{refused.message}\n".encode(), TEXT),
-            "json": lambda: (as_json({"status": refused.status, "error": refused.message}), JSON),
-            "html": lambda: (render_page(phrase, f"<section><h1>{phrase}</h1><p>"
-                                         f"{escape(refused.message)}</p></section>"), HTML),
-        }[media]()
-        headers = refused.headers + PAGE_HEADERS * (media == "html")
-        return Answer(body, kind, refused.status, headers)
-
-    def render(self, answer: Answer) -> bytes:
-        """Head and body of an answer, to be sent in one write."""
-        if self.request_version == "HTTP/0.9":
-            return answer.body
-        head = [status_lines(answer.status, int(time.time()))]
-        if answer.status != HTTPStatus.NOT_MODIFIED:        # which has no body to describe
-            head.append(f"Content-Type: {answer.kind}\r\n")
-            if answer.listens or (answer.stream and self.request_version == "HTTP/1.0"):
-                self.close_connection = True                # where the body ends
-            elif answer.stream:
-                head.append("Transfer-Encoding: chunked\r\n")
-            else:
-                head.append(f"Content-Length: {len(answer.body)}\r\n")
-        head += [f"{name}: {value}\r\n" for name, value in answer.headers]
-        if self.close_connection:
-            head.append("Connection: close\r\n")
-        elif self.request_version == "HTTP/1.0":
-            head.append("Connection: keep-alive\r\n")
-        head.append("\r\n")
-        return "".join(head).encode() + (b"" if self.command == "HEAD" else answer.body)
-
-
-@functools.lru_cache(maxsize=16)
-def status_lines(status: int, second: int) -> str:
-    """What the answers of one second have in common."""
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))
-    return (f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            f"Server: iotserver\r\nDate: {date}\r\n")
-
-
-class Connection(asyncio.Protocol):
-    """One client: cuts its bytes into requests, keeps their answers in order, minds the time."""
-
-    def __init__(self, server: "Server"):
-        self.server = server
-        self.buffer = bytearray()
-        self.body_length: int | None = None     # of the request whose head has been read
-        self.answers: list[tuple[bytes, Answer]] = []
-        self.stream: Iterator[bytes] | None = None
-        self.is_closing = self.is_at_end = self.is_full = self.was_answered = False
-        self.is_waiting = False                 # with requests, until the turn is over
-        self.is_working = False                 # on a request that takes several turns
-        self.phase, self.deadline = "", math.inf
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        # A peer that is gone already has no name; that must not make it look like the proxy.
-        peer = transport.get_extra_info("peername")
-        self.handler = Handler(None, ("", 0) if peer is None else peer, self.server)
-        self.enter("idle")
-        if not self.server.welcome(self):       # at once: in a turn, too many would wait
-            refused = Refused(503, "too many connections; try again", Retry_After="5")
-            self.is_closing = self.handler.close_connection = True
-            transport.write(self.handler.render(self.handler.refuse(refused)))
-            self.rest()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.is_closing = True
-        self.server.forget(self)
-
-    def eof_received(self) -> bool:
-        """A client that only closed its side still gets the answers that it is owed."""
-        self.is_at_end = True
-        return bool(self.answers or self.stream or self.is_waiting or self.is_working)
-
-    # -- in ---------------------------------------------------------------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        if not self.is_closing:
-            self.buffer += data
-            self.take_requests()
-
-    def take_requests(self) -> None:
-        """Execute the requests that are complete in the buffer, so many in one turn."""
-        while self.buffer and not (self.is_closing or self.stream or self.is_working):
-            if len(self.answers) == MAX_PIPELINED:
-                self.is_waiting = True
-                self.transport.pause_reading()
-                return
-            try:
-                if self.body_length is None and not self.take_head():
-                    return
-                if len(self.buffer) < self.body_length:
-                    return
-            except Refused as refused:
-                self.queue_refusal(refused)
-                return
-            body = self.take(self.body_length)
-            self.body_length, self.phase = None, "answer"
-            if (answer := self.handler.respond(body)) is None:
-                self.is_working = True
-                self.transport.pause_reading()
-                self.server.work_later(self)
-            else:
-                self.queue(answer)
-
-    def finish(self, answer: Answer) -> None:
-        """The request that took several turns has its answer."""
-        self.is_working = False
-        self.queue(answer)
-        self.read_on()
-        self.take_requests()
-
-    def take(self, length: int) -> bytes:
-        """So many bytes off the buffer."""
-        taken = bytes(self.buffer[:length])
-        del self.buffer[:length]
-        return taken
-
-    def take_head(self) -> bool:
-        """Read request line and headers off the buffer, once they are complete."""
-        while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line before is no harm
-            self.take(2)
-        end, repaired = self.buffer.find(b"\r\n\r\n") + 4, None
-        for repair in REPAIRS:
-            if repaired := repair(self.buffer):
-                end = repaired.length
-                break
-        if end < 4 or end > MAX_HEAD:
-            self.check_head_length()
-            if self.phase != "head":            # the time counts from the first byte
-                self.enter("head")
-            return False
-        head = self.take(end)
-        self.body_length = (self.handler.parse_request(repaired.head, repaired.is_simple)
-                            if repaired else self.handler.parse_request(head))
-        if len(self.buffer) < self.body_length:
-            self.enter("body")
-            if self.handler.expects_continue and not self.answers:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return True
-
-    def check_head_length(self) -> None:
-        if b"\n" not in self.buffer[:MAX_LINE + 2] and len(self.buffer) > MAX_LINE:
-            raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
-        if len(self.buffer) > MAX_HEAD:
-            raise Refused(431, f"the headers are longer than {MAX_HEAD} bytes")
-
-    # -- out --------------------------------------------------------------------------------------
-
-    def queue_refusal(self, refused: Refused) -> None:
-        self.handler.close_connection = True
-        self.queue(self.handler.refuse(refused))
-
-    def queue(self, answer: Answer) -> None:
-        """Put an answer behind those before it; it is sent when the turn ends."""
-        if self.server.is_stopping:
-            self.handler.close_connection = True
-        self.answers.append((self.handler.render(answer), answer))
-        self.is_closing = self.handler.close_connection
-        if answer.stream and self.handler.command != "HEAD":
-            self.stream = answer.stream
-            self.server.streaming.add(self)
-        if len(self.answers) == 1:
-            self.server.answer_later(self)
-
-    def flush(self, failure: Refused | None) -> None:
-        """Send what is queued, in one write; failure is told instead of updates' answers."""
-        data = b"".join([self.render_failure(failure) if failure and answer.is_update else data
-                         for data, answer in self.answers])
-        last = self.answers[-1][1]
-        self.answers.clear()
-        self.transport.write(data)
-        self.was_answered = True
-        if last.listens:
-            self.server.listeners.add(self)
-            self.enter("listen")
-        elif self.stream:
-            self.transport.pause_reading()
-            self.server.stream_later(self)
-        elif self.is_waiting:
-            self.server.loop.call_soon(self.go_on)
-        elif not self.is_working:
-            self.rest()
-
-    def go_on(self) -> None:
-        """Take up what has waited behind earlier answers."""
-        self.is_waiting = False
-        self.read_on()
-        self.take_requests()
-        if not self.answers:
-            self.rest()
-
-    def read_on(self) -> None:
-        if not (self.is_full or self.is_waiting or self.is_working or self.stream):
-            self.transport.resume_reading()
-
-    def render_failure(self, failure: Refused) -> bytes:
-        self.handler.command = "GET"            # a HEAD may have come behind the update
-        return self.handler.render(self.handler.refuse(failure))
-
-    def rest(self) -> None:
-        """Nothing more to send: close, or wait for the next request."""
-        if self.is_at_end or (self.is_closing and not self.server.may_linger()):
-            self.transport.close()
-        elif not self.is_closing:
-            if self.phase not in {"head", "body"}:      # of a request that has begun
-                self.enter("idle")
-        else:
-            # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
-            # might never see the answer: so only our side is closed, and the rest is dropped.
-            self.enter("linger")
-            with contextlib.suppress(OSError):  # the client is gone already
-                self.transport.write_eof()
-
-    def pump(self) -> None:
-        """Send the next piece of a stream, as fast as the client takes them."""
-        if self.transport.is_closing():
-            return
-        is_chunked = self.handler.request_version == "HTTP/1.1"
-        try:
-            piece = next(self.stream, b"")
-        except sqlite3.Error as error:
-            log(f"an export was cut off: {error}")
-            self.transport.abort()              # without its end the client knows
-            return
-        self.enter("stream")
-        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
-        if not piece:
-            self.stream = None
-            self.server.streaming.discard(self)
-            self.go_on()
-        elif not self.is_full:
-            self.server.stream_later(self)
-
-    def pause_writing(self) -> None:
-        """The client does not take what it asked for: then it may not ask for more."""
-        self.is_full = True
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self.is_full = False
-        self.read_on()
-        if self.stream:
-            self.server.stream_later(self)
-
-    # -- time -------------------------------------------------------------------------------------
-
-    def enter(self, phase: str) -> None:
-        self.phase, self.deadline = phase, self.server.monotonic() + PATIENCE[phase]
-
-    def may_close(self, waited: float) -> bool:
-        """Whether a server that has been stopping for so long owes this connection no more."""
-        if (self.stream or self.answers or self.buffer or self.is_working
-                or self.transport.is_closing()):
-            return False
-        return self in self.server.listeners or (self.was_answered and waited > IDLE_STOP_SECONDS)
-
-    def expire(self) -> None:
-        """The deadline has passed."""
-        if self.is_full:
-            self.transport.abort()
-        elif self.is_working:
-            self.enter("stream")
-        elif self.buffer and not (self.is_closing or self.stream or self.answers):
-            self.queue_refusal(Refused(408, "the request took too long"))
-        else:
-            self.transport.close()
-
-
-class Control(asyncio.Protocol):
-    """The control socket: one JSON line in, [method, arguments], one JSON line out.
-
-    Each method is short, so that updates are served in between; a long work is many calls.
-    """
-
-    def __init__(self, server: "Server"):
-        self.server, self.buffer = server, b""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.server.controls.add(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.server.controls.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
-        for line in lines:
-            self.transport.write(self.execute(line) + b"\n")
-        if len(self.buffer) > CONTROL_LINE:
-            self.transport.abort()
-
-    def execute(self, line: bytes) -> bytes:
-        method, arguments = json.loads(line)
-        if method not in WRITER_METHODS:
-            return as_json({"error": f"{method}: this server does not know it; is it older?"})
-        self.server.end_turn()
-        self.server.renew()
-        try:
-            return as_json({"result": getattr(self.server.writer, method)(*arguments)})
-        except StoreError as error:
-            return as_json({"error": str(error)})
-        except sqlite3.Error as error:
-            return as_json({"error": self.server.storage_failure(error).message})
-
-
-WRITER_METHODS = frozenset({"add_station", "new_key", "read_key", "label", "remove_step",
-                            "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
-
-
-class Server:
-    """What one process serves: the store, who may write to it, and all connections."""
-
-    def __init__(self, settings: argparse.Namespace, writer: Writer, reader: Reader,
-                 clock: Callable[[], float] = time.time,
-                 monotonic: Callable[[], float] = time.monotonic):
-        self.settings, self.writer, self.reader = settings, writer, reader
-        self.clock, self.monotonic = clock, monotonic
-        self.access = Access(writer, settings.rate_limit, monotonic,
-                             read_password(settings.private) if settings.private else None)
-        self.connections: set[Connection] = set()
-        self.listeners: set[Connection] = set()
-        self.streaming: set[Connection] = set()
-        self.pieces: collections.deque[Connection] = collections.deque()    # to be made
-        self.works: collections.deque[Connection] = collections.deque()     # the first is done
-        self.controls: set[Control] = set()
-        self.turn: list[Connection] = []
-        self.turn_ends = 0.0
-        self.failure: Refused | None = None     # of the last commit
-        self.is_stopping = False
-        self.capacity, self.accepts = MAX_CONNECTIONS, MAX_ACCEPTS
-        self.reported = ("", 0.0)               # the last error of the loop, until when
-        self.jobs = JOBS
-        self.run = secrets.token_hex(4)         # tells the events of this process from others'
-        self.events: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
-        self.last_event = 0
-        self.pages: dict[View, tuple[bytes, str]] = {}
-        self.pages_until = 0
-        self.verdicts: list[dict[str, Any]] = []    # as told last
-        self.has_news = True                    # since the verdicts were made
-        self.verdict_expires = 0
-
-    def now(self) -> int:
-        return int(self.clock() * 1000)
-
-    def limit_connections(self, files: int) -> None:
-        """Stay below a number of files; one that is refused has its own for some rounds more."""
-        self.accepts = max(1, min(MAX_ACCEPTS, files // 32))
-        self.capacity = max(1, min(MAX_CONNECTIONS,
-                                   files - REFUSED_ROUNDS * self.accepts - SPARE_FILES))
-
-    def may_linger(self) -> bool:
-        return len(self.connections) <= self.capacity + self.accepts
-
-    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An error that asyncio caught; out of files it would tell a thousand times a second."""
-        error, now = context.get("exception"), self.monotonic()
-        if self.is_stopping and isinstance(error, ValueError):
-            return                      # it tries a listener again that is closed by now
-        text = f"{context['message']}: {error}"
-        if error and not isinstance(error, OSError):
-            text = "".join(traceback.format_exception(error))
-        if text != self.reported[0] or now > self.reported[1]:
-            self.reported = (text, now + 60)
-            log(text)
-
-    def welcome(self, connection: Connection) -> bool:
-        """Whether there is room for one more connection."""
-        self.connections.add(connection)
-        return len(self.connections) <= self.capacity
-
-    def forget(self, connection: Connection) -> None:
-        self.connections.discard(connection)
-        self.listeners.discard(connection)
-        self.streaming.discard(connection)
-
-    def work_later(self, connection: Connection) -> None:
-        """A request that takes several turns: one after the other, a step at a time."""
-        if len(self.works) == MAX_WORKS:
-            connection.finish(connection.handler.refuse(
-                Refused(503, "too many large requests at a time; try again", Retry_After="5")))
-            return
-        self.works.append(connection)
-        if len(self.works) == 1:
-            self.loop.call_soon(self.work_on)
-
-    def work_on(self) -> None:
-        self.end_turn()                 # whose answer is ready does not wait for this step
-        connection = self.works[0]
-        is_gone = connection.transport.is_closing()
-        answer = None if is_gone else connection.handler.step()
-        if answer or is_gone:
-            self.works.popleft()
-        if self.works:
-            self.loop.call_soon(self.work_on)
-        if answer:
-            connection.finish(answer)
-
-    def stream_later(self, connection: Connection) -> None:
-        """One piece of one stream at a time: updates have their turns in between."""
-        if not self.pieces:
-            self.loop.call_soon(self.send_piece)
-        self.pieces.append(connection)
-
-    def send_piece(self) -> None:
-        connection = self.pieces.popleft()
-        if self.pieces:
-            self.loop.call_soon(self.send_piece)
-        connection.pump()
-
-    def answer_later(self, connection: Connection) -> None:
-        """Flush this connection when the turn ends, together with all others of this turn."""
-        if not self.turn:
-            self.turn_ends = self.monotonic() + TURN_SECONDS
-            self.loop.call_soon(self.end_turn_when_quiet, 0)
-        self.turn.append(connection)
-
-    def end_turn_when_quiet(self, seen: int) -> None:
-        """A commit costs as much as ten updates: so take in all that are already here first.
-
-        With 64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
-        """
-        if seen < len(self.turn) < MAX_TURN and self.monotonic() < self.turn_ends:
-            self.loop.call_soon(self.end_turn_when_quiet, len(self.turn))
-        else:
-            self.end_turn()
-
-    def end_turn(self) -> None:
-        """Commit what this turn brought; then, and only then, answer it."""
-        turn, self.turn = self.turn, []
-        failure, batch = None, self.writer.batch
-        if batch.stations:
-            try:
-                self.writer.commit()
-                self.failure = None
-            except sqlite3.Error as error:
-                failure = self.failure = self.storage_failure(error)
-            except Exception:           # whatever it was, nobody is told that it was stored
-                log(f"a commit failed: {traceback.format_exc()}")
-                failure = Refused(500, "not stored: something went wrong here; it was logged")
-        for connection in turn:
-            if not connection.transport.is_closing():
-                connection.flush(failure)
-        if batch.readings and not failure:
-            self.renew()
-            self.tell("reading", batch.readings)
-
-    def renew(self) -> None:
-        """The store has changed: pages and verdicts are to be made anew."""
-        self.pages.clear()
-        self.has_news = True
-
-    # -- events -----------------------------------------------------------------------------------
-
-    def tell(self, name: str, items: list[Any]) -> None:
-        """Events for all listeners, in one write each; kept for those that come back."""
-        events = [(name, item) for item in items]
-        self.events.extend(events)
-        self.last_event += len(events)
-        if self.listeners:                      # with none, they are not even put into words
-            self.publish(self.render_events(events))
-
-    def render_events(self, events: Iterable[tuple[str, Any]]) -> bytes:
-        """The newest events as bytes. Their ids let a listener go on where it was cut off."""
-        events = tuple(events)
-        first = self.last_event - len(events) + 1
-        return b"".join(b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
-            self.run.encode(), number, name.encode(),
-            as_json(self.reading_data(item) if name == "reading" else item))
-            for number, (name, item) in enumerate(events, first))
-
-    def reading_data(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
-        series, ms, entry, value = row
-        station, number = self.writer.series_places.get(series, (None, None))   # None: removed
-        return {"station": station, "field": number, "time": ms, "value": value, "entry": entry}
-
-    def events_since(self, last_id: str | None) -> bytes:
-        """What a listener missed; `reset` when that is not known any more: ask for all again."""
-        if last_id is None:
-            return b""
-        run, _, number = last_id.partition(".")
-        is_ours = run == self.run and re.fullmatch("[0-9]{1,15}", number)
-        missed = self.last_event - int(number) if is_ours else -1
-        if 0 <= missed <= len(self.events):
-            return self.render_events(tuple(self.events)[len(self.events) - missed:])
-        return b"event: reset\ndata: {}\n\n"
-
-    def publish(self, data: bytes) -> None:
-        """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
-        for connection in tuple(self.listeners):
-            if connection.transport.get_write_buffer_size() > MAX_UNSENT:
-                connection.transport.abort()
-            else:
-                connection.transport.write(data)
-
-    # -- the page ---------------------------------------------------------------------------------
-
-    def find_page(self, view: View) -> tuple[bytes, str] | None:
-        """The page as view wants it, if it was made since the last reading and minute."""
-        now = self.now()
-        if now > self.pages_until or len(self.pages) >= MAX_PAGES:
-            self.pages.clear()
-        if not self.pages:
-            self.pages_until = now // MINUTE * MINUTE + MINUTE
-        return self.pages.get(view)
-
-    def page(self, view: View) -> tuple[bytes, str]:
-        """The page as view wants it, and its ETag."""
-        if not self.find_page(view):
-            overview = build_overview(self, view)
-            page = render_overview(overview, view)
-            self.pages[view] = page, f'"{hashlib.sha256(page).hexdigest()[:16]}"'
-            self.pages_until = min(self.pages_until, overview.expires)
-        return self.pages[view]
-
-    def storage_failure(self, error: sqlite3.Error) -> Refused:
-        """What to tell the clients of a failed commit; ends the process when nothing is sure."""
-        if is_fatal(error):
-            end_at_once(f"{self.writer.path}: {error}; ending, since nothing more can be promised."
-                        " Check the disk, then --check the database or restore a backup")
-        is_full = getattr(error, "sqlite_errorname", str(error)) in {
-            "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
-        if not self.failure:
-            log(f"{self.writer.path}: {error}; updates are refused until that is over")
-        return Refused(507 if is_full else 503,
-                       "not stored: " + ("the disk is full" if is_full else str(error)),
-                       Retry_After="60")
-
-
-# ------------------------------------------------------------------------------------------------
-# 10. ThingSpeak
-#     Law: what the clients of ThingSpeak.com send is understood and answered as there, and so
-#     are their mistakes, on these paths alone. It uses what is above; nothing uses it: it enters
-#     itself in ROUTES, OPEN and REPAIRS.
+# -- ThingSpeak -----------------------------------------------------------------------------------
 #
-#     Sources: recordings of the service (2019), the tests of its maker's Arduino library (2.1.1),
-#     its open-source server (2015) and the code of its clients. Where none of them tells, the
-#     comment says so.
-# ------------------------------------------------------------------------------------------------
+# What the clients of ThingSpeak.com send is understood and answered as there, and so are their
+# mistakes, on these paths alone. Sources: recordings of the service (2019), the tests of its
+# maker's Arduino library (2.1.1), its open-source server (2015) and the code of its clients.
+# Where none of them tells, the comment says so.
 
 THINGSPEAK_FIELDS = range(1, 9)
 MAX_TEXT = 255                  # bytes of a value or status, as there
@@ -3373,6 +2916,7 @@ CORS = (
     ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
     ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
     ("Access-Control-Max-Age", "1800"))
+UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
 KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
          "csv": CSV, "txt": TEXT}
 ERRORS = {                      # status: code, message, details (else ours)
@@ -3387,35 +2931,32 @@ ERRORS = {                      # status: code, message, details (else ours)
 
 # -- what devices get wrong -----------------------------------------------------------------------
 
-THINGSPEAK_LINE = re.compile(
-    rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?/(?:update(?:\.[a-z]{3,4})?[? \r\n]|channels/)")
 HEAD_END = re.compile(rb"\n\r?\n")
 WRONG_VERSION = re.compile(rb" http| \S*/ ?\d\.\d", re.IGNORECASE)
 UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
 
 
-def repair_head(buffer: bytearray) -> Repaired | None:
-    """The head of a request for ThingSpeak's paths as it should have been; None for others.
+def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
+    """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
 
-    Lone line feeds become CRLF, raw bytes in the target are escaped, and a line without version
-    is a whole request. The strict parser reads the result, so whatever else is wrong stays wrong.
+    With its length in data, and whether the answer has to go without a head (HTTP/0.9). Lone line
+    feeds become CRLF, raw bytes in the target are escaped, and a line without version is a whole
+    request. The strict parser reads the result, so whatever else is wrong stays wrong.
     """
-    if not THINGSPEAK_LINE.match(buffer) or (end := buffer.find(b"\n", 1)) < 0:
+    if (end := data.find(b"\n", 1)) < 0:
         return None
-    line = bytes(buffer[:end]).removeprefix(b"\n").removesuffix(b"\r")
-    method, _, words = (part.strip() for part in line.partition(b" "))
+    method, _, words = (part.strip() for part in data[:end].partition(b" "))
     target, space, version = words.rpartition(b" ")
-    if is_simple := not (space and version.startswith(b"HTTP/")):
-        if method != b"GET" or WRONG_VERSION.search(words):
-            return None                     # without a version there can be no body
+    is_bare = not (space and version.startswith(b"HTTP/"))
+    if is_bare and method == b"GET" and not WRONG_VERSION.search(words):
         target, version, rest, length = words, b"HTTP/1.0", b"\r\n", end + 1
-    elif match := HEAD_END.search(buffer, end):
-        length = match.end()
-        rest = re.sub(rb"\r?\n", b"\r\n", bytes(buffer[end + 1:length]))
+    elif match := HEAD_END.search(data, end):
+        length, is_bare = match.end(), False
+        rest = re.sub(rb"\r?\n", b"\r\n", data[end + 1:length])
     else:
         return None
     target = UNQUOTED.sub(lambda byte: b"%%%02X" % ord(byte[0]), target.strip())
-    return Repaired(b"%b %b %b\r\n%b" % (method, target, version, rest), length, is_simple)
+    return b"%b %b %b\r\n%b" % (method, target, version, rest), length, is_bare
 
 
 def parse_form(text: str) -> dict[str, str]:
@@ -3432,32 +2973,20 @@ def parse_form(text: str) -> dict[str, str]:
     return form if equals or not first.strip() else {"apikey": unquote(first).strip()} | form
 
 
-def load_object(body: bytes) -> dict[str, Any] | None:
-    """A JSON object; None for whatever is none."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def read_params(request) -> dict[str, Any]:
+def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
     """Query and body merged; the body wins. All values but those of nested JSON are texts.
 
-    Raises Refused.
+    document is the body, where it has been parsed already. Raises Refused.
     """
-    params: dict[str, Any] = parse_form(request.query_string)
-    if request.body.lstrip()[:1] == b"{":
-        if (document := load_object(request.body)) is None:
-            raise Refused(400, "body: a JSON object is needed")
-        params |= {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
-                   for name, value in document.items() if value is not None}
-    else:
-        params |= parse_form(request.body.decode("utf-8", "replace"))
-    return params
+    params: dict[str, Any] = parse_form(request.query)
+    if document is None and request.body.lstrip()[:1] != b"{":
+        return params | parse_form(request.body.decode("utf-8", "replace"))
+    return params | {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
+                     for name, value in (document or load_json(request.body)).items()
+                     if value is not None}
 
 
-def find_key(request, params: dict[str, Any]) -> str:
+def find_key(request: Request, params: dict[str, Any]) -> str:
     """The key: from a header with THINGSPEAKAPIKEY anywhere in its name, else a parameter."""
     headers = [value for name, value in request.headers.items()
                if "thingspeakapikey" in name or name == "x-api-key"]
@@ -3515,17 +3044,17 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
     return ms
 
 
-def write_entry(request, server) -> Answer:
+def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
     """GET or POST /update: the entry's number; 0 with 400 for a wrong key, with 200 if too soon.
 
     A clash of created_at is not established there; here both entries are kept.
     """
-    form = request.path.partition(".")[2]
-    kind = KINDS.get(form, TEXT)
+    suffix = request.path.partition(".")[2]
+    kind = KINDS.get(suffix, TEXT)
     try:
-        params, now = read_params(request), server.now()
+        params, now = parse_params(request, document), server.now()
         try:                            # a time that is none is ignored, as there
-            ms = parse_created(str(params["created_at"]).strip(), read_zone(params), now)
+            ms = parse_created(str(params["created_at"]).strip(), parse_zone(params), now)
         except (KeyError, ValueError, OverflowError):
             ms = now
         draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
@@ -3537,24 +3066,24 @@ def write_entry(request, server) -> Answer:
         return Answer(b"0", kind, 429 if refused.status == 429 else 400, CORS + refused.headers)
     number = server.writer.add_entry(station, ms, draft.values, now, draft.note)
     note = (draft.note or Note())._asdict()
-    answer = tell("feed", {
+    answer = render_document("feed", {
         "channel_id": station.id,
         **{f"field{n}": say_value(draft.values.get(n)) for n in THINGSPEAK_FIELDS},
         "created_at": say_stamp(ms, timezone.utc), "entry_id": number,
         **{name: say_value(part) for name, part in note.items()},
-    }, form) if form in {"json", "xml"} else Answer(b"%d" % number)
+    }, suffix) if suffix in {"json", "xml"} else Answer(b"%d" % number)
     return answer._replace(headers=CORS, is_update=True)
 
 
-def post_any(request, server) -> Answer:
+def post_update(request: Request, server: "Server") -> Answer:
     """POST /update is ours when its JSON looks like ours, or when there is no sign of a form."""
-    if request.body.lstrip()[:1] not in (b"{", b"["):
-        is_ours = not (request.query_string or b"=" in request.body
-                       or find_key(request, {}) or not request.body)
-    else:
-        document = load_object(request.body)
-        is_ours = document is None or {"mac", "readings"} & document.keys()
-    return (post_update if is_ours else write_entry)(request, server)
+    if request.body.lstrip()[:1] in (b"{", b"["):
+        document = load_json(request.body)
+        is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
+        return (store_bulk if is_ours else write_entry)(request, server, document)
+    if request.query or b"=" in request.body or find_key(request, {}) or not request.body:
+        return write_entry(request, server)
+    return store_bulk(request, server, load_json(request.body))
 
 
 def bulk_json(params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -3599,24 +3128,37 @@ def bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[in
     return times
 
 
-def write_bulk(request, server, params: dict[str, Any], id: str, form: str) -> Answer:
-    """All of the updates or none; one token of the rate limit."""
-    now = server.now()
-    updates = (bulk_json if form == "json" else bulk_csv)(params)
-    if len(updates) > MAX_BULK:
-        raise Refused(413, f"updates: at most {MAX_BULK}")
-    times = bulk_times(updates, read_zone(params), now)
-    drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
+def post_channel(request: Request, server: "Server") -> Answer:
+    """Bulk updates, the one thing that is posted below /channels/."""
+    try:
+        answer = write_bulk(request, server)
+    except Refused as refused:
+        answer = render_error(refused, "json")
+    return answer._replace(headers=CORS + answer.headers)
+
+
+def write_bulk(request: Request, server: "Server") -> Answer:
+    """All of the updates or none; one token of the rate limit. Raises Refused."""
+    match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
+    if not match:
+        raise Refused(405, "administration is done on the command line")
+    now, params = server.now(), parse_params(request)
     try:
         station = server.access.admit(None, find_key(request, params), request.address)
     except Refused as refused:
         raise Refused(401 if refused.status == 403 else refused.status, refused.message,
                       **dict(refused.headers)) from None
-    if str(station.id) != id:
+    if str(station.id) != match[1]:
         raise Refused(401, "this key writes to another channel")
-    for draft in drafts:
+    callback = parse_callback(params)
+    updates = (bulk_json if match[2] == "json" else bulk_csv)(params)
+    if len(updates) > MAX_BULK:
+        raise Refused(413, f"updates: at most {MAX_BULK}")
+    times = bulk_times(updates, parse_zone(params), now)
+    for draft in [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]:
         server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
-    return Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
+    answer = Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
+    return as_jsonp(answer, callback)
 
 
 # -- reading: what is wanted ----------------------------------------------------------------------
@@ -3636,15 +3178,15 @@ class Wanted(NamedTuple):
     has_location: bool
 
 
-def read_zone(params: Mapping[str, Any]) -> tzinfo:
+def parse_zone(params: Mapping[str, Any]) -> tzinfo:
     """timezone=, an IANA name, beats offset=, whole hours; UTC for what is neither."""
     if "timezone" in params:
         return find_zone(str(params["timezone"]))
-    hours = read_number(params, "offset", 0)
+    hours = find_number(params, "offset", 0)
     return timezone(timedelta(hours=int(hours))) if hours and abs(hours) < 24 else timezone.utc
 
 
-def read_number(params: Mapping[str, Any], name: str, default: Any) -> Any:
+def find_number(params: Mapping[str, Any], name: str, default: Any) -> Any:
     """A number from the parameters; what is none is ignored, as there."""
     try:
         return parse_number(str(params[name]).strip())
@@ -3652,37 +3194,37 @@ def read_number(params: Mapping[str, Any], name: str, default: Any) -> Any:
         return default
 
 
-def read_moment(params: Mapping[str, Any], name: str, zone: tzinfo, default: int) -> int:
+def find_moment(params: Mapping[str, Any], name: str, zone: tzinfo, default: int) -> int:
     try:
         return parse_time(str(params[name]), zone)
     except (KeyError, ValueError, OverflowError):
         return default
 
 
-def read_wanted(params: dict[str, Any], now: int, default_results: int = DEFAULT_RESULTS,
+def parse_wanted(params: dict[str, Any], now: int, default_results: int = DEFAULT_RESULTS,
                 default_days: int | None = None) -> Wanted:
     """The parameters of section 4.7 of its documentation; unknown ones are ignored."""
-    zone = read_zone(params)
-    length = (read_number(params, "days", default_days or 0) * DAY
-              or read_number(params, "minutes", 0) * MINUTE)
-    start = read_moment(params, "start", zone, 0)
+    zone = parse_zone(params)
+    length = (find_number(params, "days", default_days or 0) * DAY
+              or find_number(params, "minutes", 0) * MINUTE)
+    start = find_moment(params, "start", zone, 0)
     if length > 0 and "start" not in params:
         start = max(0, now - round(min(length, now)))
-    end = read_moment(params, "end", zone, LATEST_TIME - 1) + 1
+    end = find_moment(params, "end", zone, LATEST_TIME - 1) + 1
     is_bounded = length > 0 or {"start", "end"} & params.keys()
-    results = read_number(params, "results", MAX_RESULTS if is_bounded else default_results)
-    decimals = read_number(params, "round", None)
+    results = find_number(params, "results", MAX_RESULTS if is_bounded else default_results)
+    decimals = find_number(params, "round", None)
     summary = next(((name, SCALES[scale]) for name in SUMMARIES
                     if (scale := str(params.get(name)).strip()) in SCALES), None)
     return Wanted(
         start, end, max(0, min(int(results), MAX_RESULTS)), zone,
         None if decimals is None else max(0, min(int(decimals), 15)),
-        read_number(params, "min", -math.inf), read_number(params, "max", math.inf), summary,
+        find_number(params, "min", -math.inf), find_number(params, "max", math.inf), summary,
         *(str(params.get(name)).lower() == "true" for name in ("status", "location")))
 
 
 COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
-SUMMARIES: dict[str, Callable[[list], Any]] = {
+SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
     "timescale": operator.itemgetter(0),
     "sum": lambda values: float(sum(values)),
     "average": lambda values: sum(values) / len(values),
@@ -3697,8 +3239,8 @@ def to_number(value: Any) -> float | None:
     return value
 
 
-def summarize_entries(entries: list[Entry], numbers: Iterable[int], summary: tuple[str, int]
-                      ) -> Generator[None, None, list[Entry]]:
+def summarize_entries(entries: list[Entry], fields: Iterable[int], summary: tuple[str, int]
+                      ) -> list[Entry]:
     """One entry for each bucket from the first to the last; empty ones have no values.
 
     What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
@@ -3708,22 +3250,18 @@ def summarize_entries(entries: list[Entry], numbers: Iterable[int], summary: tup
     buckets = {bucket: list(group) for bucket, group in itertools.groupby(
         entries, lambda entry: entry.time // width)}
     last = max(buckets, default=0)
-    summaries = []
-    for bucket in range(max(min(buckets, default=1), last - MAX_RESULTS + 1), last + 1):
-        if bucket % STEP_ENTRIES == 0:
-            yield
-        group = buckets.get(bucket, [])
+
+    def values(group: list[Entry]) -> dict[int, Any]:
         if summary[0] == "timescale":           # the bucket's first entry, as it is
-            values = group[0].values if group else {}
-        else:
-            held = {n: [to_number(entry.values.get(n)) for entry in group] for n in numbers}
-            values = {n: function(found) for n, all in held.items()
-                      if (found := [value for value in all if value is not None])}
-        summaries.append(Entry(bucket * width, None, values))
-    return summaries
+            return group[0].values if group else {}
+        held = {n: [number for entry in group
+                    if (number := to_number(entry.values.get(n))) is not None] for n in fields}
+        return {n: function(numbers) for n, numbers in held.items() if numbers}
+    return [Entry(bucket * width, None, values(buckets.get(bucket, []))) for bucket in
+            range(max(min(buckets, default=1), last - MAX_RESULTS + 1), last + 1)]
 
 
-def find_entries(server, station: Station, fields: Iterable[int], wanted: Wanted
+def find_entries(server: "Server", station: Station, fields: Iterable[int], wanted: Wanted
                  ) -> Generator[None, None, list[Entry]]:
     """The entries that a read is about, as they were stored."""
     entries: list[Entry] = []
@@ -3739,18 +3277,18 @@ def find_entries(server, station: Station, fields: Iterable[int], wanted: Wanted
     return entries
 
 
-def select(server, station: Station, numbers: Iterable[int], wanted: Wanted
+def select(server: "Server", station: Station, fields: Iterable[int], wanted: Wanted
            ) -> Generator[None, None, list[Entry]]:
     """The rows that a read is about: entries or summaries of them."""
     entries = yield from find_entries(server, station, THINGSPEAK_FIELDS, wanted)
     if wanted.summary:
-        entries = yield from summarize_entries(entries, numbers, wanted.summary)
+        entries = summarize_entries(entries, fields, wanted.summary)
     return [entry for entry in entries if all(
-        wanted.minimum <= value <= wanted.maximum for n in numbers
+        wanted.minimum <= value <= wanted.maximum for n in fields
         if (value := to_number(entry.values.get(n))) is not None)]
 
 
-def in_steps(make: Callable[[Any], Any], items: list) -> Generator[None, None, list]:
+def in_steps(make: Callable[[Any], Any], items: list[Any]) -> Generator[None, None, list[Any]]:
     """[make(item) for item in items], with turns for others in between."""
     made = []
     for item in items:
@@ -3776,12 +3314,12 @@ def say_value(value: Any, decimals: int | None = None) -> str | None:
     return None if value is None else str(value)
 
 
-def entry_row(entry: Entry, wanted: Wanted, numbers: Iterable[int]) -> dict[str, Any]:
+def entry_row(entry: Entry, wanted: Wanted, fields: Iterable[int]) -> dict[str, Any]:
     """An entry as the recordings have it: names and their order matter."""
     row: dict[str, Any] = {"created_at": say_stamp(entry.time, wanted.zone)}
     if entry.number is not None:
         row["entry_id"] = entry.number
-    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in numbers}
+    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in fields}
     note = {name: say_value(part) for name, part in entry.note._asdict().items()}
     status = note.pop("status")
     return row | (note if wanted.has_location else {}) | (
@@ -3828,40 +3366,40 @@ def csv_stamp(text: str) -> str:
     return f"{text[:10]} {text[11:19]} {text[19:22]}{text[23:]}"
 
 
-def tell(root: str, document: dict[str, Any], form: str) -> Answer:
+def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
     """A document in the format that is wanted; .txt and no suffix give JSON."""
-    if form == "csv":
+    if suffix == "csv":
         return Answer(as_csv(document, [document]), KINDS["csv"])
-    if form == "xml":
+    if suffix == "xml":
         return Answer(as_xml(root, document), KINDS["xml"])
     return Answer(as_json(document), KINDS["json"])
 
 
-def tell_entry(row: dict[str, Any], form: str) -> Answer:
-    return tell("feed", row | ({"id": None} if form == "xml" else {}), form)
+def render_entry(row: dict[str, Any], suffix: str) -> Answer:
+    return render_document("feed", row | ({"id": None} if suffix == "xml" else {}), suffix)
 
 
-def tell_rows(channel: dict[str, Any], rows: list[dict[str, Any]], form: str,
-              names: list[str]) -> Generator[None, None, Answer]:
+def render_rows(channel: dict[str, Any], rows: list[dict[str, Any]], suffix: str,
+                names: list[str]) -> Work:
     """A channel and its entries."""
-    if form == "csv":
+    if suffix == "csv":
         rows = [row | {"created_at": csv_stamp(row["created_at"])} for row in rows]
         return Answer(as_csv(names, rows), KINDS["csv"])
-    if form == "xml":
+    if suffix == "xml":
         items = yield from in_steps(lambda row: xml_element("feed", row | {"id": None}), rows)
         start, end = as_xml("channel", channel).split(b"</channel>")
         return Answer(b'%b<feeds type="array">%b</feeds></channel>%b' % (
             start, "".join(items).encode(), end), KINDS["xml"])
-    return tell("channel", {"channel": channel, "feeds": rows}, form)
+    return render_document("channel", {"channel": channel, "feeds": rows}, suffix)
 
 
-def find_labels(server, station: Station) -> dict[int, str]:
+def find_labels(server: "Server", station: Station) -> dict[int, str]:
     """The label of each field that there is; without --label it is the field's number."""
     return {series.field: series.label or str(series.field) for series in server.reader.latest()
             if series.station == station.id and series.field in THINGSPEAK_FIELDS}
 
 
-def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo,
+def describe_channel(station: Station, labels: dict[int, str], zone: tzinfo,
                  params: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": station.id, "name": station.name,
             **({"metadata": None} if str(params.get("metadata")).lower() == "true" else {}),
@@ -3871,71 +3409,71 @@ def tell_channel(station: Station, labels: dict[int, str], zone: tzinfo,
             "last_entry_id": station.last_entry or None}
 
 
-# -- reading: the routes. Each is (server, station, params, form, what the path says) -------------
+# -- reading: the routes. Each is (server, station, params, suffix, what the path says) -----------
 
 
-def get_feed(server, station: Station, params: dict[str, Any], form: str,
-             field: str = "") -> Generator[None, None, Answer]:
-    wanted, labels = read_wanted(params, server.now()), find_labels(server, station)
-    numbers = [int(field)] if field else list(labels)
-    entries = yield from select(server, station, numbers, wanted)
-    rows = yield from in_steps(lambda entry: entry_row(entry, wanted, numbers), entries)
-    names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, numbers)
-    channel = tell_channel(station, labels, wanted.zone, params)
-    return (yield from tell_rows(channel, rows, form, list(names)))
+def get_feed(server: "Server", station: Station, params: dict[str, Any], suffix: str,
+             field: str = "") -> Work:
+    wanted, labels = parse_wanted(params, server.now()), find_labels(server, station)
+    fields = [int(field)] if field else list(labels)
+    entries = yield from select(server, station, fields, wanted)
+    rows = yield from in_steps(lambda entry: entry_row(entry, wanted, fields), entries)
+    names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, fields)
+    channel = describe_channel(station, labels, wanted.zone, params)
+    return (yield from render_rows(channel, rows, suffix, list(names)))
 
 
-def get_entry(server, station: Station, params: dict[str, Any], form: str,
+def get_entry(server: "Server", station: Station, params: dict[str, Any], suffix: str,
               entry: str = "", field: str = "") -> Answer:
     """One entry: that of a number, or the last one, or the last that has a field."""
-    wanted = read_wanted(params, server.now())
+    wanted = parse_wanted(params, server.now())
     found = find_last(server, station, field) if not entry else (
         server.reader.find_entry(station.id, int(entry)) if int(entry) < 2 ** 63 else None)
     if found is None and entry:
         raise Refused(404, "there is no such entry")
     if found is None:                   # what it said of an empty channel is not established
         return Answer(NO_ACCESS, KINDS["json"])
-    if field and form == "txt":
+    if field and suffix == "txt":
         value = say_value(found.values[int(field)], wanted.decimals)
         return Answer(f"{params.get('prepend', '')}{value}{params.get('append', '')}".encode())
-    numbers = [int(field)] if field else list(find_labels(server, station))
-    return tell_entry(entry_row(found, wanted, numbers), form)
+    fields = [int(field)] if field else list(find_labels(server, station))
+    return render_entry(entry_row(found, wanted, fields), suffix)
 
 
-def find_last(server, station: Station, field: str) -> Entry | None:
+def find_last(server: "Server", station: Station, field: str) -> Entry | None:
     if field:
         return server.reader.last_entry(station.id, int(field))
     return next(iter(server.reader.feed(station.id, THINGSPEAK_FIELDS, limit=1)), None)
 
 
-def get_age(server, station: Station, params: dict[str, Any], form: str,
+def get_age(server: "Server", station: Station, params: dict[str, Any], suffix: str,
             field: str = "") -> Answer:
     """Seconds since the last entry. What .txt, .xml and .csv looked like is not established."""
     last = find_last(server, station, field)
     if last is None:
         return Answer(NO_ACCESS, KINDS["json"])
     age = max(0, server.now() - last.time) // 1000
-    if form == "txt":
+    if suffix == "txt":
         return Answer(b"%d" % age)
-    return tell("feed", {"last_data_age": str(age), "last_data_age_units": "s"}, form)
+    return render_document("feed", {"last_data_age": str(age), "last_data_age_units": "s"}, suffix)
 
 
-def get_status(server, station: Station, params: dict[str, Any], form: str,
-               last: str = "") -> Generator[None, None, Answer]:
+def get_status(server: "Server", station: Station, params: dict[str, Any], suffix: str,
+               last: str = "") -> Work:
     """The entries that have a status text, of the last day unless told otherwise."""
-    wanted = read_wanted(params, server.now(), MAX_RESULTS, None if last else 1)
+    wanted = parse_wanted(params, server.now(), MAX_RESULTS, None if last else 1)
     notes = yield from find_entries(server, station, (), wanted._replace(results=MAX_RESULTS))
     entries = [entry for entry in notes if entry.note.status is not None]
     shown = wanted._replace(has_status=True, has_location=False)
     rows = yield from in_steps(lambda entry: entry_row(entry, shown, ()),
                                entries[max(0, len(entries) - wanted.results):])
     if last:
-        return tell_entry(rows[-1], form) if rows else Answer(NO_ACCESS, KINDS["json"])
+        return render_entry(rows[-1], suffix) if rows else Answer(NO_ACCESS, KINDS["json"])
     names = ["created_at", "entry_id", "status"]
-    return (yield from tell_rows({"name": station.name}, rows, form, names))
+    return (yield from render_rows({"name": station.name}, rows, suffix, names))
 
 
-def describe(station: Station, zone: tzinfo) -> dict[str, Any]:
+def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
     """A channel in a list; what we do not keep is there, but empty."""
     return {"id": station.id, "name": station.name, "description": None, "metadata": None,
             "latitude": None, "longitude": None, "created_at": say_stamp(station.created, zone),
@@ -3943,8 +3481,8 @@ def describe(station: Station, zone: tzinfo) -> dict[str, Any]:
             "username": "", "tags": []}
 
 
-def get_channel(server, station: Station, params: dict[str, Any], form: str) -> Answer:
-    return tell("channel", describe(station, read_zone(params)), form)
+def get_channel(server: "Server", station: Station, params: dict[str, Any], suffix: str) -> Answer:
+    return render_document("channel", list_channel(station, parse_zone(params)), suffix)
 
 
 CHART_STYLE = string.Template(
@@ -3965,8 +3503,8 @@ def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     return points
 
 
-def get_chart(server, station: Station, params: dict[str, Any], form: str,
-              field: str) -> Generator[None, None, Answer]:
+def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix: str,
+              field: str) -> Work:
     """A page to embed, with the chart that the server draws for its own."""
     def color(name: str, default: str) -> str:
         match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
@@ -3975,23 +3513,23 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str,
     def text(name: str, default: str = "") -> str:
         return str(params.get(name) or default)
     now, number = server.now(), int(field)
-    wanted = read_wanted(params, now)
+    wanted = parse_wanted(params, now)
     entries = yield from select(server, station, [number], wanted)
-    samples = [(entry.time, 1, value, value, value) for entry in entries
+    samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
                if (value := to_number(entry.values.get(number))) is not None]
-    start, end = (samples[0][0], samples[-1][0] + 1) if samples else (now - DAY, now)
+    start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
     points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
-              if len(samples) > CHART_POINTS else [Point(s[0], *s[2:]) for s in samples])
+              if len(samples) > CHART_POINTS else [s.point for s in samples])
     bounds = [bound for name in ("yaxismin", "yaxismax")
-              if (bound := read_number(params, name, None)) is not None]
+              if (bound := find_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
     label = text("yaxis", find_labels(server, station).get(number, field))
     chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
-                         end, wanted.zone, 190, bounds=bounds)
+                         end, wanted.zone, HEIGHT, bounds=bounds)
     title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
-    every = max(MIN_CHART_UPDATE, int(read_number(params, "update", MIN_CHART_UPDATE)))
+    every = max(MIN_CHART_UPDATE, int(find_number(params, "update", MIN_CHART_UPDATE)))
     headers = page_headers(style, framing="") + (
         (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
     return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption>"
@@ -4000,32 +3538,33 @@ def get_chart(server, station: Station, params: dict[str, Any], form: str,
                               style=style), HTML, headers=headers)
 
 
-def get_public(server, params: dict[str, Any], form: str) -> Answer:
+def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
     """All channels, when all can look."""
     stations = [] if server.access.password else server.reader.stations()
-    return tell("response", {
+    return render_document("response", {
         "pagination": {"current_page": 1, "per_page": len(stations),
                        "total_entries": len(stations)},
-        "channels": [describe(station, read_zone(params)) for station in stations]}, form)
+        "channels": [list_channel(station, parse_zone(params)) for station in stations]}, suffix)
 
 
 FIELD = r"/fields?/(?:field)?(?P<field>[1-8])"      # a Python client's own example says field1
-CHANNEL_ROUTES = tuple((re.compile(pattern), route) for pattern, route in (
-    (r"", get_channel),
-    (r"/feeds?", get_feed),
-    (FIELD, get_feed),
-    (r"/feeds?/last", get_entry),
-    (FIELD + "/last", get_entry),
-    (r"/feeds?/(?:entry/)?(?P<entry>\d{1,19})", get_entry),
-    (r"/feeds?/last_data_age", get_age),
-    (FIELD + "/last_data_age", get_age),
-    (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
-    (r"/charts/(?P<field>[1-8])", get_chart),
-))
-CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
+CHANNEL_ROUTES: tuple[tuple[re.Pattern[str], Callable[..., Answer | Work]], ...] = tuple(
+    (re.compile(pattern), route) for pattern, route in (
+        (r"", get_channel),
+        (r"/feeds?", get_feed),
+        (FIELD, get_feed),
+        (r"/feeds?/last", get_entry),
+        (FIELD + "/last", get_entry),
+        (r"/feeds?/(?:entry/)?(?P<entry>\d{1,19})", get_entry),
+        (r"/feeds?/last_data_age", get_age),
+        (FIELD + "/last_data_age", get_age),
+        (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
+        (r"/charts/(?P<field>[1-8])", get_chart),
+    ))
 
 
-def require_reader(request, server, station: Station, params: dict[str, Any]) -> None:
+def require_reader(request: Request, server: "Server", station: Station,
+                   params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
     if access.password is not None and not access.admit_key(
@@ -4033,16 +3572,12 @@ def require_reader(request, server, station: Station, params: dict[str, Any]) ->
         access.admit_reader(request.headers.get("authorization", ""), request.address)
 
 
-def answer_channel(request, server, params: dict[str, Any], path: str,
-                   form: str) -> Generator[None, None, Answer]:
-    """One request below /channels/. Raises Refused."""
-    if path == "public" and request.command != "POST":
-        return get_public(server, params, form)
+def answer_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
+                   suffix: str) -> Work:
+    """One read below /channels/. Raises Refused."""
+    if path == "public":
+        return get_public(server, params, suffix)
     id, slash, rest = path.partition("/")
-    if request.command == "POST":
-        if rest != "bulk_update" or form not in {"json", "csv"}:
-            raise Refused(405, "administration is done on the command line")
-        return write_bulk(request, server, params, id, form)
     station = next((s for s in server.reader.stations() if str(s.id) == id), None)
     if station is None:
         raise Refused(404, "there is no such channel")
@@ -4050,90 +3585,987 @@ def answer_channel(request, server, params: dict[str, Any], path: str,
         if match := pattern.fullmatch(slash + rest):
             require_reader(request, server, station, params)
             named = {name: text for name, text in match.groupdict().items() if text}
-            answer = route(server, station, params, form, **named)
+            answer = route(server, station, params, suffix, **named)
             return answer if isinstance(answer, Answer) else (yield from answer)
     raise Refused(404, "there is nothing here")
 
 
-def tell_error(refused: Refused, form: str) -> Answer:
+def render_error(refused: Refused, suffix: str) -> Answer:
     """An error in the format that was asked for; of a private channel as recorded."""
     headers = tuple(pair for pair in refused.headers if pair[0] != "WWW-Authenticate")
     if refused.status == 401 and headers != refused.headers:
         return Answer(NO_ACCESS, KINDS["json"], 400)
     code, message, details = ERRORS.get(refused.status, ERRORS[400])
     details = details or refused.message
-    answer = tell("hash", {
+    answer = render_document("hash", {
         "status": str(refused.status),
         "error": {"error_code": code, "message": message, "details": details},
-    }, form) if form in {"json", "xml"} else Answer(code.encode())
+    }, suffix) if suffix in {"json", "xml"} else Answer(code.encode())
     return answer._replace(status=refused.status, headers=headers)
 
 
-def channels(request, server) -> Generator[None, None, Answer]:
-    """Everything below /channels/: finds the format, and adds what all answers there have."""
-    match = re.fullmatch(r"/channels/(.*?)(?:\.(json|xml|csv|txt|text))?", request.path)
-    is_text = re.search(r"(fields?/\w+/last|last_data_age)$", match[1])
-    form = (match[2] or ("txt" if is_text else "json")).replace("text", "txt")
-    if request.command != "POST":
-        yield
+CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
+
+
+def parse_callback(params: Mapping[str, Any]) -> str | None:
+    """The function that a page of another site wants called with the answer. Raises Refused."""
+    name = params.get("callback")
+    if name is not None and not CALLBACK.fullmatch(str(name)):
+        raise Refused(400, "callback: not a name")
+    return name
+
+
+def as_jsonp(answer: Answer, callback: str | None) -> Answer:
+    if callback is None or answer.kind != KINDS["json"]:
+        return answer
+    return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
+                           kind="application/javascript; charset=utf-8")
+
+
+def get_channels(request: Request, server: "Server") -> Work:
+    """What is read below /channels/: finds the format, and adds what all answers there have."""
+    path, _, ending = request.path[len("/channels/"):].rpartition(".")
+    if ending not in {"json", "xml", "csv", "txt", "text"}:
+        path, ending = request.path[len("/channels/"):], ""
+    is_text = re.search(r"(fields?/\w+/last|last_data_age)$", path)
+    suffix = (ending or ("txt" if is_text else "json")).replace("text", "txt")
+    yield
     try:
-        params = read_params(request)
-        answer = yield from answer_channel(request, server, params, match[1], form)
-        name = params.get("callback")
-        if name is not None and answer.kind == KINDS["json"]:
-            if not CALLBACK.fullmatch(str(name)):
-                raise Refused(400, "callback: not a name")
-            answer = answer._replace(body=b"%b(%b)" % (name.encode(), answer.body),
-                                     kind="application/javascript; charset=utf-8")
+        params = parse_params(request)
+        callback = parse_callback(params)
+        answer = as_jsonp((yield from answer_channel(request, server, params, path, suffix)),
+                          callback)
     except Refused as refused:
-        answer = tell_error(refused, "json" if request.command == "POST" else form)
+        answer = render_error(refused, suffix)
     return answer._replace(headers=CORS + answer.headers)
 
 
-def refuse_method(request, server) -> Answer:
-    return tell_error(Refused(405, "this is done on the command line"), "json")._replace(
+def refuse_method(request: Request, server: "Server") -> Answer:
+    return render_error(Refused(405, "this is done on the command line"), "json")._replace(
         headers=(*CORS, ("Allow", "GET, POST, OPTIONS")))
 
 
-def refuse_account(request, server) -> Answer:
+def refuse_account(request: Request, server: "Server") -> Answer:
     refused = Refused(404, "there are no accounts and no apps here")
-    return tell_error(refused, "json")._replace(headers=CORS)
+    return render_error(refused, "json")._replace(headers=CORS)
 
 
-def answer_options(request, server) -> Answer:
-    return Answer(b"", TEXT, 200, CORS)
+def answer_options(request: Request, server: "Server") -> Answer:
+    return Answer(b"", headers=CORS)
 
 
-THINGSPEAK_ROUTES = {
-    "/update": {"GET": write_entry, "POST": post_any, "OPTIONS": answer_options},
-    **{f"/update.{form}": {"GET": write_entry, "POST": write_entry, "OPTIONS": answer_options}
-       for form in ("json", "xml", "txt", "text")},
-    "/channels/": {"GET": channels, "POST": channels, "OPTIONS": answer_options,
-                   "PUT": refuse_method, "DELETE": refuse_method},
-    **{path: {"GET": refuse_account, "POST": refuse_account}
-       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")},
+# -- the table ------------------------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    """Who answers. A path that ends in / stands for everything below it."""
+    method: str
+    path: str
+    answer: Callable[[Request, "Server"], Answer | Work]
+    is_open: bool = False       # needs no password: it asks for a key, or tells nothing
+    is_loose: bool = False      # its clients make mistakes: repair_head comes before the parser
+    is_safe: bool = True        # changes nothing, so HEAD may ask, too
+
+
+ROUTES = (
+    Route("GET", "/", get_page),
+    Route("GET", "/events", get_events),
+    Route("GET", "/api/stations", get_stations),
+    Route("GET", "/api/readings", get_readings),
+    Route("GET", "/export.csv", get_export),
+    *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
+    Route("GET", "/healthz", get_healthz, is_open=True),
+    Route("GET", "/update/", get_update, is_open=True, is_safe=False),
+    *(Route("GET", path, write_entry, is_open=True, is_loose=True, is_safe=False)
+      for path in UPDATE_PATHS),
+    Route("POST", "/update", post_update, is_open=True, is_loose=True),
+    *(Route("POST", path, write_entry, is_open=True, is_loose=True) for path in UPDATE_PATHS[1:]),
+    Route("GET", "/channels/", get_channels, is_open=True, is_loose=True),
+    Route("POST", "/channels/", post_channel, is_open=True, is_loose=True),
+    *(Route(method, "/channels/", refuse_method, is_open=True, is_loose=True)
+      for method in ("PUT", "DELETE")),
+    *(Route("OPTIONS", path, answer_options, is_open=True, is_loose=True)
+      for path in (*UPDATE_PATHS, "/channels/")),
+    *(Route(method, path, refuse_account, is_open=True) for method in ("GET", "POST")
+      for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
+)
+METHODS: dict[str, dict[str, Route]] = collections.defaultdict(dict)    # by path and method
+for route in ROUTES:
+    METHODS[route.path][route.method] = route
+    if route.method == "GET" and route.is_safe:
+        METHODS[route.path]["HEAD"] = route
+
+
+UPDATE = METHODS["/update/"]["GET"]
+
+
+def find_route(command: str, path: str) -> Route:
+    """Who answers a method on a path. Raises Refused 404, 405."""
+    methods = METHODS.get(path) or METHODS.get(path[:path.find("/", 1) + 1])
+    if methods is None:
+        raise Refused(404, "there is nothing here; / is the page")
+    if command not in methods:
+        known = [method for method in methods if method != "HEAD"]
+        raise Refused(405, f"use {' or '.join(known)} here", Allow=", ".join(methods))
+    return methods[command]
+
+
+# ------------------------------------------------------------------------------------------------
+# 10. HTTP
+#     Law: bytes are understood in one way or refused; what is refused is not executed,
+#     and no byte of an update's answer leaves before the commit.
+#
+#     bytes -> Request -> (route) -> Answer -> bytes: pure functions, and a Connection that calls
+#     them. What takes part in a server has an object of its own: Turn, Steps, Events, Board.
+# ------------------------------------------------------------------------------------------------
+
+STOCK = http.server.BaseHTTPRequestHandler      # its names and tables; its parser forgives a lot
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
+# No two neighbors that match the same: no input makes these slow.
+REQUEST_LINE = re.compile(rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])" % TOKEN)
+HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
+HEADERS = re.compile(rb"(?:%s)*\r\n" % HEADER.pattern.replace(b"(", b"(?:"))
+ABSOLUTE = re.compile(r"(?i:https?)://[^/?]+/?(.*)")
+HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
+BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
+ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
+LOOSE = re.compile(rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?(?:%s)" % b"|".join(
+    re.escape(path.encode()) + (b"" if path.endswith("/") else rb"[? \r\n]")
+    for path in sorted({route.path for route in ROUTES if route.is_loose})))
+VALUES = re.compile(r"([0-9.eE+-]{1,32})(?:/age=([0-9.]{1,32}))?(?:/seq=([0-9A-Za-z._:-]{1,32}))?",
+                    re.ASCII)
+
+
+# -- bytes to a Request ---------------------------------------------------------------------------
+
+
+def parse_line(line: bytes) -> tuple[str, str, str, str]:
+    """A request line to command, path, query and version. Raises Refused."""
+    match = REQUEST_LINE.fullmatch(line)
+    if not match:
+        raise Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
+    command, target, version = (word.decode() for word in match.groups())
+    if len(line) > MAX_LINE:
+        raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
+    if version not in {"1.0", "1.1"}:
+        raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
+    if target[0] != "/":                # as to a proxy: RFC 9112, 3.2.2 wants it understood
+        absolute = ABSOLUTE.fullmatch(target)
+        if not absolute:
+            raise Refused(400, "request line: the path has to begin with /")
+        target = "/" + absolute[1]
+    path, _, query = target.partition("?")
+    return command, path, query, f"HTTP/{version}"
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Header lines with the empty line to {name in lower case: value}. Raises Refused."""
+    if not HEADERS.fullmatch(block):
+        raise Refused(400, "header: each is one line, Name: value")
+    pairs = HEADER.findall(block)
+    if len(pairs) > MAX_HEADERS:
+        raise Refused(431, f"more than {MAX_HEADERS} headers")
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name, value = raw_name.decode().lower(), raw_value.strip(b" \t").decode("latin-1")
+        if name in headers and name in ONCE:
+            raise Refused(400, f"{name}: given twice")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if not HOST.fullmatch(headers.get("host", "")):
+        raise Refused(400, "Host: malformed")
+    return headers
+
+
+def measure_body(command: str, version: str, headers: Mapping[str, str]) -> int:
+    """The length of the body in bytes. Raises Refused."""
+    if not BODY_HEADERS & headers.keys():
+        return 0
+    if (coding := headers.get("transfer-encoding")) is not None:
+        is_clear = (coding.lower() == "chunked" and version == "HTTP/1.1"
+                    and "content-length" not in headers)
+        raise Refused(411 if is_clear else 400,
+                      "Transfer-Encoding: not supported; send Content-Length")
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise Refused(400, "Content-Length: not a number")
+    if len(length) > 9 or int(length) > MAX_BODY:
+        raise Refused(413, f"the body is longer than {MAX_BODY} bytes")
+    if int(length) and command in {"GET", "HEAD"}:
+        raise Refused(400, f"Content-Length: a {command} has no body")
+    if headers.get("expect", "100-continue").lower() != "100-continue":
+        raise Refused(417, "Expect: only 100-continue is known")
+    return int(length)
+
+
+def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
+    """Request line, headers and empty line to a Request without its body.
+
+    Never raises: what is refused comes back with its fault. peer is the address of the other side,
+    None for the proxy. is_bare: there was no version, so the answer has no head.
+    """
+    line, _, block = head.partition(b"\r\n")
+    command, path, query, version = "GET", "/", "", "HTTP/1.1"
+    headers: Mapping[str, str] = {}
+    length, closes, fault = 0, True, None
+    try:
+        command, path, query, version = parse_line(line)
+        headers = parse_headers(block)
+        if version == "HTTP/1.1" and "host" not in headers:
+            raise Refused(400, "Host: missing")
+        length = measure_body(command, version, headers)
+        options = headers.get("connection", "").lower().replace(" ", "").split(",")
+        closes = "close" in options or (
+            version == "HTTP/1.0" and "keep-alive" not in options) or (
+            # What follows may be meant as a body: it must not be read as a request.
+            command == "POST" and "content-length" not in headers)
+    except Refused as refused:
+        fault = refused
+    # The proxy's word for an address counts, since only it connects to a unix socket.
+    address = headers.get("x-real-ip", "") if peer is None else peer
+    return Request(command, path, query, "HTTP/0.9" if is_bare else version, headers, address,
+                   peer, closes, length, head, fault)
+
+
+# A browser or a script sends the same head each time.
+remember_head = functools.lru_cache(MAX_HEADS)(parse_head)
+
+
+def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
+    """The head that data begins with, its length there, and whether it lacks a version.
+
+    None while it is not complete. Raises Refused as soon as it cannot become one.
+    """
+    if LOOSE.match(data):
+        found = repair_head(data)
+        if found and found[2] and not is_first:     # its answer could be taken for another's
+            raise Refused(400, "request line: without a version it can only be the first one")
+    else:
+        end = data.find(b"\r\n\r\n") + 4
+        found = (data[:end], end, False) if end > 3 else None
+        line, newline, _ = data[:MAX_LINE + 2].partition(b"\n")
+        if newline and not found:
+            parse_line(line[:-1] if line.endswith(b"\r") else line + newline)
+    if found and found[1] <= MAX_HEAD:
+        return found
+    if b"\n" not in data[:MAX_LINE + 2] and len(data) > MAX_LINE:
+        raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
+    if len(data) > MAX_HEAD:
+        raise Refused(431, f"the headers are longer than {MAX_HEAD} bytes")
+    return None
+
+
+class Known:
+    """Updates seen before: one that differs by its values alone has only these parsed again.
+
+    A station sends the same bytes each time, but for value, age and seq: 1.3 times the rate.
+    Only what was admitted enters, and each time the key is asked again.
+    """
+
+    def __init__(self) -> None:
+        self.table: dict[tuple[str | None, bytes, bytes], tuple[tuple[Any, ...], Update]] = {}
+
+    def find(self, peer: str | None, data: bytes) -> Request | None:
+        """The request that data is, if it is known; the strict parser would say the same."""
+        before, _, rest = data.partition(b"/data=")
+        values, _, behind = rest.partition(b" ")
+        if not (known := self.table.get((peer, before, behind))):
+            return None
+        if not (match := VALUES.fullmatch(values.decode("latin-1"))):
+            return None
+        request, (mac, key, reading) = known
+        value, age, seq = match.groups()
+        try:
+            reading = Reading(reading.field, parse_number(value), parse_age(age) if age else 0,
+                              seq)
+        except (ValueError, Refused):
+            return None                         # the strict parser says what is wrong with it
+        return Request(*request, Update(mac, key, reading))
+
+    def learn(self, request: Request, update: Update) -> None:
+        """Keep what stands around the values of an update that was admitted."""
+        before, _, rest = request.head.partition(b"/data=")
+        values, _, behind = rest.partition(b" ")
+        if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
+            return
+        self.table[request.peer, before, behind] = tuple(request[:-2]), update
+        if len(self.table) > MAX_KNOWN:
+            del self.table[next(iter(self.table))]
+
+
+# -- an Answer to bytes ---------------------------------------------------------------------------
+
+
+def render_refusal(request: Request, refused: Refused) -> Answer:
+    """A refusal in the form that the client asked for."""
+    accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    if "text/html" in accept:
+        return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
+                      refused.headers + PAGE_HEADERS)
+    if "application/json" in accept or request.path.startswith("/api/") \
+            or request.command == "POST":
+        return Answer(as_json({"status": refused.status, "error": refused.message}), JSON,
+                      refused.status, refused.headers)
+    return Answer(f"{refused.message}\n".encode(), TEXT, refused.status, refused.headers)
+
+
+@functools.lru_cache(256)
+def render_head(status: int, kind: str, framing: str, headers: Headers, connection: str,
+                second: int) -> bytes:
+    """Status line and headers; most answers of a second have the same: 1.05 times the rate."""
+    lines = [f"HTTP/1.1 {status} {STOCK.responses[status][0]}", "Server: iotserver",
+             f"Date: {email.utils.formatdate(second, usegmt=True)}"]
+    if status != HTTPStatus.NOT_MODIFIED:       # which has no body to describe
+        lines += [f"Content-Type: {kind}"] + [framing] * bool(framing)
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, connection, "\r\n"] if connection else [*lines, "\r\n"]).encode()
+
+
+def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes:
+    """Head and body of an answer, to be sent in one write. second is the time since 1970, UTC."""
+    version = request.request_version
+    if version == "HTTP/0.9":
+        return answer.body
+    if answer.listens or (answer.stream and version == "HTTP/1.0"):
+        framing = ""                            # the body ends where the connection does
+    elif answer.stream:
+        framing = "Transfer-Encoding: chunked"
+    else:
+        framing = f"Content-Length: {len(answer.body)}"
+    connection = ("Connection: close" if closes else
+                  "Connection: keep-alive" if version == "HTTP/1.0" else "")
+    head = render_head(answer.status, answer.kind, framing, answer.headers, connection, second)
+    return head if request.command == "HEAD" else head + answer.body
+
+
+def chunked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """A body of unknown length: RFC 9112, 7.1."""
+    for piece in pieces:
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
+def respond(request: Request, server: "Server", work: Work | None = None) -> Answer | Work:
+    """The answer to a request, or the work that it takes; given that, one step of it is done.
+
+    Never raises: whatever goes wrong is an answer.
+    """
+    try:
+        if work:
+            next(work)
+            return work
+        if request.fault:
+            raise request.fault
+        route = UPDATE if request.update else find_route(request.command, request.path)
+        if server.access.password and not route.is_open:
+            server.access.admit_reader(request.headers.get("authorization", ""), request.address)
+        answer = route.answer(request, server)
+        if not isinstance(answer, Answer) and server.steps.is_full(request.address):
+            raise Refused(503, "too many large requests at a time; try again", Retry_After="5")
+        return answer
+    except StopIteration as done:
+        return cast(Answer, done.value)
+    except Refused as refused:
+        return render_refusal(request, refused)
+    except sqlite3.Error as error:
+        return render_refusal(request, server.turn.fail(error))
+    except Exception:
+        log(f"a request failed: {traceback.format_exc()}")
+        return render_refusal(request, Refused(500, "something went wrong here; it was logged"))
+
+
+# -- connections ----------------------------------------------------------------------------------
+
+FOLLOWS = {                     # what may follow what; connections begin idle
+    "idle": {"idle", "head", "body", "wait", "work", "stream", "listen", "linger"},
+    "head": {"head", "idle", "body", "wait", "work", "stream", "listen", "linger"},
+    "body": {"body", "idle", "head", "wait", "work", "stream", "listen", "linger"},
+    "wait": {"wait", "idle", "head", "body", "work", "stream", "listen", "linger"},
+    "work": {"wait", "idle", "head", "body", "stream", "linger"},
+    "stream": {"stream", "wait", "idle", "linger"},
+    "listen": set[str](),       # the last ones: only the end follows
+    "linger": set[str](),
 }
-ROUTES.update(THINGSPEAK_ROUTES)
-OPEN.update(route for methods in THINGSPEAK_ROUTES.values() for route in methods.values())
-REPAIRS.append(repair_head)
+
+
+class Connection(asyncio.Protocol):
+    """One client: cuts its bytes into requests, keeps their answers in order, minds the time."""
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.buffer = bytearray()
+        self.state, self.deadline = "idle", math.inf
+        self.request: Request | None = None     # in hand: its body is missing, or it takes time
+        self.work: Work | None = None           # on the request in hand
+        self.stream: Iterator[bytes] | None = None      # the rest of the last answer
+        self.answers: list[tuple[Request, Answer]] = []     # in the order of their requests
+        self.answered = 0                       # requests
+        self.is_full = self.is_at_end = self.is_closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        # A peer that is gone already has no name; that must not make it look like the proxy.
+        name = transport.get_extra_info("peername")
+        self.peer: str | None = None if name == "" else name[0] if name else ""
+        self.enter("idle")
+        if not self.server.welcome(self):
+            self.refuse(Refused(503, "too many connections; try again", Retry_After="5"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_closing = True
+        self.server.forget(self)
+
+    def eof_received(self) -> bool:
+        """A client that only closed its side still gets the answers that it is owed."""
+        self.is_at_end = True
+        return self.state in {"wait", "work", "stream"}
+
+    def enter(self, state: str) -> None:
+        """Be in another state."""
+        if state not in FOLLOWS[self.state]:
+            raise RuntimeError(f"a connection goes from {self.state} to {state}")
+        self.state, self.deadline = state, self.server.monotonic() + PATIENCE[state]
+        if state in {"work", "stream"} or not self.transport.is_reading():
+            self.mind_reading()
+
+    def mind_reading(self) -> None:
+        """Pause or resume reading: on only while what comes can be made use of."""
+        wanted = (self.state not in {"work", "stream"} and not self.is_full
+                  and len(self.buffer) <= MAX_BUFFER)
+        if wanted != self.transport.is_reading() and not self.transport.is_closing():
+            (self.transport.resume_reading if wanted else self.transport.pause_reading)()
+
+    # -- in ---------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_closing:
+            return
+        self.buffer += data
+        if self.state in {"idle", "head", "body"}:
+            self.take_requests()
+        elif len(self.buffer) > MAX_BUFFER:
+            self.mind_reading()
+
+    def take_requests(self) -> None:
+        """Execute the requests that are complete in the buffer, MAX_PIPELINED of them at a time.
+
+        Answers go out together: at once, or, where one of them is an update's, when the turn ends.
+        """
+        is_update = False
+        while (self.buffer and not (self.is_closing or self.is_full or self.work or self.stream)
+               and len(self.answers) < MAX_PIPELINED and (request := self.take_request())):
+            answer = respond(request, self.server)
+            if isinstance(answer, Answer):
+                self.queue(request, answer)
+                is_update |= answer.is_update
+            else:
+                self.request, self.work = request, answer
+        if self.work:
+            self.enter("work")
+            self.server.steps.add(self)
+        elif is_update:
+            self.enter("wait")
+        if is_update:
+            self.server.turn.add(self)
+        elif self.answers:
+            self.flush(int(self.server.clock()))
+        elif self.is_at_end and not self.work:
+            self.transport.close()
+        elif not self.work:
+            state = "body" if self.request else "head" if self.buffer else "idle"
+            if state != self.state:             # the time counts from the first byte
+                self.enter(state)
+
+    def take_request(self) -> Request | None:
+        """The next request off the buffer, None while it is not complete."""
+        if not self.request:
+            data = bytes(self.buffer)
+            if known := self.server.known.find(self.peer, data):
+                self.buffer.clear()
+                return known
+            while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line is no harm
+                del self.buffer[:2]
+            try:
+                cut = cut_head(bytes(self.buffer), self.answered == 0)
+            except Refused as refused:
+                return Request(fault=refused)
+            if not cut:
+                return None
+            head, length, is_bare = cut
+            parse = remember_head if length <= MAX_REMEMBERED else parse_head
+            self.request = parse(head, self.peer, is_bare)
+            del self.buffer[:length]
+        request = self.request
+        if len(self.buffer) < request.length:
+            if "expect" in request.headers and request.request_version == "HTTP/1.1" \
+                    and not self.answers and self.state != "body":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return None
+        self.request = None
+        if not request.length:
+            return request
+        body = bytes(self.buffer[:request.length])
+        del self.buffer[:request.length]
+        return request._replace(body=body)
+
+    # -- out --------------------------------------------------------------------------------------
+
+    def queue(self, request: Request, answer: Answer) -> None:
+        """Put an answer behind those before it."""
+        self.answers.append((request, answer))
+        self.answered += 1
+        if answer.stream and request.command != "HEAD":
+            self.stream = (chunked(answer.stream) if request.request_version == "HTTP/1.1"
+                           else answer.stream)
+            self.request = request
+        self.is_closing = (request.close_connection or self.server.is_stopping or answer.listens
+                           or self.stream is answer.stream is not None)     # ends as the body does
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer what is no request, and close."""
+        request = Request(fault=refused)
+        self.queue(request, render_refusal(request, refused))
+        self.flush(int(self.server.clock()))
+
+    def flush(self, second: int, failure: Refused | None = None) -> None:
+        """Send what is queued, in one write; failure is told instead of updates' answers."""
+        last = len(self.answers) - 1
+        data = b"".join([render(
+            request, render_refusal(request, failure) if failure and answer.is_update else answer,
+            self.is_closing and number == last, second)
+            for number, (request, answer) in enumerate(self.answers)])
+        listens = self.answers[last][1].listens
+        self.answers.clear()
+        self.transport.write(data)
+        if self.work:
+            return
+        if listens:
+            self.enter("listen")
+            self.server.events.listeners.add(self)
+        elif self.stream:
+            self.enter("stream")
+            if not self.is_full:
+                self.server.steps.add(self)
+        elif self.buffer or self.is_closing or self.is_at_end:
+            self.rest()
+        else:
+            self.enter("idle")
+
+    def rest(self) -> None:
+        """Nothing more to send: close, go on with what has come, or wait for the next request."""
+        if self.is_at_end and (self.is_closing or not self.buffer):
+            self.transport.close()
+        elif not self.is_closing:
+            self.enter("wait" if self.buffer else "idle")
+            if self.buffer:
+                self.server.loop.call_soon(self.take_requests)
+        elif not self.server.may_linger():
+            self.transport.close()
+        else:
+            # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
+            # might never see the answer: so only our side is closed, and the rest is dropped.
+            self.enter("linger")
+            with contextlib.suppress(OSError):  # the client is gone already
+                self.transport.write_eof()
+
+    def step(self) -> bool:
+        """One step of the request in hand, or of its stream; whether there is more to do now."""
+        if self.transport.is_closing():
+            return False
+        if self.stream:
+            return self.send_piece(self.stream)
+        if not (self.request and self.work):
+            return False
+        request, answer = self.request, respond(self.request, self.server, self.work)
+        if not isinstance(answer, Answer):
+            return True
+        self.request = self.work = None
+        self.queue(request, answer)
+        self.flush(int(self.server.clock()))
+        return False
+
+    def send_piece(self, stream: Iterator[bytes]) -> bool:
+        """The next piece of a stream, as fast as the client takes them."""
+        try:
+            piece = next(stream, None)
+        except sqlite3.Error as error:
+            log(f"an export was cut off: {error}")
+            self.transport.abort()              # without its end the client knows
+            return False
+        if piece is None:
+            self.stream = self.request = None
+            self.rest()
+            return False
+        self.enter("stream")
+        self.transport.write(piece)
+        return not self.is_full
+
+    def pause_writing(self) -> None:
+        """The client does not take what it asked for: then it may not ask for more."""
+        self.is_full = True
+        self.mind_reading()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self.mind_reading()
+        if self.stream:
+            self.server.steps.add(self)
+        elif self.buffer and self.state in {"idle", "head", "body"}:
+            self.take_requests()
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def may_close(self, waited: float) -> bool:
+        """Whether a server that has been stopping for so long owes this connection no more."""
+        return self.state == "listen" or (
+            self.state == "idle" and self.answered > 0 and waited > IDLE_STOP_SECONDS)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.is_full:
+            self.transport.abort()
+        elif self.state in {"head", "body"}:
+            self.refuse(Refused(408, "the request took too long"))
+        else:
+            self.transport.close()
+
+
+# -- what takes part in a server ------------------------------------------------------------------
+
+
+class Turn:
+    """Group commit: the updates of one turn of the loop are one transaction, answered after it.
+
+    A commit costs as much as ten updates: so those that are already here are taken in first. With
+    64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.connections: list[Connection] = []
+        self.ends = 0.0                         # at the latest
+        self.failure: Refused | None = None     # of the last commit
+
+    def add(self, connection: Connection) -> None:
+        """Flush this connection when the turn ends."""
+        if not self.connections:
+            self.ends = self.server.monotonic() + TURN_SECONDS
+            self.server.loop.call_soon(self.end_when_quiet, 0)
+        self.connections.append(connection)
+
+    def end_when_quiet(self, seen: int) -> None:
+        if seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
+            self.server.loop.call_soon(self.end_when_quiet, len(self.connections))
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Commit what this turn brought; then, and only then, answer it."""
+        connections, self.connections = self.connections, []
+        failure, batch = None, self.server.writer.batch
+        if batch.stations:
+            try:
+                self.server.writer.commit()
+                self.failure = None
+            except sqlite3.Error as error:
+                failure = self.failure = self.fail(error)
+            except Exception:           # whatever it was, nobody is told that it was stored
+                log(f"a commit failed: {traceback.format_exc()}")
+                failure = Refused(500, "not stored: something went wrong here; it was logged")
+        second = int(self.server.clock())
+        for connection in connections:
+            if not connection.transport.is_closing():
+                connection.flush(second, failure)
+        if batch.readings and not failure:
+            self.server.board.is_stale = True
+            self.server.events.tell("reading", batch.readings)
+
+    def fail(self, error: sqlite3.Error) -> Refused:
+        """What to tell the clients of a failed commit; ends the process when nothing is sure."""
+        path = self.server.writer.path
+        if is_fatal(error):
+            end_at_once(f"{path}: {error}; ending, since nothing more can be promised. Check the "
+                        "disk, then --check the database or restore a backup")
+        is_full = getattr(error, "sqlite_errorname", str(error)) in {
+            "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
+        if not self.failure:
+            log(f"{path}: {error}; updates are refused until that is over")
+        return Refused(507 if is_full else 503,
+                       "not stored: " + ("the disk is full" if is_full else str(error)),
+                       Retry_After="60")
+
+
+class Steps:
+    """What takes long, a step at a time; updates, and other addresses, have their turns between.
+
+    A few addresses are served in rotation, each with its first request; streams take turns among
+    themselves, too.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.waiting: dict[str, collections.deque[Connection]] = {}     # by address
+        self.rotation: collections.deque[str] = collections.deque()     # of some of them
+        self.others: collections.deque[str] = collections.deque()       # the rest, in order
+
+    def add(self, connection: Connection) -> None:
+        address = connection.request.address if connection.request else ""
+        if address in self.waiting:
+            self.waiting[address].append(connection)
+            return
+        self.waiting[address] = collections.deque([connection])
+        self.others.append(address)
+        if len(self.waiting) == 1:
+            self.server.loop.call_soon(self.step)
+
+    def is_full(self, address: str) -> bool:
+        return (len(self.waiting.get(address, ())) >= MAX_WORKS_PER_ADDRESS
+                or len(self.waiting) >= MAX_WORKS)
+
+    def step(self) -> None:
+        self.server.turn.end()          # whose answer is ready does not wait for this step
+        while self.others and len(self.rotation) < MAX_ROTATION:
+            self.rotation.append(self.others.popleft())
+        address = self.rotation.popleft()
+        connections = self.waiting[address]
+        connection = connections.popleft()
+        if connection.step():
+            (connections.append if connection.stream else connections.appendleft)(connection)
+        if connections:
+            self.rotation.append(address)
+        else:
+            del self.waiting[address]
+        if self.waiting:
+            self.server.loop.call_soon(self.step)
+
+
+class Events:
+    """Who listens, and what was told: server-sent events, as the HTML standard has them."""
+
+    def __init__(self, places: Mapping[int, tuple[int, int]]):
+        self.places = places                    # series: station and field
+        self.process = secrets.token_hex(4)     # tells the events of this process from others'
+        self.listeners: set[Connection] = set()
+        self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
+        self.last = 0                           # number of the newest one
+        self.is_reset = False                   # a command has changed stations or history
+
+    def is_full(self) -> bool:
+        return len(self.listeners) >= MAX_LISTENERS
+
+    def tell(self, name: str, items: list[Any]) -> None:
+        """Events for all listeners, in one write each; kept for those that come back."""
+        events = [(name, item) for item in items]
+        self.told.extend(events)
+        self.last += len(events)
+        if self.listeners:                      # with none, they are not even put into words
+            self.publish(self.render(events))
+
+    def render(self, events: list[tuple[str, Any]]) -> bytes:
+        """The newest events as bytes. Their ids let a listener go on where it was cut off."""
+        first = self.last - len(events) + 1
+        return b"".join(b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
+            self.process.encode(), number, name.encode(),
+            as_json(self.describe(item) if name == "reading" else item))
+            for number, (name, item) in enumerate(events, first))
+
+    def describe(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
+        series, ms, entry, value = row
+        station, field = self.places.get(series, (None, None))      # None: removed
+        return {"station": station, "field": field, "time": ms, "value": value, "entry": entry}
+
+    def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
+        """What a listener gets at first: the time here, the verdicts, and what it missed."""
+        data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
+        if verdicts:
+            data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
+        return data + self.since(last_id)
+
+    def since(self, last_id: str | None) -> bytes:
+        """What a listener missed; `reset` when that is not known any more: ask for all again."""
+        if last_id is None:
+            return b""
+        process, _, number = last_id.partition(".")
+        is_ours = process == self.process and re.fullmatch("[0-9]{1,15}", number)
+        missed = self.last - int(number) if is_ours else -1
+        if 0 <= missed <= len(self.told):
+            return self.render(list(self.told)[len(self.told) - missed:])
+        return RESET
+
+    def publish(self, data: bytes) -> None:
+        """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
+        for connection in tuple(self.listeners):
+            if connection.transport.get_write_buffer_size() > MAX_UNSENT:
+                connection.transport.abort()
+            else:
+                connection.transport.write(data)
+
+
+RESET = b"event: reset\ndata: {}\n\n"
+
+
+class Page(NamedTuple):
+    """A page as it was made."""
+    body: bytes
+    tag: str
+    headers: Headers
+
+
+class Board:
+    """The newest verdicts, and the pages made from them: worked out when someone asks.
+
+    They last until a reading, a command or the next minute makes them old, or a silence does.
+    """
+
+    def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
+        self.reader, self.settings, self.now = reader, settings, now
+        self.is_stale = True                    # since then there were readings or commands
+        self.expires = 0                        # then a verdict turns unknown
+        self.pages_expire = 0
+        self.current: list[Place] = []
+        self.pages: dict[View, Page] = {}
+        self.told: list[dict[str, Any]] = []    # verdicts, as listeners know them
+
+    def places(self) -> list[Place]:
+        """Inside and outside stations with their verdicts, of now."""
+        now = self.now()
+        if self.is_stale or now >= self.expires:
+            self.current = find_places(self.reader, now, self.settings.comfort)
+            self.expires = min((place.verdict.expires for place in self.current
+                                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+            self.pages.clear()
+            self.is_stale = False
+        return self.current
+
+    def find_page(self, view: View) -> Page | None:
+        """The page as view wants it, if it was made since the last reading and minute."""
+        if self.is_stale or self.now() >= min(self.expires, self.pages_expire):
+            return None
+        return self.pages.get(view)
+
+    def make_page(self, view: View) -> Page:
+        """The page as view wants it; the oldest one makes room for it."""
+        if page := self.find_page(view):
+            return page
+        places, now = self.places(), self.now()
+        if now >= self.pages_expire:
+            self.pages.clear()
+            self.pages_expire = now // MINUTE * MINUTE + MINUTE
+        body = render_overview(build_overview(self.reader, places, view, now), view)
+        tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        if len(self.pages) >= MAX_PAGES:
+            del self.pages[next(iter(self.pages))]
+        self.pages[view] = page = Page(body, tag, (
+            *PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
+            ("Vary", "Accept-Language, Cookie")))
+        return page
+
+    def news(self) -> list[dict[str, Any]] | None:
+        """The verdicts, when the state of one has changed since they were asked for here."""
+        places = [place for place in self.places() if place.verdict]
+        if [place.verdict.state for place in places] == [v["state"] for v in self.told]:
+            return None
+        self.told = [{
+            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
+            "difference": place.verdict.difference and round(place.verdict.difference, 2),
+        } for place in places]
+        return self.told
+
+
+class Control(asyncio.Protocol):
+    """The control socket: one JSON line in, [method, arguments], one JSON line out.
+
+    Each method is short, so that updates are served in between; a long work is many calls.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server, self.buffer = server, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.server.controls.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.server.controls.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        for line in lines:
+            self.transport.write(self.execute(line) + b"\n")
+        if len(self.buffer) > CONTROL_LINE:
+            self.transport.abort()
+
+    def execute(self, line: bytes) -> bytes:
+        method, arguments = json.loads(line)
+        if method == "address":
+            return as_json({"result": self.server.where})
+        if method not in WRITER_METHODS:
+            return as_json({"error": f"{method}: this server does not know it; is it older?"})
+        self.server.turn.end()
+        self.server.board.is_stale = self.server.events.is_reset = True
+        try:
+            return as_json({"result": getattr(self.server.writer, method)(*arguments)})
+        except StoreError as error:
+            return as_json({"error": str(error)})
+        except sqlite3.Error as error:
+            return as_json({"error": self.server.turn.fail(error).message})
+
+
+WRITER_METHODS = frozenset({"add_station", "new_key", "set_read_key", "label", "remove_step",
+                            "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
+
+
+class Server:
+    """What one process serves: the store, who may write to it, and all connections."""
+
+    def __init__(self, settings: argparse.Namespace, writer: Writer, reader: Reader,
+                 clock: Callable[[], float] = time.time,
+                 monotonic: Callable[[], float] = time.monotonic):
+        self.settings, self.writer, self.reader = settings, writer, reader
+        self.clock, self.monotonic = clock, monotonic
+        self.access = Access(writer, settings.rate_limit, monotonic,
+                             read_password(settings.private) if settings.private else None)
+        self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
+        self.board, self.events = Board(reader, settings, self.now), Events(writer.series_places)
+        self.connections: set[Connection] = set()
+        self.room = MAX_CONNECTIONS
+        self.controls: set[Control] = set()
+        self.where = ""                         # its address, for people
+        self.is_stopping = False
+        self.reported = ("", 0.0)               # the last error of the loop, until when
+
+    def now(self) -> int:
+        return int(self.clock() * 1000)
+
+    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error that asyncio caught; out of files it would tell a thousand times a second."""
+        error, now = context.get("exception"), self.monotonic()
+        if self.is_stopping and isinstance(error, ValueError):
+            return                      # it tries a listener again that is closed by now
+        text = f"{context['message']}: {error}"
+        if error and not isinstance(error, OSError):
+            text = "".join(traceback.format_exception(error))
+        if text != self.reported[0] or now > self.reported[1]:
+            self.reported = (text, now + 60)
+            log(text)
+
+    def welcome(self, connection: Connection) -> bool:
+        """Whether there is room for one more connection."""
+        self.connections.add(connection)
+        return len(self.connections) <= self.room
+
+    def may_linger(self) -> bool:
+        """Those that were refused have some room, too."""
+        return len(self.connections) <= self.room + self.room // 4
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.events.listeners.discard(connection)
 
 
 # ------------------------------------------------------------------------------------------------
 # 11. Jobs
 #    Law: what happens on a clock; each is short, and none is needed for an answer.
 # ------------------------------------------------------------------------------------------------
-
-
-def log(message: str) -> None:
-    """One line on stderr; whatever a client sent cannot forge a second one."""
-    text = ascii(message.strip())[1:-1]
-    print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
-
-
-def end_at_once(message: str) -> NoReturn:
-    """Neither answer nor close: closing would checkpoint what may be damaged."""
-    log(message)
-    os._exit(EXIT_STORAGE)
 
 
 def close_expired(server: Server) -> None:
@@ -4143,29 +4575,21 @@ def close_expired(server: Server) -> None:
 
 
 def keep_listeners(server: Server) -> None:
-    server.publish(b":\n\n")
+    server.events.publish(b":\n\n")
 
 
-def tell_verdict(server: Server) -> None:
-    """Publish the verdicts when one has changed: through a reading, or through silence."""
-    if not server.has_news and server.now() <= server.verdict_expires:
-        return
-    places = [place for place in find_places(server, server.reader.stations(),
-                                             server.reader.latest()) if place.verdict]
-    server.has_news = False
-    server.verdict_expires = min((p.verdict.expires for p in places if p.verdict.expires),
-                                 default=LATEST_TIME)
-    if [p.verdict.state for p in places] != [v["state"] for v in server.verdicts]:
-        server.verdicts = [{
-            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
-            "difference": place.verdict.difference and round(place.verdict.difference, 2),
-        } for place in places]
-        server.pages.clear()
-        server.tell("verdict", [server.verdicts])
+def tell_news(server: Server) -> None:
+    """Publish what has changed through a reading, through silence, or through a command."""
+    server.turn.end()                           # nothing comes between an answer and its flush
+    if server.events.is_reset:
+        server.events.is_reset = False
+        server.events.publish(RESET)
+    if verdicts := server.board.news():
+        server.events.tell("verdict", [verdicts])
 
 
 def forget_receipts(server: Server) -> None:
-    server.end_turn()
+    server.turn.end()
     server.writer.forget_receipts(server.now())
 
 
@@ -4195,23 +4619,25 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
-JOBS = ((1, close_expired), (1, tell_verdict), (15, keep_listeners), (10, watch_file),
-        (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
+Job = tuple[float, Callable[[Server], None]]    # every so many s
+JOBS: tuple[Job, ...] = (
+    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file),
+    (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
 
 
-async def run_jobs(server: Server) -> None:
+async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
     """Do each job when it is due, for ever."""
-    due = [server.monotonic() + period for period, _ in server.jobs]
+    due = [(server.monotonic() + period, period, job) for period, job in jobs]
     while True:
         await asyncio.sleep(1)
         now = server.monotonic()
-        for i, (period, job) in enumerate(server.jobs):
-            if now >= due[i]:
-                due[i] = now + period
+        for i, (at, period, job) in enumerate(due):
+            if now >= at:
+                due[i] = now + period, period, job
                 try:
                     job(server)
                 except sqlite3.Error as error:
-                    server.storage_failure(error)
+                    server.turn.fail(error)
                 except Exception:               # updates go on, whatever else is broken
                     log(f"{job.__name__} failed: {traceback.format_exc()}")
 
@@ -4226,7 +4652,7 @@ async def run_jobs(server: Server) -> None:
 class Progress:
     """A bar on stderr while it is a terminal; silence otherwise."""
 
-    def __init__(self, label: str, stream=None):
+    def __init__(self, label: str, stream: TextIO | None = None):
         self.label, self.stream = label, stream or sys.stderr
         self.is_shown = self.stream.isatty()
         self.drawn = 0.0
@@ -4241,14 +4667,14 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.drawn:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
 
 
 @contextlib.contextmanager
-def inside(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
     """In another current directory: a socket's path may have 100 bytes only, a database's more."""
     before = Path.cwd()
     os.chdir(folder)
@@ -4264,7 +4690,7 @@ class Remote:
     def __init__(self, path: Path):
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with inside(path.parent):
+            with working_in(path.parent):
                 self.channel.connect(path.name + ".sock")
         except OSError:
             self.channel.close()
@@ -4290,8 +4716,10 @@ class Remote:
         self.channel.close()
 
 
-def open_writer(path: Path) -> "Writer | Remote":
+def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
+    if not may_create:
+        require_database(path)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -4316,14 +4744,13 @@ def made_up_or_given(key: str | None) -> str:
     return key
 
 
-def add_station(args: argparse.Namespace, path: Path) -> None:
-    name, = args.add_station
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
     require(MAC.fullmatch(args.mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
     require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
             f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
     key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
+    with contextlib.closing(open_writer(path, may_create=True)) as writer:
         writer.add_station(name, args.mac.lower(), args.role, hash_key(key).hex(), now_ms())
     print(f"station {name} is registered; its API key, shown only now: {key}\n")
     print_config(key, args)
@@ -4334,7 +4761,7 @@ def lan_address() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         try:
             channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
-            return channel.getsockname()[0]
+            return str(channel.getsockname()[0])
         except OSError:
             return "127.0.0.1"
 
@@ -4364,29 +4791,26 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
-def new_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.new_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        has_old = writer.new_key(name, hash_key(key).hex())
+def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, has_old = give_key(args, path, "new_key", name)
     print(f"the new API key of {name}, shown only now: {key}"
           + "\nthe one before works until this one is first used" * has_old)
 
 
-def read_key(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.read_key
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.read_key(name, hash_key(key).hex())
+def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    key, _ = give_key(args, path, "set_read_key", name)
     print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
           "feeds on a private server, and replaces an earlier one")
 
 
-def remove_station(args: argparse.Namespace, path: Path) -> None:
-    require_database(path)
-    name, = args.remove_station
+def give_key(args: argparse.Namespace, path: Path, method: str, name: str) -> tuple[str, bool]:
+    """The key that a station has from now on, and what the writer's method says."""
+    key = made_up_or_given(args.key)
+    with contextlib.closing(open_writer(path)) as writer:
+        return key, getattr(writer, method)(name, hash_key(key).hex())
+
+
+def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
     total = 0
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
@@ -4400,12 +4824,12 @@ def shrink(writer: "Writer | Remote") -> int:
     return sum(iter(writer.shrink_step, 0))
 
 
-def prune(args: argparse.Namespace, path: Path) -> None:
-    before = now_ms() - parse_duration(args.prune[0])
+def prune(args: argparse.Namespace, path: Path, age: str) -> None:
+    before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count_before(before)
+        expected = reader.count(before)
     if args.dry_run:
-        print(f"{expected} readings are older than {args.prune[0]}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, Progress("pruning") as progress:
@@ -4415,7 +4839,7 @@ def prune(args: argparse.Namespace, path: Path) -> None:
         while writer.prune_notes_step(before):
             pass
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {args.prune[0]}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
 
 def sync(path: Path) -> None:
@@ -4443,8 +4867,8 @@ def replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def backup(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.backup[0]).absolute()
+def backup(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if target.exists() and path.exists() and target.samefile(path):
         raise StoreError(f"{target} is the database itself")
     with contextlib.closing(Reader(path)) as reader, replacing(target) as partial:
@@ -4465,8 +4889,8 @@ def check(args: argparse.Namespace, path: Path) -> None:
     print("ok")
 
 
-def set_password(args: argparse.Namespace, path: Path) -> None:
-    target = Path(args.set_password[0]).absolute()
+def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
     if sys.stdin.isatty():
         password = getpass.getpass("new password: ")
         require(password == getpass.getpass("once more: "), "the two differ; nothing was changed")
@@ -4478,20 +4902,17 @@ def set_password(args: argparse.Namespace, path: Path) -> None:
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
 
-def label(args: argparse.Namespace, path: Path) -> None:
-    name, number, text = args.label
-    require(number in tuple("123456789"), "FIELD is a number from 1 to 9")
+def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
+    require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
-    require_database(path)
     with contextlib.closing(open_writer(path)) as writer:
-        writer.label(name, int(number), text)
+        writer.label(name, int(field), text)
 
 
 # -- export and import ----------------------------------------------------------------------------
 
 
-def export(args: argparse.Namespace, path: Path) -> None:
-    name, = args.export
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(Reader(path)) as reader:
         if name == "-":
             write_csv(reader, sys.stdout)
@@ -4501,7 +4922,7 @@ def export(args: argparse.Namespace, path: Path) -> None:
             write_csv(reader, file)
 
 
-def write_csv(reader: Reader, file) -> None:
+def write_csv(reader: Reader, file: TextIO) -> None:
     total, done = reader.count(), 0
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Row._fields)
@@ -4520,32 +4941,33 @@ def parse_entry(text: str) -> int | None:
     return int(text) if text else None
 
 
-def read_own_csv(lines: Iterator[list[str]]) -> Iterator[Row]:
-    for when, station, mac, number, value, entry in lines:
-        yield (parse_time(when), station, parse_mac(mac), parse_field(number), parse_value(value),
-               parse_entry(entry))
+def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """Our CSV or ThingSpeak's, told apart by the first line."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = csv.reader(text)
+    try:
+        header = next(lines, [])
+        if header == list(Row._fields):
+            for when, owner, mac, field, value, entry in filter(None, lines):
+                yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
+                          parse_value(value), parse_entry(entry))
+        elif header[:2] == ["created_at", "entry_id"]:
+            for cells in filter(None, lines):
+                if len(cells) < len(header):
+                    raise ValueError(f"{len(header)} cells are expected")
+                yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
+        else:
+            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
+                             f"line is {','.join(Row._fields)}")
+    except (ValueError, csv.Error, Refused) as error:
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
+                         "stored; importing again does not double it") from None
+    finally:
+        text.detach()                   # the file is not ours to close
 
 
-def read_thingspeak_csv(lines: Iterator[list[str]], header: list[str],
-                        station: Station | None) -> Iterator[Row]:
-    """created_at,entry_id,field1,...: one line an entry, an empty cell where a field has none."""
-    for line in lines:
-        if len(line) < len(header):
-            raise ValueError(f"{len(header)} cells are expected")
-        yield from thingspeak_rows(dict(zip(header, line, strict=False)), station)
-
-
-def thingspeak_rows(feed: dict[str, Any], station: Station | None) -> Iterator[Row]:
-    """The readings of one entry of ThingSpeak's, by its names for them. Raises ValueError."""
-    require(station, "what comes from ThingSpeak needs --station NAME: whose readings these are")
-    when, entry = parse_time(feed["created_at"]), parse_entry(str(feed["entry_id"]))
-    for number in range(1, 10):
-        if (value := feed.get(f"field{number}")) not in (None, ""):
-            yield Row(when, station.name, station.mac, number, parse_value(str(value)), entry)
-
-
-def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[Row]:
-    """The rows of a feeds.json. Raises StoreError."""
+def read_json(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """A feeds.json of ThingSpeak's."""
     feed = None
     try:
         for feed in json.load(file)["feeds"]:
@@ -4555,78 +4977,73 @@ def read_thingspeak_json(name: str, file, station: Station | None) -> Iterator[R
                          + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
-def read_csv(name: str, file: Iterable[str], station: Station | None) -> Iterator[Row]:
-    """The rows of our CSV or of ThingSpeak's, told apart by the first line. Raises StoreError."""
-    lines = csv.reader(file)
-    try:
-        header = next(lines, [])
-        if header == list(Row._fields):
-            yield from read_own_csv(lines)
-        elif header[:2] == ["created_at", "entry_id"]:
-            yield from read_thingspeak_csv(lines, header, station)
-        else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
-    except (ValueError, IndexError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
-                         "stored; importing again does not double it") from None
+def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
+    """The readings of one entry, by ThingSpeak's names; an empty cell where a field has none."""
+    if station is None:
+        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
+    when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
+    for field in range(1, 10):
+        value = feed.get(f"field{field}")
+        if value is not None and (text := str(value).strip()):
+            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(path: Path) -> Iterator[Row]:
+def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
     """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
-    id = 0
-    with contextlib.closing(connect(path, "ro")) as db:
+    id, path = 0, Path(name)
+    with contextlib.ExitStack() as stack:
+        if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "older.db"
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
-            for id, when, mac, number, value in db.execute(
+            for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
-                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(number)),
+                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
-            raise StoreError(f"{path}, behind Id {id}: {error}; the table data(Id, API_key, "
+            raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
                              "date_time, mac, field, data) is expected") from None
 
 
-@contextlib.contextmanager
-def open_rows(name: str, station: Station | None) -> Iterator[tuple[Iterator[Row], Callable]]:
-    """The rows of any file that --import takes, and how much of it is read, from 0 to 1."""
-    if name == "-":
-        yield read_csv("standard input", sys.stdin, station), lambda: 0
-        return
-    with open(name, "rb") as file:
-        if file.peek(16).startswith(b"SQLite format 3\0"):
-            yield read_older_table(Path(name)), lambda: 0
-            return
-        if file.peek(16).lstrip(b"\xef\xbb\xbf \r\n").startswith(b"{"):
-            yield read_thingspeak_json(name, file, station), lambda: 0
-            return
-        size = os.fstat(file.fileno()).st_size
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        yield read_csv(name, text, station), lambda: file.tell() / size
+def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
+    """The function that reads a file which starts like this."""
+    if start.startswith(b"SQLite format 3\0"):
+        return read_older_table
+    return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
-def import_file(args: argparse.Namespace, path: Path) -> None:
+def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
+    step: list[Row] = []
+    for row in rows:
+        if len(step) >= size and row[0] != step[-1][0]:
+            yield step
+            step = []
+        step.append(row)
+    yield step
+
+
+def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     total, station = ImportCount(), None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
-    with (open_rows(args.import_[0], station) as (rows, fraction),
-          contextlib.closing(open_writer(path)) as writer, Progress("importing") as progress):
+    with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
+          contextlib.closing(open_writer(path, may_create=True)) as writer,
+          Progress("importing") as progress):
+        length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
+        read = choose_reader(file.peek(16))
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        while batch := list(itertools.islice(rows, size)):
-            counts = writer.import_rows(batch, now_ms())
+        for step in import_steps(read(file, name, station), size):
+            counts = writer.import_rows(step, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
-            progress(fraction())
+            progress(file.tell() / length if length else 0)
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
              if total.pruned else ""))
 
-
-COMMANDS = {
-    "add-station": add_station, "stations": list_stations, "new-key": new_key,
-    "read-key": read_key, "remove-station": remove_station, "prune": prune, "backup": backup,
-    "export": export, "import": import_file, "label": label, "set-password": set_password,
-    "check": check,
-}
 
 # -- the demonstration ----------------------------------------------------------------------------
 
@@ -4660,7 +5077,7 @@ def play_demo(server: Server) -> None:
     for name, mac in DEMO_STATIONS:
         value = simulate(name, now, now) + random.choice((-0.1, 0, 0, 0.1))
         server.writer.add(server.writer.by_mac[mac], Reading(1, round(value, 1), 0, None), now)
-    server.end_turn()
+    server.turn.end()
 
 
 # -- serving --------------------------------------------------------------------------------------
@@ -4683,7 +5100,7 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
     def factory():
         return Connection(server)
     if inherited := inherited_sockets():
-        listeners = [await server.loop.create_server(factory, sock=s, backlog=server.accepts)
+        listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
                      for s in inherited]
         where = "the sockets inherited"
     else:
@@ -4701,7 +5118,7 @@ async def listen_on(server: Server, factory: Callable[[], Connection]) -> asynci
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
-        return await server.loop.create_server(factory, host, port, backlog=server.accepts)
+        return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
         reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
@@ -4713,7 +5130,7 @@ async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
-    with inside(path.parent):
+    with working_in(path.parent):
         name = Path(path.name + ".sock")
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -4729,15 +5146,15 @@ def raise_file_limit() -> int:
     except ImportError:
         return 500                              # what select() can watch there
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + REFUSED_ROUNDS * MAX_ACCEPTS + SPARE_FILES
+    wanted = 2 * MAX_CONNECTIONS
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
 
 
-def announce(server: Server, where: str) -> None:
+def announce(server: Server) -> None:
     stations = len(server.writer.stations)
-    print(f"iotserver {__version__} serves {where} from {server.writer.path}, "
+    print(f"iotserver {__version__} serves {server.where} from {server.writer.path}, "
           f"{stations} station{'s' * (stations != 1)}", flush=True)
     if not stations:
         print("no station yet; this adds one, with the MAC that your station prints at start:\n"
@@ -4745,19 +5162,20 @@ def announce(server: Server, where: str) -> None:
               "--role inside --mac 5c:cf:7f:3b:0d:e8", flush=True)
 
 
-async def serve(server: Server) -> None:
+async def serve(server: Server, jobs: Iterable[Job]) -> None:
     """From the first socket to the last answer."""
     server.loop = asyncio.get_running_loop()
     server.loop.set_exception_handler(server.report)
-    server.limit_connections(raise_file_limit())
-    listeners, where = await listen(server)
+    # The rest is for those that are refused, and for what is no connection.
+    server.room = min(MAX_CONNECTIONS, raise_file_limit() * 2 // 3)
+    listeners, server.where = await listen(server)
     controls = await listen_control(server)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
-    announce(server, where)
+    announce(server)
     notify("READY=1")
-    jobs = asyncio.create_task(run_jobs(server))
+    jobs = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
@@ -4800,14 +5218,14 @@ async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> 
         await asyncio.sleep(0.02)
     for connection in tuple(server.connections):
         connection.transport.abort()
-    server.end_turn()
+    server.turn.end()
 
 
 def run_server(args: argparse.Namespace, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         if args.demo:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
-        writer = stack.enter_context(contextlib.closing(open_writer(path)))
+        writer = stack.enter_context(contextlib.closing(open_writer(path, may_create=True)))
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
@@ -4815,11 +5233,89 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
             fill_demo(writer, now_ms())
         reader = stack.enter_context(contextlib.closing(Reader(path)))
         server = Server(args, writer, reader)
-        if args.demo:
-            server.jobs += ((5, play_demo),)
-        asyncio.run(serve(server))
+        asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
         if hasattr(socket, "AF_UNIX"):
             beside(path, ".sock").unlink(missing_ok=True)
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A flag that does one thing and exits: run(args, path, the flag's values)."""
+    flag: str
+    metavar: tuple[str, ...]    # empty: takes no value
+    run: Callable[..., None]
+    help: str
+    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+
+
+COMMANDS = (
+    Command("add-station", ("NAME",), add_station,
+            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+    Command("stations", (), list_stations, "a table of the stations"),
+    Command("new-key", ("NAME",), new_key,
+            "a new key beside the old one until it is first used", ("key",)),
+    Command("read-key", ("NAME",), read_key,
+            "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
+    Command("remove-station", ("NAME",), remove_station,
+            "remove a station with all its readings"),
+    Command("prune", ("AGE",), prune,
+            "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
+    Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
+    Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
+            "SQLite file of the older kind", ("station",)),
+    Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
+    Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
+            "it, or reads it from standard input"),
+    Command("check", (), check, "full integrity check of file and summaries"),
+)
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {      # help, and what argparse is to know
+    "mac": ("the station's MAC", {"metavar": "MAC"}),
+    "role": ("where the station hangs", {"choices": ("inside", "outside")}),
+    "key": ("the API key (default: made up)", {"metavar": "KEY"}),
+    "station": ("whose readings a file of ThingSpeak's holds", {"metavar": "NAME"}),
+    "dry-run": ("only count", {"action": "store_const", "const": True}),
+}
+
+
+def takers(option: str) -> str:
+    """The flags with which an option goes, in words."""
+    return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
+
+
+def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; values stay text until parse_settings."""
+    parser = argparse.ArgumentParser(
+        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
+        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
+    serving = parser.add_argument_group("serving")
+    how: dict[str, Any]
+    for s in SETTINGS:
+        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
+        text = s.help + (f" (default: {s.default})" if s.default else "")
+        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
+                             **how)
+    doing = parser.add_argument_group("doing one thing and exiting")
+    one = doing.add_mutually_exclusive_group()
+    for c in COMMANDS:
+        how = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
+               {"action": "store_const", "const": []})
+        one.add_argument(f"--{c.flag}", dest=c.flag, help=c.help, **how)
+    for option, (text, how) in OPTIONS.items():
+        doing.add_argument(f"--{option}", help=f"with {takers(option)}: {text}", **how)
+    parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
+    return parser
+
+
+def find_command(args: argparse.Namespace) -> Command | None:
+    """The command that was asked for, if any. Raises Usage for options that go with others."""
+    found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
+    for option in OPTIONS:
+        require(getattr(args, option.replace("-", "_")) is None
+                or (found and option in found.options), f"--{option} goes with {takers(option)}")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -4830,10 +5326,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         parse_settings(args)
         path = Path(args.db).absolute()
-        for action in ACTIONS:
-            if getattr(args, action.name) is not None:
-                COMMANDS[action.flag](args, path)
-                break
+        if command := find_command(args):
+            command.run(args, path, *getattr(args, command.flag))
         else:
             run_server(args, path)
         sys.stdout.flush()
@@ -4844,14 +5338,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:                     # the reader of our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        print(f"iotserver: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 1
-    except StoreError as error:
-        print(f"iotserver: {error}", file=sys.stderr)
-        return 1
-    except sqlite3.Error as error:
-        print(f"iotserver: {path}: {error}", file=sys.stderr)
+    except (OSError, StoreError, sqlite3.Error) as error:
+        where = (f"{error.filename or ''}: {error.strerror}" if isinstance(error, OSError) else
+                 error if isinstance(error, StoreError) else f"{path}: {error}")
+        print(f"iotserver: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

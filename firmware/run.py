@@ -71,7 +71,7 @@ class Board:
         pin = self.machine.Pin
         scl, sda = pin(SCL, pin.OPEN_DRAIN, value=1), pin(SDA, pin.OPEN_DRAIN, value=1)
         sensors.free_bus(scl, sda)
-        return self.machine.I2C(scl=scl, sda=sda, freq=BUS_HZ)
+        return sensors.Bus(self.machine.I2C(scl=scl, sda=sda, freq=BUS_HZ))
 
 
 class Station:

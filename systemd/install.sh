@@ -15,9 +15,15 @@ root=${DESTDIR:-}
 python=/usr/bin/python3
 state=/var/lib/iotserver
 units="iotserver.socket iotserver.service iotserver-prune.service iotserver-prune.timer
-    iotserver-backup.service iotserver-backup.timer"
-started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer"
+    iotserver-backup.service iotserver-backup.timer iotserver-limit.service"
+started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer
+    iotserver-limit.service"
+limits=/usr/local/lib/iotserver/limit.nft
 site=/etc/nginx/sites-available/iotserver
+nginx=/etc/nginx/nginx.conf
+files=/etc/nginx/modules-enabled/90-iotserver.conf
+connections=8192        # of nginx, to clients and to the server, in each of its workers
+was='; # iotserver; was'
 
 dry='' uninstall=''
 for argument; do
@@ -93,6 +99,7 @@ sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 37))' |
     for program in nginx openssl setpriv systemd-sysusers; do
         command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
     done
+    command -v nft > /dev/null || fail 'nft is missing: apt-get install nftables'
 }
 
 install_program() {
@@ -146,6 +153,7 @@ install_units() {
     for unit in $units; do
         put 644 "$here/$unit" "/etc/systemd/system/$unit"
     done
+    put 644 "$here/limit.nft" "$limits"
 }
 
 # nginx does not start without a certificate, and certbot needs nginx: so there is one until then.
@@ -158,6 +166,25 @@ install_certificate() {
         -out "$root/etc/ssl/iotserver-placeholder/fullchain.pem" 2> "$scratch/openssl" ||
         fail "openssl: $(cat "$scratch/openssl")"
     run ln -s iotserver-placeholder "$root/etc/ssl/iotserver"
+}
+
+# Debian's nginx has room for 768 connections: as many unfinished requests shut it out. The number
+# is in a file of the package and can stand nowhere else; an upgrade of nginx keeps what was edited.
+edit_nginx() {  # SED-SCRIPT
+    [ -e "$root$nginx" ] || return 0
+    sed -E "$1" "$root$nginx" > "$scratch/nginx"
+    put "$(stat -c %a "$root$nginx")" "$scratch/nginx" "$nginx"
+}
+
+raise_connections() {
+    # (a smaller number only: of yours that is larger nothing is changed)
+    edit_nginx "s/(worker_connections +)([0-9]{1,3}|[1-7][0-9]{3});/\1$connections$was \2/"
+    if ! grep -qs '^ *worker_rlimit_nofile' "$root$nginx"; then
+        put_text 644 "$files" << END
+# From iotserver's install.sh: files for as many connections as nginx.conf has, and some more.
+worker_rlimit_nofile $((connections + 512));
+END
+    fi
 }
 
 install_site() {
@@ -180,7 +207,10 @@ install_site() {
 start() {
     case $changed in */etc/systemd/system/*) live systemctl daemon-reload ;; esac
     for unit in $started; do
-        case "$new " in *"/$unit "*) live systemctl enable --now "$unit" ;; esac
+        case "$new " in
+            *"/$unit "*) live systemctl enable --now "$unit" ||
+                echo "install.sh: $unit does not start: journalctl -u $unit" >&2 ;;
+        esac
     done
     case $new in
         */iotserver.service*) ;;
@@ -192,7 +222,13 @@ start() {
                live systemctl restart iotserver.service
            fi ;;
     esac
-    if was_changed "$site" && [ -z "$root" ]; then
+    case $new in
+        */iotserver-limit.service*) ;;
+        *) if was_changed /etc/systemd/system/iotserver-limit.service "$limits"; then
+               live systemctl try-restart iotserver-limit.service
+           fi ;;
+    esac
+    if was_changed "$site" "$nginx" "$files" && [ -z "$root" ]; then
         run nginx -t -q ||
             fail 'nginx goes on with its old settings; mend that, then: systemctl reload nginx'
         live systemctl reload-or-restart nginx.service
@@ -208,9 +244,10 @@ uninstall() {
     for unit in $units; do
         remove "/etc/systemd/system/$unit"
     done
-    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" \
-        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver \
+    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" "$files" \
+        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver "$limits" \
         /usr/local/lib/iotserver/iotserver.py
+    edit_nginx "s/[0-9]+$was ([0-9]+)/\1;/"
     [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
     live systemctl daemon-reload
     live systemctl reload-or-restart nginx.service
@@ -228,6 +265,7 @@ install_program
 install_user
 install_units
 install_certificate
+raise_connections
 install_site
 start
 [ -n "$changed" ] || echo "nothing to do"

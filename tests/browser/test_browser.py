@@ -442,6 +442,27 @@ def test_values_by_keyboard_and_by_pointer(house, visit):
     picture(page, "values")
 
 
+def test_a_new_reading_leaves_the_chart_under_the_finger(house, visit):
+    """What is touched or open stays the element that it was."""
+    day_of_weather(house)
+    page = visit(house.address)
+    page.locator("summary").click()
+    page.evaluate("""window.kept = ['svg', 'input', 'details', 'nav a', 'h1'].map(
+        query => document.querySelector(query))""")
+    box = page.locator("svg").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    seen = read_out(page).inner_text()
+    for value in (21, 33):
+        house.send(OUTSIDE, value)
+        expect(page.locator(".big").nth(1)).to_contain_text(f"{value * 1.8 + 32:.1f}")
+        assert page.evaluate("kept.every(element => element.isConnected)")
+        assert read_out(page).inner_text().split(" · ")[0] == seen.split(" · ")[0]
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
+    assert read_out(page).inner_text() != seen
+    assert page.evaluate("kept[2].open")
+
+
 def test_value_read_is_the_value_sent(database, start, visit):
     """A gap is no reading, and the number under the pointer is the one that was sent there."""
     house = start()

@@ -1,4 +1,4 @@
-"""What the project promises about itself: its README, its one file, its top level."""
+"""What the project promises about itself: its pages, its one file, its top level."""
 import ast
 import re
 import shutil
@@ -6,45 +6,151 @@ import subprocess
 import sys
 
 import pytest
-from tools import ROOT, skip
+from tools import ROOT, needs_of, skip
 
-import iotserver
+import iotserver as iot
 
 SOURCE = (ROOT / "iotserver.py").read_text(encoding="utf-8")
-FLAGS = sorted({flag for action in iotserver.build_parser({})._actions
-                for flag in action.option_strings if flag.startswith("--")} - {"--help"})
-VARIABLES = [s.variable for s in iotserver.SETTINGS] + [
-    "STATE_DIRECTORY", "LISTEN_FDS", "NOTIFY_SOCKET"]
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
+    "README.md", "firmware/README.md", "systemd/README.md", "tests/README.md",
+    "tests/thingspeak/README.md") if (ROOT / name).exists()}
+README = PAGES["README.md"]
+FLAGS = {flag for action in iot.build_parser({})._actions
+         for flag in action.option_strings if flag.startswith("--")}
 CONTRACT = {                    # design.md, Layout
     "iotserver.py", "firmware", "systemd", "tests", "README.md", "LICENSE", "pyproject.toml",
     ".ci", ".gitignore"}
+MAX_README = 400                # lines: what somebody reads before the first try
 
 
-@pytest.fixture(scope="module")
-def readme():
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+def section(title, text=README):
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("flag", FLAGS)
-def test_flag_is_in_the_readme(readme, flag):
-    assert f"`{flag}" in readme or f" {flag}" in readme
+def codes(text):
+    return re.findall(r"`([^`]+)`", text)
 
 
-@pytest.mark.parametrize("route", iotserver.ROUTES)
-def test_route_is_in_the_readme(readme, route):
-    assert f" {route}`" in readme or f" {route}" in readme
+def rows(title):
+    """The cells of the tables in a section of the README."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_environment_variable_is_in_the_readme(readme, variable):
-    assert variable in readme
+# -- the pages and the program --------------------------------------------------------------------
 
 
-def test_flags_are_those_of_the_contract():
-    assert set(FLAGS) >= {"--host", "--port", "--db", "--rate-limit", "--units", "--comfort",
-                          "--demo", "--add-station", "--mac", "--role", "--key", "--stations",
-                          "--new-key", "--remove-station", "--prune", "--dry-run", "--backup",
-                          "--export", "--import", "--station", "--label", "--check", "--version"}
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= MAX_README
+
+
+def test_the_flags_of_the_readme_are_those_of_the_program():
+    told = [re.match("--[a-z-]+", code)[0]
+            for row in rows("Flags") for code in codes(row[0]) if code.startswith("--")]
+    assert set(told) == FLAGS
+    assert len(told) == len(FLAGS) + 1              # `--role` has a row with both of its values
+
+
+def test_every_flag_that_the_readme_names_exists():
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) == FLAGS
+
+
+def test_settings_have_their_variable_and_default_in_the_readme():
+    table = {row[0].split()[0].strip("`"): row for row in rows("Flags") if len(row) == 4}
+    for setting in iot.SETTINGS:
+        row = table[f"--{setting.name}"]
+        assert codes(row[1]) == [setting.variable]
+        if setting.metavar and setting.default:
+            assert codes(row[3]) == [setting.default]
+    assert {"STATE_DIRECTORY", "LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC"} <= {
+        *codes(section("Flags"))}
+
+
+def test_the_requests_of_the_readme_are_the_routes_of_the_program():
+    told = {tuple(code.replace("...", "").split("?")[0].split()) for row in rows("HTTP")
+            for code in codes(row[0]) if code.split()[0] in {"GET", "POST"}}
+    routes = {(route.method, route.path) for route in iot.ROUTES}
+    assert told <= routes
+    calls = " ".join(codes(PAGES["tests/thingspeak/README.md"]))
+    for method, path in routes - told:
+        assert method in calls, (method, path)
+        assert path.split(".")[0] in calls, (method, path)
+
+
+LIMITS = {                      # what the section on HTTP says, and the number behind it
+    "up to {} readings of one station": iot.MAX_BULK,
+    "0 to {} (30 days)": iot.MAX_AGE,
+    "a decimal number of at most {} characters": iot.MAX_NUMBER,
+    "this reading, 1 to {} characters": iot.MAX_SEQ,
+    "a label: {} characters": iot.MAX_NAME,
+    "A request line: {} bytes": iot.MAX_LINE,
+    "all headers: {} bytes": iot.MAX_HEAD,
+    "bytes and {} lines": iot.MAX_HEADERS,
+    "a body: {} KiB": iot.MAX_BODY // 1024,
+    "complete within {} s, a body": iot.PATIENCE["head"],
+    "a body within {} s": iot.PATIENCE["body"],
+    "closed after {} s": iot.PATIENCE["idle"],
+    "There may be {} connections": iot.MAX_CONNECTIONS,
+    "of these {} on `/events`": iot.MAX_LISTENERS,
+    "and {} exports": iot.MAX_STREAMS,
+    "missed (up to {} events)": iot.MAX_EVENTS,
+    "`points` | 1 to {};": iot.MAX_POINTS,
+    "{} when left out": iot.DEFAULT_POINTS,
+    "or {} wrong keys in 15 minutes": iot.MAX_GUESSES,
+    "wrong keys in {} minutes": iot.GUESS_WINDOW // 60,
+}
+
+
+@pytest.mark.parametrize("words", LIMITS)
+def test_limits_in_the_readme_are_those_of_the_program(words):
+    assert words.format(f"{LIMITS[words]:,}") in " ".join(section("HTTP").split())
+
+
+def test_the_map_has_the_sections_of_the_file():
+    told = dict(re.findall(r"(\d+)\. (\w+)", " ".join(row[0] for row in rows(
+        "For those who change it"))))
+    banners = dict(re.findall(r"^# (\d+)\. (\w+)", SOURCE, re.MULTILINE))
+    assert len(banners) > 8
+    assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \
+        told.items()
+
+
+def test_what_the_readme_names_in_the_program_is_there():
+    names = {code for code in codes(section("For those who change it"))
+             if re.fullmatch("[A-Z_]{3,}|[A-Z][a-z]+|[a-z_]+", code)}
+    assert {"SETTINGS", "ROUTES", "MIGRATIONS", "Answer"} <= names
+    assert {name for name in names if not hasattr(iot, name)} == set()
+
+
+def test_the_version_has_its_changes_in_the_readme():
+    assert f"**{iot.__version__}**" in section("Changes")
+
+
+def anchors(text):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"(?s)```.*?```", "", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    links = re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', PAGES[page])
+    for target in [one or other for one, other in links]:
+        if not target.startswith("http"):
+            name, _, anchor = target.partition("#")
+            path = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_are_there(page):
+    found = [code for code in codes(PAGES[page])
+             if re.fullmatch(r"(tests|systemd|firmware)/[\w./-]+", code)]
+    assert [name for name in found if not (ROOT / name).exists()] == []
+
+
+# -- the one file ---------------------------------------------------------------------------------
 
 
 def test_only_the_standard_library_is_imported():
@@ -68,12 +174,10 @@ def test_nothing_else_is_at_the_top_level():
     assert CONTRACT - top == set()
 
 
-def test_each_file_of_tests_is_in_their_readme_with_what_it_needs():
-    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
-    told = {file: set(re.findall(r"`(.+?)`", needs)) for file, needs in re.findall(
-        r"^\| `(\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|", text, re.MULTILINE)}
-    there = {}
-    for path in ROOT.glob("tests/*/test_*.py"):
-        marks = " ".join(re.findall(r"\bneeds\(([^)]*)\)", path.read_text(encoding="utf-8")))
-        there[str(path.relative_to(ROOT / "tests"))] = set(re.findall(r'"(.+?)"', marks))
-    assert told == there
+def test_each_file_of_tests_is_in_their_readme_with_what_it_needs(request):
+    """As far as its tests are among those that run now."""
+    told = {ROOT / "tests" / file: set(codes(needs)) for file, needs in re.findall(
+        r"^\| `(\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|", PAGES["tests/README.md"], re.MULTILINE)}
+    assert told.keys() == {*ROOT.glob("tests/*/test_*.py")}
+    for item in request.session.items:
+        assert needs_of(item) <= told[item.path], item

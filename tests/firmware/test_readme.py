@@ -1,4 +1,4 @@
-"""The commands of the README's section on stations are the ones that run."""
+"""The commands of firmware/README.md are the ones that run."""
 import os
 import re
 import shlex
@@ -10,7 +10,8 @@ import interpreter
 import pytest
 from rawrepl import CONFIG, RawRepl
 from romloader import RomLoader, esp8266_image
-from tools import ROOT, needs
+from simulator import FIRMWARE
+from tools import needs
 
 TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 FLASH_LINES = {  # as test_flash runs them
@@ -19,9 +20,9 @@ FLASH_LINES = {  # as test_flash runs them
 
 @pytest.fixture(scope="module")
 def commands():
-    """The indented command lines of the section, as lists of words."""
-    section = (ROOT / "README.md").read_text().split("\n## Stations\n")[1].split("\n## ")[0]
-    lines = re.findall(r"^    ((?:esptool|ampy|python3) .*)$", section, re.MULTILINE)
+    """Its indented command lines, as lists of words."""
+    text = (FIRMWARE / "README.md").read_text()
+    lines = re.findall(r"^    ((?:esptool|ampy|python3) .*)$", text, re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 

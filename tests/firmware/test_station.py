@@ -240,6 +240,14 @@ def test_sensor_errors_skip_readings_and_nothing_else(board, iot):
     assert_well(story)
 
 
+@pytest.mark.parametrize("sensor", ["MCP9808", "BMP280"])
+def test_one_failure_in_seven_operations_costs_hardly_a_reading(board, iot, sensor):
+    """Of up to eight that a measurement takes: given up at the first, a third would come."""
+    story = board().live(12 * HOUR, sensor=sensor, i2c_fails=7)
+    assert len(iot.values()) >= 0.95 * 12 * 60
+    assert_well(story)
+
+
 def test_a_board_without_a_sensor_says_so_and_goes_on(board, iot):
     story = board().live(HOUR, sensor_fails=[[0, 50 * MINUTE]])
     assert "check power, SCL on GPIO5, SDA on GPIO4" in story.output

@@ -1,5 +1,5 @@
 """The units and install.sh: what systemd-analyze and shellcheck say of them, which system calls
-they need, what is put where; and the README's guide, followed on a private view of this machine.
+they need, what is put where; and systemd/README.md, followed on a private view of this machine.
 """
 import contextlib
 import os
@@ -25,7 +25,8 @@ from harness import (
     update_path,
 )
 from injection import strace
-from tools import IS_ROOT, ROOT, SYSTEMD, need, needs, skip
+from machine import HOST, MACHINE
+from tools import IS_ROOT, SYSTEMD, need, needs
 
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
@@ -34,7 +35,7 @@ INSTALL = SYSTEMD / "install.sh"
 
 def analyze(*words):
     """What systemd-analyze says, all of it."""
-    need("/usr/bin/python3")         # of which the units speak
+    need("/usr/bin/python3")                    # of which the units speak
     done = subprocess.run([need("systemd-analyze"), *map(str, words)], text=True,
                           capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     assert done.returncode == 0, done
@@ -47,7 +48,7 @@ def analyze(*words):
 @needs("systemd-analyze", "/usr/bin/python3")
 def test_units_are_as_systemd_wants_them():
     units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
-    assert len(units) == 6
+    assert len(units) == 7
     assert analyze("verify", *units) == ""
 
 
@@ -197,10 +198,12 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
 MODES = {                       # what an installation consists of
     "etc/iotserver.conf": 0o644, "etc/sysusers.d/iotserver.conf": 0o644,
     "etc/nginx/sites-available/iotserver": 0o644,
+    "etc/nginx/modules-enabled/90-iotserver.conf": 0o644,
     "etc/ssl/iotserver-placeholder/fullchain.pem": 0o644,
     "etc/ssl/iotserver-placeholder/privkey.pem": 0o600,
     "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o700, "var/www/iotserver": 0o755,
     "usr/local/bin/iotserver": 0o755, "usr/local/lib/iotserver/iotserver.py": 0o644,
+    "usr/local/lib/iotserver/limit.nft": 0o644,
     **{f"etc/systemd/system/{path.name}": 0o644
        for path in SYSTEMD.glob("iotserver*.*") if path.suffix != ".cron"}}
 LINKS = {"etc/nginx/sites-enabled/iotserver": "../sites-available/iotserver",
@@ -222,7 +225,7 @@ def tree(root):
         for path in root.rglob("*")}
 
 
-@needs("shellcheck")
+@needs("shellcheck", "openssl")
 def test_shell_scripts_are_clean(tmp_path):
     install(tmp_path)
     for script in (INSTALL, tmp_path / "usr/local/bin/iotserver"):
@@ -277,6 +280,34 @@ def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
 
 
 @needs("openssl")
+@pytest.mark.parametrize(("shipped", "left"), [
+    ("\tworker_connections 768;\n", "\tworker_connections 8192; # iotserver; was 768\n"),
+    ("  worker_connections  4096;\n", "  worker_connections  8192; # iotserver; was 4096\n"),
+    ("worker_connections 8192;\n", "worker_connections 8192;\n"),
+    ("worker_connections 20000;\n", "worker_connections 20000;\n")])
+def test_nginx_gets_more_connections_until_uninstalled(tmp_path, shipped, left):
+    path = tmp_path / "etc/nginx/nginx.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"user www-data;\nevents {{\n{shipped}}}\n")
+    path.chmod(0o640)
+    for _ in range(2):
+        install(tmp_path)
+        assert path.read_text() == f"user www-data;\nevents {{\n{left}}}\n"
+        assert path.stat().st_mode & 0o777 == 0o640
+    install(tmp_path, "--uninstall")
+    assert path.read_text() == f"user www-data;\nevents {{\n{shipped}}}\n"
+
+
+@needs("openssl")
+def test_a_limit_of_files_that_is_yours_stays_the_only_one(tmp_path):
+    path = tmp_path / "etc/nginx/nginx.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text("worker_rlimit_nofile 65536;\n")
+    install(tmp_path)
+    assert not (tmp_path / "etc/nginx/modules-enabled").exists()
+
+
+@needs("openssl")
 def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
     install(tmp_path)
     (tmp_path / "var/lib/iotserver/iot.db").write_text("data")
@@ -297,92 +328,10 @@ def test_wrong_usage_of_install_is_refused(tmp_path):
     assert tree(tmp_path) == {}
 
 
-# -- the README's guide ---------------------------------------------------------------------------
+# -- the guide ------------------------------------------------------------------------------------
 
-HOST = "weather.example.org"
 ELSEWHERE = {                   # what needs the internet, another computer or a live systemd
     "ssh", "apt-get", "ufw", "journalctl"}
-CERTBOT = r"""#!/bin/sh
-# What certbot does to a machine when the authority agrees.
-set -eu
-while [ $# -gt 0 ]; do
-    case $1 in -w) www=$2 ;; -d) name=$2 ;; --key-type) type=$2 ;; --deploy-hook) hook=$2 ;; esac
-    shift
-done
-[ "$type" = rsa ]
-mkdir -p "$www/.well-known/acme-challenge"
-echo token.thumbprint > "$www/.well-known/acme-challenge/token"
-[ "$(curl -fsS "http://$name/.well-known/acme-challenge/token")" = token.thumbprint ]
-RENEWED_LINEAGE=/etc/letsencrypt/live/$name
-mkdir -p "$RENEWED_LINEAGE"
-openssl req -x509 -newkey rsa:2048 -nodes -days 90 -subj "/CN=$name" \
-    -addext "subjectAltName=DNS:$name" -keyout "$RENEWED_LINEAGE/privkey.pem" \
-    -out "$RENEWED_LINEAGE/fullchain.pem" 2> /dev/null
-sh -c "$hook"
-"""
-SCP = """#!/bin/sh
-# From that machine, which is this one.
-[ "$1" = -p ] && eval cp -p "${2#root@weather.example.org:}" '"$3"'
-"""
-SETUP = """
-mount -t tmpfs tmpfs {folder}
-for place in etc usr/local opt root var; do
-    mkdir -p {folder}/$place/upper {folder}/$place/work
-    mount -t overlay overlay -o lowerdir=/$place \
-        -o upperdir={folder}/$place/upper,workdir={folder}/$place/work /$place
-done
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir /run/systemd /run/systemd/system
-ip link set lo up
-ip address add 203.0.113.5/32 dev lo
-echo '127.0.0.1 weather.example.org' >> /etc/hosts
-echo ready
-exec cat
-"""
-
-
-class Machine:
-    """A private view of this machine: changes of its files, its network, and all processes end
-    with it. systemctl, certbot and scp are stand-ins."""
-
-    def __init__(self, folder):
-        self.process = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec",
-             SETUP.format(folder=folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.is_ready = self.process.stdout.readline() == "ready\n"
-        if self.is_ready:
-            number = self.process.pid
-            self.inside = Path(f"/proc/{number}/task/{number}/children").read_text().strip()
-
-    def run(self, script, stdin="", status=0):
-        """What a shell of root there says to a script."""
-        done = subprocess.run(
-            ["nsenter", "-t", self.inside, "-m", "-n", "-p", "sh", "-ec", script],
-            input=stdin, capture_output=True, text=True, check=False, timeout=60, env={
-                "HOME": "/root", "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                "CURL_CA_BUNDLE": f"/etc/letsencrypt/live/{HOST}/fullchain.pem"})
-        assert done.returncode == status, (script, done.stdout, done.stderr)
-        return done.stdout
-
-    def put(self, name, text, mode=0o755):
-        self.run(f"cat > {name}; chmod {mode:o} {name}", stdin=text)
-
-    def close(self):
-        self.process.communicate()
-
-
-@pytest.fixture
-def machine(tmp_path):
-    (tmp_path / "machine").mkdir()
-    machine = Machine(tmp_path / "machine")
-    with contextlib.closing(machine):
-        if not machine.is_ready:
-            skip(f"no private view of this machine: {machine.process.stderr.read()}")
-        machine.put("/usr/local/bin/systemctl", (ROOT / "tests/support/systemctl").read_text())
-        machine.put("/usr/local/bin/certbot", CERTBOT)
-        machine.put("/usr/local/bin/scp", SCP)
-        yield machine
 
 
 def origin(folder):
@@ -401,11 +350,10 @@ def origin(folder):
 
 
 class Guide:
-    """The README's section on a droplet, and a machine on which its commands are typed."""
+    """The guide of systemd/README.md, and a machine on which its commands are typed."""
 
     def __init__(self, machine):
-        section = (ROOT / "README.md").read_text().split("\n## On a droplet\n")[1]
-        self.parts = section.split("\n## ")[0].split("\n### ")[1:]
+        self.parts = (SYSTEMD / "README.md").read_text().split("\n## ")[1:]
         self.machine = machine
 
     def follow(self, heading, stdin="", folder="/root"):
@@ -428,8 +376,8 @@ def guide(machine):
     return Guide(machine)
 
 
-@needs("root", "unshare", "nsenter", "ip", "git", "curl", "nginx", "openssl", "systemd-sysusers")
-def test_the_guide_of_the_readme_is_followed(machine, guide, tmp_path):
+@needs(*MACHINE)
+def test_the_guide_is_followed(machine, guide, tmp_path):
     commit = origin(tmp_path / "origin")
     machine.run(f"git config --system url.{tmp_path}/origin.insteadOf "
                 "https://example.org/iotserver.git; git config --system safe.directory '*'")
@@ -473,7 +421,7 @@ def test_the_guide_of_the_readme_is_followed(machine, guide, tmp_path):
     assert "iotserver runs" in said
     assert "http GET /update 200" in said
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
-    assert guide.parts == []
+    assert [part.splitlines()[0] for part in guide.parts] == ["What the tests show"]
 
 
 def follow_cron(machine):

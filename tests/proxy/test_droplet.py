@@ -1,26 +1,21 @@
-"""The appliance as it stands on the internet: nginx with the shipped site, in front of the real
-server on the socket that iotserver.socket describes. Only ports and paths of the site are changed.
-"""
+"""What stations, people and strangers meet at the appliance of support/droplet.py."""
 import contextlib
 import http.client
 import itertools
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
-import warnings
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from droplet import NETWORKS, PHONE, STATION, STRANGER, Door, flood, tls
 from harness import (
-    ACTIVATE,
     INSIDE,
     OUTSIDE,
-    SCRIPT,
-    Dialer,
-    Live,
     basic,
     bulk,
     parse_responses,
@@ -31,173 +26,9 @@ from harness import (
     update_path,
     wait_for,
 )
-from tools import IS_ROOT, SYSTEMD, need, needs
+from tools import need, needs
 
 pytestmark = needs("nginx", "openssl")
-NETWORKS = "127.0.0.200"        # whose header X-Test-Address nginx believes, in these tests
-STATION, PHONE, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.66"
-try:
-    HAS_IPV6 = bool(socket.create_server(("::1", 0), family=socket.AF_INET6).close() or True)
-except OSError:
-    HAS_IPV6 = False
-
-# What Debian's nginx.conf says around a site.
-MAIN = """daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 768; }}
-http {{ sendfile on; tcp_nopush on; gzip on; default_type application/octet-stream;
-access_log {folder}/access.log; ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
-client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-{site} }}"""
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A folder with the two files that certbot makes."""
-    folder = tmp_path_factory.mktemp("certificate")
-    subprocess.run([need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                    "-subj", "/CN=weather.example.org", "-keyout", folder / "privkey.pem",
-                    "-out", folder / "fullchain.pem"], check=True, capture_output=True)
-    return folder
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-def site(folder, certificate, ports, edits=()):
-    """The shipped site, with this test's ports and paths in it."""
-    text = (f"set_real_ip_from {NETWORKS}; real_ip_header X-Test-Address;\n"
-            + (SYSTEMD / "nginx.conf").read_text())
-    for shipped, ours in (
-            *edits, ("unix:/run/iotserver.sock", f"unix:{folder}/iotserver.sock"),
-            *((f"listen [::]:{shipped}", f"listen [::1]:{port}" if HAS_IPV6 else "# ")
-              for shipped, port in ports.items()),
-            *((f"listen {shipped}", f"listen 127.0.0.1:{port}")
-              for shipped, port in ports.items()),
-            ("/etc/ssl/iotserver/", f"{certificate}/"), ("/var/www/iotserver", f"{folder}/www"),
-            ("/var/log/nginx/", f"{folder}/")):
-        assert shipped in text, shipped
-        text = text.replace(shipped, ours)
-    return text
-
-
-def unit_value(unit, name):
-    value, = re.findall(rf"^{name}=(.*)$", (SYSTEMD / unit).read_text(), re.MULTILINE)
-    return value
-
-
-class Door(Dialer):
-    """One of the two ports, as a client at some address meets it."""
-
-    def __init__(self, port, address=PHONE, is_secure=False):
-        self.port, self.address, self.is_secure = port, address, is_secure
-
-    def connect(self, **limits):
-        channel = socket.create_connection(("127.0.0.1", self.port), 20, (self.address, 0))
-        return tls(limits).wrap_socket(channel) if self.is_secure else channel
-
-
-def tls(limits):
-    """A client that checks no certificate: the board's only way."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)     # TLS 1.1 is what we ask for
-        if "version" in limits:
-            context.minimum_version = context.maximum_version = limits["version"]
-    context.set_ciphers(limits.get("ciphers", "DEFAULT"))
-    return context
-
-
-class Droplet:
-    """nginx and the server, in a folder that both may enter; the database is in one of its own."""
-
-    def __init__(self, folder, home, certificate, flags, edits):
-        self.folder, self.home, self.flags = folder, home, flags
-        (folder / "www/.well-known/acme-challenge").mkdir(parents=True)
-        self.listen()
-        self.start()
-        self.start_nginx(certificate, edits)
-
-    def listen(self):
-        """What systemd does for iotserver.socket."""
-        path = self.folder / "iotserver.sock"
-        path.unlink(missing_ok=True)
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        path.chmod(int(unit_value("iotserver.socket", "SocketMode"), 8))
-        if IS_ROOT:
-            shutil.chown(path, unit_value("iotserver.socket", "SocketUser"),
-                         unit_value("iotserver.socket", "SocketGroup"))
-        self.listener.listen(int(unit_value("iotserver.socket", "Backlog")))
-
-    def start(self):
-        fd = self.listener.fileno()
-        self.server = Live(self.home, *self.flags, pass_fds=[fd],
-                           command=("-c", ACTIVATE, str(fd), SCRIPT))
-        assert "inherited" in self.server.line
-
-    def end_server(self):
-        if self.server:
-            self.server.check_end()
-            self.server = None
-
-    def restart(self):
-        self.end_server()
-        self.start()
-
-    def start_nginx(self, certificate, edits):
-        for _ in range(3):              # another program may take a free port first
-            ports = {80: free_port(), 443: free_port()}
-            config = self.folder / "nginx.conf"
-            config.write_text("user www-data;\n" * IS_ROOT + MAIN.format(
-                folder=self.folder, site=site(self.folder, certificate, ports, edits)))
-            with (self.folder / "nginx.stderr").open("w") as said:
-                self.nginx = subprocess.Popen(
-                    [need("nginx"), "-p", self.folder, "-c", config], stderr=said)
-            wait_for(lambda: self.nginx.poll() is not None or (self.folder / "pid").exists(), 20)
-            if self.nginx.poll() is None:
-                self.ports = ports
-                return
-        pytest.fail((self.folder / "nginx.stderr").read_text())
-
-    def http(self, address=STATION):
-        return Door(self.ports[80], address)
-
-    def https(self, address=PHONE):
-        return Door(self.ports[443], address, is_secure=True)
-
-    def straight(self):
-        """A connection past nginx, to the server's own socket."""
-        channel = socket.socket(socket.AF_UNIX)
-        channel.settimeout(20)
-        channel.connect(str(self.folder / "iotserver.sock"))
-        return channel
-
-    def stop(self):
-        self.listener.close()
-        self.nginx.terminate()
-        try:
-            self.end_server()
-        finally:
-            assert self.nginx.wait(20) == 0
-        assert (self.folder / "error.log").read_text() == ""
-
-
-@pytest.fixture
-def droplet(database, tmp_path, public_folder, certificate):
-    """Makes one: droplet("--private", FILE, edits=[("shipped text", "another")])."""
-    with contextlib.ExitStack() as stack:
-        def make(*flags, edits=()):
-            flags = ["--rate-limit", "0", *flags]
-            made = Droplet(public_folder, tmp_path, certificate, flags, edits)
-            stack.callback(made.stop)
-            return made
-        yield make
-
-
 # -- port 80: stations ----------------------------------------------------------------------------
 
 
@@ -223,7 +54,12 @@ def test_no_way_to_write_is_ever_redirected(droplet):
             ("GET", "/update"), ("GET", "/update/"), ("GET", "/update.json?api_key=K&field1=1"),
             ("GET", "/update.xml?api_key=K"), ("POST", "/channels/1/bulk_update.json"),
             ("POST", "/channels/1/bulk_update.csv"), ("GET", "/update/%0A"),
-            ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update")):
+            ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update"),
+            ("GET", "/weatherstation/updateweatherstation.php?ID=M&PASSWORD=K&tempf=70"),
+            ("GET", "/weatherstation/updateweatherstation.phpID=M&PASSWORD=K&tempf=70"),
+            ("POST", "/weatherstation/updateweatherstation.php"), ("GET", "/weatherstation"),
+            ("POST", "/data/report/K"), ("POST", "/data/report/K/"), ("GET", "/data/report"),
+            ("GET", "/data/report/K?&PASSKEY=P&tempf=70"), ("GET", "/data/report/K?temp=21")):
         response = http.ask(method, path, b"{}" if method == "POST" else b"")
         assert response.status == 200 or 400 <= response.status < 500, (method, path)
         assert "location" not in response.headers
@@ -238,6 +74,32 @@ def test_nginx_refuses_spaces_in_the_address_that_the_server_forgives(droplet):
         channel.sendall(raw)
         answer, = parse_responses(receive(channel))
     assert (answer.status, answer.body) == (200, b"1")
+
+
+def test_the_log_says_in_words_of_ours_what_was_asked_for(droplet):
+    made = droplet()
+    for path in ("/weatherstation/updateweatherstation.php?ID=M", "/data/report/KEY",
+                 "/update/API_key=KEY", "/weather", "/data/reports/KEY"):
+        made.http().get(path)
+    log = (made.folder / "iotserver.log").read_text()
+    assert re.findall(r" GET (\S+) ", log) == [
+        "/weatherstation", "/data/report", "/update", "(other)", "(other)"]
+
+
+def test_the_name_that_was_asked_for_is_told_to_the_server(droplet):
+    """Which has to know it to tell its own pages from those that only claim to be."""
+    made = droplet()
+    made.end_server()
+    made.listener.settimeout(20)
+    for door in (made.http(), made.https()):
+        with door.connect() as client:
+            client.sendall(request("GET", "/update", Host="Weather.example.org:8080"))
+            asked, _ = made.listener.accept()
+            with asked:
+                asked.settimeout(20)
+                head = read_until(asked, b"\r\n\r\n")
+        assert b"\r\nHost: weather.example.org\r\n" in head
+        assert b"\r\nX-Real-IP: 127.0.0." in head
 
 
 def test_all_else_is_sent_to_https(droplet):
@@ -383,17 +245,9 @@ def test_a_private_server_asks_people_for_its_password_and_only_over_tls(droplet
 # -- limits ---------------------------------------------------------------------------------------
 
 
-def flood(door, paths):
-    """The answers to many requests, 500 to a connection and none awaited."""
-    answers, paths = [], iter(paths)
-    while batch := list(itertools.islice(paths, 500)):
-        raw = b"".join(request("GET", path) for path in batch[:-1])
-        answers += door.talk(raw + request("GET", batch[-1], Connection="close"))
-    return answers
-
-
 def test_a_household_behind_one_address_is_not_limited(droplet):
-    """20 stations empty 20 readings each at once, ten people open the page and keep it open."""
+    """20 stations empty 20 readings each at once, ten people open the page and keep it open, and
+    a board of four charts, each of which asks for 1,000 entries; four take their data along."""
     made = droplet()
     door = made.http(STATION)
     answers = flood(door, [update_path(INSIDE, n) for n in range(400)])
@@ -407,17 +261,42 @@ def test_a_household_behind_one_address_is_not_limited(droplet):
             channel.sendall(request("GET", "/events"))
             read_until(channel, b"event: hello")
         assert door.update(INSIDE, 1) == 401
+        inside = made.https(STATION).get("/api/stations").json[0]["id"]
+        asked = [*[f"/channels/{inside}/fields/{n}.json?results=1000" for n in range(1, 5)] * 10,
+                 *["/export.csv"] * 4]
+        with ThreadPoolExecutor(60) as browsers:
+            statuses = browsers.map(lambda path: made.https(STATION).get(path).status, asked)
+            assert set(statuses) == {200}
 
 
-@pytest.mark.parametrize("path", [update_path(INSIDE, 1), "/healthz"])
-def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path):
+@pytest.mark.parametrize(("path", "served"), [(update_path(INSIDE, 1), 200), ("/", 301)])
+def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path, served):
     made = droplet()
-    door = made.http(STRANGER) if "update" in path else made.https(STRANGER)
-    answers = flood(door, [path] * 1500)
+    answers = flood(made.http(STRANGER), [path] * 1500)
     assert {(answer.status, answer.headers.get("retry-after")) for answer in answers} == {
-        (200, None), (429, "10")}
+        (served, None), (429, "10")}
     assert made.http(STATION).update(INSIDE, 1)
     assert made.https(PHONE).get("/").status == 200
+
+
+@pytest.mark.parametrize(("path", "at_once", "a_second"), [
+    ("/", 60, 20), ("/api/stations", 20, 10)])
+def test_pages_and_reads_wait_for_their_turn_before_any_is_refused(
+        droplet, path, at_once, a_second):
+    """230 at once from one address: 200 are taken, most of which have to wait."""
+    made = droplet()
+    with contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(made.https(STRANGER).connect()) for _ in range(230)]
+        started = time.monotonic()
+        for channel in channels:
+            channel.sendall(request("GET", path))
+        assert made.https(STRANGER).get(path).status == 429
+        asked = time.monotonic()
+        assert made.https(PHONE).get(path).status == 200
+        assert time.monotonic() - asked < 1
+        time.sleep(1)
+        answered = (made.folder / "iotserver.log").read_text().count(f"GET {path} 200 ")
+        assert at_once < answered <= 2 + at_once + a_second * (time.monotonic() - started)
 
 
 def test_one_address_cannot_take_all_connections(droplet):
@@ -435,16 +314,16 @@ def test_a_household_with_ipv6_is_a_64(droplet):
     made = droplet()
 
     def statuses(address, count):
-        raw = [request("GET", "/healthz", X_Test_Address=address) for _ in range(count)]
-        with made.https(NETWORKS).connect() as channel:
+        raw = [request("GET", "/", X_Test_Address=address) for _ in range(count)]
+        with made.http(NETWORKS).connect() as channel:
             channel.sendall(b"".join(raw))
             data = b""
             while data.count(b"HTTP/1.1 ") < count:
                 data += channel.recv(65536)
         return set(re.findall(rb"HTTP/1\.1 (\d+)", data))
-    assert statuses("2001:db8:0:a::1", 190) == {b"200"}
-    assert statuses("2001:db8:0:a:ffff::2", 190) == {b"200", b"429"}
-    assert statuses("2001:db8:0:b::1", 190) == {b"200"}
+    assert statuses("2001:db8:0:a::1", 190) == {b"301"}
+    assert statuses("2001:db8:0:a:ffff::2", 190) == {b"301", b"429"}
+    assert statuses("2001:db8:0:b::1", 190) == {b"301"}
 
 
 def test_limits_of_size(droplet):
@@ -484,7 +363,11 @@ def canary_requests():
              f"/Update/API_key={CANARY}", f"/{CANARY}", f"/?api_key={CANARY}",
              f"/channels/1/feeds.json?api_key={CANARY}", f"/api/readings?station={CANARY}",
              f"/update/%41PI_key={CANARY}/../{CANARY}", f"/.well-known/acme-challenge/{CANARY}",
-             f"http://h/update/API_key={CANARY}", f"/update/API_key={CANARY}/x={7000 * 'y'}"]
+             f"http://h/update/API_key={CANARY}", f"/update/API_key={CANARY}/x={7000 * 'y'}",
+             f"/weatherstation/updateweatherstation.php?ID=M&PASSWORD={CANARY}&tempf=70",
+             f"/weatherstation/updateweatherstation.phpID=M&PASSWORD={CANARY}",
+             f"/data/report/{CANARY}", f"/data/report/{CANARY}/?&tempf=70", f"/report/{CANARY}",
+             f"/verdict.txt?key={CANARY}", f"/metrics/{CANARY}"]
     yield from (request("GET", path, Connection="close") for path in paths)
     plain = "/update/mac=M/field=1/data=1"
     for name in ("X_API_Key", "Referer", "User_Agent", "Cookie", "Host", "Authorization",
@@ -494,6 +377,7 @@ def canary_requests():
     for sent in (body, body[:-1], f"api_key={CANARY}&field1=2".encode(), body.ljust(200_000),
                  body.ljust(300_000)):
         yield request("POST", "/update", sent, Connection="close")
+    yield request("POST", f"/data/report/{CANARY}", b"PASSKEY=P&tempf=70", Connection="close")
     yield from (request(CANARY, "/", Connection="close"), f"GET /{CANARY}\r\n\r\n".encode(),
                 request("GET", f"/update/API_key={CANARY}", Host="a b", Connection="close"),
                 request("GET", f"/update/API_key={CANARY}/{9000 * 'x'}", Connection="close"),
@@ -516,7 +400,7 @@ def send(door, requests):
 def test_no_key_is_in_any_file_or_body(droplet, run, tmp_path):
     """Sent right and wrong, to a server that is up, that is down, and that is not there at all."""
     run("--new-key", "inside", "--key", CANARY)
-    made = droplet()
+    made = droplet(edits=[(" if=$iot_is_logged", "")])      # each line that there can be
     heard = b"".join(send(door, canary_requests()) for door in (made.http(), made.https()))
     assert heard.count(b"HTTP/1.1 200 ") >= 8
     heard += send(made.https(), [request("GET", path, Connection="close") for path in (

@@ -620,7 +620,7 @@ def foreign_files(folder):
 @pytest.mark.slow
 def test_large_reads_let_others_have_their_turns(database, serve):
     """Each takes some 100 ms: an update waits for none of them, and not all of them wait."""
-    live = serve("--rate-limit", "0", **tuned("MAX_WORKS = 32"))
+    live = serve("--rate-limit", "0", **tuned("MAX_WORKS_PER_ADDRESS = 32"))
     body = bulk(INSIDE, *[(1, n) for n in range(960)])
     for _ in range(9):
         assert live.ask("POST", "/update", body).status == 200

@@ -1,5 +1,6 @@
 """The server under test: in this process without a socket, or as a real process."""
 import base64
+import collections
 import contextlib
 import http.client
 import json
@@ -190,6 +191,55 @@ def settings(**flags):
     return args
 
 
+class Loop:
+    """What the server uses of an event loop, without one: call_soon, until nothing is left."""
+
+    def __init__(self):
+        self.soon = collections.deque()
+
+    def call_soon(self, function, *arguments):
+        self.soon.append((function, arguments))
+
+    def run(self):
+        while self.soon:
+            function, arguments = self.soon.popleft()
+            function(*arguments)
+
+
+class Wire:
+    """What a connection uses of a transport: keeps what is written."""
+
+    def __init__(self, peer):
+        self.peer, self.sent, self.is_paused, self.is_closed = peer, b"", False, False
+
+    def get_extra_info(self, name):
+        return self.peer
+
+    def write(self, data):
+        assert not self.is_closed
+        self.sent += data
+
+    def close(self):
+        self.is_closed = True
+
+    write_eof = abort = close
+
+    def is_closing(self):
+        return self.is_closed
+
+    def is_reading(self):
+        return not self.is_paused
+
+    def pause_reading(self):
+        self.is_paused = True
+
+    def resume_reading(self):
+        self.is_paused = False
+
+    def get_write_buffer_size(self):
+        return 0
+
+
 class InProcess(Client):
     """A Server on a real file, with clocks that stand still; bytes in, bytes out."""
 
@@ -201,29 +251,21 @@ class InProcess(Client):
         self.reader = iotserver.Reader(path)
         self.server = iotserver.Server(settings(**{"rate_limit": 0, **flags}), self.writer,
                                        self.reader, lambda: self.time, lambda: self.time)
+        self.server.loop = Loop()
+
+    def connect(self):
+        """A connection without a socket; what it sends is in connection.transport.sent."""
+        connection = iotserver.Connection(self.server)
+        connection.connection_made(Wire(self.peer))
+        return connection
 
     def exchange(self, raw):
         """All bytes that a client sends to all bytes that it gets; updates are committed."""
-        handler = iotserver.Handler(None, self.peer, self.server)
-        answers = b""
-        while raw:
-            head, blank, raw = raw.partition(b"\r\n\r\n")
-            try:
-                length = handler.parse_request(head + blank)
-                answer = handler.respond(raw[:length])
-                while answer is None:
-                    answer = handler.step()
-                raw = raw[length:]
-            except iotserver.Refused as refused:
-                handler.close_connection, answer = True, handler.refuse(refused)
-            self.server.end_turn()
-            answers += handler.render(answer)
-            if answer.stream and handler.command != "HEAD":
-                pieces = [*answer.stream, b""]
-                answers += b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces)
-            if handler.close_connection:
-                break
-        return answers
+        connection = self.connect()
+        connection.data_received(raw)
+        self.server.loop.run()
+        connection.connection_lost(None)
+        return connection.transport.sent
 
     def ask(self, method, path, body=b"", **headers):
         """The one response to one request."""

@@ -363,7 +363,7 @@ def test_usual_interval_and_silence_limit(minutes, interval, limit):
     ("rising", [(-29, 20), (-10, 19), (0, 20.4)]), ("falling", [(-29, 20.0), (0, 19.5)]),
     ("steady", [(-90, 10), (-25, 20), (0, 20)]), ("", [(-120, 10), (-60, 20)])])
 def test_trend_of_the_last_half_hour(word, readings):
-    assert iot.trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON) == word
+    assert iot.say_trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON) == word
 
 
 def points(*values, start=NOON, width=MINUTE):
@@ -378,14 +378,15 @@ def points(*values, start=NOON, width=MINUTE):
     ([5] * 30, [4, 4, *[None] * 26, 4, 4], [(0, 6), (28, 29)]),     # a gap belongs to none
 ])
 def test_cooler_spans(inside, outside, spans):
-    assert iot.cooler_spans(points(*inside), points(*outside)) == [
+    end = NOON + max(0, len(inside) - 1) * MINUTE
+    assert iot.cooler_spans(points(*inside), points(*outside), end) == [
         (NOON + a * MINUTE, NOON + b * MINUTE) for a, b in spans]
 
 
 @given(some.lists(some.sampled_from([20.0, 25.0, None]), max_size=60),
        some.lists(some.sampled_from([18.0, 22.0, None]), max_size=60))
 def test_cooler_spans_are_apart_and_in_order(inside, outside):
-    spans = iot.cooler_spans(points(*inside), points(*outside))
+    spans = iot.cooler_spans(points(*inside), points(*outside), NOON + HOUR)
     flat = [ms for span in spans for ms in span]
     assert flat == sorted(flat)
     assert all(start < end for start, end in spans)
@@ -458,6 +459,12 @@ def state(name, difference=None, silent=None):
     return Verdict(name, difference, since, None, silent)
 
 
+def room(verdict, is_cold=False):
+    """A room with this verdict; what is silent is called x."""
+    place = iot.Place("x", "inside", 0, None, [], verdict.since, verdict, None, is_cold)
+    return place._replace(outside=place._replace(role="outside"))
+
+
 @pytest.mark.parametrize(("text", "verdict", "unit"), [
     ("Open the windows: it is 4.1 °F cooler outside.", state("open", 4.1 / 1.8), "F"),
     ("Open the windows: it is 2.3 °C cooler outside.", state("open", 2.3), "C"),
@@ -468,13 +475,13 @@ def state(name, difference=None, silent=None):
                                                             "inside"), "C"),
 ])
 def test_say_verdict(text, verdict, unit):
-    assert " ".join(iot.say_verdict(verdict, "x", NOON, unit)) == text
+    assert " ".join(iot.say_verdict(room(verdict), NOON, unit)) == text
 
 
 @given(some.sampled_from(["open", "close"]), some.floats(-20, 20), some.sampled_from("CF"))
 def test_no_sentence_contradicts_itself(name, difference, unit):
     """In the dwell the sign may have turned already: it is not given as the reason then."""
-    text = " ".join(iot.say_verdict(state(name, difference), "x", NOON, unit))
+    text = " ".join(iot.say_verdict(room(state(name, difference)), NOON, unit))
     assert not (name == "open" and difference < 0 and "warmer outside." in text), text
     assert not (name == "close" and difference > 0 and "cooler outside." in text), text
     assert "-" not in text

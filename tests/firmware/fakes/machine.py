@@ -70,15 +70,14 @@ class I2C:
         self.devices = {"MCP9808": {0x18: mcp9808}, "BMP280": {0x76: bmp280}}[
             world.get("sensor", "MCP9808")]
 
-    def scan(self):
-        if held[4] or world.within("sensor_fails"):
-            return []
-        return list(range(8, 0x78)) if world.get("no_pull_ups") else list(self.devices)
-
     def device(self, address):
         if world.within("bug"):
             raise ValueError("something that nobody thought of")
-        if address not in self.devices or world.within("sensor_fails"):
+        if held[4] or world.within("sensor_fails") or noise():
+            raise OSError(NO_DEVICE)
+        if address not in self.devices:
+            if world.get("no_pull_ups"):  # then a line that floats answers for everybody
+                return floating
             raise OSError(NO_DEVICE)
         return self.devices[address]
 
@@ -87,6 +86,19 @@ class I2C:
 
     def writeto_mem(self, address, register, data):
         self.device(address)
+
+
+def noise():
+    """Whether this operation is one of those that fail: at random one of `i2c_fails`."""
+    if not world.get("i2c_fails"):
+        return False
+    draw = (world.state.get("noise", 1) * 48271) % 2147483647
+    world.state["noise"] = draw
+    return draw % world.get("i2c_fails") == 0
+
+
+def floating(register, count):
+    return b"\xff" * count
 
 
 def mcp9808(register, count):

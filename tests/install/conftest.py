@@ -1,0 +1,8 @@
+"""A machine to install on, for all tests in this folder."""
+import pytest
+
+pytest.register_assert_rewrite("machine")
+
+from machine import machine  # noqa: E402
+
+__all__ = ["machine"]
