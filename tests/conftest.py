@@ -1,4 +1,5 @@
 """Fixtures for all tests; what stands behind them is in support/."""
+import collections
 import os
 
 import pytest
@@ -28,6 +29,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("this project")
     group.addoption("--quick", action="store_true",
                     help="only tests that need nothing but Python, and are soon done")
+    group.addoption("--seconds", action="store_true", help="tell how long each file took")
     group.addoption("--no-install", action="store_true",
                     help="skip tests that lack a program, instead of installing it with apt-get")
 
@@ -68,8 +70,16 @@ def same_umask():
     os.umask(before)
 
 
-def pytest_terminal_summary(terminalreporter):
-    """What tests measured, with record_property."""
+def pytest_terminal_summary(terminalreporter, config):
+    """What tests measured, with record_property; and how long each file took."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+    if config.option.seconds:
+        for name, total in sorted(seconds.items()):
+            terminalreporter.write_line(f"{name}: {total:.1f} s")

@@ -176,8 +176,9 @@ def test_nothing_else_is_at_the_top_level():
 
 def test_each_file_of_tests_is_in_their_readme_with_what_it_needs(request):
     """As far as its tests are among those that run now."""
-    told = {ROOT / file: set(codes(needs)) for file, needs in re.findall(
-        r"^\| `(tests/\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|", PAGES["tests/README.md"], re.MULTILINE)}
+    rows = re.findall(r"^\| `(tests/\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|",
+                      PAGES["tests/README.md"], re.MULTILINE)
+    told = {ROOT / file: set(codes(needs)) for file, needs in rows}
     assert told.keys() == {*ROOT.glob("tests/*/test_*.py")}
     for item in request.session.items:
         assert needs_of(item) <= told[item.path], item
