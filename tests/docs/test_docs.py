@@ -182,3 +182,8 @@ def test_each_file_of_tests_is_in_their_readme_with_what_it_needs(request):
     assert told.keys() == {*ROOT.glob("tests/*/test_*.py")}
     for item in request.session.items:
         assert needs_of(item) <= told[item.path], item
+
+
+def test_no_test_file_imports_another():
+    for path in ROOT.glob("tests/**/*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path
