@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest.register_assert_rewrite("harness", "injection", "tools")
+pytest.register_assert_rewrite("harness", "house", "injection", "tools")
 
 import tools  # noqa: E402
 from harness import (  # noqa: E402
@@ -56,10 +56,10 @@ def pytest_collection_finish(session):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     tools.begin(item)
-    if COVERAGE:                # slows servers down, and bears no interruption
-        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-        if is_quick(item):
-            os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
+    if COVERAGE:
+        os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
+        if tools.needs_of(item) or item.get_closest_marker("untraced"):
+            del os.environ["COVERAGE_PROCESS_CONFIG"]
 
 
 @pytest.fixture(autouse=True)

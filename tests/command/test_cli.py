@@ -88,6 +88,7 @@ IMPOSSIBLE = [
     (["--import", Path(__file__)], "test_cli.py")]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_ends_with_1_and_says_why(maybe_live, run, tmp_path):
     before = run("--stations")
     with ThreadPoolExecutor(2) as pool:
@@ -187,6 +188,7 @@ def test_label(live, run):
 # -- prune ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prune_deletes_old_readings_and_keeps_the_summaries(maybe_live, run, serve, tmp_path):
     make_csv(tmp_path / "in.csv", 12_000)
     run("--import", "in.csv")
@@ -204,6 +206,7 @@ def test_prune_deletes_old_readings_and_keeps_the_summaries(maybe_live, run, ser
     assert run("--prune", "90d").startswith("deleted 0 readings")
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_updates_go_on_while_a_long_prune_works(live, run, tmp_path):
     make_csv(tmp_path / "in.csv", 30_000)
@@ -363,6 +366,7 @@ def written(folder):
     return [(f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.parametrize("work", [["--import", "in.csv"], ["--prune", "1d"],
                                   ["--backup", "copy.db"], ["--remove-station", "inside"]])
@@ -485,6 +489,7 @@ def test_demo_shows_two_stations_at_once_and_leaves_nothing_behind(serve, tmp_pa
     assert [p.name for p in tmp_path.glob("*.db*")] == []
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_interrupt_ends_a_command_quietly(database, run, tmp_path):
     make_csv(tmp_path / "in.csv", 20_000)

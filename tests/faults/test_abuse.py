@@ -35,7 +35,7 @@ from harness import (
 )
 from tools import need, needs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 FLOOR = 0.1                         # s: less than a station's radio takes
 UPDATES = 100                       # in each turn

@@ -30,6 +30,7 @@ def image(request, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_image_is_written_and_verified(image):
     with RomLoader() as chip:
         chip.flash[-3:] = b"old"

@@ -215,6 +215,7 @@ def test_slow_clients_are_cut_off_in_time(database, serve):
         assert idle.recv(100) == b""
 
 
+@pytest.mark.untraced
 def test_many_idle_connections_disturb_nobody(live, many_files):
     count = min(many_files - 200, 1500)
     if count < 300:
@@ -301,6 +302,7 @@ def test_answered_means_stored(live):
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_killed_under_load_keeps_all_that_was_answered(live, serve):
     told = []
@@ -352,6 +354,7 @@ def test_rate_limit_tells_when_to_come_again(database, serve):
     assert len(live.rows()) == 4
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_unknown_macs_take_no_memory(database, serve):
     live = serve("--rate-limit", "3")
@@ -445,6 +448,8 @@ def test_head_of_events_gets_no_events(live):
         assert more == b""
 
 
+@pytest.mark.untraced
+@pytest.mark.slow
 def test_listener_that_does_not_read_is_dropped_and_others_go_on(database, serve):
     live = serve("--rate-limit", "0", **tuned("MAX_UNSENT = 2000"))
     before = open_sockets(live)
@@ -617,6 +622,7 @@ def foreign_files(folder):
     return ["older", "other", "empty table", "text", "short", "random", "newer"]
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_large_reads_let_others_have_their_turns(database, serve):
     """Each takes some 100 ms: an update waits for none of them, and not all of them wait."""

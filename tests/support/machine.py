@@ -7,8 +7,8 @@ import pytest
 from tools import ROOT, skip
 
 HOST = "weather.example.org"
-MACHINE = ("root", "unshare", "nsenter", "ip", "git", "curl", "nginx", "openssl", "nft",
-           "systemd-sysusers")          # what a test with this fixture needs
+MACHINE = ("root", "unshare", "nsenter", "ip", "git", "curl", "logrotate", "nginx", "nft",
+           "openssl", "systemd-sysusers")          # what a test with this fixture needs
 CERTBOT = r"""#!/bin/sh
 # What certbot does to a machine when the authority agrees.
 set -eu

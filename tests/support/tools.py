@@ -24,6 +24,7 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "faketime": ("faketime", "moves the clock under a running server"),
     "git": ("git", "brings a new version, as the guide says"),
     "ip": ("iproute2", "makes a private network, to install in"),
+    "logrotate": ("logrotate", "turns the log of nginx"),
     "nft": ("nftables", "limits connections of an address before nginx sees them"),
     "nginx": ("nginx-light", "stands in front of the server"),
     "node": ("nodejs", "runs a ThingSpeak client, and a board's prompt"),
