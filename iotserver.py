@@ -2356,14 +2356,10 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
     """The answers for programs: °C and ms, whatever people are shown."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
-        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
-
-
-def last_value(place: Place) -> float | None:
-    return place.readings[-1][1] if place.readings else None
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2684,8 +2680,10 @@ def render_overview(overview: Overview, view: View) -> bytes:
 
 # -- out of the store -----------------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one."""
+def find_places(reader: Reader, now: int, comfort: float,
+                before: Iterable[Place] = ()) -> list[Place]:
+    """Inside and outside stations with their readings, and the verdict of each inside one, which
+    goes on from the one before where there is one."""
     places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
     for station in reader.stations():
@@ -2693,8 +2691,9 @@ def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
             places.append(read_place(reader, station, role, ranks[role], now))
             ranks[role] += 1
     outside = find_outside(places, now)
-    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
-            for place in places]
+    courses = {place.name: place.verdict.course for place in before if place.verdict}
+    return [place if place.role == "outside" else answer_room(
+        place, outside, now, comfort, courses.get(place.name, START)) for place in places]
 
 
 def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
@@ -2716,15 +2715,15 @@ def find_outside(places: list[Place], now: int) -> Place | None:
                 outsides[0] if outsides else None)
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
+                course: Course) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course)
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
-    value = last_value(room)
-    return room._replace(verdict=verdict, outside=outside,
-                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
+    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
 def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
@@ -4516,7 +4515,8 @@ class Board:
         """Inside and outside stations with their verdicts, of now."""
         now = self.now()
         if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort)
+            self.current = find_places(self.reader, now, self.settings.comfort,
+                                       self.current)
             self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
