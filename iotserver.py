@@ -97,6 +97,7 @@ LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, no
 LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
 MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
+MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
@@ -131,17 +132,31 @@ MAX_PIPELINED = 16              # requests of one connection in a turn: then oth
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
 MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
+MAX_UNFINISHED = 16_000_000     # bytes of requests that are not complete, of all connections
 MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
 MAX_HEADS = 512                 # of them: 3 MB
 MAX_KNOWN = 4096                # updates remembered: two forms of 2,000 stations, 8 MB at most
 MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
+READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
+MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
+TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
+MAX_SECRET = 128                # characters of a key or password: ours have 22
 MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
 GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
+MAX_SITE_GUESSES = 1000         # from an IPv6 site of 65,536 networks
 MAX_ADDRESSES = 10_000          # whose guesses are counted: some 2 MB
+MAX_ADDRESS = 64                # characters; of IPv6 with a zone
+MAX_CREDENTIALS = 1024          # bytes of an Authorization header that is looked at
+MAX_LANGUAGE = 64               # characters of Accept-Language: the first language counts
+MAX_COOKIES = 2000              # characters of cookies that are looked at; ours take 100
 MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
 SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
-SCRYPT_PAUSE = 1                # s between two such; the thread that stores does them, too
+# s between two such, as the thread that stores does them, too: for those who have not guessed
+# wrong, and for all others together.
+SCRYPT_PAUSES = {False: 0.25, True: 1.0}
+LOW_SPACE = 64_000_000          # bytes left on the disk beside twice the database: room for a
+NO_SPACE = 16_000_000           # backup and the log. Below: no texts, no bulks; then nothing.
 
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
@@ -244,6 +259,9 @@ SETTINGS = (
     Setting("private", "FILE", "", str,
             "ask for the password of this file, which --set-password makes, on every page but "
             "updates"),
+    Setting("link", "URL", "", str,
+            "this server's own address, as people type it: needed where a private address has a "
+            "public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
@@ -318,7 +336,8 @@ class Point(NamedTuple):
     width: int = 0
 
 
-NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+# Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
+NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
@@ -328,9 +347,10 @@ PART_NAMES = {name.lower(): name for name in PARTS}
 READING_PARTS = PARTS[2:]
 
 
-# Stations repeat themselves: keys, MACs and most values were parsed a moment ago. Remembering them
-# takes a third off the time of an update.
-remember = functools.lru_cache(maxsize=512)
+# Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
+# length refuses what is too long first, so that no memory of it grows; 4096 are two forms of some
+# 2,000 stations.
+remember = functools.lru_cache(maxsize=4096)
 
 
 @remember
@@ -339,8 +359,7 @@ def parse_number(text: str) -> float:
 
     float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts.
     """
-    match = NUMBER.fullmatch(text)
-    if not match or len(text) > MAX_NUMBER:
+    if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
         raise ValueError("not a finite decimal number")
     if match[1] is None:
         return int(text)
@@ -350,7 +369,6 @@ def parse_number(text: str) -> float:
     return number
 
 
-@remember
 def parse_value(text: str) -> Value:
     """A number where it is one, else the text as it is. Raises ValueError."""
     try:
@@ -404,7 +422,6 @@ def parse_age(text: str) -> int:
     return round(seconds * 1000)
 
 
-@remember
 def parse_part(text: str) -> tuple[str, str]:
     """`name=value`, percent-encoded, to both. A message repeats no value: it might be the key."""
     name, equals, value = text.partition("=")
@@ -490,6 +507,8 @@ MILLISECOND = timedelta(milliseconds=1)
 
 def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
+    if len(text) > MAX_TIME:
+        raise ValueError("not a time: too long")
     if len(text) == 24 and text[-1] == "Z":                     # our own notation
         instant = datetime.fromisoformat(text[:-1])
     else:
@@ -505,15 +524,23 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     return ms
 
 
+def parse_moment(text: str, zone: tzinfo = timezone.utc) -> int:
+    """ISO 8601 or seconds since 1970 to ms. Raises ValueError."""
+    if len(text) <= MAX_NUMBER and NUMBER.fullmatch(text):
+        with contextlib.suppress(OverflowError):
+            if 0 <= (ms := round(parse_number(text) * 1000)) < LATEST_TIME:
+                return ms
+        raise ValueError(f"{text}: before 1970 or after 2099")
+    return parse_time(text, zone)
+
+
 def parse_instant(name: str, text: str) -> int:
-    """A query's start or end, ISO 8601 or seconds since 1970, to ms. Raises Refused."""
+    """A query's start or end to ms. Raises Refused."""
     try:
-        ms = round(parse_number(text) * 1000) if NUMBER.fullmatch(text) else parse_time(text)
+        return parse_moment(text)
     except (ValueError, OverflowError):
-        ms = -1
-    if not 0 <= ms < LATEST_TIME:
-        raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970")
-    return ms
+        raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970"
+                      ) from None
 
 
 @functools.lru_cache(maxsize=64)
@@ -581,12 +608,20 @@ def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
     return points
 
 
-def take_token(tokens: float, elapsed: float, per_minute: int) -> tuple[float, float]:
-    """Token bucket of per_minute tokens: (tokens left, seconds to wait). A wait of 0 is a yes."""
-    tokens = min(per_minute, tokens + elapsed * per_minute / 60)
-    if tokens >= 1:
-        return tokens - 1, 0.0
-    return tokens, (1 - tokens) * 60 / per_minute
+Bucket = tuple[float, float]    # tokens, and when they were counted (s)
+
+
+def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
+                cost: float = 1) -> tuple[Bucket, float]:
+    """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
+
+    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one.
+    """
+    tokens, counted = bucket or (burst, now)
+    tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
+    if tokens >= cost:
+        return (tokens - cost, now), 0.0
+    return (tokens, now), (cost - tokens) * 60 / per_minute
 
 
 # -- the verdict ----------------------------------------------------------------------------------
@@ -1690,13 +1725,16 @@ class Writer(Database):
 # ------------------------------------------------------------------------------------------------
 
 
-@remember
+@functools.lru_cache(4096)
 def hash_key(key: str) -> bytes:
-    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out."""
+    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
+
+    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more.
+    """
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-NO_KEY = hash_key(secrets.token_hex())      # compared with when there is none: takes as long
+NO_KEY = secrets.token_bytes(32)            # compared with when there is none: takes as long
 
 
 def matches(digest: bytes, stored: bytes | None) -> bool:
@@ -1722,46 +1760,92 @@ def read_password(name: str) -> str:
     return text
 
 
-@remember
-def network(address: str) -> str:
-    """Whose guesses are counted together: an address, or the /64 that one IPv6 user has."""
+PROOF = "iotserver"             # the cookie that shows who knew the password
+
+
+def find_cookie(headers: Mapping[str, str], name: str) -> str:
+    """The value of a cookie, empty where there is none."""
+    pairs = (part.strip().partition("=") for part in
+             headers.get("cookie", "")[:MAX_COOKIES].split(";"))
+    return next((value for found, _, value in pairs if found == name), "")
+
+
+def parse_basic(authorization: str) -> str | None:
+    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic" or len(credentials) > MAX_CREDENTIALS:
+        return None
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(4096)
+def networks(address: str) -> tuple[str, ...]:
+    """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
+    that a provider gives to one. All who tell none are one.
+    """
     try:
         ip = ipaddress.ip_address(address)
-    except ValueError:                          # none was told
-        return ""
-    if ip.version == 6 and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(ip), 64), strict=False))
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
+    except ValueError:
+        return ("",)
+    if ip.version == 4 or ip.ipv4_mapped:
+        return (str(getattr(ip, "ipv4_mapped", None) or ip),)
+    return tuple(str(ipaddress.ip_network((int(ip), bits), strict=False)) for bits in (64, 48))
 
 
 class TooOften(Refused):
-    """The key was right, but the station has used up its rate."""
+    """The key was right, but the station has used up its rate; in wait seconds it has not."""
+
+    def __init__(self, wait: float, message: str):
+        seconds = str(math.ceil(wait))
+        super().__init__(429, f"{message}; try again in {seconds} s", Retry_After=seconds)
 
 
 class Guesses:
-    """Wrong keys and passwords, counted by address in windows of time.
+    """Wrong keys and passwords, counted by network in windows of time.
 
-    Only what is wrong is throttled: behind one address with a guesser, stations still get through.
+    Who has had his guesses gets no answer about a secret any more, right or wrong, but about
+    those that were right from there before: so stations and people behind that address go on.
     """
 
     def __init__(self, monotonic: Callable[[], float]):
         self.monotonic = monotonic
         self.counts: dict[str, tuple[int, float]] = {}      # network: guesses, until when
+        self.throttled: dict[str, float] = {}               # network: until when
+        self.right: dict[tuple[str, bytes], None] = {}      # address and secret
 
-    def refuse(self, address: str) -> None:
-        """Raise Refused 429 while this address has had its guesses."""
-        count, until = self.counts.get(network(address), (0, 0.0))
-        if count >= MAX_GUESSES and (wait := math.ceil(until - self.monotonic())) > 0:
-            raise Refused(429, f"too many wrong keys from your address; try again in {wait} s, "
-                               "with a right one at any time", Retry_After=str(wait))
+    def refuse(self, address: str, digest: bytes) -> None:
+        """Raise Refused 429 unless this secret may be looked at."""
+        if not self.throttled or (address, digest) in self.right:
+            return
+        until = max((self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS])),
+                    default=0.0)
+        if (wait := math.ceil(until - self.monotonic())) > 0:
+            raise Refused(429, f"too many wrong keys from your address; try again in {wait} s",
+                          Retry_After=str(wait))
+
+    def accept(self, address: str, digest: bytes) -> None:
+        """This secret is right from there; the oldest such pair makes room."""
+        self.right[address[:MAX_ADDRESS], digest] = None
+        if len(self.right) > MAX_ADDRESSES:
+            del self.right[next(iter(self.right))]
 
     def add(self, address: str) -> None:
-        """One more; where memory is full, the address that has been quiet for longest goes."""
-        now, place = self.monotonic(), network(address)
-        count, until = self.counts.pop(place, (0, 0.0))
-        self.counts[place] = (count + 1, until) if now < until else (1, now + GUESS_WINDOW)
+        """One more wrong one. Only a network that is not throttled makes room for another."""
+        now = self.monotonic()
+        for place, limit in zip(networks(address[:MAX_ADDRESS]), (MAX_GUESSES, MAX_SITE_GUESSES),
+                                strict=False):
+            count, until = self.counts.pop(place, (0, 0.0))
+            self.counts[place] = count, until = (
+                (count + 1, until) if now < until else (1, now + GUESS_WINDOW))
+            if count >= limit:
+                self.throttled[place] = until
         if len(self.counts) > MAX_ADDRESSES:
             del self.counts[next(iter(self.counts))]
+        if len(self.throttled) > MAX_ADDRESSES:
+            self.throttled = {place: end for place, end in self.throttled.items() if end > now}
 
 
 class Access:
@@ -1770,85 +1854,111 @@ class Access:
     def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float],
                  password: str | None = None):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
-        self.buckets: dict[int, tuple[float, float]] = {}   # station: tokens, when counted
+        self.requests: dict[bytes, Bucket] = {}     # by key
+        self.readings: dict[int, Bucket] = {}       # by station
         self.guesses = Guesses(monotonic)
         self.password = password                # the content of its file; None: all is public
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
-        self.next_scrypt = 0.0
+        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; True: has guessed
+        self.space = 2                          # 1: the disk has little room left, 0: none
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
         """The station an update is from: the one with this MAC, or else with this key.
 
-        Raises Refused: 403, or 429 after many of them; TooOften.
+        Raises Refused: 403, 429 after many of them, 507; TooOften.
         """
-        digest, writer = hash_key(key), self.writer
+        digest, writer = hash_key(key[:MAX_SECRET + 1]), self.writer
+        if self.guesses.throttled:
+            self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
         stored = (station and station.key) or NO_KEY    # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
         if not station or not (is_current or matches(digest, station.next_key)):
-            self.guesses.refuse(address)
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
+        if (address, digest) not in self.guesses.right:
+            self.guesses.accept(address, digest)
+        if not self.space:
+            raise Refused(507, "not stored: the disk is nearly full", Retry_After="600")
         if self.per_minute:
-            now = self.monotonic()
-            tokens, counted = self.buckets.get(station.id, (self.per_minute, now))
-            tokens, wait = take_token(tokens, now - counted, self.per_minute)
-            self.buckets[station.id] = (tokens, now)
+            self.requests[digest], wait = take_tokens(
+                self.requests.get(digest), self.monotonic(), self.per_minute, self.per_minute)
             if wait:
-                raise TooOften(429, f"too many updates: at most {self.per_minute} a minute; try "
-                                    f"again in {math.ceil(wait)} s",
-                               Retry_After=str(math.ceil(wait)))
+                raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
             writer.promote_key(station)
         return station
 
-    def admit_key(self, station: Station, key: str, address: str) -> bool:
+    def charge(self, station: Station, values: Iterable[Any]) -> None:
+        """Take tokens for many readings, or for long ones: texts. Raises TooOften, Refused."""
+        cost = sum(1 + len(value) // TEXT_UNIT if isinstance(value, str) else 1
+                   for value in values)
+        if self.space < 2:
+            raise Refused(507, "not stored: the disk is nearly full; single numbers are taken",
+                          Retry_After="600")
+        if self.per_minute:
+            rate = READINGS_PER_UPDATE * self.per_minute
+            self.readings[station.id], wait = take_tokens(
+                self.readings.get(station.id), self.monotonic(), rate, max(rate, MIN_BURST), cost)
+            if wait:
+                raise TooOften(wait, f"too many readings: at most {rate} a minute")
+
+    def admit_key(self, station: Station | None, key: str, address: str) -> bool:
         """Whether a key may read this station: one that writes for it, or its read key."""
         if not key:
             return False
-        digest = hash_key(key)
-        if any(matches(digest, k) for k in (station.key, station.next_key, station.read_key)):
+        digest = hash_key(key[:MAX_SECRET + 1])
+        self.guesses.refuse(address, digest)
+        keys = (station.key, station.next_key, station.read_key) if station else (None,) * 3
+        found = [matches(digest, stored) for stored in keys]    # all of them: takes as long
+        if any(found):
+            self.guesses.accept(address, digest)
             return True
-        self.guesses.refuse(address)
         self.guesses.add(address)
         return False
 
-    def admit_reader(self, authorization: str, address: str) -> None:
-        """Let those in who know the password, under any user name. Raises Refused 401, 429."""
+    def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
+        """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
+
+        A browser that has been let in shows it by its cookie, also after a restart.
+        """
         if self.password is None:
             return
-        password = parse_basic(authorization)
-        if password is not None and self._is_password(password, address):
+        if headers.get("sec-fetch-site") == "cross-site" \
+                and headers.get("sec-fetch-mode") != "navigate":
+            raise Refused(403, "this server is private: other sites cannot read it")
+        if hmac.compare_digest(find_cookie(headers, PROOF).encode(), self.proof().encode()):
+            return
+        password = parse_basic(headers.get("authorization", ""))
+        if password is not None and self.is_password(password, address):
             return
         raise Refused(401, "this server is private: it asks for its password",
                       WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
 
-    def _is_password(self, password: str, address: str) -> bool:
+    def proof(self) -> str:
+        """What only this server can tell to who knew the password; it ends with the password."""
+        return hmac.digest((self.password or "").encode(), b"iotserver reader", "sha256").hex()
+
+    def is_password(self, password: str, address: str) -> bool:
         """scrypt tells the first time; from then on the right one is known."""
-        digest = hash_key(password)
+        digest = hash_key(password[:MAX_SECRET + 1])
+        self.guesses.refuse(address, digest)
         if matches(digest, self.proven):
+            self.guesses.accept(address, digest)
             return True
-        self.guesses.refuse(address)
-        if self.proven is None:
-            if (now := self.monotonic()) < self.next_scrypt:
+        if self.proven is None and self.password and len(password) <= MAX_SECRET:
+            now, has_guessed = self.monotonic(), any(
+                place in self.guesses.counts for place in networks(address[:MAX_ADDRESS]))
+            if now < self.slots[has_guessed]:
                 raise Refused(503, "busy; try again", Retry_After="1")
-            self.next_scrypt = now + SCRYPT_PAUSE
+            self.slots[has_guessed] = now + SCRYPT_PAUSES[has_guessed]
             salt = bytes.fromhex(self.password.split()[1])
             if hmac.compare_digest(hash_password(password, salt), self.password):
                 self.proven = digest
+                self.guesses.accept(address, digest)
                 return True
         self.guesses.add(address)
         return False
-
-
-def parse_basic(authorization: str) -> str | None:
-    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
-    scheme, _, credentials = authorization.partition(" ")
-    try:
-        pair = base64.b64decode(credentials.strip(), validate=True).decode()
-    except ValueError:
-        return None
-    return pair.partition(":")[2] if scheme.lower() == "basic" else None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2205,7 +2315,7 @@ def page_headers(style: str, framing: str = "; frame-ancestors 'none'"
          f"default-src 'none'; style-src {csp_hash(style)}; script-src {csp_hash(SCRIPT)}; "
          "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
          f"base-uri 'none'; form-action 'none'{framing}"),
-        ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+        ("Referrer-Policy", "no-referrer"),
     )
 
 
@@ -2800,8 +2910,9 @@ class Request(NamedTuple):
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
     fault: Refused | None = None
-    update: Update | None = None                # what path says, if that has been parsed already
     body: bytes = b""
+    is_lan: bool = False                        # came to a private address
+    update: Update | None = None                # what path says, if that has been parsed already
 
 
 class Answer(NamedTuple):
@@ -2841,21 +2952,27 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     span, *more = names.get("range", ["24h"])   # other names are left to who put them there
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
-                choose_zone(request.headers.get("cookie", "")), span)
+    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
+    view = View(choose_unit(server.settings.units, language),
+                choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES]), span)
     page = server.board.find_page(view)
-    return answer_page(request, page) if page else make_page(request, server, view)
+    return answer_page(request, server, page) if page else make_page(request, server, view)
 
 
 def make_page(request: Request, server: "Server", view: View) -> Work:
     yield
-    return answer_page(request, server.board.make_page(view))
+    return answer_page(request, server, server.board.make_page(view))
 
 
-def answer_page(request: Request, page: "Page") -> Answer:
+def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
+    headers = page.headers
+    if server.access.password:
+        secure = "; Secure" if request.peer is None else ""     # the proxy speaks TLS
+        headers += (("Set-Cookie", f"{PROOF}={server.access.proof()}; Max-Age=31536000; Path=/; "
+                     f"HttpOnly; SameSite=Strict{secure}"),)
     if page.tag in request.headers.get("if-none-match", ""):
-        return Answer(b"", HTML, 304, page.headers)
-    return Answer(page.body, HTML, 200, page.headers)
+        return Answer(b"", HTML, 304, headers)
+    return Answer(page.body, HTML, 200, headers)
 
 
 ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
@@ -2866,7 +2983,7 @@ def get_asset(request: Request, server: "Server") -> Answer:
     """What the page loads besides itself."""
     text, kind = ASSETS[request.path]
     return Answer(text.encode(), kind, headers=(
-        ("Cache-Control", "max-age=86400"), ("X-Content-Type-Options", "nosniff")))
+        ("Cache-Control", "max-age=86400"),))
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -2888,6 +3005,7 @@ def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
     mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
     station = server.access.admit(mac, key, request.address)
     readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
+    server.access.charge(station, readings)
     now, before = server.now(), station.last_entry
     entries = [server.writer.add(station, reading, now) for reading in readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
@@ -2974,7 +3092,8 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     try:
         server.reader.look()
     except (sqlite3.Error, StoreError) as error:
-        raise Refused(503, f"the database cannot be read: {error}", Retry_After="10") from None
+        log(f"the database cannot be read: {error}")        # which may name a path
+        raise Refused(503, "the database cannot be read", Retry_After="10") from None
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
@@ -2993,6 +3112,7 @@ MAX_RESULTS = 8000              # entries in one answer; a larger wish is cut do
 DEFAULT_RESULTS = 100           # when the request does not say from when
 EARLIEST_CREATED = 946_684_800_000  # 2000-01-01: before it lies the clock of a board just started
 MIN_CHART_UPDATE = 15           # s between two looks of an embedded chart, as there
+MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
 MAX_PARAMS = 200                # parts of a form; an entry has below 20
 SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
                            for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
@@ -3052,7 +3172,8 @@ def parse_form(text: str) -> dict[str, str]:
     the key, as in the sketch that everybody copied; it counts when no other is told.
     """
     def unquote(text: str) -> str:
-        return urllib.parse.unquote_plus(text).strip("\r\n")
+        # What is longer than any value is decoded once it is known who sends it.
+        return text if len(text) > MAX_ENTRY else urllib.parse.unquote_plus(text).strip("\r\n")
     pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
     form = {unquote(name).strip(): unquote(value) for name, equals, value in pairs if equals}
     first, equals, _ = pairs[0]
@@ -3124,7 +3245,7 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
 
     Also for the future: a clock that runs ahead by days would hide all that comes after.
     """
-    ms = round(parse_number(text) * 1000) if NUMBER.fullmatch(text) else parse_time(text, zone)
+    ms = parse_moment(text, zone)
     if not EARLIEST_CREATED <= ms <= now + DAY:
         raise ValueError("created_at: of a clock that is wrong")
     return ms
@@ -3138,6 +3259,8 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
     suffix = request.path.partition(".")[2]
     kind = KINDS.get(suffix, TEXT)
     try:
+        if request.length > MAX_ENTRY:
+            raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
         params, now = parse_params(request, document), server.now()
         try:                            # a time that is none is ignored, as there
             ms = parse_created(str(params["created_at"]).strip(), parse_zone(params), now)
@@ -3146,6 +3269,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
         draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
                              for name, value in params.items()}, ms)
         station = server.access.admit(None, find_key(request, params), request.address)
+        server.access.charge(station, [*draft.values.values(), *(draft.note or ())])
     except TooOften:
         return Answer(b"0", kind, 200, CORS)
     except Refused as refused:
@@ -3188,8 +3312,12 @@ def bulk_csv(params: dict[str, Any]) -> list[dict[str, Any]]:
     """The same from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
     time_name = "delta_t" if params.get("time_format") == "relative" else "created_at"
     columns = (time_name, *BULK_COLUMNS[1:])
+    text = str(params.get("updates", ""))
+    text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
+    if text.count("|") > 2 * MAX_BULK:
+        raise Refused(413, f"updates: at most {MAX_BULK}")
     lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
-             for line in str(params.get("updates", "")).split("|") if line.strip(", ")]
+             for line in text.split("|") if line.strip(", ")]
     if not lines:
         raise Refused(400, "updates: missing")
     return [{name: value.strip() for name, value in zip(columns, line, strict=False)
@@ -3241,7 +3369,10 @@ def write_bulk(request: Request, server: "Server") -> Answer:
     if len(updates) > MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     times = bulk_times(updates, parse_zone(params), now)
-    for draft in [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]:
+    drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
+    server.access.charge(station, [value for draft in drafts
+                                   for value in (*draft.values.values(), *(draft.note or ()))])
+    for draft in drafts:
         server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
     answer = Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
     return as_jsonp(answer, callback)
@@ -3318,7 +3449,7 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def to_number(value: Any) -> float | None:
+def to_number(value: Value | None) -> float | None:
     """A value to reckon with; a text may be one with a decimal comma, others are none."""
     if isinstance(value, str):
         return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
@@ -3358,7 +3489,7 @@ def find_entries(server: "Server", station: Station, fields: Iterable[int], want
         entries[:0] = page
         if len(page) < limit:
             break
-        before = page[0][:2]
+        before = page[0].time, page[0].number or 0
         yield
     return entries
 
@@ -3581,9 +3712,10 @@ CHART_STYLE = string.Template(
 def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     """The corners of a line of columns (also bar), or of steps; of any other the points."""
     if shape in {"column", "bar"}:
-        return [Point(p.time, *[value] * 3) for p in points for value in (base, p.mean, base)]
+        return [Point(p.time, value, value, value)
+                for p in points for value in (base, p.mean, base)]
     if shape == "step":
-        return points[:1] + [Point(after.time, *[value] * 3)
+        return points[:1] + [Point(after.time, value, value, value)
                              for before, after in itertools.pairwise(points)
                              for value in (before.mean, after.mean)]
     return points
@@ -3649,13 +3781,16 @@ CHANNEL_ROUTES: tuple[tuple[re.Pattern[str], Callable[..., Answer | Work]], ...]
     ))
 
 
-def require_reader(request: Request, server: "Server", station: Station,
+def require_reader(request: Request, server: "Server", station: Station | None,
                    params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
-    if access.password is not None and not access.admit_key(
-            station, find_key(request, params), request.address):
-        access.admit_reader(request.headers.get("authorization", ""), request.address)
+    if access.password is None or access.admit_key(station, find_key(request, params),
+                                                   request.address):
+        return
+    if "callback" in params:            # a script of another site, with the browser's password
+        raise Refused(403, "callback: on a private server it needs a key")
+    access.admit_reader(request.headers, request.address)
 
 
 def answer_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
@@ -3665,11 +3800,11 @@ def answer_channel(request: Request, server: "Server", params: dict[str, Any], p
         return get_public(server, params, suffix)
     id, slash, rest = path.partition("/")
     station = next((s for s in server.reader.stations() if str(s.id) == id), None)
+    require_reader(request, server, station, params)
     if station is None:
         raise Refused(404, "there is no such channel")
     for pattern, route in CHANNEL_ROUTES:
         if match := pattern.fullmatch(slash + rest):
-            require_reader(request, server, station, params)
             named = {name: text for name, text in match.groupdict().items() if text}
             answer = route(server, station, params, suffix, **named)
             return answer if isinstance(answer, Answer) else (yield from answer)
@@ -3899,7 +4034,7 @@ def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
         if version == "HTTP/1.1" and "host" not in headers:
             raise Refused(400, "Host: missing")
         length = measure_body(command, version, headers)
-        options = headers.get("connection", "").lower().replace(" ", "").split(",")
+        options = [word.strip() for word in headers.get("connection", "").lower().split(",")]
         closes = "close" in options or (
             version == "HTTP/1.0" and "keep-alive" not in options) or (
             # What follows may be meant as a body: it must not be read as a request.
@@ -3948,7 +4083,7 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str | None, bytes, bytes], tuple[tuple[Any, ...], Update]] = {}
+        self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
 
     def find(self, peer: str | None, data: bytes) -> Request | None:
         """The request that data is, if it is known; the strict parser would say the same."""
@@ -3965,7 +4100,7 @@ class Known:
                               seq)
         except (ValueError, Refused):
             return None                         # the strict parser says what is wrong with it
-        return Request(*request, Update(mac, key, reading))
+        return Request._make((*request[:-1], Update(mac, key, reading)))
 
     def learn(self, request: Request, update: Update) -> None:
         """Keep what stands around the values of an update that was admitted."""
@@ -3973,7 +4108,7 @@ class Known:
         values, _, behind = rest.partition(b" ")
         if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
             return
-        self.table[request.peer, before, behind] = tuple(request[:-2]), update
+        self.table[request.peer, before, behind] = request._replace(head=b""), update
         if len(self.table) > MAX_KNOWN:
             del self.table[next(iter(self.table))]
 
@@ -4001,7 +4136,10 @@ def render_head(status: int, kind: str, framing: str, headers: Headers, connecti
     lines = [f"HTTP/1.1 {status} {STOCK.responses[status][0]}", "Server: iotserver",
              f"Date: {email.utils.formatdate(second, usegmt=True)}"]
     if status != HTTPStatus.NOT_MODIFIED:       # which has no body to describe
-        lines += [f"Content-Type: {kind}"] + [framing] * bool(framing)
+        lines += [f"Content-Type: {kind}", "X-Content-Type-Options: nosniff"]
+        lines += [framing] * bool(framing)
+    site = "cross-origin" if ("Access-Control-Allow-Origin", "*") in headers else "same-origin"
+    lines.append(f"Cross-Origin-Resource-Policy: {site}")
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, connection, "\r\n"] if connection else [*lines, "\r\n"]).encode()
 
@@ -4030,6 +4168,27 @@ def chunked(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield b"0\r\n\r\n"
 
 
+LOCAL = re.compile(r"[^.]*|.*\.(?:local|lan|home|internal|home\.arpa)|[\d.]+|\[[\da-f:]+\]")
+
+
+@functools.lru_cache(64)
+def is_lan(address: str) -> bool:
+    """Whether an address is private; the machine's own is not meant, as proxies use it."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return ip.is_private and not ip.is_loopback
+
+
+def refuse_rebinding(host: str, link: str) -> None:
+    """Raise Refused where a page of the internet has its own name point at a private address.
+
+    Its script could read everything here. Nobody else calls such an address by such a name.
+    """
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if not LOCAL.fullmatch(name.lower()) and name.lower() != urllib.parse.urlsplit(link).hostname:
+        raise Refused(403, "this address is private, and that name is not known to be its own; "
+                           "use the address, or tell the name with --link")
+
+
 def respond(request: Request, server: "Server", work: Work | None = None) -> Answer | Work:
     """The answer to a request, or the work that it takes; given that, one step of it is done.
 
@@ -4042,8 +4201,10 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
         if request.fault:
             raise request.fault
         route = UPDATE if request.update else find_route(request.command, request.path)
+        if request.is_lan and route.is_safe:
+            refuse_rebinding(request.headers.get("host", ""), server.settings.link)
         if server.access.password and not route.is_open:
-            server.access.admit_reader(request.headers.get("authorization", ""), request.address)
+            server.access.admit_reader(request.headers, request.address)
         answer = route.answer(request, server)
         if not isinstance(answer, Answer) and server.steps.is_full(request.address):
             raise Refused(503, "too many large requests at a time; try again", Retry_After="5")
@@ -4092,6 +4253,8 @@ class Connection(asyncio.Protocol):
         # A peer that is gone already has no name; that must not make it look like the proxy.
         name = transport.get_extra_info("peername")
         self.peer: str | None = None if name == "" else name[0] if name else ""
+        own = transport.get_extra_info("sockname")
+        self.is_lan = bool(own) and self.peer is not None and is_lan(own[0])
         self.enter("idle")
         if not self.server.welcome(self):
             self.refuse(Refused(503, "too many connections; try again", Retry_After="5"))
@@ -4180,6 +4343,11 @@ class Connection(asyncio.Protocol):
             parse = remember_head if length <= MAX_REMEMBERED else parse_head
             self.request = parse(head, self.peer, is_bare)
             del self.buffer[:length]
+            if self.is_lan:
+                self.request = self.request._replace(is_lan=True)
+            if self.request.length > MAX_HEAD and not self.server.has_memory():
+                busy = Refused(503, "too many large requests at a time", Retry_After="5")
+                self.request = self.request._replace(close_connection=True, length=0, fault=busy)
         request = self.request
         if len(self.buffer) < request.length:
             if "expect" in request.headers and request.request_version == "HTTP/1.1" \
@@ -4547,13 +4715,13 @@ class Board:
 
     def news(self) -> list[dict[str, Any]] | None:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        places = [place for place in self.places() if place.verdict]
-        if [place.verdict.state for place in places] == [v["state"] for v in self.told]:
+        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
             return None
         self.told = [{
-            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
-            "difference": place.verdict.difference and round(place.verdict.difference, 2),
-        } for place in places]
+            "station": name, "state": verdict.state, "since": verdict.since,
+            "difference": verdict.difference and round(verdict.difference, 2),
+        } for name, verdict in verdicts]
         return self.told
 
 
@@ -4616,6 +4784,7 @@ class Server:
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
         self.where = ""                         # its address, for people
+        self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
         self.reported = ("", 0.0)               # the last error of the loop, until when
 
@@ -4643,6 +4812,11 @@ class Server:
         """Those that were refused have some room, too."""
         return len(self.connections) <= self.room + self.room // 4
 
+    def has_memory(self) -> bool:
+        """Whether the bodies that are on their way leave room for one more."""
+        return sum(connection.request.length for connection in self.connections
+                   if connection.request) <= MAX_UNFINISHED
+
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.events.listeners.discard(connection)
@@ -4655,9 +4829,28 @@ class Server:
 
 
 def close_expired(server: Server) -> None:
+    """Those whose time is over; and where too much has begun, those that hold most of it."""
     now = server.monotonic()
     for connection in [c for c in server.connections if c.deadline < now]:
         connection.expire()
+    held = sorted(server.connections, key=lambda c: len(c.buffer))
+    total = sum(len(connection.buffer) for connection in held)
+    while total > 2 * MAX_UNFINISHED:
+        largest = held.pop()
+        total -= len(largest.buffer)
+        largest.transport.abort()
+
+
+def watch_space(server: Server) -> None:
+    """Refuse readings while there is still room for the log and for a backup."""
+    disk, weight = shutil.disk_usage(server.writer.path.parent), server.reader.weight()
+    low = min(LOW_SPACE + 2 * weight, disk.total // 8)
+    none = min(NO_SPACE, disk.total // 32)
+    space = 2 if disk.free > low else 1 if disk.free > none else 0
+    if space != server.access.space:
+        log(f"{server.writer.path}: {format_bytes(disk.free)} are left on the disk; "
+            + ("no reading is taken", "no texts and no bulks are taken", "all is taken")[space])
+    server.access.space = space
 
 
 def keep_listeners(server: Server) -> None:
@@ -4707,7 +4900,7 @@ def watchdog_seconds() -> float:
 
 Job = tuple[float, Callable[[Server], None]]    # every so many s
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file),
+    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
     (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
 
 
@@ -5176,14 +5369,9 @@ def inherited_sockets() -> list[socket.socket]:
     return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
 
 
-def twin(channel) -> socket.socket:
-    """A socket of asyncio's, with all that a socket can do."""
-    return socket.socket(fileno=os.dup(channel.fileno()))
-
-
-async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
+async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     """Open the listening sockets; they and what to call them."""
-    def factory():
+    def factory() -> Connection:
         return Connection(server)
     if inherited := inherited_sockets():
         listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
@@ -5195,23 +5383,23 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
-        with twin(channel) as real:     # for asyncio both numbers are one
+        with channel.dup() as real:     # for asyncio both numbers are one
             real.listen(BACKLOG)
     return listeners, where
 
 
-async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.AbstractServer:
+async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.Server:
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
         return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
 
 
-async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
+async def listen_control(server: Server) -> list[asyncio.Server]:
     """The control socket beside the database, for its owner only."""
     if not hasattr(socket, "AF_UNIX"):
         return []
@@ -5261,34 +5449,37 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
         catch_signal(server.loop, number, stopped.set)
     announce(server)
     notify("READY=1")
-    jobs = asyncio.create_task(run_jobs(server, jobs))
+    work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for control in (*controls, *(control.transport for control in server.controls)):
-        control.close()
+    for listener in controls:
+        listener.close()
+    for control in tuple(server.controls):
+        control.transport.close()
     await wind_down(server, listeners)
-    jobs.cancel()
+    work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await jobs
+        await work
 
 
-def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callable) -> None:
+def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
+                 callback: Callable[[], object]) -> None:
     try:
         loop.add_signal_handler(number, callback)
     except NotImplementedError:                 # Windows
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
+def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with contextlib.suppress(OSError), twin(channel) as real:   # no more, or no files left
+        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
             while True:
                 yield real.accept()[0]
 
 
-async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
+async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:

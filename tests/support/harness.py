@@ -213,7 +213,7 @@ class Wire:
         self.peer, self.sent, self.is_paused, self.is_closed = peer, b"", False, False
 
     def get_extra_info(self, name):
-        return self.peer
+        return self.peer if name == "peername" else ("127.0.0.1", 80)
 
     def write(self, data):
         assert not self.is_closed

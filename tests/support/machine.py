@@ -54,7 +54,7 @@ class Machine:
         for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"),
                                  ("ip", "iproute2"), ("git", "git"), ("curl", "curl"),
                                  ("nginx", "nginx-light"), ("systemd-sysusers", "systemd"),
-                                 ("nft", "nftables")):
+                                 ("nft", "nftables"), ("logrotate", "logrotate")):
             need(program, package)
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-ec",
