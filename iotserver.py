@@ -1139,11 +1139,12 @@ class Reader:
                 upper if end is None else min(end, upper))
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
-        """The numbers of [start, end), of each minute the newest: as many at any interval."""
+        """The numbers of [start, end), of each minute the last: as many at any interval."""
         return self.db.execute("""
-            SELECT max(time), value FROM reading WHERE series = ? AND time >= ? AND time < ?
-            AND typeof(value) <> 'text' GROUP BY time / 60000 ORDER BY time""",
-            (series, start, end)).fetchall()
+            SELECT time, value FROM (
+                SELECT time, value, max(entry) FROM reading
+                WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
+                GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
 
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
