@@ -707,8 +707,9 @@ def believe(values: Sequence[float]) -> float:
     return sorted(values)[1] if len(values) == 3 else values[0]
 
 
-def wish(inside: float, outside: float, state: str, before: str, comfort: float) -> str:
-    """What two temperatures alone would have us say, given the state and the wish before."""
+def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
+    """What inside and outside alone would have us say, given the state and the wish before."""
+    inside, outside = temperatures
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
     if inside == outside:
@@ -721,14 +722,14 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
     """One instant further, with two temperatures each. A change needs a clear difference or
     CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
     _, state, since, before, wanted_since = course
-    wanted = wish(*newest, state, before, comfort)
+    wanted = wish(newest, state, before, comfort)
     if wanted != before:
         wanted_since = ms
     difference = believed[0] - believed[1]
     is_clear = (wanted == "comfortable"
                 or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
     is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
-    agreed = wish(*believed, state, wanted, comfort)
+    agreed = wish(believed, state, wanted, comfort)
     if not state or (agreed == wanted != state and (is_urgent or (
             ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
         state, since = agreed, ms
@@ -2521,14 +2522,10 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
     """The answers for programs: °C and ms, whatever people are shown."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
-        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
-
-
-def last_value(place: Place) -> float | None:
-    return place.readings[-1][1] if place.readings else None
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2895,9 +2892,8 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
-    value = last_value(room)
-    return room._replace(verdict=verdict, outside=outside,
-                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
+    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
 def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
