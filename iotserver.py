@@ -33,7 +33,8 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /events  /api/stations  /api/readings  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
 
 Usage
@@ -1960,19 +1961,19 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many readings: at most {rate} a minute")
 
-    def admit_key(self, station: Station | None, key: str, address: str) -> bool:
-        """Whether a key may read this station: one that writes for it, or its read key."""
+    def admit_key(self, stations: Iterable[Station], key: str, address: str) -> bool:
+        """Whether a key may read one of these: one that writes for it, or its read key."""
         if not key:
             return False
         digest = hash_key(key[:MAX_SECRET + 1])
         self.guesses.refuse(address, digest)
-        keys = (station.key, station.next_key, station.read_key) if station else (None,) * 3
-        found = [matches(digest, stored) for stored in keys]    # all of them: takes as long
-        if any(found):
-            self.guesses.accept(address, digest)
-            return True
-        self.guesses.add(address)
-        return False
+        found = [matches(digest, stored) for station in stations    # all of them: takes as long
+                 for stored in (station.key, station.next_key, station.read_key)]
+        if not any(found):
+            self.guesses.add(address)
+            return False
+        self.guesses.accept(address, digest)
+        return True
 
     def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
@@ -2956,6 +2957,9 @@ TEXT, JSON, HTML, CSV, EVENTS = (
     "text/csv; charset=utf-8", "text/event-stream")
 
 
+ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
+
+
 class Request(NamedTuple):
     """What a client asks; where that could not be understood, fault says why.
 
@@ -3091,7 +3095,26 @@ def get_stations(request: Request, server: "Server") -> Answer:
                                        "value": series.value, "time": series.time})
     return Answer(as_json([
         {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON)
+         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
+        headers=ANY_ORIGIN)
+
+
+def get_verdict(request: Request, server: "Server") -> Answer:
+    """The answers for widgets and scripts, as JSON or in words, a line a room.
+
+    As a widget cannot log in, a key of a station opens them on a private server.
+    """
+    query = parse_query(request, ("key",))
+    key = request.headers.get("x-api-key", query.get("key", ""))
+    stations = server.writer.stations.values()
+    if server.access.password and not server.access.admit_key(stations, key, request.address):
+        server.access.admit_reader(request.headers, request.address)
+    places, now = server.board.places(), server.now()
+    if request.path.startswith("/api/"):
+        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
+    unit = choose_unit(server.settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
+    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
 
 
 def wanted_station(server: "Server", name: str) -> Station:
@@ -3124,7 +3147,7 @@ def get_readings(request: Request, server: "Server") -> Work:
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
-        for p in points]}), JSON)
+        for p in points]}), JSON, headers=ANY_ORIGIN)
 
 
 def get_export(request: Request, server: "Server") -> Answer:
@@ -3854,8 +3877,8 @@ def require_reader(request: Request, server: "Server", station: Station | None,
                    params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
-    if access.password is None or access.admit_key(station, find_key(request, params),
-                                                   request.address):
+    if access.password is None or access.admit_key([station] if station else [],
+                                                   find_key(request, params), request.address):
         return
     if "callback" in params:            # a script of another site, with the browser's password
         raise Refused(403, "callback: on a private server it needs a key")
@@ -3962,6 +3985,8 @@ ROUTES = (
     Route("GET", "/events", get_events),
     Route("GET", "/api/stations", get_stations),
     Route("GET", "/api/readings", get_readings),
+    Route("GET", "/api/verdict", get_verdict, is_open=True),
+    Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
     *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
     Route("GET", "/healthz", get_healthz, is_open=True),
