@@ -55,6 +55,7 @@ import base64
 import collections
 import contextlib
 import csv
+import dataclasses
 import email.utils
 import errno
 import functools
@@ -87,7 +88,6 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
@@ -893,7 +893,7 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Station:
     """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
     id: int
@@ -956,16 +956,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
+@dataclasses.dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-
-    def __init__(self) -> None:
-        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
-        self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
-        self.series: list[tuple[int, int, int]] = []            # id, station, field
-        self.stations: dict[int, Station] = {}
-        self.promoted: set[int] = set()                         # stations that used their next key
+    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
+    promoted: set[int] = dataclasses.field(default_factory=set)
+    now: int = 0                # when its updates arrived; 0: they are none
 
 
 class ImportCount(NamedTuple):
@@ -1554,7 +1554,7 @@ class Writer(Database):
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
-                self._hear(station, now)
+                self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1563,20 +1563,16 @@ class Writer(Database):
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        self._hear(station, now)
+        batch = self.batch
+        batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
         for field, value in values.items():
-            series = self.series_of(self.batch, station.id, field)
-            self.batch.readings.append((series, ms, station.last_entry, value))
+            if (series := self.series.get((station.id, field))) is None:
+                series = self.series_of(batch, station.id, field)
+            batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            self.batch.notes.append((station.id, station.last_entry, ms, *note))
+            batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def _hear(self, station: Station, now: int) -> None:
-        if station.heard:
-            station.silence = learn_silence(station.silence, now - station.heard)
-        station.heard = now
-        self.batch.stations[station.id] = station
 
     def promote_key(self, station: Station) -> None:
         """The next key was used: with this batch it becomes the only one."""
@@ -1622,6 +1618,10 @@ class Writer(Database):
         self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
             (station, entry - RECEIPTS) for station, hash, entry in receipts
             if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for station in batch.stations.values():
+            if batch.now and station.heard:
+                station.silence = learn_silence(station.silence, batch.now - station.heard)
+            station.heard = batch.now or station.heard
         self.db.executemany(
             "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
                 (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
@@ -4595,17 +4595,18 @@ class Turn:
         """Flush this connection when the turn ends."""
         if not self.connections:
             self.ends = self.server.monotonic() + TURN_SECONDS
-            self.server.loop.call_soon(self.end_when_quiet, 0)
+            # After two rounds of the loop: in the first one, what has come is read.
+            self.server.loop.call_soon(self.server.loop.call_soon, self.end, 1)
         self.connections.append(connection)
 
-    def end_when_quiet(self, seen: int) -> None:
-        if seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
-            self.server.loop.call_soon(self.end_when_quiet, len(self.connections))
-        else:
-            self.end()
+    def end(self, seen: int = 0) -> None:
+        """Commit what this turn brought; then, and only then, answer it.
 
-    def end(self) -> None:
-        """Commit what this turn brought; then, and only then, answer it."""
+        After seen connections there may be more to come, and if there are, they are waited for.
+        """
+        if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
+            self.server.loop.call_soon(self.end, len(self.connections))
+            return
         connections, self.connections = self.connections, []
         failure, batch = None, self.server.writer.batch
         if batch.stations:
@@ -4623,7 +4624,8 @@ class Turn:
                 connection.flush(second, failure)
         if batch.readings and not failure:
             self.server.board.is_stale = True
-            self.server.events.tell("reading", batch.readings)
+            if self.server.events.is_used:
+                self.server.events.tell("reading", batch.readings)
 
     def fail(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -4694,6 +4696,7 @@ class Events:
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
         self.last = 0                           # number of the newest one
         self.is_reset = False                   # a command has changed stations or history
+        self.is_used = False                    # somebody has listened: till then none is missed
 
     def is_full(self) -> bool:
         return len(self.listeners) >= MAX_LISTENERS
@@ -4721,6 +4724,7 @@ class Events:
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
         """What a listener gets at first: the time here, the verdicts, and what it missed."""
+        self.is_used = True
         data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
