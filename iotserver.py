@@ -3083,7 +3083,7 @@ def get_events(request: Request, server: "Server") -> Answer:
     if server.events.is_full():
         raise Refused(503, "too many listeners; try again", Retry_After="5")
     return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
-                                      server.board.told),
+                                      server.board.verdicts()),
                   EVENTS, listens=request.command == "GET",
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
@@ -4773,7 +4773,7 @@ class Board:
         self.pages_expire = 0
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
-        self.told: list[dict[str, Any]] = []    # verdicts, as listeners know them
+        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
@@ -4808,16 +4808,19 @@ class Board:
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
-    def news(self) -> list[dict[str, Any]] | None:
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts of now, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        return [{"station": name, "state": verdict.state, "since": verdict.since,
+                 "difference": verdict.difference and round(verdict.difference, 2),
+                 } for name, verdict in found]
+
+    def news(self) -> list[dict[str, Any]]:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
-        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
-            return None
-        self.told = [{
-            "station": name, "state": verdict.state, "since": verdict.since,
-            "difference": verdict.difference and round(verdict.difference, 2),
-        } for name, verdict in verdicts]
-        return self.told
+        verdicts = self.verdicts()
+        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        is_new, self.told = states != self.told, states
+        return verdicts if is_new else []
 
 
 class Control(asyncio.Protocol):

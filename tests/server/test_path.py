@@ -1,9 +1,10 @@
 """How many functions of the file one request passes through: a path that is short can be read."""
 import sys
 
-import iotserver
 import pytest
 from harness import INSIDE, OUTSIDE, request, update_path
+
+import iotserver
 
 
 def calls(server, connection, raw):
