@@ -2028,20 +2028,16 @@ STYLE = """
     --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
   }
 }
-* { box-sizing: border-box }
-body {
-  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
-}
+* { box-sizing: border-box; min-width: 0; margin: 0 }
+body { background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
 main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
 main, .now, .smalls { display: grid; gap: .75rem }
-section, figure {
-  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
-}
-h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
+section, figure { padding: 1rem; border-radius: 1rem; background: var(--card) }
+h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
 h1 small { font-size: 1rem }
-h2 { margin: 0; font-size: 1rem; font-weight: 600 }
-p { margin: .25rem 0 0 }
+h2 { font-size: 1rem; font-weight: 600 }
+p { margin-top: .25rem }
 .verdict { color: #fff; padding: 1.25rem }
 .open { background: #0b5d8f }
 .close { background: #a33a08 }
@@ -2051,13 +2047,11 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
+figcaption { line-height: 1.9; text-underline-offset: .3rem }
 figcaption span { display: inline-block; margin-right: .75rem }
-figcaption :is(.inside, .outside)::before {
-  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
-  border-top: 3px solid; vertical-align: middle;
-}
-figcaption .second::before { border-top-style: dashed }
-figcaption .third::before { border-top-style: dotted }
+figcaption :is(.inside, .outside) { text-decoration: underline 3px }
+figcaption .second { text-decoration-style: dashed }
+figcaption .third { text-decoration-style: dotted }
 .dim, .other, time, figcaption, td { color: var(--dim) }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
@@ -2066,25 +2060,20 @@ figcaption .third::before { border-top-style: dotted }
 .inside.third { color: var(--in-3) }
 .outside.third { color: var(--out-3) }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
-nav a {
-  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
-  text-align: center; color: inherit; text-decoration: none;
-}
+nav a { flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem }
+nav a { text-align: center; color: inherit; text-decoration: none }
 nav a[aria-current] { background: var(--ink); color: var(--card) }
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
-svg * { pointer-events: none }
+svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
-path {
-  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
-  vector-effect: non-scaling-stroke;
-}
-.second path { stroke-dasharray: 6 3 }
-.third path { stroke-dasharray: 2 3 }
+path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.second path { stroke-dasharray: 6 3 }
+g.third path { stroke-dasharray: 2 3 }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
 .swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
-input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
+input { width: 100%; accent-color: var(--dim); margin-top: .5rem }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
 table { border-collapse: collapse; width: 100%; font-size: .85rem }
@@ -2530,10 +2519,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def say_field(series: Latest) -> str:
-    return series.label or LABELS.get(series.field, f"field {series.field}")
-
-
 def say_line(line: Line, unit: str) -> str:
     """A line of a chart, for those who cannot see it."""
     if not line.points:
@@ -2771,21 +2756,17 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(overview.places)
-    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]]
-    if not said:
-        headline, reason = NO_ROOM
-        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  room="", more=""), headline.rstrip(":"), ""
-    (first, state, headline, reason), *others = said
-    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+    said = [(room.name, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
+    (name, state, headline, reason), *others = said
+    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
-    if len(rooms) > len(said):
-        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
-    css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
-                               room=f"<small>{escape(first.name)}</small> " if others else ""),
-            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
+    if len(rooms) > MAX_ROOMS:
+        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
+    return (VERDICT.substitute(
+        state="cold" if headline == HEADLINES["cold"] else state, headline=headline, more=more,
+        reason=escape(reason), room=f"<small>{escape(name)}</small> " if others else ""),
+        headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
@@ -2902,9 +2883,11 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
     rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
     small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
              for series in fields if not (row.is_stale or (s.role and series.field == 1)))
-    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
-                   read_points(reader, series.series, start, now, SMALL_POINTS))
-              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    styles = {place.name: place.css for place in places}
+    others = [Line(
+        f"{s.name}: {series.label or LABELS.get(series.field) or f'field {series.field}'}",
+        styles.get(s.name, "other"), read_points(reader, series.series, start, now, SMALL_POINTS))
+        for s, series in itertools.islice(small, SMALL_CHARTS)]
     return Overview(places, shown, lines, [line for line in others if line.points], rows,
                     len(stations), reader.first_hour(), reader.weight(), start, now,
                     str(reader.path))
