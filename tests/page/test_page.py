@@ -24,6 +24,7 @@ from harness import (
     request,
 )
 from house import HALF_HOUR, Page
+from tools import skip
 
 import iotserver as iot
 from iotserver import DAY, MINUTE
@@ -272,6 +273,7 @@ def house_tags(page, name):
     return {tag for tag, _ in page.tags}
 
 
+@pytest.mark.slow
 def test_size_with_much_of_everything(house):
     """Eight stations with nine fields each and a noisy year, in every range."""
     roles = ["inside"] * 3 + ["outside"] * 2 + [None] * 3
@@ -492,7 +494,7 @@ def test_events_of_a_server_that_stops_end(live):
 
 def test_a_thousand_listeners(live, many_files):
     if many_files < 2500:
-        pytest.skip(f"only {many_files} files may be open here")
+        skip(f"only {many_files} files may be open here")
     live.update(INSIDE, 20)
     with Listener(live):
         before = memory(live)
@@ -525,6 +527,7 @@ def test_a_thousand_listeners(live, many_files):
         assert memory(live) - before <= 40_000_000
 
 
+@pytest.mark.slow
 def test_a_deaf_listener_is_dropped(live):
     """It never reads: after what fits in the kernel and the limit it is cut off, others go on."""
     deaf = socket.socket()
