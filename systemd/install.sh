@@ -15,10 +15,12 @@ root=${DESTDIR:-}
 python=/usr/bin/python3
 state=/var/lib/iotserver
 units="iotserver.socket iotserver.service iotserver-prune.service iotserver-prune.timer
-    iotserver-backup.service iotserver-backup.timer iotserver-limit.service"
-started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer
+    iotserver-backup.service iotserver-backup.timer iotserver-log.service iotserver-log.timer
     iotserver-limit.service"
+started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer
+    iotserver-log.timer iotserver-limit.service"
 limits=/usr/local/lib/iotserver/limit.nft
+rotation=/usr/local/lib/iotserver/logrotate.conf
 site=/etc/nginx/sites-available/iotserver
 nginx=/etc/nginx/nginx.conf
 files=/etc/nginx/modules-enabled/90-iotserver.conf
@@ -96,7 +98,7 @@ check_system() {
     "$python" -c 'import sys, sqlite3
 sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 37))' ||
         fail "$python is missing or older than 3.10: apt-get install python3"
-    for program in nginx openssl setpriv systemd-sysusers; do
+    for program in nginx openssl logrotate setpriv systemd-sysusers; do
         command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
     done
     command -v nft > /dev/null || fail 'nft is missing: apt-get install nftables'
@@ -104,6 +106,7 @@ sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 37))' |
 
 install_program() {
     put 644 "$here/../iotserver.py" /usr/local/lib/iotserver/iotserver.py
+    put 755 "$here/restore.sh" /usr/local/bin/iotserver-restore
     put_text 755 /usr/local/bin/iotserver << END
 #!/bin/sh
 # The commands of iotserver on the service's database, as the service's user. Files that you name
@@ -154,6 +157,7 @@ install_units() {
         put 644 "$here/$unit" "/etc/systemd/system/$unit"
     done
     put 644 "$here/limit.nft" "$limits"
+    put 644 "$here/logrotate.conf" "$rotation"
 }
 
 # nginx does not start without a certificate, and certbot needs nginx: so there is one until then.
@@ -245,8 +249,8 @@ uninstall() {
         remove "/etc/systemd/system/$unit"
     done
     remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" "$files" \
-        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver "$limits" \
-        /usr/local/lib/iotserver/iotserver.py
+        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver "$limits" "$rotation" \
+        /usr/local/bin/iotserver-restore /usr/local/lib/iotserver/iotserver.py
     edit_nginx "s/[0-9]+$was ([0-9]+)/\1;/"
     [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
     live systemctl daemon-reload

@@ -1,11 +1,14 @@
 """What a flood from one address leaves for others, on the disk and in nginx."""
 import re
+import subprocess
 import time
 
 import pytest
 from droplet import PHONE, STATION, STRANGER, flood
-from harness import INSIDE, bulk, receive, request
+from harness import INSIDE, bulk, receive, request, wait_for
+from tools import SYSTEMD, need, needs
 
+pytestmark = needs("nginx", "openssl")
 LINE = 100                      # bytes in the log, for each request, before lines were left out
 
 
@@ -31,6 +34,52 @@ def test_a_flood_of_what_is_no_request_leaves_a_sample_in_the_log(droplet):
             assert b" 400 " in receive(channel)
     lines = (made.folder / "iotserver.log").read_text().count("\n")
     assert 100 < lines < 400
+
+
+STOCK = """{log} {{ daily
+missingok
+rotate 14
+compress
+delaycompress
+notifempty
+create 0640 www-data adm
+sharedscripts
+postrotate
+kill -USR1 $(cat {pid})
+endscript
+}}"""                           # as in Debian's /etc/logrotate.d/nginx
+
+
+@needs("root", "logrotate")
+def test_the_log_is_turned_when_it_is_large_beside_the_daily_turn(droplet):
+    """Ours each ten minutes and Debian's, on the same files: nothing is in their way."""
+    made = droplet()
+    log, pid = made.folder / "iotserver.log", made.folder / "pid"
+    shipped = (SYSTEMD / "logrotate.conf").read_text()
+    assert "size 20M" in shipped
+    texts = {"ours": shipped.replace("/var/log/nginx/iotserver.log", str(log))
+             .replace("/run/nginx.pid", str(pid)).replace("size 20M", "size 200k"),
+             "stock": STOCK.format(log=log, pid=pid)}
+    for name, text in texts.items():
+        (made.folder / name).write_text(text)
+
+    def turn(name, *more):
+        subprocess.run([need("logrotate"), "--state", made.folder / f"{name}.state", *more,
+                        made.folder / name], check=True, capture_output=True)
+
+    def files():
+        return sorted(made.folder.glob("iotserver.log*"))
+    turn("ours")
+    assert files() == [log]
+    for count in range(40):
+        with log.open("a") as file:
+            file.write("one more line of a flood, with little that differs\n" * 5000)
+        turn(*(("stock", "--force") if count % 5 == 0 else ("ours",)))
+        wait_for(lambda: made.http().get("/").status == 301 and log.stat().st_size > 0)
+        assert log.stat().st_size < 10_000
+    assert len(files()) == 15
+    assert sum(path.stat().st_size for path in files()) < 400_000
+    assert log.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_head_that_does_not_end_is_given_up(droplet):
