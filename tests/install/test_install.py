@@ -429,7 +429,8 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert machine.run("iotserver --stations").splitlines()[1].endswith("  2")
 
     assert guide.follow("6. ").split() == [
-        "iotserver-backup.timer.enabled", "iotserver-prune.timer.enabled"]
+        "iotserver-backup.timer.enabled", "iotserver-log.timer.enabled",
+        "iotserver-prune.timer.enabled"]
     follow_cron(machine)
     assert guide.curl(f"https://{HOST}/api/stations")[0] == 200
     guide.follow("7. ", stdin="open sesame\n")
