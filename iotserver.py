@@ -4,14 +4,16 @@
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
 what it is inside and outside and whether to open the windows.
 
+MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
+the firmware of the stations and the guide are in the repository that it comes from: iotserver.
+
 Architecture
-    One event loop, one thread, one connection that writes. asyncio owns the sockets. A strict
-    subclass of http.server's handler turns the bytes of one request into one answer and needs
-    no socket for that. All updates that arrive in one turn of the loop become one transaction
-    (group commit), and no byte of an answer leaves before its readings are on the disk. Every
-    question is asked on a second, read-only connection, so it sees only what is committed.
-    What takes long is done in steps, one request at a time, and turns come in between.
-    No locks, because nothing is shared.
+    One event loop, one thread, one connection that writes. asyncio owns the sockets. The bytes of
+    a request become a Request, a route makes an Answer of it, and that becomes bytes: values and
+    pure functions. All updates that arrive in one turn of the loop become one transaction (group
+    commit), and no byte of their answers leaves before they are on the disk. Every question is
+    asked on a second, read-only connection, so it sees only what is committed. What takes long is
+    done in steps, and turns come in between. No locks, because nothing is shared.
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -23,6 +25,10 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+
+    parse makes a value of text and raises, find looks up and may find None, read asks a file or
+    the database, take removes and hands over, say makes words of a value, render makes markup or
+    bytes, admit and refuse decide, is and has are true or false.
 
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
@@ -79,7 +85,7 @@ import time
 import traceback
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
@@ -93,14 +99,16 @@ MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
 DAY = 24 * HOUR                 # never splits
 LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, not a reading
+EARLIEST_TIME = 978_307_200_000  # 2001-01-01: clocks that nobody has set begin before
 
 LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
 MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
+MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
-RECEIPT_LIFE = 2 * MAX_AGE * 1000  # ms; twice the age at which a repeated reading is refused
+RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -131,17 +139,31 @@ MAX_PIPELINED = 16              # requests of one connection in a turn: then oth
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
 MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
+MAX_UNFINISHED = 16_000_000     # bytes of requests that are not complete, of all connections
 MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
 MAX_HEADS = 512                 # of them: 3 MB
 MAX_KNOWN = 4096                # updates remembered: two forms of 2,000 stations, 8 MB at most
 MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
+READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
+MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
+TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
+MAX_SECRET = 128                # characters of a key or password: ours have 22
 MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
 GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
+MAX_SITE_GUESSES = 1000         # from an IPv6 site of 65,536 networks
 MAX_ADDRESSES = 10_000          # whose guesses are counted: some 2 MB
+MAX_ADDRESS = 64                # characters; of IPv6 with a zone
+MAX_CREDENTIALS = 1024          # bytes of an Authorization header that is looked at
+MAX_LANGUAGE = 64               # characters of Accept-Language: the first language counts
+MAX_COOKIES = 2000              # characters of cookies that are looked at; ours take 100
 MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
 SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
-SCRYPT_PAUSE = 1                # s between two such; the thread that stores does them, too
+# s between two such, as the thread that stores does them, too: for those who have not guessed
+# wrong, and for all others together.
+SCRYPT_PAUSES = {False: 0.25, True: 1.0}
+LOW_SPACE = 64_000_000          # bytes left on the disk beside twice the database: room for a
+NO_SPACE = 16_000_000           # backup and the log. Below: no texts, no bulks; then nothing.
 
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
@@ -154,7 +176,7 @@ MAX_ROTATION = 8                # of those addresses at a time: each may have so
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
-MAX_RECENT = 5000               # readings of a station from which a verdict is made
+MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -244,6 +266,9 @@ SETTINGS = (
     Setting("private", "FILE", "", str,
             "ask for the password of this file, which --set-password makes, on every page but "
             "updates"),
+    Setting("link", "URL", "", str,
+            "this server's own address, as people type it: needed where a private address has a "
+            "public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
@@ -318,7 +343,8 @@ class Point(NamedTuple):
     width: int = 0
 
 
-NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+# Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
+NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
@@ -328,9 +354,10 @@ PART_NAMES = {name.lower(): name for name in PARTS}
 READING_PARTS = PARTS[2:]
 
 
-# Stations repeat themselves: keys, MACs and most values were parsed a moment ago. Remembering them
-# takes a third off the time of an update.
-remember = functools.lru_cache(maxsize=512)
+# Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
+# length refuses what is too long first, so that no memory of it grows; 4096 are two forms of some
+# 2,000 stations.
+remember = functools.lru_cache(maxsize=4096)
 
 
 @remember
@@ -339,8 +366,7 @@ def parse_number(text: str) -> float:
 
     float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts.
     """
-    match = NUMBER.fullmatch(text)
-    if not match or len(text) > MAX_NUMBER:
+    if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
         raise ValueError("not a finite decimal number")
     if match[1] is None:
         return int(text)
@@ -350,7 +376,6 @@ def parse_number(text: str) -> float:
     return number
 
 
-@remember
 def parse_value(text: str) -> Value:
     """A number where it is one, else the text as it is. Raises ValueError."""
     try:
@@ -404,7 +429,6 @@ def parse_age(text: str) -> int:
     return round(seconds * 1000)
 
 
-@remember
 def parse_part(text: str) -> tuple[str, str]:
     """`name=value`, percent-encoded, to both. A message repeats no value: it might be the key."""
     name, equals, value = text.partition("=")
@@ -490,6 +514,8 @@ MILLISECOND = timedelta(milliseconds=1)
 
 def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
+    if len(text) > MAX_TIME:
+        raise ValueError("not a time: too long")
     if len(text) == 24 and text[-1] == "Z":                     # our own notation
         instant = datetime.fromisoformat(text[:-1])
     else:
@@ -505,15 +531,23 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     return ms
 
 
+def parse_moment(text: str, zone: tzinfo = timezone.utc) -> int:
+    """ISO 8601 or seconds since 1970 to ms. Raises ValueError."""
+    if len(text) <= MAX_NUMBER and NUMBER.fullmatch(text):
+        with contextlib.suppress(OverflowError):
+            if 0 <= (ms := round(parse_number(text) * 1000)) < LATEST_TIME:
+                return ms
+        raise ValueError(f"{text}: before 1970 or after 2099")
+    return parse_time(text, zone)
+
+
 def parse_instant(name: str, text: str) -> int:
-    """A query's start or end, ISO 8601 or seconds since 1970, to ms. Raises Refused."""
+    """A query's start or end to ms. Raises Refused."""
     try:
-        ms = round(parse_number(text) * 1000) if NUMBER.fullmatch(text) else parse_time(text)
+        return parse_moment(text)
     except (ValueError, OverflowError):
-        ms = -1
-    if not 0 <= ms < LATEST_TIME:
-        raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970")
-    return ms
+        raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970"
+                      ) from None
 
 
 @functools.lru_cache(maxsize=64)
@@ -581,12 +615,20 @@ def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
     return points
 
 
-def take_token(tokens: float, elapsed: float, per_minute: int) -> tuple[float, float]:
-    """Token bucket of per_minute tokens: (tokens left, seconds to wait). A wait of 0 is a yes."""
-    tokens = min(per_minute, tokens + elapsed * per_minute / 60)
-    if tokens >= 1:
-        return tokens - 1, 0.0
-    return tokens, (1 - tokens) * 60 / per_minute
+Bucket = tuple[float, float]    # tokens, and when they were counted (s)
+
+
+def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
+                cost: float = 1) -> tuple[Bucket, float]:
+    """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
+
+    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one.
+    """
+    tokens, counted = bucket or (burst, now)
+    tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
+    if tokens >= cost:
+        return (tokens - cost, now), 0.0
+    return (tokens, now), (cost - tokens) * 60 / per_minute
 
 
 # -- the verdict ----------------------------------------------------------------------------------
@@ -595,44 +637,79 @@ OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at onc
 CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
 CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
 DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
+URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
 # Comfortable until so much above the limit: measured on a house from April to October, a band of
 # 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
 COMFORT_MARGIN = 2.5
+SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now on, 20 min are lost
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
-SILENT_AT_LEAST = 5 * MINUTE
+SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
 VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
 
-class Verdict(NamedTuple):
-    """The answer for one inside station."""
-    state: str                  # open, close, comfortable, unknown
-    difference: float | None    # inside minus outside, °C
-    since: int | None           # when this state began
-    expires: int | None         # from then on it is unknown, unless readings come
-    silent: str | None          # for unknown: inside or outside
-
-
-def usual_interval(times: list[int]) -> int:
+def usual_interval(times: Iterable[int]) -> int:
     """The median distance in ms of the readings at these times; a minute where there is none."""
-    distances = sorted(b - a for a, b in itertools.pairwise(sorted(times)[-20:]) if b > a)
+    distances = sorted(b - a for a, b in itertools.pairwise(times) if b > a)
     return distances[len(distances) // 2] if distances else MINUTE
 
 
-def silence_limit(times: list[int]) -> int:
-    """How long a station with readings at these times may be quiet before it counts as silent."""
-    return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
+def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
+    """How long a station may be quiet before it counts as silent, after one more of its pauses.
+
+    Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
+    in bursts or batches, with a long pause now and then, are no silence.
+    """
+    return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
 
 
-def silent_from(readings: list[tuple[int, float]]) -> int:
+def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
+    """The limit of a station with readings at these times, in order."""
+    limit = learned
+    for before, after in itertools.pairwise(times):
+        limit = learn_silence(limit, after - before, learned)
+    return limit
+
+
+def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> int:
     """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
-    return readings[-1][0] + silence_limit([ms for ms, _ in readings[-20:]]) if readings else 0
+    return (readings[-1][0] + silence_limit((ms for ms, _ in readings), learned)
+            if readings else 0)
 
 
-def wish(inside: float, outside: float, comfort: float, state: str | None,
-         before: str | None) -> str:
-    """What two temperatures alone would have us say, given the state and the wish before."""
+class Course(NamedTuple):
+    """What a verdict remembers from reading to reading."""
+    at: int = 0                 # of the last reading that was taken in
+    state: str = ""             # none yet
+    since: int = 0
+    wanted: str = ""            # what the readings say, which becomes the state in time
+    wanted_since: int = 0
+
+
+START = Course()
+
+
+class Verdict(NamedTuple):
+    """The answer for one inside station. What readings say by themselves may wait in wanted."""
+    state: str                  # open, close, comfortable, unknown
+    difference: float | None    # inside minus outside, °C
+    since: int | None           # when this state began; of silence: the last reading
+    expires: int | None         # from then on it is unknown, unless readings come
+    silent: str | None          # for unknown: inside or outside
+    inside: float | None = None
+    outside: float | None = None
+    course: Course = START
+
+
+def believe(values: Sequence[float]) -> float:
+    """What most of a station's last three readings say: two have to agree."""
+    return sorted(values)[1] if len(values) == 3 else values[0]
+
+
+def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
+    """What inside and outside alone would have us say, given the state and the wish before."""
+    inside, outside = temperatures
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
     if inside == outside:
@@ -640,39 +717,61 @@ def wish(inside: float, outside: float, comfort: float, state: str | None,
     return "open" if inside > outside else "close"
 
 
-def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now: int,
-          comfort: float) -> Verdict:
-    """The verdict at now, from readings (time, °C) in order of time. A replay gives the same.
+def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence[float],
+            comfort: float) -> Course:
+    """One instant further, with two temperatures each. A change needs a clear difference or
+    CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
+    _, state, since, before, wanted_since = course
+    wanted = wish(newest, state, before, comfort)
+    if wanted != before:
+        wanted_since = ms
+    difference = believed[0] - believed[1]
+    is_clear = (wanted == "comfortable"
+                or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
+    is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
+    agreed = wish(believed, state, wanted, comfort)
+    if not state or (agreed == wanted != state and (is_urgent or (
+            ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
+        state, since = agreed, ms
+    return Course(ms, state, since, wanted, wanted_since)
 
-    A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
+
+def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
+          course: Course = START,
+          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
+    """The verdict at now, from readings in order of time.
+
+    course is that of the verdict before; without it all readings are replayed. learned are the
+    limits of silence that the pauses between updates have taught, of inside and outside.
     """
-    for silent, readings in (("outside", outside), ("inside", inside)):
-        if now > silent_from(readings):
-            return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
-    last: list[tuple[int, float] | None] = [None, None]
-    limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # of silence, learned from reading to reading
-    state = wanted = since = wanted_since = None
+    if course.at > now:
+        course = START                  # the clock was wrong before
+    sides = (inside, outside)
+    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
+    times, limits = [0, 0], list(learned)
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            gap = ms - last[side][0] if last[side] else 0
-            if gap > limits[side]:
-                wanted = None               # what was seen before a silence confirms nothing
-            limits[side] = max(SILENT_AT_LEAST, min(SILENT_INTERVALS * gap, 2 * limits[side]))
-            last[side] = (ms, value)
-        if None in last or any(ms - at[0] > limit for at, limit in zip(last, limits, strict=True)):
-            wanted = None
+            pause = ms - times[side] if last[side] else 0
+            if pause > limits[side] and is_new:
+                course = course._replace(wanted="")     # seen before a silence: confirms nothing
+            limits[side] = learn_silence(limits[side], pause, learned[side])
+            times[side] = ms
+            last[side].append(value)
+        if not is_new or not all(last):
             continue
-        (_, t_in), (_, t_out) = last
-        if wanted != (wanted := wish(t_in, t_out, comfort, state, wanted)):
-            wanted_since = ms
-        is_clear = (wanted == "comfortable"
-                    or t_in - t_out >= OPEN_MARGIN or t_out - t_in >= CLOSE_MARGIN)
-        if wanted != state and (state is None or (
-                ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM))):
-            state, since = wanted, ms
-    expires = min(silent_from(inside), silent_from(outside))
-    return Verdict(state, inside[-1][1] - outside[-1][1], since, expires, None)
+        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+            course = course._replace(wanted="")
+        else:
+            course = advance(course, ms, [values[-1] for values in last],
+                             [believe(values) for values in last], comfort)
+    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
+    for i, silent in ((1, "outside"), (0, "inside")):
+        if now > ends[i]:
+            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
+    warm, cool = (believe(values) for values in last)
+    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
 def parse_media(accept: str) -> str:
@@ -753,7 +852,29 @@ MIGRATIONS = ("""
         PRIMARY KEY (station, field, seq)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX receipt_time ON receipt (time);
-""",)
+""", f"""
+    ALTER TABLE station ADD COLUMN silence INTEGER NOT NULL DEFAULT {SILENT_AT_LEAST};
+    ALTER TABLE series RENAME TO old_series;
+    CREATE TABLE series (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,      -- never used again: listeners know it
+        station INTEGER NOT NULL REFERENCES station,
+        field   INTEGER NOT NULL CHECK (field BETWEEN 1 AND 9),
+        label   TEXT,
+        UNIQUE (station, field)
+    ) STRICT;
+    INSERT INTO series SELECT * FROM old_series;
+    DROP TABLE old_series;
+    ALTER TABLE receipt RENAME TO old_receipt;
+    CREATE TABLE receipt (              -- of the newest entries with a seq: hash of field and seq
+        station INTEGER NOT NULL REFERENCES station,
+        hash    INTEGER NOT NULL,
+        entry   INTEGER NOT NULL,
+        PRIMARY KEY (station, hash)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
+        JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
+    DROP TABLE old_receipt;
+""")
 
 WRITER_PRAGMAS = (
     "synchronous = FULL",           # NORMAL loses acknowledged readings in a power cut
@@ -783,9 +904,18 @@ class Station:
     created: int
     heard: int | None
     last_entry: int
+    silence: int                # ms that it may be quiet, as its pauses have taught
 
 
-STATION_COLUMNS = "id, name, mac, role, key, next_key, read_key, created, heard, last_entry"
+STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard, last_entry, "
+                   "silence")
+
+
+@remember
+def hash_seq(field: int, seq: str) -> int:
+    """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
+    digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 class Latest(NamedTuple):
@@ -830,7 +960,7 @@ class Batch:
     def __init__(self) -> None:
         self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
         self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int, str], tuple[int, int]] = {}
+        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
         self.series: list[tuple[int, int, int]] = []            # id, station, field
         self.stations: dict[int, Station] = {}
         self.promoted: set[int] = set()                         # stations that used their next key
@@ -949,6 +1079,11 @@ class Reader:
         require_database(path)
         self.path = path
         self.db = connect(path, "ro")
+        layout, = self.db.execute("PRAGMA user_version").fetchone()
+        if 0 < layout < len(MIGRATIONS):
+            self.close()
+            raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
+                             f"server of this version ({__version__}) once brings it up to date")
 
     def close(self) -> None:
         self.db.close()
@@ -969,14 +1104,15 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self, station: int | None = None) -> list[Latest]:
-        """The newest reading of each series, of one station or of all."""
-        return [Latest(*row) for row in self.db.execute("""
+    def latest(self, station: int | None = None, now: int = LATEST_TIME) -> list[Latest]:
+        """The newest reading up to now of each series, of one station or of all."""
+        which = "" if station is None else "WHERE s.station = :station"
+        return [Latest(*row) for row in self.db.execute(f"""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
-                SELECT time, entry FROM reading WHERE series = s.id
+                SELECT time, entry FROM reading WHERE series = s.id AND time <= :now
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
+            {which} ORDER BY s.station, s.field""", {"station": station, "now": now})]
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -992,33 +1128,43 @@ class Reader:
         return int(row[0]) if row else None
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours."""
-        first, last = self.db.execute("""
-            SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
-                   (SELECT max(hour) FROM hour WHERE series = ?1)""", (series,)).fetchone()
-        if first is None:
+        """The part of [start, end) in which the series has hours.
+
+        Without a start it begins within reason, if there is anything: a clock that was never set
+        leaves readings of 1970.
+        """
+        first, early, last = self.db.execute("""
+            SELECT (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
+                   (SELECT min(hour) FROM hour WHERE series = ?1),
+                   (SELECT max(hour) FROM hour WHERE series = ?1)""",
+            (series, EARLIEST_TIME // HOUR)).fetchone()
+        if early is None:
             return 0, 0
-        lower, upper = first * HOUR, (last + 1) * HOUR
+        upper = (last + 1) * HOUR
+        lower = (early if start is not None or first is None else first) * HOUR
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
-        """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
+        """The numbers of [start, end), of each minute the last: as many at any interval."""
         return self.db.execute("""
-            SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
-            AND typeof(value) <> 'text' ORDER BY time DESC LIMIT ?""",
-            (series, start, end, MAX_RECENT)).fetchall()[::-1]
+            SELECT time, value FROM (
+                SELECT time, value, max(entry) FROM reading
+                WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
+                GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
 
-    def recent_times(self, series: int) -> list[int]:
-        """When the last twenty readings were, in order."""
+    def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
+        """When the last twenty readings up to now were, in order."""
         return sorted(ms for ms, in self.db.execute(
-            "SELECT time FROM reading WHERE series = ? ORDER BY time DESC LIMIT 20", (series,)))
+            "SELECT time FROM reading WHERE series = ? AND time <= ? ORDER BY time DESC LIMIT 20",
+            (series, now)))
 
     def first_hour(self) -> int | None:
-        """When the history begins."""
+        """When the history begins that is within reason."""
         hour, = self.db.execute("""
-            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
-                                    FROM series)""").fetchone()
+            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id
+                                            AND hour >= ?) AS first FROM series)""",
+            (EARLIEST_TIME // HOUR,)).fetchone()
         return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
@@ -1241,6 +1387,7 @@ class Database:
         version, = self.db.execute("PRAGMA user_version").fetchone()
         if not version:     # else a start writes nothing, so that a full disk cannot prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+        self.db.create_function("hash_seq", 2, hash_seq)
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
                 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
@@ -1262,7 +1409,8 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        self.next_series = max(self.series_places, default=-1) + 1
+        last = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
+        self.next_series = last[0] + 1 if last else 0
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1402,11 +1550,11 @@ class Writer(Database):
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
-            receipt = (station.id, reading.field, reading.seq)
+            receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
                 self._hear(station, now)
                 return entry
-            self.batch.receipts[receipt] = (station.last_entry + 1, now)
+            self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
@@ -1423,6 +1571,8 @@ class Writer(Database):
         return station.last_entry
 
     def _hear(self, station: Station, now: int) -> None:
+        if station.heard:
+            station.silence = learn_silence(station.silence, now - station.heard)
         station.heard = now
         self.batch.stations[station.id] = station
 
@@ -1430,13 +1580,12 @@ class Writer(Database):
         """The next key was used: with this batch it becomes the only one."""
         self.batch.promoted.add(station.id)
 
-    def _find_receipt(self, receipt: tuple[int, int, str]) -> int | None:
-        if found := self.batch.receipts.get(receipt):
-            return found[0]
-        row = self.db.execute(
-            "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
-            receipt).fetchone()
-        return int(row[0]) if row else None
+    def _find_receipt(self, receipt: tuple[int, int]) -> int | None:
+        if (entry := self.batch.receipts.get(receipt)) is None:
+            row = self.db.execute("SELECT entry FROM receipt WHERE station = ? AND hash = ?",
+                                  receipt).fetchone()
+            entry = row and row[0]
+        return entry
 
     def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
@@ -1466,10 +1615,14 @@ class Writer(Database):
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
-            (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
-        self.db.executemany("UPDATE station SET heard = ?, last_entry = ? WHERE id = ?", [
-            (s.heard, s.last_entry, s.id) for s in batch.stations.values()])
+        receipts = [(*receipt, entry) for receipt, entry in batch.receipts.items()]
+        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
+        self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
+            (station, entry - RECEIPTS) for station, hash, entry in receipts
+            if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        self.db.executemany(
+            "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
+                (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
         for station in map(self.stations.__getitem__, batch.promoted):
             self.db.execute("UPDATE station SET key = next_key, next_key = NULL WHERE id = ?",
                             (station.id,))
@@ -1600,14 +1753,6 @@ class Writer(Database):
             size, = db.execute("PRAGMA page_size").fetchone()
         return int((free - left) * size)
 
-    def forget_receipts(self, now: int) -> None:
-        """Drop receipts that no repeated update can ask for any more."""
-        with self.transaction() as db:
-            db.execute("""
-                DELETE FROM receipt WHERE (station, field, seq) IN (
-                    SELECT station, field, seq FROM receipt WHERE time < ? LIMIT ?)""",
-                (now - RECEIPT_LIFE, STEP_ROWS))
-
     def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
         """Store Rows from elsewhere; rows of one instant belong into one call."""
         with self.transaction():
@@ -1623,7 +1768,7 @@ class Writer(Database):
         name = mac if not name or name in taken else name
         id, = self.db.execute("INSERT INTO station (name, mac, created) VALUES (?, ?, ?)"
                               " RETURNING id", (name, mac, now)).fetchone()
-        station = Station(id, name, mac, None, None, None, None, now, None, 0)
+        station = Station(id, name, mac, None, None, None, None, now, None, 0, SILENT_AT_LEAST)
         self.stations[id] = self.by_mac[mac] = station
         return station
 
@@ -1635,13 +1780,16 @@ class Writer(Database):
 # ------------------------------------------------------------------------------------------------
 
 
-@remember
+@functools.lru_cache(4096)
 def hash_key(key: str) -> bytes:
-    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out."""
+    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
+
+    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more.
+    """
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-NO_KEY = hash_key(secrets.token_hex())      # compared with when there is none: takes as long
+NO_KEY = secrets.token_bytes(32)            # compared with when there is none: takes as long
 
 
 def matches(digest: bytes, stored: bytes | None) -> bool:
@@ -1667,46 +1815,92 @@ def read_password(name: str) -> str:
     return text
 
 
-@remember
-def network(address: str) -> str:
-    """Whose guesses are counted together: an address, or the /64 that one IPv6 user has."""
+PROOF = "iotserver"             # the cookie that shows who knew the password
+
+
+def find_cookie(headers: Mapping[str, str], name: str) -> str:
+    """The value of a cookie, empty where there is none."""
+    pairs = (part.strip().partition("=") for part in
+             headers.get("cookie", "")[:MAX_COOKIES].split(";"))
+    return next((value for found, _, value in pairs if found == name), "")
+
+
+def parse_basic(authorization: str) -> str | None:
+    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic" or len(credentials) > MAX_CREDENTIALS:
+        return None
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
+
+
+@functools.lru_cache(4096)
+def networks(address: str) -> tuple[str, ...]:
+    """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
+    that a provider gives to one. All who tell none are one.
+    """
     try:
         ip = ipaddress.ip_address(address)
-    except ValueError:                          # none was told
-        return ""
-    if ip.version == 6 and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((int(ip), 64), strict=False))
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
+    except ValueError:
+        return ("",)
+    if ip.version == 4 or ip.ipv4_mapped:
+        return (str(getattr(ip, "ipv4_mapped", None) or ip),)
+    return tuple(str(ipaddress.ip_network((int(ip), bits), strict=False)) for bits in (64, 48))
 
 
 class TooOften(Refused):
-    """The key was right, but the station has used up its rate."""
+    """The key was right, but the station has used up its rate; in wait seconds it has not."""
+
+    def __init__(self, wait: float, message: str):
+        seconds = str(math.ceil(wait))
+        super().__init__(429, f"{message}; try again in {seconds} s", Retry_After=seconds)
 
 
 class Guesses:
-    """Wrong keys and passwords, counted by address in windows of time.
+    """Wrong keys and passwords, counted by network in windows of time.
 
-    Only what is wrong is throttled: behind one address with a guesser, stations still get through.
+    Who has had his guesses gets no answer about a secret any more, right or wrong, but about
+    those that were right from there before: so stations and people behind that address go on.
     """
 
     def __init__(self, monotonic: Callable[[], float]):
         self.monotonic = monotonic
         self.counts: dict[str, tuple[int, float]] = {}      # network: guesses, until when
+        self.throttled: dict[str, float] = {}               # network: until when
+        self.right: dict[tuple[str, bytes], None] = {}      # address and secret
 
-    def refuse(self, address: str) -> None:
-        """Raise Refused 429 while this address has had its guesses."""
-        count, until = self.counts.get(network(address), (0, 0.0))
-        if count >= MAX_GUESSES and (wait := math.ceil(until - self.monotonic())) > 0:
-            raise Refused(429, f"too many wrong keys from your address; try again in {wait} s, "
-                               "with a right one at any time", Retry_After=str(wait))
+    def refuse(self, address: str, digest: bytes) -> None:
+        """Raise Refused 429 unless this secret may be looked at."""
+        if not self.throttled or (address, digest) in self.right:
+            return
+        until = max((self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS])),
+                    default=0.0)
+        if (wait := math.ceil(until - self.monotonic())) > 0:
+            raise Refused(429, f"too many wrong keys from your address; try again in {wait} s",
+                          Retry_After=str(wait))
+
+    def accept(self, address: str, digest: bytes) -> None:
+        """This secret is right from there; the oldest such pair makes room."""
+        self.right[address[:MAX_ADDRESS], digest] = None
+        if len(self.right) > MAX_ADDRESSES:
+            del self.right[next(iter(self.right))]
 
     def add(self, address: str) -> None:
-        """One more; where memory is full, the address that has been quiet for longest goes."""
-        now, place = self.monotonic(), network(address)
-        count, until = self.counts.pop(place, (0, 0.0))
-        self.counts[place] = (count + 1, until) if now < until else (1, now + GUESS_WINDOW)
+        """One more wrong one. Only a network that is not throttled makes room for another."""
+        now = self.monotonic()
+        for place, limit in zip(networks(address[:MAX_ADDRESS]), (MAX_GUESSES, MAX_SITE_GUESSES),
+                                strict=False):
+            count, until = self.counts.pop(place, (0, 0.0))
+            self.counts[place] = count, until = (
+                (count + 1, until) if now < until else (1, now + GUESS_WINDOW))
+            if count >= limit:
+                self.throttled[place] = until
         if len(self.counts) > MAX_ADDRESSES:
             del self.counts[next(iter(self.counts))]
+        if len(self.throttled) > MAX_ADDRESSES:
+            self.throttled = {place: end for place, end in self.throttled.items() if end > now}
 
 
 class Access:
@@ -1715,85 +1909,111 @@ class Access:
     def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float],
                  password: str | None = None):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
-        self.buckets: dict[int, tuple[float, float]] = {}   # station: tokens, when counted
+        self.requests: dict[bytes, Bucket] = {}     # by key
+        self.readings: dict[int, Bucket] = {}       # by station
         self.guesses = Guesses(monotonic)
         self.password = password                # the content of its file; None: all is public
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
-        self.next_scrypt = 0.0
+        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; True: has guessed
+        self.space = 2                          # 1: the disk has little room left, 0: none
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
         """The station an update is from: the one with this MAC, or else with this key.
 
-        Raises Refused: 403, or 429 after many of them; TooOften.
+        Raises Refused: 403, 429 after many of them, 507; TooOften.
         """
-        digest, writer = hash_key(key), self.writer
+        digest, writer = hash_key(key[:MAX_SECRET + 1]), self.writer
+        if self.guesses.throttled:
+            self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
         stored = (station and station.key) or NO_KEY    # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
         if not station or not (is_current or matches(digest, station.next_key)):
-            self.guesses.refuse(address)
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
+        if (address, digest) not in self.guesses.right:
+            self.guesses.accept(address, digest)
+        if not self.space:
+            raise Refused(507, "not stored: the disk is nearly full", Retry_After="600")
         if self.per_minute:
-            now = self.monotonic()
-            tokens, counted = self.buckets.get(station.id, (self.per_minute, now))
-            tokens, wait = take_token(tokens, now - counted, self.per_minute)
-            self.buckets[station.id] = (tokens, now)
+            self.requests[digest], wait = take_tokens(
+                self.requests.get(digest), self.monotonic(), self.per_minute, self.per_minute)
             if wait:
-                raise TooOften(429, f"too many updates: at most {self.per_minute} a minute; try "
-                                    f"again in {math.ceil(wait)} s",
-                               Retry_After=str(math.ceil(wait)))
+                raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
             writer.promote_key(station)
         return station
 
-    def admit_key(self, station: Station, key: str, address: str) -> bool:
+    def charge(self, station: Station, values: Iterable[Any]) -> None:
+        """Take tokens for many readings, or for long ones: texts. Raises TooOften, Refused."""
+        cost = sum(1 + len(value) // TEXT_UNIT if isinstance(value, str) else 1
+                   for value in values)
+        if self.space < 2:
+            raise Refused(507, "not stored: the disk is nearly full; single numbers are taken",
+                          Retry_After="600")
+        if self.per_minute:
+            rate = READINGS_PER_UPDATE * self.per_minute
+            self.readings[station.id], wait = take_tokens(
+                self.readings.get(station.id), self.monotonic(), rate, max(rate, MIN_BURST), cost)
+            if wait:
+                raise TooOften(wait, f"too many readings: at most {rate} a minute")
+
+    def admit_key(self, station: Station | None, key: str, address: str) -> bool:
         """Whether a key may read this station: one that writes for it, or its read key."""
         if not key:
             return False
-        digest = hash_key(key)
-        if any(matches(digest, k) for k in (station.key, station.next_key, station.read_key)):
+        digest = hash_key(key[:MAX_SECRET + 1])
+        self.guesses.refuse(address, digest)
+        keys = (station.key, station.next_key, station.read_key) if station else (None,) * 3
+        found = [matches(digest, stored) for stored in keys]    # all of them: takes as long
+        if any(found):
+            self.guesses.accept(address, digest)
             return True
-        self.guesses.refuse(address)
         self.guesses.add(address)
         return False
 
-    def admit_reader(self, authorization: str, address: str) -> None:
-        """Let those in who know the password, under any user name. Raises Refused 401, 429."""
+    def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
+        """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
+
+        A browser that has been let in shows it by its cookie, also after a restart.
+        """
         if self.password is None:
             return
-        password = parse_basic(authorization)
-        if password is not None and self._is_password(password, address):
+        if headers.get("sec-fetch-site") == "cross-site" \
+                and headers.get("sec-fetch-mode") != "navigate":
+            raise Refused(403, "this server is private: other sites cannot read it")
+        if hmac.compare_digest(find_cookie(headers, PROOF).encode(), self.proof().encode()):
+            return
+        password = parse_basic(headers.get("authorization", ""))
+        if password is not None and self.is_password(password, address):
             return
         raise Refused(401, "this server is private: it asks for its password",
                       WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
 
-    def _is_password(self, password: str, address: str) -> bool:
+    def proof(self) -> str:
+        """What only this server can tell to who knew the password; it ends with the password."""
+        return hmac.digest((self.password or "").encode(), b"iotserver reader", "sha256").hex()
+
+    def is_password(self, password: str, address: str) -> bool:
         """scrypt tells the first time; from then on the right one is known."""
-        digest = hash_key(password)
+        digest = hash_key(password[:MAX_SECRET + 1])
+        self.guesses.refuse(address, digest)
         if matches(digest, self.proven):
+            self.guesses.accept(address, digest)
             return True
-        self.guesses.refuse(address)
-        if self.proven is None:
-            if (now := self.monotonic()) < self.next_scrypt:
+        if self.proven is None and self.password and len(password) <= MAX_SECRET:
+            now, has_guessed = self.monotonic(), any(
+                place in self.guesses.counts for place in networks(address[:MAX_ADDRESS]))
+            if now < self.slots[has_guessed]:
                 raise Refused(503, "busy; try again", Retry_After="1")
-            self.next_scrypt = now + SCRYPT_PAUSE
+            self.slots[has_guessed] = now + SCRYPT_PAUSES[has_guessed]
             salt = bytes.fromhex(self.password.split()[1])
             if hmac.compare_digest(hash_password(password, salt), self.password):
                 self.proven = digest
+                self.guesses.accept(address, digest)
                 return True
         self.guesses.add(address)
         return False
-
-
-def parse_basic(authorization: str) -> str | None:
-    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
-    scheme, _, credentials = authorization.partition(" ")
-    try:
-        pair = base64.b64decode(credentials.strip(), validate=True).decode()
-    except ValueError:
-        return None
-    return pair.partition(":")[2] if scheme.lower() == "basic" else None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1826,6 +2046,7 @@ section, figure {
 }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
+h1 small { font-size: 1rem }
 h2 { margin: 0; font-size: 1rem; font-weight: 600 }
 p { margin: .25rem 0 0 }
 .verdict { color: #fff; padding: 1.25rem }
@@ -1837,7 +2058,7 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
-figcaption span { margin-right: .75rem }
+figcaption span { display: inline-block; margin-right: .75rem }
 figcaption :is(.inside, .outside)::before {
   content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
   border-top: 3px solid; vertical-align: middle;
@@ -1873,11 +2094,11 @@ path.band { fill: currentColor; stroke: none; opacity: .18 }
 input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-th, td { text-align: left; padding: .4rem .6rem .4rem 0; vertical-align: top }
+table { border-collapse: collapse; width: 100%; font-size: .85rem }
+th, td { text-align: left; padding: .4rem .5rem .4rem 0; vertical-align: top }
 tbody :is(th, td) { border-top: 1px solid var(--line) }
 thead th { white-space: nowrap }
-tbody th { min-width: 5.5rem }
+tbody th { min-width: 5rem }
 .scroll { overflow-x: auto }
 .scroll td { white-space: nowrap }
 .smalls:empty { display: none }
@@ -2014,19 +2235,24 @@ addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
-document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
+for (const told of ['tz=' + zone, 'offset=' + -new Date().getTimezoneOffset()])
+  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
 
 WORKER = """
+async function keep(answer) {
+  const isPrivate = /no-store/.test(answer.headers.get('Cache-Control'));
+  if (isPrivate) await caches.delete('page');
+  else if (answer.ok) await (await caches.open('page')).put('/', answer);
+}
 addEventListener('install', event => event.waitUntil(
-  caches.open('page').then(cache => cache.add('/')).then(() => skipWaiting())));
+  fetch('/').then(keep).catch(() => 0).then(() => skipWaiting())));
 addEventListener('activate', event => event.waitUntil(clients.claim()));
 addEventListener('fetch', event => {
   if (new URL(event.request.url).pathname !== '/') return;
   event.respondWith(fetch(event.request).then(answer => {
-    const copy = answer.clone();
-    if (answer.ok) caches.open('page').then(cache => cache.put('/', copy));
+    event.waitUntil(keep(answer.clone()));
     return answer;
   }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
     'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
@@ -2066,7 +2292,7 @@ REASONS = (     # the answer, from how many °C cooler outside, why; the first t
     ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
     ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
     ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: open windows warm it up."),
+    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
 )
 NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
@@ -2095,7 +2321,7 @@ $body</main>$script</body></html>
 OVERVIEW = string.Template("""$card<div class=now>$now</div>
 $figure<div class=smalls>$smalls</div>
 $stations""")
-VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
+VERDICT = string.Template("<section class='verdict $state'><h1>$room<b>$headline</b> $reason</h1>"
                           "$more</section>\n")
 NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
 </small></p><p>$trend$ago</p></section>
@@ -2144,7 +2370,7 @@ def page_headers(style: str, framing: str = "; frame-ancestors 'none'"
          f"default-src 'none'; style-src {csp_hash(style)}; script-src {csp_hash(SCRIPT)}; "
          "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
          f"base-uri 'none'; form-action 'none'{framing}"),
-        ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"),
+        ("Referrer-Policy", "no-referrer"),
     )
 
 
@@ -2186,6 +2412,7 @@ class Place(NamedTuple):
     verdict: Verdict | None = None
     outside: "Place | None" = None
     is_cold: bool = False
+    silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
 
     @property
     def css(self) -> str:
@@ -2195,11 +2422,11 @@ class Place(NamedTuple):
 class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
-    role: str | None
     heard: int | None
     interval: int | None
     entries: int
     is_silent: bool
+    is_stale: bool              # for so long that it is folded away
 
 
 class Overview(NamedTuple):
@@ -2216,12 +2443,6 @@ class Overview(NamedTuple):
     now: int
     db: str
 
-    @property
-    def expires(self) -> int:
-        """When a verdict turns unknown, unless readings come."""
-        return min((place.verdict.expires for place in self.places
-                    if place.verdict and place.verdict.expires), default=LATEST_TIME)
-
 
 @remember
 def choose_unit(setting: str, languages: str) -> str:
@@ -2234,9 +2455,12 @@ def choose_unit(setting: str, languages: str) -> str:
 
 @remember
 def choose_zone(cookie: str) -> tzinfo:
-    """The time zone that the page's script has left in a cookie; else UTC."""
-    match = re.search(r"(?:^|;\s*)tz=([^;\s]+)", cookie)
-    return find_zone(match[1]) if match else timezone.utc
+    """The time zone that the page's script has left in cookies: its name, else its offset."""
+    told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
+    zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
+    if zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset):
+        return timezone(timedelta(minutes=int(offset)))
+    return zone
 
 
 def find_zone(name: str) -> tzinfo:
@@ -2281,6 +2505,12 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
     return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
 
 
+def find_expiry(places: list[Place]) -> int:
+    """When a verdict turns unknown, unless readings come."""
+    return min((place.verdict.expires for place in places
+                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+
+
 def say_rooms(places: list[Place], now: int, unit: str) -> str:
     """The answers in words, a line a room."""
     rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
@@ -2292,14 +2522,10 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
     """The answers for programs: °C and ms, whatever people are shown."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
-        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
-
-
-def last_value(place: Place) -> float | None:
-    return place.readings[-1][1] if place.readings else None
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2334,10 +2560,23 @@ def say_time(ms: int, zone: tzinfo, form: str) -> str:
 WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
 LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
 LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+BESIDE = 6                      # points on each side that tell how far apart points are there
 FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
 TICKS = (                       # for charts of up to so many hours: hours between marks, text
     (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
     (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
+class Chart(NamedTuple):
+    """Lines over time. The axis of values reaches as far as bounds, if they do not."""
+    lines: list[Line]
+    unit: str
+    start: int
+    end: int
+    zone: tzinfo
+    height: int = HEIGHT
+    shaded: Iterable[tuple[int, int]] = ()
+    bounds: Iterable[float] = ()
 
 
 class Frame(NamedTuple):
@@ -2395,7 +2634,8 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
         if distance > SILENT_AT_LEAST and distance > max(
-                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
+                silence_limit(times[max(first, i - BESIDE):i]),
+                silence_limit(times[i:i + BESIDE])):
             yield points[first:i]
             first = i
     if points:
@@ -2426,14 +2666,13 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
     return spans
 
 
-def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+def leave_out(points: list[Point]) -> list[Point]:
     """What is drawn: not what lies so far off that all the rest would be one flat line."""
-    points = [p for p in points if start <= p.time <= end
-              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
     if not points:
         return []
     means = sorted(p.mean for p in points)
-    middle, tail = means[len(means) // 2], len(means) // 20
+    middle, tail = means[len(means) // 2], min(len(means) // 20 + 1, (len(means) - 1) // 2)
     limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
     return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
 
@@ -2449,30 +2688,41 @@ def render_curve(line: Line, frame: Frame) -> str:
     return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
 
 
-def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
-    """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
-    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
-    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+def draw_chart(chart: Chart) -> str:
+    lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
+             for line in chart.lines]
+    kept = [line._replace(points=leave_out(line.points)) for line in lines]
+    far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in chart.bounds),
                          *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
-                         ], 3 if height == SMALL_HEIGHT else 5)
-    frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
+                         ], 3 if chart.height == SMALL_HEIGHT else 5)
+    frame = Frame(chart.start, chart.end, marks[0], marks[-1], chart.height - TOP - BOTTOM)
     shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
-              f"height={frame.height} />" for a, b in shaded]
+              f"height={frame.height} />" for a, b in chart.shaded]
     shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
-    shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
-               for ms, text in time_ticks(start, end, zone)]
+    shapes += [f"<text x={frame.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
+               for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
     shapes += [render_curve(line, frame) for line in kept]
-    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
-               if start <= p.time <= end and p not in drawn.points]:
-        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
-                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
-    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
+    said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
+    if far:
+        farthest = max(max(p.maximum, -p.minimum) for p in far)
+        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
+        said += f"; {note}"
     return CHART.substitute(
-        frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
-        label=escape(label), unit=escape(unit), shapes="".join(shapes))
+        frame._asdict(), width=WIDTH, total=chart.height, left=LEFT, inner=WIDTH - LEFT - RIGHT,
+        top=TOP, label=escape(said), unit=escape(chart.unit), shapes="".join(shapes))
+
+
+def render_chart(chart: Chart) -> str:
+    """A chart as SVG; one that cannot be drawn takes no page with it."""
+    try:
+        return draw_chart(chart)
+    except (ArithmeticError, ValueError) as error:
+        log(f"a chart could not be drawn: {error!r}")
+        return "<p>This chart could not be drawn.</p>"
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -2508,8 +2758,8 @@ def render_figure(overview: Overview, view: View) -> str:
                    for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
     return FIGURE.substitute(
         links=links, legend=LEGEND.substitute(names=names),
-        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(
-            shown, f"°{view.unit}", overview.start, overview.now, view.zone, HEIGHT, spans))
+        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(Chart(
+            shown, f"°{view.unit}", overview.start, overview.now, view.zone, shaded=spans)))
 
 
 def render_now(place: Place, view: View, now: int) -> str:
@@ -2533,37 +2783,34 @@ def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     if not said:
         headline, reason = NO_ROOM
         return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  more=""), headline.rstrip(":"), ""
+                                  room="", more=""), headline.rstrip(":"), ""
     (first, state, headline, reason), *others = said
-    if others:
-        reason += f" This is {first.name}."
     more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
     if len(rooms) > len(said):
         more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
+                               room=f"<small>{escape(first.name)}</small> " if others else ""),
             headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
     """The table of stations; what is not of today's use is folded away."""
-    rows = [(row, STATION.substitute(
+    rows = [STATION.substitute(
         name=escape(row.name), entries=f"{row.entries:,}",
         heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
         interval=format_ago(row.interval) if row.interval else "–",
-        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
-        for row in overview.stations]
-    shown = [text for row, text in rows if row.role
-             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
-    folded = [text for _, text in rows if text not in shown]
+        state="new" if not row.heard else "silent" if row.is_silent else "ok")
+        for row in sorted(overview.stations, key=lambda row: row.is_stale)]
+    shown = min(MAX_ROWS, sum(not row.is_stale for row in overview.stations))
     left = overview.total - len(rows)
     history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
                if overview.since else "")
     return STATIONS.substitute(
-        rows="".join(shown), history=history, size=format_bytes(overview.size),
-        folded=folded and FOLDED.substitute(
-            count=len(folded) + left, rows="".join(folded),
+        rows="".join(rows[:shown]), history=history, size=format_bytes(overview.size),
+        folded="" if shown == overview.total else FOLDED.substitute(
+            count=overview.total - shown, rows="".join(rows[shown:]),
             more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
@@ -2585,21 +2832,27 @@ def render_overview(overview: Overview, view: View) -> bytes:
         return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
     card, headline, states = render_verdicts(overview, view)
     smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
-        [line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT))
+        Chart([line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT)))
         for line in overview.others)
     return render_page(
         headline, OVERVIEW.substitute(
             card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
             figure=render_figure(overview, view), smalls=smalls,
             stations=render_stations(overview, view)),
-        f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
+        f' data-now={overview.now} data-state="{states}"'
+        f" data-expires={find_expiry(overview.places)}",
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
 # -- out of the store -----------------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one."""
+def find_places(reader: Reader, now: int, comfort: float,
+                before: Iterable[Place] = ()) -> list[Place]:
+    """Inside and outside stations with their readings, and the verdict of each inside one.
+
+    It goes on from those found before.
+    """
+    courses = {place.name: place.verdict.course for place in before if place.verdict}
     places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
     for station in reader.stations():
@@ -2607,7 +2860,8 @@ def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
             places.append(read_place(reader, station, role, ranks[role], now))
             ranks[role] += 1
     outside = find_outside(places, now)
-    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
+    return [place if place.role == "outside" else answer_room(
+                place, outside, now, comfort, courses.get(place.name, START))
             for place in places]
 
 
@@ -2617,7 +2871,7 @@ def read_place(reader: Reader, station: Station, role: str, rank: int, now: int)
         return Place(station.name, role, rank, None, [], None)
     readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
     heard = readings[-1][0] if readings else reader.last_time(series, now)
-    return Place(station.name, role, rank, series, readings, heard)
+    return Place(station.name, role, rank, series, readings, heard, silence=station.silence)
 
 
 def find_outside(places: list[Place], now: int) -> Place | None:
@@ -2626,19 +2880,20 @@ def find_outside(places: list[Place], now: int) -> Place | None:
     Not the one that sent last: the verdict would turn with each reading.
     """
     outsides = [place for place in places if place.role == "outside"]
-    return next((place for place in outsides if now <= silent_from(place.readings)),
+    return next((place for place in outsides if now <= silent_from(place.readings, place.silence)),
                 outsides[0] if outsides else None)
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
+                course: Course = START) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course,
+                    (room.silence, outside.silence if outside else SILENT_AT_LEAST))
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
-    value = last_value(room)
-    return room._replace(verdict=verdict, outside=outside,
-                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
+    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
 def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
@@ -2649,17 +2904,17 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
         reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
         for place in shown if place.series is not None]
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
-    listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
-    small = ((s, series) for s, fields in listed for series in fields
-             if not (s.role and series.field == 1))
+    listed = [(s, reader.latest(s.id, now)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
+    entries = reader.entries()
+    rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
+    small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
+             for series in fields if not (row.is_stale or (s.role and series.field == 1)))
     others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
                    read_points(reader, series.series, start, now, SMALL_POINTS))
               for s, series in itertools.islice(small, SMALL_CHARTS)]
-    entries = reader.entries()
-    return Overview(
-        places, shown, lines, others,
-        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
-        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
+    return Overview(places, shown, lines, [line for line in others if line.points], rows,
+                    len(stations), reader.first_hour(), reader.weight(), start, now,
+                    str(reader.path))
 
 
 def choose_places(places: list[Place]) -> list[Place]:
@@ -2679,12 +2934,13 @@ def read_points(reader: Reader, series: int, start: int, now: int, count: int) -
 def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
              now: int) -> StationRow:
     newest = max(fields, key=lambda series: series.time or 0, default=None)
-    times = reader.recent_times(newest.series) if newest else []
+    times = reader.recent_times(newest.series, now) if newest else []
     last = newest and (times[-1] if times else reader.last_time(newest.series, now))
     heard = max(station.heard or 0, last or 0) or None
     return StationRow(
-        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
-        entries, heard is None or now - heard > silence_limit(times))
+        station.name, heard, usual_interval(times) if len(times) > 1 else None, entries,
+        is_silent=heard is None or now - heard > silence_limit(times, station.silence),
+        is_stale=not station.role and now - (heard or station.created) > STALE)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2714,8 +2970,9 @@ class Request(NamedTuple):
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
     fault: Refused | None = None
-    update: Update | None = None                # what path says, if that has been parsed already
     body: bytes = b""
+    is_lan: bool = False                        # came to a private address
+    update: Update | None = None                # what path says, if that has been parsed already
 
 
 class Answer(NamedTuple):
@@ -2755,21 +3012,27 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     span, *more = names.get("range", ["24h"])   # other names are left to who put them there
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    view = View(choose_unit(server.settings.units, request.headers.get("accept-language", "")),
-                choose_zone(request.headers.get("cookie", "")), span)
+    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
+    view = View(choose_unit(server.settings.units, language),
+                choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES]), span)
     page = server.board.find_page(view)
-    return answer_page(request, page) if page else make_page(request, server, view)
+    return answer_page(request, server, page) if page else make_page(request, server, view)
 
 
 def make_page(request: Request, server: "Server", view: View) -> Work:
     yield
-    return answer_page(request, server.board.make_page(view))
+    return answer_page(request, server, server.board.make_page(view))
 
 
-def answer_page(request: Request, page: "Page") -> Answer:
+def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
+    headers = page.headers
+    if server.access.password:
+        secure = "; Secure" if request.peer is None else ""     # the proxy speaks TLS
+        headers += (("Set-Cookie", f"{PROOF}={server.access.proof()}; Max-Age=31536000; Path=/; "
+                     f"HttpOnly; SameSite=Strict{secure}"),)
     if page.tag in request.headers.get("if-none-match", ""):
-        return Answer(b"", HTML, 304, page.headers)
-    return Answer(page.body, HTML, 200, page.headers)
+        return Answer(b"", HTML, 304, headers)
+    return Answer(page.body, HTML, 200, headers)
 
 
 ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
@@ -2780,7 +3043,7 @@ def get_asset(request: Request, server: "Server") -> Answer:
     """What the page loads besides itself."""
     text, kind = ASSETS[request.path]
     return Answer(text.encode(), kind, headers=(
-        ("Cache-Control", "max-age=86400"), ("X-Content-Type-Options", "nosniff")))
+        ("Cache-Control", "max-age=86400"),))
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -2802,6 +3065,7 @@ def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
     mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
     station = server.access.admit(mac, key, request.address)
     readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
+    server.access.charge(station, readings)
     now, before = server.now(), station.last_entry
     entries = [server.writer.add(station, reading, now) for reading in readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
@@ -2820,7 +3084,7 @@ def get_events(request: Request, server: "Server") -> Answer:
 
 def get_stations(request: Request, server: "Server") -> Answer:
     latest = collections.defaultdict(list)
-    for series in server.reader.latest():
+    for series in server.reader.latest(now=server.now()):
         latest[series.station].append({"field": series.field, "label": series.label,
                                        "value": series.value, "time": series.time})
     return Answer(as_json([
@@ -2854,6 +3118,7 @@ def get_readings(request: Request, server: "Server") -> Work:
     yield
     station = wanted_station(server, query["station"])
     series = server.reader.find_series(station.id, field)
+    end = min(LATEST_TIME if end is None else end, server.now() + 1)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
@@ -2888,7 +3153,8 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     try:
         server.reader.look()
     except (sqlite3.Error, StoreError) as error:
-        raise Refused(503, f"the database cannot be read: {error}", Retry_After="10") from None
+        log(f"the database cannot be read: {error}")        # which may name a path
+        raise Refused(503, "the database cannot be read", Retry_After="10") from None
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
@@ -2907,6 +3173,7 @@ MAX_RESULTS = 8000              # entries in one answer; a larger wish is cut do
 DEFAULT_RESULTS = 100           # when the request does not say from when
 EARLIEST_CREATED = 946_684_800_000  # 2000-01-01: before it lies the clock of a board just started
 MIN_CHART_UPDATE = 15           # s between two looks of an embedded chart, as there
+MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
 MAX_PARAMS = 200                # parts of a form; an entry has below 20
 SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
                            for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
@@ -2966,7 +3233,8 @@ def parse_form(text: str) -> dict[str, str]:
     the key, as in the sketch that everybody copied; it counts when no other is told.
     """
     def unquote(text: str) -> str:
-        return urllib.parse.unquote_plus(text).strip("\r\n")
+        # What is longer than any value is decoded once it is known who sends it.
+        return text if len(text) > MAX_ENTRY else urllib.parse.unquote_plus(text).strip("\r\n")
     pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
     form = {unquote(name).strip(): unquote(value) for name, equals, value in pairs if equals}
     first, equals, _ = pairs[0]
@@ -3038,7 +3306,7 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
 
     Also for the future: a clock that runs ahead by days would hide all that comes after.
     """
-    ms = round(parse_number(text) * 1000) if NUMBER.fullmatch(text) else parse_time(text, zone)
+    ms = parse_moment(text, zone)
     if not EARLIEST_CREATED <= ms <= now + DAY:
         raise ValueError("created_at: of a clock that is wrong")
     return ms
@@ -3052,6 +3320,8 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
     suffix = request.path.partition(".")[2]
     kind = KINDS.get(suffix, TEXT)
     try:
+        if request.length > MAX_ENTRY:
+            raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
         params, now = parse_params(request, document), server.now()
         try:                            # a time that is none is ignored, as there
             ms = parse_created(str(params["created_at"]).strip(), parse_zone(params), now)
@@ -3060,6 +3330,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
         draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
                              for name, value in params.items()}, ms)
         station = server.access.admit(None, find_key(request, params), request.address)
+        server.access.charge(station, [*draft.values.values(), *(draft.note or ())])
     except TooOften:
         return Answer(b"0", kind, 200, CORS)
     except Refused as refused:
@@ -3102,8 +3373,12 @@ def bulk_csv(params: dict[str, Any]) -> list[dict[str, Any]]:
     """The same from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
     time_name = "delta_t" if params.get("time_format") == "relative" else "created_at"
     columns = (time_name, *BULK_COLUMNS[1:])
+    text = str(params.get("updates", ""))
+    text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
+    if text.count("|") > 2 * MAX_BULK:
+        raise Refused(413, f"updates: at most {MAX_BULK}")
     lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
-             for line in str(params.get("updates", "")).split("|") if line.strip(", ")]
+             for line in text.split("|") if line.strip(", ")]
     if not lines:
         raise Refused(400, "updates: missing")
     return [{name: value.strip() for name, value in zip(columns, line, strict=False)
@@ -3155,7 +3430,10 @@ def write_bulk(request: Request, server: "Server") -> Answer:
     if len(updates) > MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     times = bulk_times(updates, parse_zone(params), now)
-    for draft in [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]:
+    drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
+    server.access.charge(station, [value for draft in drafts
+                                   for value in (*draft.values.values(), *(draft.note or ()))])
+    for draft in drafts:
         server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
     answer = Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
     return as_jsonp(answer, callback)
@@ -3232,7 +3510,7 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def to_number(value: Any) -> float | None:
+def to_number(value: Value | None) -> float | None:
     """A value to reckon with; a text may be one with a decimal comma, others are none."""
     if isinstance(value, str):
         return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
@@ -3272,7 +3550,7 @@ def find_entries(server: "Server", station: Station, fields: Iterable[int], want
         entries[:0] = page
         if len(page) < limit:
             break
-        before = page[0][:2]
+        before = page[0].time, page[0].number or 0
         yield
     return entries
 
@@ -3495,9 +3773,10 @@ CHART_STYLE = string.Template(
 def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     """The corners of a line of columns (also bar), or of steps; of any other the points."""
     if shape in {"column", "bar"}:
-        return [Point(p.time, *[value] * 3) for p in points for value in (base, p.mean, base)]
+        return [Point(p.time, value, value, value)
+                for p in points for value in (base, p.mean, base)]
     if shape == "step":
-        return points[:1] + [Point(after.time, *[value] * 3)
+        return points[:1] + [Point(after.time, value, value, value)
                              for before, after in itertools.pairwise(points)
                              for value in (before.mean, after.mean)]
     return points
@@ -3524,8 +3803,8 @@ def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix
               if (bound := find_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
     label = text("yaxis", find_labels(server, station).get(number, field))
-    chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
-                         end, wanted.zone, HEIGHT, bounds=bounds)
+    chart = render_chart(Chart([Line(label, "line", shape_line(points, text("type"), base))], "",
+                               start, end, wanted.zone, bounds=bounds))
     title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
@@ -3563,13 +3842,16 @@ CHANNEL_ROUTES: tuple[tuple[re.Pattern[str], Callable[..., Answer | Work]], ...]
     ))
 
 
-def require_reader(request: Request, server: "Server", station: Station,
+def require_reader(request: Request, server: "Server", station: Station | None,
                    params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
-    if access.password is not None and not access.admit_key(
-            station, find_key(request, params), request.address):
-        access.admit_reader(request.headers.get("authorization", ""), request.address)
+    if access.password is None or access.admit_key(station, find_key(request, params),
+                                                   request.address):
+        return
+    if "callback" in params:            # a script of another site, with the browser's password
+        raise Refused(403, "callback: on a private server it needs a key")
+    access.admit_reader(request.headers, request.address)
 
 
 def answer_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
@@ -3579,11 +3861,11 @@ def answer_channel(request: Request, server: "Server", params: dict[str, Any], p
         return get_public(server, params, suffix)
     id, slash, rest = path.partition("/")
     station = next((s for s in server.reader.stations() if str(s.id) == id), None)
+    require_reader(request, server, station, params)
     if station is None:
         raise Refused(404, "there is no such channel")
     for pattern, route in CHANNEL_ROUTES:
         if match := pattern.fullmatch(slash + rest):
-            require_reader(request, server, station, params)
             named = {name: text for name, text in match.groupdict().items() if text}
             answer = route(server, station, params, suffix, **named)
             return answer if isinstance(answer, Answer) else (yield from answer)
@@ -3813,7 +4095,7 @@ def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
         if version == "HTTP/1.1" and "host" not in headers:
             raise Refused(400, "Host: missing")
         length = measure_body(command, version, headers)
-        options = headers.get("connection", "").lower().replace(" ", "").split(",")
+        options = [word.strip() for word in headers.get("connection", "").lower().split(",")]
         closes = "close" in options or (
             version == "HTTP/1.0" and "keep-alive" not in options) or (
             # What follows may be meant as a body: it must not be read as a request.
@@ -3862,7 +4144,7 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str | None, bytes, bytes], tuple[tuple[Any, ...], Update]] = {}
+        self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
 
     def find(self, peer: str | None, data: bytes) -> Request | None:
         """The request that data is, if it is known; the strict parser would say the same."""
@@ -3879,7 +4161,7 @@ class Known:
                               seq)
         except (ValueError, Refused):
             return None                         # the strict parser says what is wrong with it
-        return Request(*request, Update(mac, key, reading))
+        return Request._make((*request[:-1], Update(mac, key, reading)))
 
     def learn(self, request: Request, update: Update) -> None:
         """Keep what stands around the values of an update that was admitted."""
@@ -3887,7 +4169,7 @@ class Known:
         values, _, behind = rest.partition(b" ")
         if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
             return
-        self.table[request.peer, before, behind] = tuple(request[:-2]), update
+        self.table[request.peer, before, behind] = request._replace(head=b""), update
         if len(self.table) > MAX_KNOWN:
             del self.table[next(iter(self.table))]
 
@@ -3915,7 +4197,10 @@ def render_head(status: int, kind: str, framing: str, headers: Headers, connecti
     lines = [f"HTTP/1.1 {status} {STOCK.responses[status][0]}", "Server: iotserver",
              f"Date: {email.utils.formatdate(second, usegmt=True)}"]
     if status != HTTPStatus.NOT_MODIFIED:       # which has no body to describe
-        lines += [f"Content-Type: {kind}"] + [framing] * bool(framing)
+        lines += [f"Content-Type: {kind}", "X-Content-Type-Options: nosniff"]
+        lines += [framing] * bool(framing)
+    site = "cross-origin" if ("Access-Control-Allow-Origin", "*") in headers else "same-origin"
+    lines.append(f"Cross-Origin-Resource-Policy: {site}")
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, connection, "\r\n"] if connection else [*lines, "\r\n"]).encode()
 
@@ -3944,6 +4229,27 @@ def chunked(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield b"0\r\n\r\n"
 
 
+LOCAL = re.compile(r"[^.]*|.*\.(?:local|lan|home|internal|home\.arpa)|[\d.]+|\[[\da-f:]+\]")
+
+
+@functools.lru_cache(64)
+def is_lan(address: str) -> bool:
+    """Whether an address is private; the machine's own is not meant, as proxies use it."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return ip.is_private and not ip.is_loopback
+
+
+def refuse_rebinding(host: str, link: str) -> None:
+    """Raise Refused where a page of the internet has its own name point at a private address.
+
+    Its script could read everything here. Nobody else calls such an address by such a name.
+    """
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if not LOCAL.fullmatch(name.lower()) and name.lower() != urllib.parse.urlsplit(link).hostname:
+        raise Refused(403, "this address is private, and that name is not known to be its own; "
+                           "use the address, or tell the name with --link")
+
+
 def respond(request: Request, server: "Server", work: Work | None = None) -> Answer | Work:
     """The answer to a request, or the work that it takes; given that, one step of it is done.
 
@@ -3956,8 +4262,10 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
         if request.fault:
             raise request.fault
         route = UPDATE if request.update else find_route(request.command, request.path)
+        if request.is_lan and route.is_safe:
+            refuse_rebinding(request.headers.get("host", ""), server.settings.link)
         if server.access.password and not route.is_open:
-            server.access.admit_reader(request.headers.get("authorization", ""), request.address)
+            server.access.admit_reader(request.headers, request.address)
         answer = route.answer(request, server)
         if not isinstance(answer, Answer) and server.steps.is_full(request.address):
             raise Refused(503, "too many large requests at a time; try again", Retry_After="5")
@@ -3975,15 +4283,13 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
 
 # -- connections ----------------------------------------------------------------------------------
 
-FOLLOWS = {                     # what may follow what; connections begin idle
-    "idle": {"idle", "head", "body", "wait", "work", "stream", "listen", "linger"},
-    "head": {"head", "idle", "body", "wait", "work", "stream", "listen", "linger"},
-    "body": {"body", "idle", "head", "wait", "work", "stream", "listen", "linger"},
-    "wait": {"wait", "idle", "head", "body", "work", "stream", "listen", "linger"},
-    "work": {"wait", "idle", "head", "body", "stream", "linger"},
-    "stream": {"stream", "wait", "idle", "linger"},
-    "listen": set[str](),       # the last ones: only the end follows
-    "linger": set[str](),
+READY = frozenset({"idle", "head", "body"})     # nothing of a request is here, a part of its head,
+AFTER = READY | {"wait", "work", "stream", "listen", "linger"}  # all but its body
+FOLLOWS = {                     # what may follow what; a connection begins idle
+    "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
+    "work": READY | {"wait", "stream", "linger"},
+    "stream": {"stream", "idle", "wait", "linger"},
+    "listen": frozenset[str](), "linger": frozenset[str](),     # only the end follows
 }
 
 
@@ -4006,6 +4312,8 @@ class Connection(asyncio.Protocol):
         # A peer that is gone already has no name; that must not make it look like the proxy.
         name = transport.get_extra_info("peername")
         self.peer: str | None = None if name == "" else name[0] if name else ""
+        own = transport.get_extra_info("sockname")
+        self.is_lan = bool(own) and self.peer is not None and is_lan(own[0])
         self.enter("idle")
         if not self.server.welcome(self):
             self.refuse(Refused(503, "too many connections; try again", Retry_After="5"))
@@ -4040,7 +4348,7 @@ class Connection(asyncio.Protocol):
         if self.is_closing:
             return
         self.buffer += data
-        if self.state in {"idle", "head", "body"}:
+        if self.state in READY:
             self.take_requests()
         elif len(self.buffer) > MAX_BUFFER:
             self.mind_reading()
@@ -4094,6 +4402,11 @@ class Connection(asyncio.Protocol):
             parse = remember_head if length <= MAX_REMEMBERED else parse_head
             self.request = parse(head, self.peer, is_bare)
             del self.buffer[:length]
+            if self.is_lan:
+                self.request = self.request._replace(is_lan=True)
+            if self.request.length > MAX_HEAD and not self.server.has_memory():
+                busy = Refused(503, "too many large requests at a time", Retry_After="5")
+                self.request = self.request._replace(close_connection=True, length=0, fault=busy)
         request = self.request
         if len(self.buffer) < request.length:
             if "expect" in request.headers and request.request_version == "HTTP/1.1" \
@@ -4209,7 +4522,7 @@ class Connection(asyncio.Protocol):
         self.mind_reading()
         if self.stream:
             self.server.steps.add(self)
-        elif self.buffer and self.state in {"idle", "head", "body"}:
+        elif self.buffer and self.state in READY:
             self.take_requests()
 
     # -- time -------------------------------------------------------------------------------------
@@ -4429,9 +4742,8 @@ class Board:
         """Inside and outside stations with their verdicts, of now."""
         now = self.now()
         if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort)
-            self.expires = min((place.verdict.expires for place in self.current
-                                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+            self.current = find_places(self.reader, now, self.settings.comfort, self.current)
+            self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
         return self.current
@@ -4455,19 +4767,19 @@ class Board:
         if len(self.pages) >= MAX_PAGES:
             del self.pages[next(iter(self.pages))]
         self.pages[view] = page = Page(body, tag, (
-            *PAGE_HEADERS, ("ETag", tag), ("Cache-Control", "no-cache"),
-            ("Vary", "Accept-Language, Cookie")))
+            *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
+            ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
     def news(self) -> list[dict[str, Any]] | None:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        places = [place for place in self.places() if place.verdict]
-        if [place.verdict.state for place in places] == [v["state"] for v in self.told]:
+        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
             return None
         self.told = [{
-            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
-            "difference": place.verdict.difference and round(place.verdict.difference, 2),
-        } for place in places]
+            "station": name, "state": verdict.state, "since": verdict.since,
+            "difference": verdict.difference and round(verdict.difference, 2),
+        } for name, verdict in verdicts]
         return self.told
 
 
@@ -4530,6 +4842,7 @@ class Server:
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
         self.where = ""                         # its address, for people
+        self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
         self.reported = ("", 0.0)               # the last error of the loop, until when
 
@@ -4557,6 +4870,11 @@ class Server:
         """Those that were refused have some room, too."""
         return len(self.connections) <= self.room + self.room // 4
 
+    def has_memory(self) -> bool:
+        """Whether the bodies that are on their way leave room for one more."""
+        return sum(connection.request.length for connection in self.connections
+                   if connection.request) <= MAX_UNFINISHED
+
     def forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.events.listeners.discard(connection)
@@ -4569,9 +4887,28 @@ class Server:
 
 
 def close_expired(server: Server) -> None:
+    """Those whose time is over; and where too much has begun, those that hold most of it."""
     now = server.monotonic()
     for connection in [c for c in server.connections if c.deadline < now]:
         connection.expire()
+    held = sorted(server.connections, key=lambda c: len(c.buffer))
+    total = sum(len(connection.buffer) for connection in held)
+    while total > 2 * MAX_UNFINISHED:
+        largest = held.pop()
+        total -= len(largest.buffer)
+        largest.transport.abort()
+
+
+def watch_space(server: Server) -> None:
+    """Refuse readings while there is still room for the log and for a backup."""
+    disk, weight = shutil.disk_usage(server.writer.path.parent), server.reader.weight()
+    low = min(LOW_SPACE + 2 * weight, disk.total // 8)
+    none = min(NO_SPACE, disk.total // 32)
+    space = 2 if disk.free > low else 1 if disk.free > none else 0
+    if space != server.access.space:
+        log(f"{server.writer.path}: {format_bytes(disk.free)} are left on the disk; "
+            + ("no reading is taken", "no texts and no bulks are taken", "all is taken")[space])
+    server.access.space = space
 
 
 def keep_listeners(server: Server) -> None:
@@ -4586,11 +4923,6 @@ def tell_news(server: Server) -> None:
         server.events.publish(RESET)
     if verdicts := server.board.news():
         server.events.tell("verdict", [verdicts])
-
-
-def forget_receipts(server: Server) -> None:
-    server.turn.end()
-    server.writer.forget_receipts(server.now())
 
 
 def watch_file(server: Server) -> None:
@@ -4621,8 +4953,8 @@ def watchdog_seconds() -> float:
 
 Job = tuple[float, Callable[[Server], None]]    # every so many s
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file),
-    (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
+    (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5090,14 +5422,9 @@ def inherited_sockets() -> list[socket.socket]:
     return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
 
 
-def twin(channel) -> socket.socket:
-    """A socket of asyncio's, with all that a socket can do."""
-    return socket.socket(fileno=os.dup(channel.fileno()))
-
-
-async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
+async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     """Open the listening sockets; they and what to call them."""
-    def factory():
+    def factory() -> Connection:
         return Connection(server)
     if inherited := inherited_sockets():
         listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
@@ -5109,23 +5436,23 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
-        with twin(channel) as real:     # for asyncio both numbers are one
+        with channel.dup() as real:     # for asyncio both numbers are one
             real.listen(BACKLOG)
     return listeners, where
 
 
-async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.AbstractServer:
+async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.Server:
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
         return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
 
 
-async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
+async def listen_control(server: Server) -> list[asyncio.Server]:
     """The control socket beside the database, for its owner only."""
     if not hasattr(socket, "AF_UNIX"):
         return []
@@ -5175,34 +5502,37 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
         catch_signal(server.loop, number, stopped.set)
     announce(server)
     notify("READY=1")
-    jobs = asyncio.create_task(run_jobs(server, jobs))
+    work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for control in (*controls, *(control.transport for control in server.controls)):
-        control.close()
+    for listener in controls:
+        listener.close()
+    for control in tuple(server.controls):
+        control.transport.close()
     await wind_down(server, listeners)
-    jobs.cancel()
+    work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await jobs
+        await work
 
 
-def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callable) -> None:
+def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
+                 callback: Callable[[], object]) -> None:
     try:
         loop.add_signal_handler(number, callback)
     except NotImplementedError:                 # Windows
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
+def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with contextlib.suppress(OSError), twin(channel) as real:   # no more, or no files left
+        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
             while True:
                 yield real.accept()[0]
 
 
-async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
+async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:

@@ -3,7 +3,9 @@ does the same for ten minutes.
 """
 from attackers import ATTACKS
 from siege import FLAGS, besiege, broken, late, prepare, table
+from tools import needs
 
+pytestmark = needs("nginx", "openssl")
 # What the server itself does not withstand yet, behind whatever nginx. Nothing may be added here.
 AWAITED = {"huge_keys", "long_digits", "exports", "bulks", "large_feeds", "new_pages"}
 ROUNDS, SECONDS = 4, 12         # the times of one round have to do: the machine may be busy with

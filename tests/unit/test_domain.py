@@ -268,11 +268,11 @@ def test_text_that_is_no_temperature(text):
 
 @given(st.integers(1, 120), st.lists(st.floats(0, 30) | st.just(0.0), max_size=300))
 def test_bucket_never_grants_more_than_its_burst_and_its_rate(per_minute, pauses):
-    tokens, now, granted = per_minute, 0.0, []
+    bucket, now, granted = None, 0.0, []
     for pause in pauses:
         now += pause
-        tokens, wait = iotserver.take_token(tokens, pause, per_minute)
-        assert 0 <= tokens <= per_minute
+        bucket, wait = iotserver.take_tokens(bucket, now, per_minute, per_minute)
+        assert 0 <= bucket[0] <= per_minute
         assert 0 <= wait <= 60 / per_minute + 1e-6
         if not wait:
             granted.append(now)
@@ -283,19 +283,30 @@ def test_bucket_never_grants_more_than_its_burst_and_its_rate(per_minute, pauses
 
 @given(st.integers(1, 10_000), st.floats(0, 0.999))
 def test_bucket_grants_after_the_wait_that_it_names(per_minute, tokens):
-    left, wait = iotserver.take_token(tokens, 0, per_minute)
+    left, wait = iotserver.take_tokens((tokens, 0.0), 0, per_minute, per_minute)
     assume(wait > 0)
-    assert iotserver.take_token(left, wait + 1e-6, per_minute)[1] == 0
-    assert iotserver.take_token(left, wait * 0.9, per_minute)[1] > 0
+    assert iotserver.take_tokens(left, wait + 1e-6, per_minute, per_minute)[1] == 0
+    assert iotserver.take_tokens(left, wait * 0.9, per_minute, per_minute)[1] > 0
 
 
 @given(st.integers(1, 100))
 def test_bucket_gives_its_burst_then_its_steady_rate(per_minute):
-    tokens = per_minute
+    bucket, now = None, 0.0
     for pause in [0] * per_minute + [60 / per_minute + 1e-9] * 100:
-        tokens, wait = iotserver.take_token(tokens, pause, per_minute)
+        now += pause
+        bucket, wait = iotserver.take_tokens(bucket, now, per_minute, per_minute)
         assert wait == 0
-    assert iotserver.take_token(tokens, 0, per_minute)[1] > 0
+    assert iotserver.take_tokens(bucket, now, per_minute, per_minute)[1] > 0
+
+
+@given(st.integers(1, 100), st.integers(1, 50), st.integers(1, 500))
+def test_what_costs_much_waits_for_so_many_tokens_and_never_for_ever(rate, burst, cost):
+    left, wait = iotserver.take_tokens(None, 0.0, rate, burst, cost)
+    assert wait == 0, "a full bucket is enough for anything"
+    left, wait = iotserver.take_tokens(left, 0.0, rate, burst, cost)
+    assert wait == pytest.approx(max(0, 2 * min(cost, burst) - burst) * 60 / rate)
+    if wait:
+        assert iotserver.take_tokens(left, wait + 1e-6, rate, burst, cost)[1] == 0
 
 
 # -- charts ---------------------------------------------------------------------------------------
