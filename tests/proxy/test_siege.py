@@ -7,7 +7,7 @@ from tools import needs
 
 pytestmark = needs("nginx", "openssl")
 # What the server itself does not withstand yet, behind whatever nginx. Nothing may be added here.
-AWAITED = {"huge_keys", "long_digits", "exports", "bulks", "large_feeds", "new_pages"}
+AWAITED = {"exports", "large_feeds", "new_pages"}
 ROUNDS, SECONDS = 4, 12         # the times of one round have to do: the machine may be busy with
 SHARE, PATIENCE = 0.95, 3       # others in the other ones; tests/siege knows no such patience
 
