@@ -78,6 +78,9 @@ def test_the_requests_of_the_readme_are_the_routes_of_the_program():
 
 
 LIMITS = {                      # what the section on HTTP says, and the number behind it
+    "bursts of N, and {} readings for each": iot.READINGS_PER_UPDATE,
+    "bursts of {}; 30 bytes": iot.MIN_BURST,
+    "{} bytes of a text count as one": iot.TEXT_UNIT,
     "up to {} readings of one station": iot.MAX_BULK,
     "0 to {} (30 days)": iot.MAX_AGE,
     "a decimal number of at most {} characters": iot.MAX_NUMBER,
@@ -96,14 +99,15 @@ LIMITS = {                      # what the section on HTTP says, and the number 
     "missed (up to {} events)": iot.MAX_EVENTS,
     "`points` | 1 to {};": iot.MAX_POINTS,
     "{} when left out": iot.DEFAULT_POINTS,
-    "or {} wrong keys in 15 minutes": iot.MAX_GUESSES,
-    "wrong keys in {} minutes": iot.GUESS_WINDOW // 60,
+    "or {} wrong keys or passwords in 15 minutes": iot.MAX_GUESSES,
+    "passwords in {} minutes": iot.GUESS_WINDOW // 60,
 }
 
 
 @pytest.mark.parametrize("words", LIMITS)
 def test_limits_in_the_readme_are_those_of_the_program(words):
-    assert words.format(f"{LIMITS[words]:,}") in " ".join(section("HTTP").split())
+    said = " ".join((section("Flags") + section("HTTP")).split())
+    assert words.format(f"{LIMITS[words]:,}") in said
 
 
 def test_the_map_has_the_sections_of_the_file():
