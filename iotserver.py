@@ -4,14 +4,16 @@
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
 what it is inside and outside and whether to open the windows.
 
+MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
+the firmware of the stations and the guide are in the repository that it comes from: iotserver.
+
 Architecture
-    One event loop, one thread, one connection that writes. asyncio owns the sockets. A strict
-    subclass of http.server's handler turns the bytes of one request into one answer and needs
-    no socket for that. All updates that arrive in one turn of the loop become one transaction
-    (group commit), and no byte of an answer leaves before its readings are on the disk. Every
-    question is asked on a second, read-only connection, so it sees only what is committed.
-    What takes long is done in steps, one request at a time, and turns come in between.
-    No locks, because nothing is shared.
+    One event loop, one thread, one connection that writes. asyncio owns the sockets. The bytes of
+    a request become a Request, a route makes an Answer of it, and that becomes bytes: values and
+    pure functions. All updates that arrive in one turn of the loop become one transaction (group
+    commit), and no byte of their answers leaves before they are on the disk. Every question is
+    asked on a second, read-only connection, so it sees only what is committed. What takes long is
+    done in steps, and turns come in between. No locks, because nothing is shared.
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -23,6 +25,10 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+
+    parse makes a value of text and raises, find looks up and may find None, read asks a file or
+    the database, take removes and hands over, say makes words of a value, render makes markup or
+    bytes, admit and refuse decide, is and has are true or false.
 
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
@@ -79,7 +85,7 @@ import time
 import traceback
 import urllib.parse
 import zoneinfo
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
@@ -630,43 +636,77 @@ OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at onc
 CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
 CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
 DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
+URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
 # Comfortable until so much above the limit: measured on a house from April to October, a band of
 # 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
 COMFORT_MARGIN = 2.5
+SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now on, 20 min are lost
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
-SILENT_AT_LEAST = 5 * MINUTE
+SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
 VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
 
-class Verdict(NamedTuple):
-    """The answer for one inside station."""
-    state: str                  # open, close, comfortable, unknown
-    difference: float | None    # inside minus outside, °C
-    since: int | None           # when this state began
-    expires: int | None         # from then on it is unknown, unless readings come
-    silent: str | None          # for unknown: inside or outside
-
-
-def usual_interval(times: list[int]) -> int:
+def usual_interval(times: Iterable[int]) -> int:
     """The median distance in ms of the readings at these times; a minute where there is none."""
-    distances = sorted(b - a for a, b in itertools.pairwise(sorted(times)[-20:]) if b > a)
+    distances = sorted(b - a for a, b in itertools.pairwise(times) if b > a)
     return distances[len(distances) // 2] if distances else MINUTE
 
 
-def silence_limit(times: list[int]) -> int:
-    """How long a station with readings at these times may be quiet before it counts as silent."""
-    return max(SILENT_AT_LEAST, SILENT_INTERVALS * usual_interval(times))
+def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
+    """How long a station may be quiet before it counts as silent, after one more of its pauses.
+
+    Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
+    in bursts or batches, with a long pause now and then, are no silence.
+    """
+    return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
 
 
-def silent_from(readings: list[tuple[int, float]]) -> int:
+def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
+    """The limit of a station with readings at these times, in order."""
+    limit = learned
+    for before, after in itertools.pairwise(times):
+        limit = learn_silence(limit, after - before, learned)
+    return limit
+
+
+def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> int:
     """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
-    return readings[-1][0] + silence_limit([ms for ms, _ in readings[-20:]]) if readings else 0
+    return (readings[-1][0] + silence_limit((ms for ms, _ in readings), learned)
+            if readings else 0)
 
 
-def wish(inside: float, outside: float, comfort: float, state: str | None,
-         before: str | None) -> str:
+class Course(NamedTuple):
+    """What a verdict remembers from reading to reading."""
+    at: int = 0                 # of the last reading that was taken in
+    state: str = ""             # none yet
+    since: int = 0
+    wanted: str = ""            # what the readings say, which becomes the state in time
+    wanted_since: int = 0
+
+
+START = Course()
+
+
+class Verdict(NamedTuple):
+    """The answer for one inside station. What readings say by themselves may wait in wanted."""
+    state: str                  # open, close, comfortable, unknown
+    difference: float | None    # inside minus outside, °C
+    since: int | None           # when this state began; of silence: the last reading
+    expires: int | None         # from then on it is unknown, unless readings come
+    silent: str | None          # for unknown: inside or outside
+    inside: float | None = None
+    outside: float | None = None
+    course: Course = START
+
+
+def believe(values: Sequence[float]) -> float:
+    """What most of a station's last three readings say: two have to agree."""
+    return sorted(values)[1] if len(values) == 3 else values[0]
+
+
+def wish(inside: float, outside: float, state: str, before: str, comfort: float) -> str:
     """What two temperatures alone would have us say, given the state and the wish before."""
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
@@ -675,39 +715,59 @@ def wish(inside: float, outside: float, comfort: float, state: str | None,
     return "open" if inside > outside else "close"
 
 
-def judge(inside: list[tuple[int, float]], outside: list[tuple[int, float]], now: int,
-          comfort: float) -> Verdict:
-    """The verdict at now, from readings (time, °C) in order of time. A replay gives the same.
+def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence[float],
+            comfort: float) -> Course:
+    """One instant further, with two temperatures each. A change needs a clear difference or
+    CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
+    _, state, since, before, wanted_since = course
+    wanted = wish(*newest, state, before, comfort)
+    if wanted != before:
+        wanted_since = ms
+    difference = believed[0] - believed[1]
+    is_clear = (wanted == "comfortable"
+                or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
+    is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
+    agreed = wish(*believed, state, wanted, comfort)
+    if not state or (agreed == wanted != state and (is_urgent or (
+            ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
+        state, since = agreed, ms
+    return Course(ms, state, since, wanted, wanted_since)
 
-    A change needs a clear difference or CONFIRM of a small one, and DWELL since the last change.
+
+def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
+          course: Course = START,
+          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
+    """The verdict at now, from readings in order of time.
+
+    course is that of the verdict before; without it all readings are replayed. learned are the
+    limits of silence that the pauses between updates have taught, of inside and outside.
     """
-    for silent, readings in (("outside", outside), ("inside", inside)):
-        if now > silent_from(readings):
-            return Verdict("unknown", None, readings[-1][0] if readings else None, None, silent)
-    last: list[tuple[int, float] | None] = [None, None]
-    limits = [SILENT_AT_LEAST, SILENT_AT_LEAST]     # of silence, learned from reading to reading
-    state = wanted = since = wanted_since = None
+    sides = (inside, outside)
+    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
+    times, limits = [0, 0], list(learned)
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            gap = ms - last[side][0] if last[side] else 0
-            if gap > limits[side]:
-                wanted = None               # what was seen before a silence confirms nothing
-            limits[side] = max(SILENT_AT_LEAST, min(SILENT_INTERVALS * gap, 2 * limits[side]))
-            last[side] = (ms, value)
-        if None in last or any(ms - at[0] > limit for at, limit in zip(last, limits, strict=True)):
-            wanted = None
+            pause = ms - times[side] if last[side] else 0
+            if pause > limits[side] and is_new:
+                course = course._replace(wanted="")     # seen before a silence: confirms nothing
+            limits[side] = learn_silence(limits[side], pause, learned[side])
+            times[side] = ms
+            last[side].append(value)
+        if not is_new or not all(last):
             continue
-        (_, t_in), (_, t_out) = last
-        if wanted != (wanted := wish(t_in, t_out, comfort, state, wanted)):
-            wanted_since = ms
-        is_clear = (wanted == "comfortable"
-                    or t_in - t_out >= OPEN_MARGIN or t_out - t_in >= CLOSE_MARGIN)
-        if wanted != state and (state is None or (
-                ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM))):
-            state, since = wanted, ms
-    expires = min(silent_from(inside), silent_from(outside))
-    return Verdict(state, inside[-1][1] - outside[-1][1], since, expires, None)
+        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+            course = course._replace(wanted="")
+        else:
+            course = advance(course, ms, [values[-1] for values in last],
+                             [believe(values) for values in last], comfort)
+    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
+    for i, silent in ((1, "outside"), (0, "inside")):
+        if now > ends[i]:
+            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
+    warm, cool = (believe(values) for values in last)
+    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
 def parse_media(accept: str) -> str:
@@ -1006,12 +1066,13 @@ class Reader:
 
     def latest(self, station: int | None = None) -> list[Latest]:
         """The newest reading of each series, of one station or of all."""
-        return [Latest(*row) for row in self.db.execute("""
+        which = "" if station is None else "WHERE s.station = ?"
+        return [Latest(*row) for row in self.db.execute(f"""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
                 SELECT time, entry FROM reading WHERE series = s.id
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            WHERE s.station = coalesce(?, s.station) ORDER BY s.station, s.field""", (station,))]
+            {which} ORDER BY s.station, s.field""", (station,) if which else ())]
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -1936,6 +1997,7 @@ section, figure {
 }
 h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
+h1 small { font-size: 1rem }
 h2 { margin: 0; font-size: 1rem; font-weight: 600 }
 p { margin: .25rem 0 0 }
 .verdict { color: #fff; padding: 1.25rem }
@@ -1947,7 +2009,7 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
-figcaption span { margin-right: .75rem }
+figcaption span { display: inline-block; margin-right: .75rem }
 figcaption :is(.inside, .outside)::before {
   content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
   border-top: 3px solid; vertical-align: middle;
@@ -1983,11 +2045,11 @@ path.band { fill: currentColor; stroke: none; opacity: .18 }
 input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
-table { border-collapse: collapse; width: 100%; font-size: .9rem }
-th, td { text-align: left; padding: .4rem .6rem .4rem 0; vertical-align: top }
+table { border-collapse: collapse; width: 100%; font-size: .85rem }
+th, td { text-align: left; padding: .4rem .5rem .4rem 0; vertical-align: top }
 tbody :is(th, td) { border-top: 1px solid var(--line) }
 thead th { white-space: nowrap }
-tbody th { min-width: 5.5rem }
+tbody th { min-width: 5rem }
 .scroll { overflow-x: auto }
 .scroll td { white-space: nowrap }
 .smalls:empty { display: none }
@@ -2124,19 +2186,24 @@ addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
-document.cookie = 'tz=' + zone + ';path=/;max-age=31536000;samesite=lax';
+for (const told of ['tz=' + zone, 'offset=' + -new Date().getTimezoneOffset()])
+  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
 
 WORKER = """
+async function keep(answer) {
+  const isPrivate = /no-store/.test(answer.headers.get('Cache-Control'));
+  if (isPrivate) await caches.delete('page');
+  else if (answer.ok) await (await caches.open('page')).put('/', answer);
+}
 addEventListener('install', event => event.waitUntil(
-  caches.open('page').then(cache => cache.add('/')).then(() => skipWaiting())));
+  fetch('/').then(keep).catch(() => 0).then(() => skipWaiting())));
 addEventListener('activate', event => event.waitUntil(clients.claim()));
 addEventListener('fetch', event => {
   if (new URL(event.request.url).pathname !== '/') return;
   event.respondWith(fetch(event.request).then(answer => {
-    const copy = answer.clone();
-    if (answer.ok) caches.open('page').then(cache => cache.put('/', copy));
+    event.waitUntil(keep(answer.clone()));
     return answer;
   }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
     'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
@@ -2176,7 +2243,7 @@ REASONS = (     # the answer, from how many °C cooler outside, why; the first t
     ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
     ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
     ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: open windows warm it up."),
+    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
 )
 NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
@@ -2205,7 +2272,7 @@ $body</main>$script</body></html>
 OVERVIEW = string.Template("""$card<div class=now>$now</div>
 $figure<div class=smalls>$smalls</div>
 $stations""")
-VERDICT = string.Template("<section class='verdict $state'><h1><b>$headline</b> $reason</h1>"
+VERDICT = string.Template("<section class='verdict $state'><h1>$room<b>$headline</b> $reason</h1>"
                           "$more</section>\n")
 NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
 </small></p><p>$trend$ago</p></section>
@@ -2305,11 +2372,11 @@ class Place(NamedTuple):
 class StationRow(NamedTuple):
     """A row of the table of stations."""
     name: str
-    role: str | None
     heard: int | None
     interval: int | None
     entries: int
     is_silent: bool
+    is_stale: bool              # for so long that it is folded away
 
 
 class Overview(NamedTuple):
@@ -2326,12 +2393,6 @@ class Overview(NamedTuple):
     now: int
     db: str
 
-    @property
-    def expires(self) -> int:
-        """When a verdict turns unknown, unless readings come."""
-        return min((place.verdict.expires for place in self.places
-                    if place.verdict and place.verdict.expires), default=LATEST_TIME)
-
 
 @remember
 def choose_unit(setting: str, languages: str) -> str:
@@ -2344,9 +2405,12 @@ def choose_unit(setting: str, languages: str) -> str:
 
 @remember
 def choose_zone(cookie: str) -> tzinfo:
-    """The time zone that the page's script has left in a cookie; else UTC."""
-    match = re.search(r"(?:^|;\s*)tz=([^;\s]+)", cookie)
-    return find_zone(match[1]) if match else timezone.utc
+    """The time zone that the page's script has left in cookies: its name, else its offset."""
+    told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
+    zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
+    if zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset):
+        return timezone(timedelta(minutes=int(offset)))
+    return zone
 
 
 def find_zone(name: str) -> tzinfo:
@@ -2389,6 +2453,12 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
     """The inside stations with their verdicts, the most urgent first."""
     rooms = [(place, place.verdict) for place in places if place.verdict]
     return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def find_expiry(places: list[Place]) -> int:
+    """When a verdict turns unknown, unless readings come."""
+    return min((place.verdict.expires for place in places
+                if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
 def say_rooms(places: list[Place], now: int, unit: str) -> str:
@@ -2444,10 +2514,23 @@ def say_time(ms: int, zone: tzinfo, form: str) -> str:
 WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
 LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
 LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+BESIDE = 6                      # points on each side that tell how far apart points are there
 FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
 TICKS = (                       # for charts of up to so many hours: hours between marks, text
     (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
     (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
+
+
+class Chart(NamedTuple):
+    """Lines over time. The axis of values reaches as far as bounds, if they do not."""
+    lines: list[Line]
+    unit: str
+    start: int
+    end: int
+    zone: tzinfo
+    height: int = HEIGHT
+    shaded: Iterable[tuple[int, int]] = ()
+    bounds: Iterable[float] = ()
 
 
 class Frame(NamedTuple):
@@ -2505,7 +2588,8 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
         if distance > SILENT_AT_LEAST and distance > max(
-                silence_limit(times[max(first, i - 20):i]), silence_limit(times[i:i + 20])):
+                silence_limit(times[max(first, i - BESIDE):i]),
+                silence_limit(times[i:i + BESIDE])):
             yield points[first:i]
             first = i
     if points:
@@ -2536,14 +2620,13 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
     return spans
 
 
-def leave_out(points: list[Point], start: int, end: int) -> list[Point]:
+def leave_out(points: list[Point]) -> list[Point]:
     """What is drawn: not what lies so far off that all the rest would be one flat line."""
-    points = [p for p in points if start <= p.time <= end
-              and max(-p.minimum, p.maximum) <= LARGEST_DRAWN]
+    points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
     if not points:
         return []
     means = sorted(p.mean for p in points)
-    middle, tail = means[len(means) // 2], len(means) // 20
+    middle, tail = means[len(means) // 2], min(len(means) // 20 + 1, (len(means) - 1) // 2)
     limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
     return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
 
@@ -2559,30 +2642,41 @@ def render_curve(line: Line, frame: Frame) -> str:
     return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
 
 
-def render_chart(lines: list[Line], unit: str, start: int, end: int, zone: tzinfo, height: int,
-                 shaded: Iterable[tuple[int, int]] = (), bounds: Iterable[float] = ()) -> str:
-    """Lines over time as SVG; the axis of values reaches as far as bounds, if not farther."""
-    kept = [line._replace(points=leave_out(line.points, start, end)) for line in lines]
-    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, bound)) for bound in bounds),
+def draw_chart(chart: Chart) -> str:
+    lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
+             for line in chart.lines]
+    kept = [line._replace(points=leave_out(line.points)) for line in lines]
+    far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
+    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in chart.bounds),
                          *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
-                         ], 3 if height == SMALL_HEIGHT else 5)
-    frame = Frame(start, end, marks[0], marks[-1], height - TOP - BOTTOM)
+                         ], 3 if chart.height == SMALL_HEIGHT else 5)
+    frame = Frame(chart.start, chart.end, marks[0], marks[-1], chart.height - TOP - BOTTOM)
     shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
-              f"height={frame.height} />" for a, b in shaded]
+              f"height={frame.height} />" for a, b in chart.shaded]
     shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
-    shapes += [f"<text x={frame.x(ms):g} y={height - 4} text-anchor=middle>{text}</text>"
-               for ms, text in time_ticks(start, end, zone)]
+    shapes += [f"<text x={frame.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
+               for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
     shapes += [render_curve(line, frame) for line in kept]
-    if far := [p for line, drawn in zip(lines, kept, strict=True) for p in line.points
-               if start <= p.time <= end and p not in drawn.points]:
-        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>not drawn: {len(far)}"
-                      f" far off, like {max(far[0].maximum, -far[0].minimum):.2g}</text>")
-    label = ", ".join(say_line(line, unit) for line in kept) or "no readings yet"
+    said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
+    if far:
+        farthest = max(max(p.maximum, -p.minimum) for p in far)
+        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
+        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
+        said += f"; {note}"
     return CHART.substitute(
-        frame._asdict(), width=WIDTH, total=height, left=LEFT, inner=WIDTH - LEFT - RIGHT, top=TOP,
-        label=escape(label), unit=escape(unit), shapes="".join(shapes))
+        frame._asdict(), width=WIDTH, total=chart.height, left=LEFT, inner=WIDTH - LEFT - RIGHT,
+        top=TOP, label=escape(said), unit=escape(chart.unit), shapes="".join(shapes))
+
+
+def render_chart(chart: Chart) -> str:
+    """A chart as SVG; one that cannot be drawn takes no page with it."""
+    try:
+        return draw_chart(chart)
+    except (ArithmeticError, ValueError) as error:
+        log(f"a chart could not be drawn: {error!r}")
+        return "<p>This chart could not be drawn.</p>"
 
 
 # -- the page -------------------------------------------------------------------------------------
@@ -2618,8 +2712,8 @@ def render_figure(overview: Overview, view: View) -> str:
                    for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
     return FIGURE.substitute(
         links=links, legend=LEGEND.substitute(names=names),
-        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(
-            shown, f"°{view.unit}", overview.start, overview.now, view.zone, HEIGHT, spans))
+        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(Chart(
+            shown, f"°{view.unit}", overview.start, overview.now, view.zone, shaded=spans)))
 
 
 def render_now(place: Place, view: View, now: int) -> str:
@@ -2643,37 +2737,34 @@ def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     if not said:
         headline, reason = NO_ROOM
         return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  more=""), headline.rstrip(":"), ""
+                                  room="", more=""), headline.rstrip(":"), ""
     (first, state, headline, reason), *others = said
-    if others:
-        reason += f" This is {first.name}."
     more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
     if len(rooms) > len(said):
         more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more),
+    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
+                               room=f"<small>{escape(first.name)}</small> " if others else ""),
             headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
     """The table of stations; what is not of today's use is folded away."""
-    rows = [(row, STATION.substitute(
+    rows = [STATION.substitute(
         name=escape(row.name), entries=f"{row.entries:,}",
         heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
         interval=format_ago(row.interval) if row.interval else "–",
-        state="new" if not row.heard else "silent" if row.is_silent else "ok"))
-        for row in overview.stations]
-    shown = [text for row, text in rows if row.role
-             or overview.now - (row.heard or overview.now) < STALE][:MAX_ROWS]
-    folded = [text for _, text in rows if text not in shown]
+        state="new" if not row.heard else "silent" if row.is_silent else "ok")
+        for row in sorted(overview.stations, key=lambda row: row.is_stale)]
+    shown = min(MAX_ROWS, sum(not row.is_stale for row in overview.stations))
     left = overview.total - len(rows)
     history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
                if overview.since else "")
     return STATIONS.substitute(
-        rows="".join(shown), history=history, size=format_bytes(overview.size),
-        folded=folded and FOLDED.substitute(
-            count=len(folded) + left, rows="".join(folded),
+        rows="".join(rows[:shown]), history=history, size=format_bytes(overview.size),
+        folded="" if shown == overview.total else FOLDED.substitute(
+            count=overview.total - shown, rows="".join(rows[shown:]),
             more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
 
 
@@ -2695,14 +2786,15 @@ def render_overview(overview: Overview, view: View) -> bytes:
         return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
     card, headline, states = render_verdicts(overview, view)
     smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
-        [line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT))
+        Chart([line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT)))
         for line in overview.others)
     return render_page(
         headline, OVERVIEW.substitute(
             card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
             figure=render_figure(overview, view), smalls=smalls,
             stations=render_stations(overview, view)),
-        f' data-now={overview.now} data-expires={overview.expires} data-state="{states}"',
+        f' data-now={overview.now} data-state="{states}"'
+        f" data-expires={find_expiry(overview.places)}",
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
@@ -2760,16 +2852,16 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
         for place in shown if place.series is not None]
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
     listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
-    small = ((s, series) for s, fields in listed for series in fields
-             if not (s.role and series.field == 1))
+    entries = reader.entries()
+    rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
+    small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
+             for series in fields if not (row.is_stale or (s.role and series.field == 1)))
     others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
                    read_points(reader, series.series, start, now, SMALL_POINTS))
               for s, series in itertools.islice(small, SMALL_CHARTS)]
-    entries = reader.entries()
-    return Overview(
-        places, shown, lines, others,
-        [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed],
-        len(stations), reader.first_hour(), reader.weight(), start, now, str(reader.path))
+    return Overview(places, shown, lines, [line for line in others if line.points], rows,
+                    len(stations), reader.first_hour(), reader.weight(), start, now,
+                    str(reader.path))
 
 
 def choose_places(places: list[Place]) -> list[Place]:
@@ -2793,8 +2885,9 @@ def read_row(reader: Reader, station: Station, fields: list[Latest], entries: in
     last = newest and (times[-1] if times else reader.last_time(newest.series, now))
     heard = max(station.heard or 0, last or 0) or None
     return StationRow(
-        station.name, station.role, heard, usual_interval(times) if len(times) > 1 else None,
-        entries, heard is None or now - heard > silence_limit(times))
+        station.name, heard, usual_interval(times) if len(times) > 1 else None, entries,
+        is_silent=heard is None or now - heard > silence_limit(times),
+        is_stale=not station.role and now - (heard or station.created) > STALE)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2824,9 +2917,9 @@ class Request(NamedTuple):
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
     fault: Refused | None = None
-    update: Update | None = None                # what path says, if that has been parsed already
     body: bytes = b""
     is_lan: bool = False                        # came to a private address
+    update: Update | None = None                # what path says, if that has been parsed already
 
 
 class Answer(NamedTuple):
@@ -3363,7 +3456,7 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def to_number(value: Any) -> float | None:
+def to_number(value: Value | None) -> float | None:
     """A value to reckon with; a text may be one with a decimal comma, others are none."""
     if isinstance(value, str):
         return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
@@ -3403,7 +3496,7 @@ def find_entries(server: "Server", station: Station, fields: Iterable[int], want
         entries[:0] = page
         if len(page) < limit:
             break
-        before = page[0][:2]
+        before = page[0].time, page[0].number or 0
         yield
     return entries
 
@@ -3626,9 +3719,10 @@ CHART_STYLE = string.Template(
 def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     """The corners of a line of columns (also bar), or of steps; of any other the points."""
     if shape in {"column", "bar"}:
-        return [Point(p.time, *[value] * 3) for p in points for value in (base, p.mean, base)]
+        return [Point(p.time, value, value, value)
+                for p in points for value in (base, p.mean, base)]
     if shape == "step":
-        return points[:1] + [Point(after.time, *[value] * 3)
+        return points[:1] + [Point(after.time, value, value, value)
                              for before, after in itertools.pairwise(points)
                              for value in (before.mean, after.mean)]
     return points
@@ -3655,8 +3749,8 @@ def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix
               if (bound := find_number(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
     label = text("yaxis", find_labels(server, station).get(number, field))
-    chart = render_chart([Line(label, "line", shape_line(points, text("type"), base))], "", start,
-                         end, wanted.zone, HEIGHT, bounds=bounds)
+    chart = render_chart(Chart([Line(label, "line", shape_line(points, text("type"), base))], "",
+                               start, end, wanted.zone, bounds=bounds))
     title = text("title", station.name)
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
@@ -3996,7 +4090,7 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str | None, bytes, bytes], tuple[tuple[Any, ...], Update]] = {}
+        self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
 
     def find(self, peer: str | None, data: bytes) -> Request | None:
         """The request that data is, if it is known; the strict parser would say the same."""
@@ -4013,7 +4107,7 @@ class Known:
                               seq)
         except (ValueError, Refused):
             return None                         # the strict parser says what is wrong with it
-        return Request(*request, Update(mac, key, reading))
+        return Request._make((*request[:-1], Update(mac, key, reading)))
 
     def learn(self, request: Request, update: Update) -> None:
         """Keep what stands around the values of an update that was admitted."""
@@ -4021,7 +4115,7 @@ class Known:
         values, _, behind = rest.partition(b" ")
         if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
             return
-        self.table[request.peer, before, behind] = tuple(request[:-3]), update
+        self.table[request.peer, before, behind] = request._replace(head=b""), update
         if len(self.table) > MAX_KNOWN:
             del self.table[next(iter(self.table))]
 
@@ -4135,15 +4229,12 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
 
 # -- connections ----------------------------------------------------------------------------------
 
-FOLLOWS = {                     # what may follow what; connections begin idle
-    "idle": {"idle", "head", "body", "wait", "work", "stream", "listen", "linger"},
-    "head": {"head", "idle", "body", "wait", "work", "stream", "listen", "linger"},
-    "body": {"body", "idle", "head", "wait", "work", "stream", "listen", "linger"},
-    "wait": {"wait", "idle", "head", "body", "work", "stream", "listen", "linger"},
-    "work": {"wait", "idle", "head", "body", "stream", "linger"},
-    "stream": {"stream", "wait", "idle", "linger"},
-    "listen": set[str](),       # the last ones: only the end follows
-    "linger": set[str](),
+READY = {"idle", "head", "body"}    # for a request: none of it has come, a part, all but its body
+FOLLOWS = {                     # what may follow what; a connection begins idle
+    **dict.fromkeys((*READY, "wait"), {*READY, "wait", "work", "stream", "listen", "linger"}),
+    "work": {*READY, "wait", "stream", "linger"},
+    "stream": {"stream", "idle", "wait", "linger"},
+    **dict.fromkeys(("listen", "linger"), set[str]()),      # only the end follows
 }
 
 
@@ -4202,7 +4293,7 @@ class Connection(asyncio.Protocol):
         if self.is_closing:
             return
         self.buffer += data
-        if self.state in {"idle", "head", "body"}:
+        if self.state in READY:
             self.take_requests()
         elif len(self.buffer) > MAX_BUFFER:
             self.mind_reading()
@@ -4376,7 +4467,7 @@ class Connection(asyncio.Protocol):
         self.mind_reading()
         if self.stream:
             self.server.steps.add(self)
-        elif self.buffer and self.state in {"idle", "head", "body"}:
+        elif self.buffer and self.state in READY:
             self.take_requests()
 
     # -- time -------------------------------------------------------------------------------------
@@ -4597,8 +4688,7 @@ class Board:
         now = self.now()
         if self.is_stale or now >= self.expires:
             self.current = find_places(self.reader, now, self.settings.comfort)
-            self.expires = min((place.verdict.expires for place in self.current
-                                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+            self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
         return self.current
@@ -4622,20 +4712,19 @@ class Board:
         if len(self.pages) >= MAX_PAGES:
             del self.pages[next(iter(self.pages))]
         self.pages[view] = page = Page(body, tag, (
-            *PAGE_HEADERS, ("ETag", tag),
-            ("Cache-Control", "no-store" if self.settings.private else "no-cache"),
-            ("Vary", "Accept-Language, Cookie")))
+            *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
+            ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
     def news(self) -> list[dict[str, Any]] | None:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        places = [place for place in self.places() if place.verdict]
-        if [place.verdict.state for place in places] == [v["state"] for v in self.told]:
+        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
             return None
         self.told = [{
-            "station": place.name, "state": place.verdict.state, "since": place.verdict.since,
-            "difference": place.verdict.difference and round(place.verdict.difference, 2),
-        } for place in places]
+            "station": name, "state": verdict.state, "since": verdict.since,
+            "difference": verdict.difference and round(verdict.difference, 2),
+        } for name, verdict in verdicts]
         return self.told
 
 
@@ -4698,6 +4787,7 @@ class Server:
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
         self.where = ""                         # its address, for people
+        self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
         self.reported = ("", 0.0)               # the last error of the loop, until when
 
@@ -5282,14 +5372,9 @@ def inherited_sockets() -> list[socket.socket]:
     return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
 
 
-def twin(channel) -> socket.socket:
-    """A socket of asyncio's, with all that a socket can do."""
-    return socket.socket(fileno=os.dup(channel.fileno()))
-
-
-async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
+async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     """Open the listening sockets; they and what to call them."""
-    def factory():
+    def factory() -> Connection:
         return Connection(server)
     if inherited := inherited_sockets():
         listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
@@ -5301,23 +5386,23 @@ async def listen(server: Server) -> tuple[list[asyncio.AbstractServer], str]:
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
-        with twin(channel) as real:     # for asyncio both numbers are one
+        with channel.dup() as real:     # for asyncio both numbers are one
             real.listen(BACKLOG)
     return listeners, where
 
 
-async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.AbstractServer:
+async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.Server:
     """Host and port of the settings. Raises StoreError."""
     host, port = server.settings.host, server.settings.port
     try:
         return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
     except OSError as error:
         hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
 
 
-async def listen_control(server: Server) -> list[asyncio.AbstractServer]:
+async def listen_control(server: Server) -> list[asyncio.Server]:
     """The control socket beside the database, for its owner only."""
     if not hasattr(socket, "AF_UNIX"):
         return []
@@ -5367,34 +5452,37 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
         catch_signal(server.loop, number, stopped.set)
     announce(server)
     notify("READY=1")
-    jobs = asyncio.create_task(run_jobs(server, jobs))
+    work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((jobs, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for control in (*controls, *(control.transport for control in server.controls)):
-        control.close()
+    for listener in controls:
+        listener.close()
+    for control in tuple(server.controls):
+        control.transport.close()
     await wind_down(server, listeners)
-    jobs.cancel()
+    work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await jobs
+        await work
 
 
-def catch_signal(loop: asyncio.AbstractEventLoop, number: int, callback: Callable) -> None:
+def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
+                 callback: Callable[[], object]) -> None:
     try:
         loop.add_signal_handler(number, callback)
     except NotImplementedError:                 # Windows
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.AbstractServer) -> Iterator[socket.socket]:
+def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
     """Connections that the kernel has accepted, and that closing the listener would reset."""
     for channel in listener.sockets:
-        with contextlib.suppress(OSError), twin(channel) as real:   # no more, or no files left
+        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
             while True:
                 yield real.accept()[0]
 
 
-async def wind_down(server: Server, listeners: list[asyncio.AbstractServer]) -> None:
+async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-pytest.register_assert_rewrite("harness", "injection", "tools")
+pytest.register_assert_rewrite("harness", "house", "injection", "tools")
 
 from harness import (  # noqa: E402
     database,

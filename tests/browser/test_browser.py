@@ -537,3 +537,44 @@ def test_last_known_values_without_network(house, visit):
     assert re.search(r"from \w{3},? ?\d+:\d\d", headline(page).inner_text())
     picture(page, "opened-offline")
     assert iotserver.WORKER
+
+
+def test_a_private_page_is_kept_nowhere(database, tmp_path, start, visit):
+    """What was kept before the server became private goes, too."""
+    (tmp_path / "password").write_text(iotserver.hash_password("correct horse", bytes(16)))
+    house = start("--private", "password")
+    house.send_both(28, 24)
+    page = visit(house.address, service_workers="allow",
+                 http_credentials={"username": "", "password": "correct horse"})
+    page.evaluate("""async () => {
+        await navigator.serviceWorker.ready;
+        await (await caches.open('page')).put('/', new Response('old'));
+    }""")
+    page.reload()                           # through the worker
+    expect(headline(page)).to_have_text(OPEN)
+    page.wait_for_function("async () => !await caches.match('/')")
+    house.send(OUTSIDE, 23.5)
+    expect(page.locator(".big").nth(1)).to_contain_text("74.3")
+    assert page.evaluate("caches.match('/').then(kept => !kept)")
+
+
+def test_a_late_answer_does_not_undo_offline(house, visit):
+    """A look that was under way when the connection went says nothing any more."""
+    page = visit(house.address, allowed="ERR_INTERNET_DISCONNECTED|ERR_FAILED|Failed to load")
+    expect(headline(page)).to_have_text(OPEN)
+    page.wait_for_timeout(500)              # the look that follows hello is over
+    page.evaluate("""() => {
+        const ask = window.fetch;
+        window.fetch = async (...what) => {
+            const answer = await ask(...what);
+            await new Promise(resolve => { window.letGo = resolve; });
+            return answer;
+        };
+    }""")
+    house.send(OUTSIDE, 23)
+    page.wait_for_function("() => window.letGo")
+    page.evaluate("dispatchEvent(new Event('offline'))")
+    expect(headline(page)).to_have_text(NO_CONNECTION)
+    page.evaluate("letGo()")
+    page.wait_for_timeout(200)
+    expect(headline(page)).to_have_text(NO_CONNECTION)

@@ -2,8 +2,6 @@
 import base64
 import contextlib
 import hashlib
-import html.parser
-import itertools
 import json
 import math
 import re
@@ -19,108 +17,19 @@ from harness import (
     NOON,
     OUTSIDE,
     SCRIPT,
-    InProcess,
     bulk,
     memory,
     read_until,
     receive,
     request,
 )
+from house import HALF_HOUR, Page
 
 import iotserver as iot
 from iotserver import DAY, MINUTE
 
 HOSTILE = ["<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "a & b &lt; c",
            "' onclick='alert(1)", "$name ${body} $$", "</svg></main>", "&quot;", "ü 🌡️ \u202e"]
-HALF_HOUR = range(-30, 1)
-
-
-class House(InProcess):
-    """A server in this process with the stations that are wanted: (name, role) each."""
-
-    def __init__(self, path, *stations, **flags):
-        super().__init__(path, **flags)
-        for name, role in stations:
-            self.writer.add_station(name, f"mac-{len(self.writer.by_mac)}", role, None, NOON)
-
-    def store(self, name, minutes, values, field=1):
-        """Readings of a station so many minutes from now; one value serves all."""
-        now = round(self.time * 1000)
-        mac = next(s.mac for s in self.reader.stations() if s.name == name)
-        values = itertools.repeat(values) if isinstance(values, (int, float)) else values
-        self.writer.import_rows([(now + round(minute * MINUTE), name, mac, field, value, None)
-                                 for minute, value in zip(minutes, values, strict=False)], now)
-        self.server.board.is_stale = True
-
-    def page(self, path="/", **headers):
-        response = self.get(path, **headers)
-        assert response.status == 200, response
-        return Page(response.text)
-
-
-@pytest.fixture
-def house(tmp_path):
-    """Makes House servers: house(("inside", "inside"), units="F")."""
-    with contextlib.ExitStack() as stack:
-        def make(*stations, file="house.db", **more):
-            return stack.enter_context(contextlib.closing(
-                House(tmp_path / file, *stations, **more)))
-        yield make
-
-
-@pytest.fixture
-def home(house):
-    """An inside station at 28 °C and an outside one at 24 °C, for half an hour."""
-    home = house(("inside", "inside"), ("outside", "outside"))
-    home.store("inside", HALF_HOUR, 28)
-    home.store("outside", HALF_HOUR, 24)
-    return home
-
-
-class Page(html.parser.HTMLParser):
-    """A page taken apart: tags with their attributes, and the text of each element."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.source, self.tags, self.texts, self.open = text, [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        assert len(dict(attributes)) == len(attributes), (tag, attributes)
-        self.tags.append((tag, dict(attributes)))
-        self.texts.append("")
-        if tag not in {"b", "small", "span", "time", "text"}:
-            self.handle_data(" ")
-        self.open.append(len(self.tags) - 1)
-
-    def handle_endtag(self, tag):
-        while self.open and self.tags[self.open.pop()][0] != tag:
-            pass
-
-    def handle_data(self, data):
-        for i in self.open:
-            self.texts[i] += data
-
-    def all(self, tag, **wanted):
-        """(attributes, text) of the elements of this tag with these attributes; class_="x"."""
-        return [(attributes, " ".join(text.split())) for (name, attributes), text
-                in zip(self.tags, self.texts, strict=True) if name == tag and all(
-                    value in attributes.get(key.rstrip("_"), "").split()
-                    for key, value in wanted.items())]
-
-    def one(self, tag, **wanted):
-        (_, text), = self.all(tag, **wanted)
-        return text
-
-    @property
-    def verdict(self):
-        return self.all("h1")[0][1]
-
-    @property
-    def text(self):
-        """What a reader sees."""
-        return self.one("main")
 
 
 # -- what it says ---------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ try:
 except OSError:
     HAS_IPV6 = False
 
-# What Debian's nginx.conf says around a site.
-MAIN = """daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 768; }}
+# What Debian's nginx.conf says around a site, once install.sh has raised the connections.
+MAIN = """daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_rlimit_nofile 8704;
+events {{ worker_connections 8192; }}
 http {{ sendfile on; tcp_nopush on; gzip on; default_type application/octet-stream;
 access_log {folder}/access.log; ssl_protocols TLSv1 TLSv1.1 TLSv1.2 TLSv1.3;
 client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -35,10 +35,14 @@ fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_pa
 def certificate(tmp_path_factory):
     """A folder with the two files that certbot makes."""
     folder = tmp_path_factory.mktemp("certificate")
+    make_certificate(folder)
+    return folder
+
+
+def make_certificate(folder):
     subprocess.run([need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
                     "-subj", "/CN=weather.example.org", "-keyout", folder / "privkey.pem",
                     "-out", folder / "fullchain.pem"], check=True, capture_output=True)
-    return folder
 
 
 def free_port():
@@ -103,8 +107,8 @@ def flood(door, paths):
 class Droplet:
     """nginx and the server, in a folder that both may enter; the database is in one of its own."""
 
-    def __init__(self, folder, home, certificate, flags, edits):
-        self.folder, self.home, self.flags = folder, home, flags
+    def __init__(self, folder, home, certificate, flags, edits=(), script=SCRIPT):
+        self.folder, self.home, self.flags, self.script = folder, home, flags, script
         (folder / "www/.well-known/acme-challenge").mkdir(parents=True)
         self.listen()
         self.start()
@@ -125,7 +129,7 @@ class Droplet:
     def start(self):
         fd = self.listener.fileno()
         self.server = Live(self.home, *self.flags, pass_fds=[fd],
-                           command=("-c", ACTIVATE, str(fd), SCRIPT))
+                           command=("-c", ACTIVATE, str(fd), self.script))
         assert "inherited" in self.server.line
 
     def end_server(self):

@@ -1,0 +1,239 @@
+"""Several rooms, cold rooms, many stations, wrong clocks and numbers, and what the page says."""
+import re
+import time
+
+import pytest
+from house import HALF_HOUR
+
+import iotserver as iot
+from iotserver import DAY, HOUR, MINUTE
+
+ROOMS = (("attic", "inside"), ("garden", "outside"), ("bath", "inside"), ("cellar", "inside"))
+
+
+@pytest.fixture
+def rooms(house):
+    """The attic is to be opened, the bath is silent, the cellar comfortable."""
+    rooms = house(*ROOMS)
+    for name, value in {"cellar": 20, "attic": 31, "garden": 26}.items():
+        rooms.store(name, HALF_HOUR, value)
+    return rooms
+
+
+def places(house):
+    now = round(house.time * 1000)
+    return iot.find_places(house.reader, now, 22), now
+
+
+# -- rooms ----------------------------------------------------------------------------------------
+
+def test_headline_of_the_most_urgent_room(house):
+    house = house(("cellar", "inside"), ("garden", "outside"), ("bath", "inside"),
+                  ("attic", "inside"))
+    for name, value in {"cellar": 20, "attic": 31, "garden": 26}.items():
+        house.store(name, HALF_HOUR, value)
+    page = house.page()
+    assert page.verdict == "attic Open the windows: it is 5 °C cooler outside."
+    assert page.one("title") == "Open the windows"
+    assert [text.split(" ")[0] for _, text in page.all("p")[:2]] == ["bath", "cellar"]
+    assert page.all("main")[0][0]["data-state"] == "open unknown comfortable"
+
+
+def test_each_room_has_its_line(rooms):
+    rooms.store("bath", HALF_HOUR, 24)
+    page = rooms.page()
+    named = {text: a["class"] for a, text in page.all("h2") if text != "Stations"}
+    assert named == {"attic": "inside first", "garden": "outside first", "bath": "inside second",
+                     "cellar": "inside third"}
+    assert {css for _, css in named.items()} == {a["class"] for a, _ in page.all("g")}
+    legend = {text: a["class"] for a, text in page.all("span") if a["class"] != "swatch"}
+    assert legend == named
+    dashes = re.findall(r"\.(\w+) path \{ stroke-dasharray: ([\d ]+) \}", iot.STYLE)
+    assert len({dash for _, dash in dashes}) == len(iot.STROKES) - 1
+    assert {name for name, _ in dashes} < {*iot.STROKES}
+
+
+def test_answers_for_programs_and_in_lines(rooms):
+    found, now = places(rooms)
+    first, *others = iot.verdict_document(found, now)["verdicts"]
+    assert first == {
+        "station": "attic", "state": "open", "since": first["since"], "inside": 31, "outside": 26,
+        "difference": 5, "text": "Open the windows: it is 5 °C cooler outside.", "forecast": None}
+    assert now - HOUR < first["since"] <= now
+    assert [(v["station"], v["state"], v["inside"], v["difference"]) for v in others] == [
+        ("bath", "unknown", None, None), ("cellar", "comfortable", 20, -6)]
+    assert iot.say_rooms(found, now, "F").splitlines() == [
+        "attic: Open the windows: it is 9 °F cooler outside.",
+        'bath: No answer: "bath" has sent no temperature yet.',
+        "cellar: Comfortable inside: but it is 10.8 °F warmer outside: keep the windows closed."]
+
+
+def test_no_room_is_an_answer_too(house):
+    found, now = places(house(("garden", "outside")))
+    assert iot.verdict_document(found, now) == {"verdicts": []}
+    assert iot.say_rooms(found, now, "C").startswith("No answer yet: ")
+
+
+def test_shade_is_of_the_outside_that_the_verdict_looks_at(house):
+    """Of two outside stations that is the first, the one in the shade."""
+    house = house(("attic", "inside"), ("shade", "outside"), ("sun", "outside"))
+    house.store("attic", range(-600, 1), 28)
+    house.store("shade", range(-600, 1), [35] * 300 + [20] * 301)
+    house.store("sun", range(-600, 1), 40)
+    page = house.page()
+    assert page.verdict.startswith("Open the windows: it is 8 °C cooler")
+    (shade, _), = page.all("rect", class_="shade")
+    chart = page.all("svg")[0][0]
+    middle = (int(chart["data-left"]) + int(chart["data-width"])
+              * (1 - 300 * MINUTE / DAY))           # five hours before the chart's end
+    assert abs(float(shade["x"]) - middle) < 3
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("inside", "outside", "answer"), [
+    (12, 19, "Cold inside: it is 7 °C warmer outside: opening the windows warms the room."),
+    (4, -5, "Cold inside: it is 9 °C colder outside: keep the windows closed."),
+    (12, 12.4, "Cold inside: it is hardly warmer outside: keep the windows closed."),
+    (20, 15, "Comfortable inside: nothing to do."),
+    (20, 28, "Comfortable inside: but it is 8 °C warmer outside: keep the windows closed."),
+])
+def test_words_for_cool_and_cold_rooms(house, inside, outside, answer):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("inside", HALF_HOUR, inside)
+    house.store("outside", HALF_HOUR, outside)
+    assert house.page().verdict == answer
+    assert house.page().all("main")[0][0]["data-state"] == "comfortable"
+
+
+def test_limit_of_cold_follows_comfort(house):
+    house = house(("inside", "inside"), ("outside", "outside"), comfort="16C")
+    house.store("inside", HALF_HOUR, 15)
+    house.store("outside", HALF_HOUR, 10)
+    assert house.page().verdict == "Comfortable inside: nothing to do."
+
+
+@pytest.mark.parametrize(("state", "difference", "reason"), [
+    ("open", -7, "outside has become 7 °C warmer; if that lasts, this answer changes."),
+    ("close", 7, "outside has become 7 °C cooler; if that lasts, this answer changes."),
+    ("open", 0.01, "inside and outside are about even."),
+    ("close", -7, "it is 7 °C warmer outside.")])
+def test_a_change_that_waits_is_told_with_its_figure(state, difference, reason):
+    room = iot.Place("x", "inside", 0, None, [], 0, iot.Verdict(state, difference, 0, 0, None))
+    assert iot.say_verdict(room, MINUTE, "C")[1] == reason
+
+
+def test_how_long_it_has_been_silent_after_the_window(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    for name in ("inside", "outside"):
+        house.store(name, range(-5 * 1440, -5 * 1440 + 30), 20)
+    page = house.page()
+    assert page.verdict == 'No answer: "outside" has been silent for 4 d.'
+    assert "no reading yet" not in page.text
+
+
+def test_a_pruned_station_is_not_new(house):
+    house = house(("inside", "inside"), ("garden", None))
+    house.store("garden", range(-3 * 1440, -3 * 1440 + 60), 20)
+    while house.writer.prune_step(round(house.time * 1000) - DAY):
+        pass
+    house.server.board.is_stale = True
+    row, = [text for _, text in house.page().all("tr") if text.startswith("garden")]
+    assert re.match(r"garden silent [23] d ago ", row)
+
+
+# -- numbers and clocks ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize("value", [1e17, -1e17, 1.7e308, 3.4e38, 1e9])
+@pytest.mark.parametrize("unit", ["C", "F"])
+def test_no_number_takes_the_page(house, value, unit):
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None), units=unit)
+    house.store("inside", HALF_HOUR, 28)
+    house.store("outside", [-1], value)
+    house.store("garden", [-1], value)
+    for name in iot.RANGES:
+        assert "not drawn" in house.page(f"/?range={name}").source or value == 1e9
+
+
+def test_a_spike_flattens_nothing(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("inside", range(-300, 1), [28] * 100 + [3.4e38] + [27] * 200)
+    house.store("outside", range(-300, 1), 24)
+    chart = house.page().all("svg")[0][0]
+    assert float(chart["data-high"]) < 40
+    assert "not drawn" in chart["aria-label"]
+
+
+def test_a_reading_of_the_future_is_shown_nowhere(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    for name, value in (("inside", 28), ("outside", 24)):
+        house.store(name, range(-1400, 1, 10), value)
+    before = house.page()
+    house.store("outside", [20 * 60], 99)
+    house.store("outside", [-48 * 365 * 1440], 99)
+    page = house.page()
+    lines = [{a["data-name"]: a["d"] for a, _ in p.all("path") if "data-name" in a}
+             for p in (before, page)]
+    assert lines[0] == lines[1]
+    assert page.verdict == before.verdict
+    assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
+
+
+def test_pruned_and_slower_lines_stay_whole(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("inside", range(-1400, 1), 28)
+    house.store("outside", [*range(-1400, -600), *range(-600, 1, 30)], 24)
+    while house.writer.prune_step(round(house.time * 1000) - 10 * HOUR):
+        pass
+    house.server.board.is_stale = True
+    lines = {a["data-name"]: a["d"] for a, _ in house.page().all("path") if "data-name" in a}
+    assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
+
+
+# -- many stations --------------------------------------------------------------------------------
+
+def test_a_station_long_silent_is_folded_away(house):
+    house = house(("inside", "inside"), ("outside", "outside"), ("old", None), ("garden", None))
+    house.store("old", [-40 * 1440], 20)
+    house.store("inside", [-40 * 1440], 20)
+    house.store("garden", HALF_HOUR, 20)
+    now = round(house.time * 1000)
+    with house.writer.transaction() as db:
+        db.execute("UPDATE station SET heard = ?, created = ?", (None, now - 50 * DAY))
+    page = house.page()
+    folded = page.one("details")
+    assert "1 more" in folded
+    assert "old" in folded
+    assert not {"inside", "garden"} & {*folded.split()}
+    assert "old: " not in page.text
+    house.store("old", [0], 21)
+    assert not house.page().all("details")
+
+
+@pytest.mark.parametrize("role", [None, "inside", "outside"])
+def test_a_thousand_stations(house, role, record_property):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    now = round(house.time * 1000)
+    for i in range(1000):
+        house.writer.add_station(f"station {i}", f"m-{i}", role, None, now)
+    house.writer.import_rows([
+        (now - m * MINUTE, f"station {i}", f"m-{i}", field, 20 + i % 7, None)
+        for i in range(1000) for field in (1, 2) for m in range(3)], now)
+    for name, value in (("inside", 28), ("outside", 24)):
+        house.store(name, HALF_HOUR, value)
+    began = time.perf_counter()
+    page = house.page()
+    record_property(f"new page, 1,000 stations, {role}",
+                    f"{time.perf_counter() - began:.3f} s, {len(page.source)} bytes")
+    assert len(page.source.encode()) <= 120_000
+    assert "more, in /api/stations" in page.text
+    assert "Open the windows:" in page.verdict
+
+
+# -- times ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("cookie", "offset"), [
+    ("tz=Nowhere/Else; offset=120", "13:30"), ("offset=-420", "04:30"), ("offset=345", "17:15"),
+    ("tz=Europe/Berlin; offset=0", "13:30"), ("offset=99999", "11:30"), ("offset=x", "11:30")])
+def test_offset_where_the_zone_is_unknown(home, cookie, offset):
+    assert f"Mon 30 Jul, {offset}" in home.page(Cookie=cookie).one("details")
