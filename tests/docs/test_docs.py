@@ -119,6 +119,35 @@ def test_the_map_has_the_sections_of_the_file():
         told.items()
 
 
+RULES = {                       # what the section on the verdict says, and the number behind it
+    "at {:.1f} °C (1.8 °F) cooler": iot.OPEN_MARGIN,
+    "at {:.1f} °C (0.9 °F) warmer": iot.CLOSE_MARGIN,
+    "is more than {:.0f} °C below": iot.COLD_MARGIN,
+    "more than {:.1f} °C warmer outside:": iot.CLOSE_MARGIN,
+    "When it is {:.0f} °C warmer outside or more": iot.OPEN_MARGIN,
+    "has lasted {} minutes": iot.CONFIRM // iot.MINUTE,
+    "changes | at least {} minutes": iot.DWELL // iot.MINUTE,
+    "a difference of {:.1f} °C (5.4 °F)": iot.URGENT_MARGIN,
+    "stays so up to {:.1f} °C (4.5 °F) above": iot.COMFORT_MARGIN,
+    "at least {} minutes. A long pause": iot.SILENT_AT_LEAST // iot.MINUTE,
+    "of the last {} hours": iot.VERDICT_WINDOW // iot.HOUR,
+}
+
+
+@pytest.mark.parametrize("words", RULES)
+def test_rules_of_the_verdict_in_the_readme_are_those_of_the_program(words):
+    assert words.format(RULES[words]) in " ".join(section("The verdict").split())
+
+
+def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
+    text = " ".join(section("The verdict").split())
+    told = re.findall(r"(?<!\*)\*([^*]+\.)\*", text)
+    assert len(told) > 6
+    assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
+        reason for _, _, reason in iot.REASONS}
+    assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == set(iot.HEADLINES.values())
+
+
 def test_what_the_readme_names_in_the_program_is_there():
     names = {code for code in codes(section("For those who change it"))
              if re.fullmatch("[A-Z_]{3,}|[A-Z][a-z]+|[a-z_]+", code)}
