@@ -99,6 +99,7 @@ MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
 DAY = 24 * HOUR                 # never splits
 LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, not a reading
+EARLIEST_TIME = 978_307_200_000  # 2001-01-01: clocks that nobody has set begin before
 
 LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
 MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
@@ -107,7 +108,7 @@ MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset 
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
-RECEIPT_LIFE = 2 * MAX_AGE * 1000  # ms; twice the age at which a repeated reading is refused
+RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -175,7 +176,7 @@ MAX_ROTATION = 8                # of those addresses at a time: each may have so
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
-MAX_RECENT = 5000               # readings of a station from which a verdict is made
+MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -706,8 +707,9 @@ def believe(values: Sequence[float]) -> float:
     return sorted(values)[1] if len(values) == 3 else values[0]
 
 
-def wish(inside: float, outside: float, state: str, before: str, comfort: float) -> str:
-    """What two temperatures alone would have us say, given the state and the wish before."""
+def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
+    """What inside and outside alone would have us say, given the state and the wish before."""
+    inside, outside = temperatures
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
     if inside == outside:
@@ -720,14 +722,14 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
     """One instant further, with two temperatures each. A change needs a clear difference or
     CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
     _, state, since, before, wanted_since = course
-    wanted = wish(*newest, state, before, comfort)
+    wanted = wish(newest, state, before, comfort)
     if wanted != before:
         wanted_since = ms
     difference = believed[0] - believed[1]
     is_clear = (wanted == "comfortable"
                 or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
     is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
-    agreed = wish(*believed, state, wanted, comfort)
+    agreed = wish(believed, state, wanted, comfort)
     if not state or (agreed == wanted != state and (is_urgent or (
             ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
         state, since = agreed, ms
@@ -742,6 +744,8 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
     course is that of the verdict before; without it all readings are replayed. learned are the
     limits of silence that the pauses between updates have taught, of inside and outside.
     """
+    if course.at > now:
+        course = START                  # the clock was wrong before
     sides = (inside, outside)
     last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
     times, limits = [0, 0], list(learned)
@@ -848,7 +852,29 @@ MIGRATIONS = ("""
         PRIMARY KEY (station, field, seq)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX receipt_time ON receipt (time);
-""",)
+""", f"""
+    ALTER TABLE station ADD COLUMN silence INTEGER NOT NULL DEFAULT {SILENT_AT_LEAST};
+    ALTER TABLE series RENAME TO old_series;
+    CREATE TABLE series (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,      -- never used again: listeners know it
+        station INTEGER NOT NULL REFERENCES station,
+        field   INTEGER NOT NULL CHECK (field BETWEEN 1 AND 9),
+        label   TEXT,
+        UNIQUE (station, field)
+    ) STRICT;
+    INSERT INTO series SELECT * FROM old_series;
+    DROP TABLE old_series;
+    ALTER TABLE receipt RENAME TO old_receipt;
+    CREATE TABLE receipt (              -- of the newest entries with a seq: hash of field and seq
+        station INTEGER NOT NULL REFERENCES station,
+        hash    INTEGER NOT NULL,
+        entry   INTEGER NOT NULL,
+        PRIMARY KEY (station, hash)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
+        JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
+    DROP TABLE old_receipt;
+""")
 
 WRITER_PRAGMAS = (
     "synchronous = FULL",           # NORMAL loses acknowledged readings in a power cut
@@ -878,9 +904,18 @@ class Station:
     created: int
     heard: int | None
     last_entry: int
+    silence: int                # ms that it may be quiet, as its pauses have taught
 
 
-STATION_COLUMNS = "id, name, mac, role, key, next_key, read_key, created, heard, last_entry"
+STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard, last_entry, "
+                   "silence")
+
+
+@remember
+def hash_seq(field: int, seq: str) -> int:
+    """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
+    digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 class Latest(NamedTuple):
@@ -925,7 +960,7 @@ class Batch:
     def __init__(self) -> None:
         self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
         self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int, str], tuple[int, int]] = {}
+        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
         self.series: list[tuple[int, int, int]] = []            # id, station, field
         self.stations: dict[int, Station] = {}
         self.promoted: set[int] = set()                         # stations that used their next key
@@ -1044,6 +1079,11 @@ class Reader:
         require_database(path)
         self.path = path
         self.db = connect(path, "ro")
+        layout, = self.db.execute("PRAGMA user_version").fetchone()
+        if 0 < layout < len(MIGRATIONS):
+            self.close()
+            raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
+                             f"server of this version ({__version__}) once brings it up to date")
 
     def close(self) -> None:
         self.db.close()
@@ -1064,15 +1104,15 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self, station: int | None = None) -> list[Latest]:
-        """The newest reading of each series, of one station or of all."""
-        which = "" if station is None else "WHERE s.station = ?"
+    def latest(self, station: int | None = None, now: int = LATEST_TIME) -> list[Latest]:
+        """The newest reading up to now of each series, of one station or of all."""
+        which = "" if station is None else "WHERE s.station = :station"
         return [Latest(*row) for row in self.db.execute(f"""
             SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
-                SELECT time, entry FROM reading WHERE series = s.id
+                SELECT time, entry FROM reading WHERE series = s.id AND time <= :now
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            {which} ORDER BY s.station, s.field""", (station,) if which else ())]
+            {which} ORDER BY s.station, s.field""", {"station": station, "now": now})]
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -1088,33 +1128,43 @@ class Reader:
         return int(row[0]) if row else None
 
     def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours."""
-        first, last = self.db.execute("""
-            SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
-                   (SELECT max(hour) FROM hour WHERE series = ?1)""", (series,)).fetchone()
-        if first is None:
+        """The part of [start, end) in which the series has hours.
+
+        Without a start it begins within reason, if there is anything: a clock that was never set
+        leaves readings of 1970.
+        """
+        first, early, last = self.db.execute("""
+            SELECT (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
+                   (SELECT min(hour) FROM hour WHERE series = ?1),
+                   (SELECT max(hour) FROM hour WHERE series = ?1)""",
+            (series, EARLIEST_TIME // HOUR)).fetchone()
+        if early is None:
             return 0, 0
-        lower, upper = first * HOUR, (last + 1) * HOUR
+        upper = (last + 1) * HOUR
+        lower = (early if start is not None or first is None else first) * HOUR
         return (lower if start is None else max(start, lower),
                 upper if end is None else min(end, upper))
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
-        """The numbers of [start, end) as (time, value), MAX_RECENT of them at the most."""
+        """The numbers of [start, end), of each minute the last: as many at any interval."""
         return self.db.execute("""
-            SELECT time, value FROM reading WHERE series = ? AND time >= ? AND time < ?
-            AND typeof(value) <> 'text' ORDER BY time DESC LIMIT ?""",
-            (series, start, end, MAX_RECENT)).fetchall()[::-1]
+            SELECT time, value FROM (
+                SELECT time, value, max(entry) FROM reading
+                WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
+                GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
 
-    def recent_times(self, series: int) -> list[int]:
-        """When the last twenty readings were, in order."""
+    def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
+        """When the last twenty readings up to now were, in order."""
         return sorted(ms for ms, in self.db.execute(
-            "SELECT time FROM reading WHERE series = ? ORDER BY time DESC LIMIT 20", (series,)))
+            "SELECT time FROM reading WHERE series = ? AND time <= ? ORDER BY time DESC LIMIT 20",
+            (series, now)))
 
     def first_hour(self) -> int | None:
-        """When the history begins."""
+        """When the history begins that is within reason."""
         hour, = self.db.execute("""
-            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id) AS first
-                                    FROM series)""").fetchone()
+            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id
+                                            AND hour >= ?) AS first FROM series)""",
+            (EARLIEST_TIME // HOUR,)).fetchone()
         return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
@@ -1337,6 +1387,7 @@ class Database:
         version, = self.db.execute("PRAGMA user_version").fetchone()
         if not version:     # else a start writes nothing, so that a full disk cannot prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+        self.db.create_function("hash_seq", 2, hash_seq)
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
                 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
@@ -1358,7 +1409,8 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        self.next_series = max(self.series_places, default=-1) + 1
+        last = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
+        self.next_series = last[0] + 1 if last else 0
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1498,11 +1550,11 @@ class Writer(Database):
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
-            receipt = (station.id, reading.field, reading.seq)
+            receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
                 self._hear(station, now)
                 return entry
-            self.batch.receipts[receipt] = (station.last_entry + 1, now)
+            self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
@@ -1519,6 +1571,8 @@ class Writer(Database):
         return station.last_entry
 
     def _hear(self, station: Station, now: int) -> None:
+        if station.heard:
+            station.silence = learn_silence(station.silence, now - station.heard)
         station.heard = now
         self.batch.stations[station.id] = station
 
@@ -1526,13 +1580,12 @@ class Writer(Database):
         """The next key was used: with this batch it becomes the only one."""
         self.batch.promoted.add(station.id)
 
-    def _find_receipt(self, receipt: tuple[int, int, str]) -> int | None:
-        if found := self.batch.receipts.get(receipt):
-            return found[0]
-        row = self.db.execute(
-            "SELECT entry FROM receipt WHERE station = ? AND field = ? AND seq = ?",
-            receipt).fetchone()
-        return int(row[0]) if row else None
+    def _find_receipt(self, receipt: tuple[int, int]) -> int | None:
+        if (entry := self.batch.receipts.get(receipt)) is None:
+            row = self.db.execute("SELECT entry FROM receipt WHERE station = ? AND hash = ?",
+                                  receipt).fetchone()
+            entry = row and row[0]
+        return entry
 
     def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
@@ -1562,10 +1615,14 @@ class Writer(Database):
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?, ?, ?)", [
-            (*receipt, *entry_time) for receipt, entry_time in batch.receipts.items()])
-        self.db.executemany("UPDATE station SET heard = ?, last_entry = ? WHERE id = ?", [
-            (s.heard, s.last_entry, s.id) for s in batch.stations.values()])
+        receipts = [(*receipt, entry) for receipt, entry in batch.receipts.items()]
+        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
+        self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
+            (station, entry - RECEIPTS) for station, hash, entry in receipts
+            if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        self.db.executemany(
+            "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
+                (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
         for station in map(self.stations.__getitem__, batch.promoted):
             self.db.execute("UPDATE station SET key = next_key, next_key = NULL WHERE id = ?",
                             (station.id,))
@@ -1696,14 +1753,6 @@ class Writer(Database):
             size, = db.execute("PRAGMA page_size").fetchone()
         return int((free - left) * size)
 
-    def forget_receipts(self, now: int) -> None:
-        """Drop receipts that no repeated update can ask for any more."""
-        with self.transaction() as db:
-            db.execute("""
-                DELETE FROM receipt WHERE (station, field, seq) IN (
-                    SELECT station, field, seq FROM receipt WHERE time < ? LIMIT ?)""",
-                (now - RECEIPT_LIFE, STEP_ROWS))
-
     def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
         """Store Rows from elsewhere; rows of one instant belong into one call."""
         with self.transaction():
@@ -1719,7 +1768,7 @@ class Writer(Database):
         name = mac if not name or name in taken else name
         id, = self.db.execute("INSERT INTO station (name, mac, created) VALUES (?, ?, ?)"
                               " RETURNING id", (name, mac, now)).fetchone()
-        station = Station(id, name, mac, None, None, None, None, now, None, 0)
+        station = Station(id, name, mac, None, None, None, None, now, None, 0, SILENT_AT_LEAST)
         self.stations[id] = self.by_mac[mac] = station
         return station
 
@@ -2363,6 +2412,7 @@ class Place(NamedTuple):
     verdict: Verdict | None = None
     outside: "Place | None" = None
     is_cold: bool = False
+    silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
 
     @property
     def css(self) -> str:
@@ -2472,14 +2522,10 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
     """The answers for programs: °C and ms, whatever people are shown."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
-        "inside": last_value(room), "outside": room.outside and last_value(room.outside),
+        "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
-
-
-def last_value(place: Place) -> float | None:
-    return place.readings[-1][1] if place.readings else None
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2800,8 +2846,13 @@ def render_overview(overview: Overview, view: View) -> bytes:
 
 # -- out of the store -----------------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one."""
+def find_places(reader: Reader, now: int, comfort: float,
+                before: Iterable[Place] = ()) -> list[Place]:
+    """Inside and outside stations with their readings, and the verdict of each inside one.
+
+    It goes on from those found before.
+    """
+    courses = {place.name: place.verdict.course for place in before if place.verdict}
     places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
     for station in reader.stations():
@@ -2809,7 +2860,8 @@ def find_places(reader: Reader, now: int, comfort: float) -> list[Place]:
             places.append(read_place(reader, station, role, ranks[role], now))
             ranks[role] += 1
     outside = find_outside(places, now)
-    return [place if place.role == "outside" else answer_room(place, outside, now, comfort)
+    return [place if place.role == "outside" else answer_room(
+                place, outside, now, comfort, courses.get(place.name, START))
             for place in places]
 
 
@@ -2819,7 +2871,7 @@ def read_place(reader: Reader, station: Station, role: str, rank: int, now: int)
         return Place(station.name, role, rank, None, [], None)
     readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
     heard = readings[-1][0] if readings else reader.last_time(series, now)
-    return Place(station.name, role, rank, series, readings, heard)
+    return Place(station.name, role, rank, series, readings, heard, silence=station.silence)
 
 
 def find_outside(places: list[Place], now: int) -> Place | None:
@@ -2828,19 +2880,20 @@ def find_outside(places: list[Place], now: int) -> Place | None:
     Not the one that sent last: the verdict would turn with each reading.
     """
     outsides = [place for place in places if place.role == "outside"]
-    return next((place for place in outsides if now <= silent_from(place.readings)),
+    return next((place for place in outsides if now <= silent_from(place.readings, place.silence)),
                 outsides[0] if outsides else None)
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
+                course: Course = START) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort)
+    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course,
+                    (room.silence, outside.silence if outside else SILENT_AT_LEAST))
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
-    value = last_value(room)
-    return room._replace(verdict=verdict, outside=outside,
-                         is_cold=value is not None and value < comfort - COLD_MARGIN)
+    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
+    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
 def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
@@ -2851,7 +2904,7 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
         reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
         for place in shown if place.series is not None]
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
-    listed = [(s, reader.latest(s.id)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
+    listed = [(s, reader.latest(s.id, now)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
     entries = reader.entries()
     rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
     small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
@@ -2881,12 +2934,12 @@ def read_points(reader: Reader, series: int, start: int, now: int, count: int) -
 def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
              now: int) -> StationRow:
     newest = max(fields, key=lambda series: series.time or 0, default=None)
-    times = reader.recent_times(newest.series) if newest else []
+    times = reader.recent_times(newest.series, now) if newest else []
     last = newest and (times[-1] if times else reader.last_time(newest.series, now))
     heard = max(station.heard or 0, last or 0) or None
     return StationRow(
         station.name, heard, usual_interval(times) if len(times) > 1 else None, entries,
-        is_silent=heard is None or now - heard > silence_limit(times),
+        is_silent=heard is None or now - heard > silence_limit(times, station.silence),
         is_stale=not station.role and now - (heard or station.created) > STALE)
 
 
@@ -3031,7 +3084,7 @@ def get_events(request: Request, server: "Server") -> Answer:
 
 def get_stations(request: Request, server: "Server") -> Answer:
     latest = collections.defaultdict(list)
-    for series in server.reader.latest():
+    for series in server.reader.latest(now=server.now()):
         latest[series.station].append({"field": series.field, "label": series.label,
                                        "value": series.value, "time": series.time})
     return Answer(as_json([
@@ -3065,6 +3118,7 @@ def get_readings(request: Request, server: "Server") -> Work:
     yield
     station = wanted_station(server, query["station"])
     series = server.reader.find_series(station.id, field)
+    end = min(LATEST_TIME if end is None else end, server.now() + 1)
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
@@ -4229,12 +4283,13 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
 
 # -- connections ----------------------------------------------------------------------------------
 
-READY = {"idle", "head", "body"}    # for a request: none of it has come, a part, all but its body
+READY = frozenset({"idle", "head", "body"})     # nothing of a request is here, a part of its head,
+AFTER = READY | {"wait", "work", "stream", "listen", "linger"}  # all but its body
 FOLLOWS = {                     # what may follow what; a connection begins idle
-    **dict.fromkeys((*READY, "wait"), {*READY, "wait", "work", "stream", "listen", "linger"}),
-    "work": {*READY, "wait", "stream", "linger"},
+    "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
+    "work": READY | {"wait", "stream", "linger"},
     "stream": {"stream", "idle", "wait", "linger"},
-    **dict.fromkeys(("listen", "linger"), set[str]()),      # only the end follows
+    "listen": frozenset[str](), "linger": frozenset[str](),     # only the end follows
 }
 
 
@@ -4687,7 +4742,7 @@ class Board:
         """Inside and outside stations with their verdicts, of now."""
         now = self.now()
         if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort)
+            self.current = find_places(self.reader, now, self.settings.comfort, self.current)
             self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
@@ -4870,11 +4925,6 @@ def tell_news(server: Server) -> None:
         server.events.tell("verdict", [verdicts])
 
 
-def forget_receipts(server: Server) -> None:
-    server.turn.end()
-    server.writer.forget_receipts(server.now())
-
-
 def watch_file(server: Server) -> None:
     """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
     if not server.writer.is_in_place():
@@ -4904,7 +4954,7 @@ def watchdog_seconds() -> float:
 Job = tuple[float, Callable[[Server], None]]    # every so many s
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
-    (60, forget_receipts), (watchdog_seconds(), feed_watchdog))
+    (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:

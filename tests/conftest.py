@@ -1,10 +1,12 @@
 """Fixtures for all tests; what stands behind them is in support/."""
+import collections
 import os
 
 import pytest
 
 pytest.register_assert_rewrite("harness", "house", "injection", "tools")
 
+import tools  # noqa: E402
 from harness import (  # noqa: E402
     database,
     in_process,
@@ -17,9 +19,47 @@ from harness import (  # noqa: E402
     template,
 )
 
+COVERAGE = os.environ.get("COVERAGE_PROCESS_CONFIG")
 __all__ = [
     "database", "in_process", "live", "many_files", "public_folder", "run", "serve", "server",
     "template"]
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("this project")
+    group.addoption("--quick", action="store_true",
+                    help="only tests that need nothing but Python, and are soon done")
+    group.addoption("--seconds", action="store_true", help="tell how long each file took")
+    group.addoption("--no-install", action="store_true",
+                    help="skip tests that lack a program, instead of installing it with apt-get")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if config.option.quick:
+        kept = [item for item in items if is_quick(item)]
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = kept
+
+
+def is_quick(item):
+    return not tools.needs_of(item) and item.get_closest_marker("slow") is None
+
+
+def pytest_collection_finish(session):
+    if not session.config.option.collectonly:
+        say = session.config.get_terminal_writer().line
+        needed = set().union(*map(tools.needs_of, session.items))
+        tools.install(needed, say, may_install=not session.config.option.no_install)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    tools.begin(item)
+    if COVERAGE:
+        os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
+        if tools.needs_of(item) or item.get_closest_marker("untraced"):
+            del os.environ["COVERAGE_PROCESS_CONFIG"]
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +70,16 @@ def same_umask():
     os.umask(before)
 
 
-def pytest_terminal_summary(terminalreporter):
-    """What tests measured, with record_property."""
+def pytest_terminal_summary(terminalreporter, config):
+    """What tests measured, with record_property; and how long each file took."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+    if config.option.seconds:
+        for name, total in sorted(seconds.items()):
+            terminalreporter.write_line(f"{name}: {total:.1f} s")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -14,10 +15,11 @@ import pytest
 from chromium import CLOSE, COMFORTABLE, FLAGS, OPEN, PHONE, UNKNOWN
 from harness import CLOCK, INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
 from playwright.sync_api import expect, sync_playwright
-from tools import ROOT, need, skip
+from tools import ROOT, from_npm, need, needs
 
 import iotserver
 
+pytestmark = needs("chromium")
 OUTPUT = ROOT / "tests" / "output"
 HOSTILE = "<script>alert(1)</script>"
 SERIOUS = {"serious", "critical"}
@@ -266,7 +268,7 @@ def gateway():
                 "        print('asked', self.path, flush=True)\n"
                 "socketserver.TCPServer.allow_reuse_address = True\n"
                 f"http.server.ThreadingHTTPServer(('127.0.0.1', {port}), Bad).serve_forever()")
-        processes.append(subprocess.Popen([need("python3"), "-c", code], text=True,
+        processes.append(subprocess.Popen([sys.executable, "-c", code], text=True,
                                           stdout=subprocess.PIPE, env=environment()))
         return processes[-1]
     yield gateway
@@ -376,17 +378,11 @@ def test_no_sideways_scrolling(run, house, visit, width):
 
 @pytest.fixture(scope="session")
 def axe():
-    """The source of axe-core, from npm into .cache/."""
-    path = ROOT / ".cache/axe/node_modules/axe-core/axe.min.js"
-    if not path.exists():
-        done = subprocess.run(
-            [need("npm"), "install", "--prefix", ROOT / ".cache/axe", "--no-audit", "--no-fund",
-             "axe-core@4"], capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            skip(f"npm could not install axe-core: {done.stderr[-300:]}")
-    return path.read_text()
+    """The source of axe-core."""
+    return (from_npm("axe", "axe-core@4") / "axe-core/axe.min.js").read_text()
 
 
+@needs("npm")
 @pytest.mark.parametrize("state", ["answer", "empty", "no station", "offline"])
 def test_axe_finds_nothing_serious(template, start, visit, axe, tmp_path, state):
     if state != "no station":

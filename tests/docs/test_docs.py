@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tools import ROOT, skip
+from tools import ROOT, needs_of, skip
 
 import iotserver as iot
 
@@ -204,14 +204,6 @@ def test_only_the_standard_library_is_imported():
     assert modules - set(sys.stdlib_module_names) == set()
 
 
-def test_budgets_of_the_one_file():
-    lines = SOURCE.splitlines()
-    assert [i for i, line in enumerate(lines, 1) if len(line) > 99] == []
-    sizes = {node.name: node.end_lineno - node.lineno + 1 for node in ast.walk(ast.parse(SOURCE))
-             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    assert {name: size for name, size in sizes.items() if size > 60} == {}
-
-
 def test_nothing_else_is_at_the_top_level():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         skip("this is no git clone")
@@ -220,3 +212,18 @@ def test_nothing_else_is_at_the_top_level():
     top = {name.partition("/")[0] for name in listed}
     assert top - CONTRACT == set()
     assert CONTRACT - top == set()
+
+
+def test_each_file_of_tests_is_in_their_readme_with_what_it_needs(request):
+    """As far as its tests are among those that run now."""
+    rows = re.findall(r"^\| `(tests/\S+/test_\w+\.py)` \|[^|]*\|([^|]*)\|",
+                      PAGES["tests/README.md"], re.MULTILINE)
+    told = {ROOT / file: set(codes(needs)) for file, needs in rows}
+    assert told.keys() == {*ROOT.glob("tests/*/test_*.py")}
+    for item in request.session.items:
+        assert needs_of(item) <= told[item.path], item
+
+
+def test_no_test_file_imports_another():
+    for path in ROOT.glob("tests/**/*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(), re.MULTILINE), path

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools import ROOT, need
+from tools import ROOT, needs
 
+pytestmark = needs("curl")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VARIES = (                      # what is another on each machine and in each run
     r"\d{4}-\d\d-\d\dT[\d:.]+Z", r"\b\d{13}\b", r"(?<=iotserver )\S+(?= serves)",
@@ -37,7 +38,6 @@ class Reader:
     """Somebody in a folder with iotserver.py and nothing else, with two terminals."""
 
     def __init__(self, folder):
-        need("curl")
         (folder / "iotserver.py").write_bytes((ROOT / "iotserver.py").read_bytes())
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]

@@ -6,7 +6,6 @@ noisy; an attack may double their 99th percentile. Up to FLOOR nobody would noti
 import collections
 import contextlib
 import itertools
-import os
 import re
 import resource
 import socket
@@ -17,7 +16,6 @@ import threading
 import time
 import zoneinfo
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from harness import (
@@ -26,28 +24,23 @@ from harness import (
     OUTSIDE,
     SCRIPT,
     bulk,
+    descriptors,
     memory,
+    processor_seconds,
     read_until,
     receive,
     request,
     update_path,
     wait_for,
 )
-from tools import need
+from tools import need, needs
+
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 FLOOR = 0.1                         # s: less than a station's radio takes
 UPDATES = 100                       # in each turn
 TURNS = range(3, 10)                # more than the first when there was too much noise in those
 MB = 1_000_000
-
-
-def descriptors(live):
-    return len(list(Path(f"/proc/{live.process.pid}/fd").iterdir()))
-
-
-def processor_seconds(live):
-    fields = Path(f"/proc/{live.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def slowest(client):
@@ -310,6 +303,7 @@ SLOW = (                            # slowhttptest's headers, body, range and re
     ("-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "3"))
 
 
+@needs("slowhttptest")
 def test_slowhttptest(live, many_files):
     """All of its attacks at once, from 300 connections each."""
     program = need("slowhttptest")

@@ -22,9 +22,11 @@ from injection import (
     tell,
     watch,
 )
+from tools import needs
 
 import iotserver
 
+pytestmark = needs("strace")
 FEW = range(1, 101)
 CALLS = ("pwrite64", "fsync", "rename", "unlink")
 KILL, FAIL = "signal=SIGKILL", "error=ENOSPC"

@@ -10,8 +10,9 @@ from datetime import datetime
 import pytest
 from harness import INSIDE, SCRIPT, problems_of, read_until, request, update_path
 from injection import acknowledged, broken, living, stored_in, tell
-from tools import need, skip
+from tools import need, needs, skip
 
+pytestmark = needs("faketime")
 TODAY = "2026-03-28T12:00:00+00:00"
 AHEAD, BACK = "2036-03-28T12:00:00+00:00", "2026-03-27T12:00:00+00:00"
 JUMPS = (

@@ -10,6 +10,8 @@ from injection import broken, for_each, living
 
 import iotserver
 
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+
 PAGE = 4096
 QUESTIONS = ("/", "/export.csv", "/api/stations", "/api/readings?station=inside", "/healthz",
              update_path(INSIDE, 5, more="/seq=new"))

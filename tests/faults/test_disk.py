@@ -19,10 +19,11 @@ from injection import (
     living,
     tell,
 )
-from tools import skip
+from tools import needs, skip
 
 import iotserver
 
+pytestmark = needs("strace")
 COMPLAINTS = r"(iotserver: .*iot\.db: .*\n)*"
 KNOWS_ERRORS = sys.version_info >= (3, 11)      # 3.10: a failed write looks like a failed sync
 
@@ -132,6 +133,7 @@ def copied(folder, target):
     return target / "iot.db"
 
 
+@needs("unshare")
 def test_full_disk_refuses_updates_and_heals_when_there_is_room(small_disk, tmp_path):
     live, folder = small_disk
     live.expected = COMPLAINTS

@@ -20,7 +20,9 @@ from injection import (
     tell,
     watch,
 )
+from tools import needs
 
+pytestmark = needs("strace")
 WAL_WRITE = re.compile(r"pwrite64\(\d+<[^>]*iot\.db-wal>")
 WAL_SYNC = re.compile(r"fdatasync\(\d+<[^>]*iot\.db-wal>")
 ANSWER = re.compile(r"sendto\(.*HTTP/1\.1 200 OK")

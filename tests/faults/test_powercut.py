@@ -17,9 +17,11 @@ from injection import (
     stored_in,
     tell,
 )
+from tools import needs
 
 import iotserver
 
+pytestmark = needs("strace")
 OLD = range(1001, 1901)         # values of readings that are there before, and are pruned
 FIRST, SECOND = range(1, 7), range(7, 13)       # those that are sent before and after
 AGE = 20 * 86_400               # s, of the old ones

@@ -8,7 +8,9 @@ import time
 import pytest
 from harness import INSIDE, SCRIPT, request, update_path
 from injection import attached, broken, inject, living
+from tools import needs
 
+pytestmark = needs("strace")
 SECONDS = 2                     # after so long without a ping systemd restarts the server
 THREAD = ('notify("READY=1")', """notify("READY=1"); import threading; threading.Thread(
         target=lambda: [(time.sleep(0.5), notify("WATCHDOG=1")) for _ in range(60)],

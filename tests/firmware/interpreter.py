@@ -5,9 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tools import ROOT, need, skip
+from tools import CACHE, from_npm, need, skip
 
-CACHE = ROOT / ".cache"
 DEBIAN = CACHE / "micropython"
 PACKAGES = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21", "libmbedx509-7")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -16,8 +15,8 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 @functools.cache
 def micropython():
     """Command line that starts MicroPython's unix port; skips the test where there is none."""
-    if shutil.which("micropython") or candidate():
-        return (need("micropython"),)
+    if path := shutil.which("micropython"):
+        return (path,)
     if not DEBIAN.is_dir():
         unpack_debian_13()
     library = next(DEBIAN.glob("usr/lib/*/libmbedtls.so.*")).parent
@@ -31,14 +30,6 @@ def run(*command, **options):
     if done.returncode:
         skip(f"{command[0]} failed: {done.stderr.strip()[-300:]}")
     return done.stdout
-
-
-def candidate():
-    """Whether apt can install MicroPython from the sources that the machine has."""
-    if DEBIAN.is_dir() or not shutil.which("apt-cache"):
-        return False
-    found = run("apt-cache", "policy", "micropython")
-    return "Candidate:" in found and "Candidate: (none)" not in found
 
 
 def unpack_debian_13():
@@ -72,10 +63,5 @@ def mirror():
 @functools.cache
 def webassembly():
     """(node, the module of a MicroPython whose raw REPL can be driven character by character)."""
-    node, npm = need("node", "nodejs"), need("npm")
-    folder = CACHE / "npm"
-    package = folder / "node_modules/@micropython/micropython-webassembly-pyscript"
-    if not package.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        run(npm, "install", "--silent", "--prefix", str(folder), f"@micropython/{package.name}")
-    return node, package / "micropython.mjs"
+    name = "@micropython/micropython-webassembly-pyscript"
+    return need("node"), from_npm("webassembly", name) / name / "micropython.mjs"

@@ -1,6 +1,8 @@
 """The drivers on a real MicroPython, against the register maps of the datasheets."""
 import pytest
+from tools import needs
 
+pytestmark = needs("MicroPython")
 BUS = """
 class Bus:
     def __init__(self, registers):

@@ -12,6 +12,7 @@ import pytest
 from rawrepl import CONFIG, RawRepl
 from romloader import RomLoader, esp8266_image
 from simulator import FIRMWARE
+from tools import needs
 
 
 def flash(*arguments):
@@ -29,6 +30,7 @@ def image(request, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_image_is_written_and_verified(image):
     with RomLoader() as chip:
         chip.flash[-3:] = b"old"
@@ -95,6 +97,7 @@ def test_missing_image_is_told(tmp_path):
     assert (done.returncode, "cannot read" in done.stderr) == (1, True)
 
 
+@needs("node", "npm")
 def test_files_are_copied_and_read_back(tmp_path):
     config = tmp_path / "station.py"
     config.write_text(CONFIG)

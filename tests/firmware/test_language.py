@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from simulator import FIRMWARE, HERE
+from tools import needs
 
 ON_THE_BOARD = sorted(set(FIRMWARE.glob("*.py")) - {FIRMWARE / "flash.py"})
 
@@ -73,6 +74,7 @@ def test_mpy_cross_compiles(path, tmp_path):
     assert (tmp_path / "out.mpy").read_bytes()[:2] == b"M\x06"  # .mpy version 6
 
 
+@needs("MicroPython")
 @pytest.mark.parametrize("path", ON_THE_BOARD, ids=lambda path: path.name)
 def test_a_small_heap_compiles_each_file(micropython, path):
     """52 KiB here, where words are twice as long, are about 26 KiB on the board."""

@@ -3,7 +3,9 @@ import urllib.parse
 
 import pytest
 from simulator import FIRMWARE
+from tools import needs
 
+pytestmark = needs("MicroPython")
 BACKLOG = """
 import backlog
 class Rtc:

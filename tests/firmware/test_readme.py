@@ -11,6 +11,7 @@ import pytest
 from rawrepl import CONFIG, RawRepl
 from romloader import RomLoader, esp8266_image
 from simulator import FIRMWARE
+from tools import needs
 
 TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 FLASH_LINES = {  # as test_flash runs them
@@ -50,6 +51,7 @@ def test_esptool_lines(commands, tmp_path):
     assert chip.flash[4:len(image)] == image[4:]
 
 
+@needs("node", "npm")
 def test_ampy_lines(commands, tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     with RawRepl(*interpreter.webassembly()) as board:

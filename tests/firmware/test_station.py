@@ -3,7 +3,9 @@ import datetime
 import itertools
 
 import pytest
+from tools import needs
 
+pytestmark = needs("MicroPython")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SERVER_WORDS = b"HTTP/1.1 %s\r\nContent-Length: %d\r\nRetry-After: %d\r\n\r\n%s"
 

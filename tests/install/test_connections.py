@@ -4,8 +4,10 @@ and as install.sh leaves it.
 import shutil
 
 import pytest
-from tools import SYSTEMD
+from machine import MACHINE
+from tools import SYSTEMD, needs
 
+pytestmark = needs(*MACHINE)
 NGINX = "/etc/nginx/nginx.conf"
 STOCK = "\tworker_connections 768;\n"
 ANSWERED = "400"                # what the server says to an update of nothing

@@ -25,9 +25,10 @@ from harness import (
     update_path,
 )
 from injection import strace
-from machine import HOST
-from tools import IS_ROOT, SYSTEMD, need
+from machine import HOST, MACHINE
+from tools import IS_ROOT, SYSTEMD, need, needs
 
+pytestmark = needs("openssl")
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
 INSTALL = SYSTEMD / "install.sh"
@@ -35,8 +36,8 @@ INSTALL = SYSTEMD / "install.sh"
 
 def analyze(*words):
     """What systemd-analyze says, all of it."""
-    need("/usr/bin/python3", "python3")         # of which the units speak
-    done = subprocess.run([need("systemd-analyze", "systemd"), *map(str, words)], text=True,
+    need("/usr/bin/python3")                    # of which the units speak
+    done = subprocess.run([need("systemd-analyze"), *map(str, words)], text=True,
                           capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     assert done.returncode == 0, done
     return done.stdout + done.stderr
@@ -45,12 +46,14 @@ def analyze(*words):
 # -- units ----------------------------------------------------------------------------------------
 
 
+@needs("systemd-analyze", "/usr/bin/python3")
 def test_units_are_as_systemd_wants_them():
     units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
     assert len(units) == 9
     assert analyze("verify", *units) == ""
 
 
+@needs("systemd-analyze", "/usr/bin/python3")
 @pytest.mark.parametrize(("service", "most"), [
     *[(service, 0.5) for service in SERVICES],
     ("iotserver-log.service", 2.0), ("iotserver-limit.service", 2.0)])      # which are root
@@ -148,6 +151,7 @@ def command_of(service, folder):
     return command
 
 
+@pytest.mark.slow
 def test_the_last_seven_backups_are_kept(database, tmp_path, run):
     shutil.copy(SCRIPT, tmp_path)
     (tmp_path / "date").write_text('#!/bin/sh\n[ "$1" = +%u ] && echo $DAY\n')
@@ -186,6 +190,7 @@ def calls_in(log):
     return set(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
 
 
+@needs("strace", "systemd-analyze", "/usr/bin/python3")
 def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
         database, public_folder, tmp_path, run):
     """A server that does all it can, and the two others with it."""
@@ -266,6 +271,7 @@ def tree(root):
         for path in root.rglob("*")}
 
 
+@needs("shellcheck")
 def test_shell_scripts_are_clean(tmp_path):
     install(tmp_path)
     for script in (INSTALL, SYSTEMD / "restore.sh", tmp_path / "usr/local/bin/iotserver"):
@@ -410,6 +416,7 @@ def guide(machine):
     return Guide(machine)
 
 
+@needs(*MACHINE)
 def test_the_guide_is_followed(machine, guide, tmp_path):
     commit = origin(tmp_path / "origin")
     machine.run(f"git config --system url.{tmp_path}/origin.insteadOf "

@@ -21,8 +21,9 @@ import pytest
 from harness import INSIDE, Live, rows_of, update_path, wait_for
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tools import need
+from tools import need, needs
 
+pytestmark = needs("nginx")
 CONFIG = """daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 events {{}}
 http {{
@@ -47,7 +48,7 @@ QUIET = 0.4                         # s without an answer: the server waits for 
 @pytest.fixture(scope="module")
 def nginx(template, tmp_path_factory):
     """nginx before a server: where it listens, and what it has seen."""
-    program = need("nginx", "nginx-light")
+    program = need("nginx")
     # Not below the folder of pytest: the path of a unix socket has 107 bytes at most.
     folder = tmp_path_factory.mktemp("nginx")
     shutil.copy(template, folder / "iot.db")

@@ -26,8 +26,9 @@ from harness import (
     update_path,
     wait_for,
 )
-from tools import IS_ROOT, need, skip
+from tools import need, needs
 
+pytestmark = needs("nginx", "openssl")
 # -- port 80: stations ----------------------------------------------------------------------------
 
 
@@ -213,17 +214,16 @@ def test_a_guesser_is_throttled_and_nobody_else(droplet):
     assert made.http(STATION).get(wrong(0)).status == 403
 
 
+@needs("root", "setpriv", "/usr/bin/python3")
 def test_only_nginx_may_connect_to_the_socket(droplet):
     """Because then what it says of the client's address can be believed."""
     made = droplet()
-    if not IS_ROOT:
-        skip("only root can try it as somebody else")
     connect = ("import socket, sys; socket.socket(socket.AF_UNIX)"
                f".connect('{made.folder}/iotserver.sock')")
 
     def attempt(user):
-        return subprocess.run([need("setpriv", "util-linux"), "--reuid", user, "--regid", user,
-                               "--clear-groups", need("/usr/bin/python3", "python3"), "-c",
+        return subprocess.run([need("setpriv"), "--reuid", user, "--regid", user,
+                               "--clear-groups", need("/usr/bin/python3"), "-c",
                                connect], capture_output=True, text=True, check=False).stderr
     assert attempt("www-data") == ""
     assert "PermissionError" in attempt("games")

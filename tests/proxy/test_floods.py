@@ -6,8 +6,9 @@ import time
 import pytest
 from droplet import PHONE, STATION, STRANGER, flood
 from harness import INSIDE, bulk, receive, request, wait_for
-from tools import IS_ROOT, SYSTEMD, need, skip
+from tools import SYSTEMD, need, needs
 
+pytestmark = needs("nginx", "openssl")
 LINE = 100                      # bytes in the log, for each request, before lines were left out
 
 
@@ -49,10 +50,9 @@ endscript
 }}"""                           # as in Debian's /etc/logrotate.d/nginx
 
 
+@needs("root", "logrotate")
 def test_the_log_is_turned_when_it_is_large_beside_the_daily_turn(droplet):
     """Ours each ten minutes and Debian's, on the same files: nothing is in their way."""
-    if not IS_ROOT:
-        skip("only root can give a file to www-data")
     made = droplet()
     log, pid = made.folder / "iotserver.log", made.folder / "pid"
     shipped = (SYSTEMD / "logrotate.conf").read_text()

@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: every row of the HTTP table, and how strictly requests are understood."""
+"""Bytes in, bytes out: every row of the HTTP table, without a socket."""
 import re
 import urllib.parse
 from types import SimpleNamespace
@@ -373,114 +373,7 @@ def test_error_has_the_form_that_was_asked_for(server, path, accept, kind):
         assert (b"<!doctype" in response.body) == (kind == "text/html")
 
 
-# -- how strictly bytes are understood ------------------------------------------------------------
-
-H = b"Host: localhost\r\n"
-LINE = b"GET /healthz HTTP/1.1\r\n"
-UPDATE = f"GET {GET} HTTP/1.1\r\n".encode() + H + b"\r\n"
-POST = b"POST /update HTTP/1.1\r\n" + H
-STRICT = {                      # bytes, statuses allowed; the connection has to close
-    "no host": (LINE + b"\r\n", {400}),
-    "two hosts": (LINE + H + H + b"\r\n", {400}),
-    "bad host": (LINE + b"Host: a b\r\n\r\n", {400}),
-    "no colon": (LINE + H + b"no colon\r\n\r\n", {400}),
-    "space before colon": (LINE + H + b"Accept : a\r\n\r\n", {400}),
-    "empty name": (LINE + H + b": a\r\n\r\n", {400}),
-    "folded header": (LINE + H + b"A: a\r\n b\r\n\r\n", {400}),
-    "space before the first header": (LINE + b" A: a\r\n" + H + b"\r\n", {400}),
-    "bare CR": (LINE + H + b"A: a\rB: b\r\n\r\n", {400}),
-    "bare LF in headers": (LINE + H + b"A: a\nB: b\r\n\r\n", {400}),
-    "bare LF behind the line": (b"GET /healthz HTTP/1.1\n" + H + b"\r\n", {400}),
-    "NUL in value": (LINE + H + b"A: a\0b\r\n\r\n", {400}),
-    "control in value": (LINE + H + b"A: a\x1bb\r\n\r\n", {400}),
-    "DEL in value": (LINE + H + b"A: a\x7fb\r\n\r\n", {400}),
-    "name not ASCII": (LINE + H + b"\xc4: a\r\n\r\n", {400}),
-    "HTTP/0.9": (b"GET /healthz\r\n\r\n", {400}),
-    "HTTP/1.2": (b"GET /healthz HTTP/1.2\r\n" + H + b"\r\n", {400, 505}),
-    "HTTP/2.0": (b"GET /healthz HTTP/2.0\r\n" + H + b"\r\n", {400, 505}),
-    "HTTP/0001.1": (b"GET /healthz HTTP/0001.1\r\n" + H + b"\r\n", {400, 505}),
-    "HTTP/1.10": (b"GET /healthz HTTP/1.10\r\n" + H + b"\r\n", {400, 505}),
-    "http/1.1": (b"GET /healthz http/1.1\r\n" + H + b"\r\n", {400, 505}),
-    "HTTP/1.1 with a space": (b"GET /healthz HTTP/1.1 \r\n" + H + b"\r\n", {400}),
-    "two spaces": (b"GET  /healthz HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "tab between": (b"GET\t/healthz\tHTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "space in the path": (b"GET /a b HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "NEL between": (b"GET\x85/healthz\x85HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "path not ASCII": (b"GET /\xe4 HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "control in the path": (b"GET /\x01 HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "path without /": (b"GET healthz HTTP/1.1\r\n" + H + b"\r\n", {400}),
-    "asterisk": (b"OPTIONS * HTTP/1.1\r\n" + H + b"\r\n", {400, 405}),
-    "CONNECT": (b"CONNECT a:80 HTTP/1.1\r\n" + H + b"\r\n", {400, 405, 501}),
-    "bad method": (b"G@T /healthz HTTP/1.1\r\n" + H + b"\r\n", {400, 405, 501}),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", {400}),
-    "GET with a body": (LINE + H + b"Content-Length: 5\r\n\r\nhello", {400}),
-    "two lengths": (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", {400}),
-    "two equal lengths": (POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", {400}),
-    "list of lengths": (POST + b"Content-Length: 5, 5\r\n\r\nhello", {400}),
-    "length with sign": (POST + b"Content-Length: +5\r\n\r\nhello", {400}),
-    "negative length": (POST + b"Content-Length: -5\r\n\r\nhello", {400}),
-    "length in hex": (POST + b"Content-Length: 0x5\r\n\r\nhello", {400}),
-    "length 1_0": (POST + b"Content-Length: 1_0\r\n\r\nhelloworld", {400}),
-    "empty length": (POST + b"Content-Length: \r\n\r\n", {400}),
-    "superscript length": (POST + b"Content-Length: \xb2\r\n\r\nhe", {400}),
-    "length of 5000 digits": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", {400, 413}),
-    "length over the limit": (POST + b"Content-Length: 262145\r\n\r\n", {413}),
-    "chunked": (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {411}),
-    "length and chunked": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
-                           b"0\r\n\r\n", {400}),
-    "xchunked": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", {400}),
-    "unknown expectation": (POST + b"Expect: tea\r\nContent-Length: 5\r\n\r\nhello", {417}),
-    "long request line": (b"GET /" + b"a" * 8300 + b" HTTP/1.1\r\n" + H + b"\r\n", {414}),
-    "65 headers": (LINE + H + b"A: a\r\n" * 64 + b"\r\n", {431}),
-}
-
-
-@pytest.mark.parametrize(("raw", "allowed"), STRICT.values(), ids=STRICT)
-def test_malformed_request_is_refused_and_the_connection_closed(server, raw, allowed):
-    responses = parse_responses(server.exchange(raw + UPDATE))
-    assert len(responses) == 1
-    assert responses[0].status in allowed
-    assert responses[0].headers["connection"] == "close"
-    assert server.rows() == []
-
-
-def test_malformed_requests_end_their_connection(live):
-    """What follows a request that was not understood might be anything: it is not executed."""
-    behind = get(GET) + b"GET / HTTP/1.1\r\n"
-    for name, (raw, allowed) in STRICT.items():
-        responses = live.talk(raw + behind)
-        assert [r.status in allowed for r in responses] == [True], name
-    assert live.rows() == []
-
-
-LENIENT = {
-    "no space behind the colon": LINE + b"Host:localhost\r\n\r\n",
-    "spaces around a value": LINE + b"Host: \t localhost \t\r\n\r\n",
-    "host with a port": LINE + b"Host: [::1]:8000\r\n\r\n",
-    "value not ASCII": LINE + H + b"User-Agent: \xc3\xa4\r\n\r\n",
-    "length 0": LINE + H + b"Content-Length: 0\r\n\r\n",
-    "absolute form": b"GET http://localhost/healthz HTTP/1.1\r\n" + H + b"\r\n",
-    "HTTP/1.0": b"GET /healthz HTTP/1.0\r\n\r\n",
-    "a long but legal line": b"GET /healthz?" + b"a" * 4000 + b" HTTP/1.1\r\n" + H + b"\r\n",
-    "63 headers": LINE + H + b"A: a\r\n" * 62 + b"\r\n",
-}
-
-
-@pytest.mark.parametrize("raw", LENIENT.values(), ids=LENIENT)
-def test_unusual_but_legal_request_is_understood(server, raw):
-    assert [r.status for r in parse_responses(server.exchange(raw))] == [200]
-
-
-@pytest.mark.parametrize(("version", "option", "closes"), [
-    ("1.1", None, False), ("1.1", "close", True), ("1.1", "keep-alive, Close", True),
-    ("1.1", "keep-alive", False), ("1.0", None, True), ("1.0", "Keep-Alive", False),
-    ("1.0", "close", True)])
-def test_when_the_connection_closes(server, version, option, closes):
-    headers = {"Connection": option} if option else {}
-    raw = request("GET", "/healthz", version=version, **headers) * 2
-    responses = parse_responses(server.exchange(raw))
-    assert len(responses) == (1 if closes else 2)
-    assert (responses[0].headers.get("connection") == "close") == closes
+# -- connections ----------------------------------------------------------------------------------
 
 
 def test_a_request_that_fails_well_keeps_the_connection(server):

@@ -134,6 +134,7 @@ COMPLIANCE = (
     ("RFC9112-2.3-HTTP09-REQUEST", "wait", "GET /T|"),
     ("RFC9112-2.3-HTTP09-AND-HEADERS", "close 400", "GET /T|Host: h||"),
     ("RFC9112-2.3-HTTP09-AND-REQUEST", "close 400", "GET /T|" + AFTER),
+    ("RFC9112-2.3-HTTP09-AND-EMPTY-LINE", "close 400", "GET /T||"),
     ("RFC9112-2.3-INVALID-VERSION", "close 400 505", "GET /T HTTP/9.9|Host: h||"),
     ("COMP-HTTP12-VERSION", "200 505", "GET /T HTTP/1.2|Host: h||"),
     ("RFC9112-2.3-HTTP20", "close 400 505", "GET /T HTTP/2.0|Host: h||"),
@@ -182,10 +183,12 @@ COMPLIANCE = (
     ("COMP-NO-1XX-HTTP10", "close 405",
      f"POST /T HTTP/1.0|Host: h|Expect: 100-continue|{HELLO}"),
     ("COMP-CONNECTION-CLOSE", "close 200", GET + "Connection: close||"),
+    ("RFC9112-9.3-KEEP-ALIVE-OF-HTTP11", "open 200", GET + "Connection: keep-alive||"),
     ("RFC9112-9.6-CLOSE-IN-A-LIST", "close 200", GET + "Connection: keep-alive, Close||"),
     ("RFC9112-9.6-CLOSE-IN-A-SECOND-LINE", "close 200",
      GET + "Connection: keep-alive|Connection: close||"),
     ("COMP-HTTP10-DEFAULT-CLOSE", "close 200", "GET /T HTTP/1.0|Host: h||"),
+    ("RFC9112-9.6-HTTP10-CLOSE", "close 200", "GET /T HTTP/1.0|Host: h|Connection: close||"),
     ("RFC9112-9.3-HTTP10-KEEP-ALIVE", "open 200",
      "GET /T HTTP/1.0|Host: h|Connection: keep-alive||"),
     ("RFC9110-7.6.1-LENGTH-AS-OPTION", "open 405", body(HIDDEN, "Connection: Content-Length|")),
@@ -196,6 +199,8 @@ COMPLIANCE = (
      POST + "Content-Type: text/plain|Content-Type: text/html|" + HELLO),
     ("COMP-POST-UNSUPPORTED-CT", "open 405", POST + "Content-Type: application/x-no|" + HELLO),
     ("COMP-LONG-URL-OK", "200 404 414", "GET /T?" + "a" * 7900 + " HTTP/1.1|Host: h||"),
+    ("RFC9112-3-LINE-OF-4-KB", "open 200", "GET /T?" + "a" * 4000 + " HTTP/1.1|Host: h||"),
+    ("RFC9112-3-LINE-OVER-8-KIB", "close 414", "GET /T" + "a" * 8300 + " HTTP/1.1|Host: h||"),
 )
 
 SMUGGLING = (
@@ -304,6 +309,7 @@ MALFORMED = (
     ("RFC6585-5-64-HEADERS", "open 200", GET + "A: a|" * 63 + "|"),
     ("RFC6585-5-65-HEADERS", "close 431", GET + "A: a|" * 64 + "|"),
     ("MAL-NUL-IN-URL", "close 400", "GET /T\0test HTTP/1.1|Host: h||"),
+    ("RFC9112-3.2-CONTROL-IN-TARGET", "close 400", "GET /T\x01 HTTP/1.1|Host: h||"),
     ("MAL-CONTROL-CHARS-HEADER", "close 400", GET + "X-Test: abc\x07\x08\x0bdef||"),
     *((f"RFC9110-5.5-{code:02X}-IN-VALUE", "close 400", f"{GET}X-Test: a{chr(code)}b||")
       for code in (0x01, 0x0c, 0x0d, 0x0e, 0x1b, 0x1f, 0x7f)),

@@ -191,6 +191,7 @@ def test_body_of_256_kib_fits(live):
     assert live.ask("POST", "/update", body + b" ").status == 413
 
 
+@pytest.mark.slow
 def test_slow_clients_are_cut_off_in_time(database, serve):
     """A drip of bytes does not extend the deadline of a head."""
     live = serve(**tuned("PATIENCE.update(head=1, body=1, idle=1)"))
@@ -214,6 +215,7 @@ def test_slow_clients_are_cut_off_in_time(database, serve):
         assert idle.recv(100) == b""
 
 
+@pytest.mark.untraced
 def test_many_idle_connections_disturb_nobody(live, many_files):
     count = min(many_files - 200, 1500)
     if count < 300:
@@ -300,6 +302,8 @@ def test_answered_means_stored(live):
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.untraced
+@pytest.mark.slow
 def test_killed_under_load_keeps_all_that_was_answered(live, serve):
     told = []
 
@@ -350,6 +354,8 @@ def test_rate_limit_tells_when_to_come_again(database, serve):
     assert len(live.rows()) == 4
 
 
+@pytest.mark.untraced
+@pytest.mark.slow
 def test_unknown_macs_take_no_memory(database, serve):
     live = serve("--rate-limit", "3")
 
@@ -442,6 +448,8 @@ def test_head_of_events_gets_no_events(live):
         assert more == b""
 
 
+@pytest.mark.untraced
+@pytest.mark.slow
 def test_listener_that_does_not_read_is_dropped_and_others_go_on(database, serve):
     live = serve("--rate-limit", "0", **tuned("MAX_UNSENT = 2000"))
     before = open_sockets(live)
@@ -552,6 +560,7 @@ def test_signal_under_load_loses_no_answer(live, number):
         assert db.execute("SELECT count(*) FROM reading").fetchone() == (len(told),)
 
 
+@pytest.mark.slow
 def test_sigterm_does_not_wait_for_clients_that_never_end(live):
     with live.connect() as listener, live.connect() as cut, live.connect() as reader:
         subscribe(listener)
@@ -613,6 +622,8 @@ def foreign_files(folder):
     return ["older", "other", "empty table", "text", "short", "random", "newer"]
 
 
+@pytest.mark.untraced
+@pytest.mark.slow
 def test_large_reads_let_others_have_their_turns(database, serve):
     """Each takes some 100 ms: an update waits for none of them, and not all of them wait."""
     live = serve("--rate-limit", "0", **tuned("MAX_WORKS_PER_ADDRESS = 32"))
@@ -638,6 +649,7 @@ def test_large_reads_let_others_have_their_turns(database, serve):
     assert {a.body.count(b"<entry-id") for a in answers if a.status == 200} == {8000}
 
 
+@pytest.mark.slow
 def test_foreign_files_are_refused_and_left_as_they_are(database, run, tmp_path):
     for name in foreign_files(tmp_path):
         path = tmp_path / name

@@ -320,20 +320,6 @@ def test_two_keys_live_until_the_new_one_is_used(server):
         assert (inside.key, inside.next_key) == (digest, None)
 
 
-def test_receipts_are_forgotten_late(server):
-    server.update(INSIDE, "1", more="/seq=a")
-    server.time += 59 * 86_400
-    server.writer.forget_receipts(server.server.now())
-    assert server.update(INSIDE, "1", more="/seq=a") == 1
-    server.time += 2 * 86_400
-    server.writer.forget_receipts(server.server.now())
-    assert server.update(INSIDE, "1", more="/seq=a") == 2
-    assert query(server.path, "SELECT count(*) FROM receipt") == [(1,)]
-
-
-# -- the file -------------------------------------------------------------------------------------
-
-
 def test_failed_commit_leaves_memory_as_the_file_is(server):
     server.update(INSIDE, "1", more="/seq=a")
     pages, = server.writer.db.execute("PRAGMA page_count").fetchone()

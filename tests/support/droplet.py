@@ -149,7 +149,7 @@ class Droplet:
                 folder=self.folder, site=site(self.folder, certificate, ports, edits)))
             with (self.folder / "nginx.stderr").open("w") as said:
                 self.nginx = subprocess.Popen(
-                    [need("nginx", "nginx-light"), "-p", self.folder, "-c", config], stderr=said)
+                    [need("nginx"), "-p", self.folder, "-c", config], stderr=said)
             wait_for(lambda: self.nginx.poll() is not None or (self.folder / "pid").exists(), 20)
             if self.nginx.poll() is None:
                 self.ports = ports

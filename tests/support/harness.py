@@ -351,13 +351,11 @@ class Live(Dialer):
         self.db = folder / "iot.db"
         self.log = (folder / "stderr").open("w+")
         self.expected = ""              # a regular expression for the whole of stderr
-        started = time.monotonic()
         self.process = subprocess.Popen(
             [*prefix, sys.executable, *command, "--port", "0", *flags], cwd=folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
             env=environment(**env or {}), **popen)
         self.line = self.process.stdout.readline()
-        self.start_seconds = time.monotonic() - started
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.line)
         self.port = int(found[1]) if found else None
 
@@ -400,6 +398,17 @@ def memory(live):
     """Bytes of the server's process that are in memory."""
     return int(Path(f"/proc/{live.process.pid}/statm").read_text().split()[1]) * (
         resource.getpagesize())
+
+
+def descriptors(live):
+    """How many files and sockets the server has open."""
+    return len(list(Path(f"/proc/{live.process.pid}/fd").iterdir()))
+
+
+def processor_seconds(live):
+    """What the server has used so far: however busy the machine is, it is the same."""
+    fields = Path(f"/proc/{live.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def receive(channel):

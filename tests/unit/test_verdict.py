@@ -316,6 +316,7 @@ def weather():
     return read_weather(WEEKS)
 
 
+@pytest.mark.slow
 def test_two_weeks_of_real_weather(weather):
     """Looked at each 12 minutes: no change escapes, since none is sooner after another."""
     found = exact_changes(judge_weather(weather, every=4))
