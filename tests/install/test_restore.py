@@ -3,7 +3,10 @@ import re
 
 import pytest
 from harness import INSIDE, update_path
-from tools import SYSTEMD
+from machine import MACHINE
+from tools import SYSTEMD, needs
+
+pytestmark = needs(*MACHINE)
 
 STATE = "/var/lib/iotserver"
 PLANTED = {                     # what somebody who took over the service could leave for root

@@ -2,6 +2,9 @@
 does the same for ten minutes.
 """
 from siege import FLAGS, besiege, missed, table
+from tools import needs
+
+pytestmark = needs("nginx", "openssl")
 
 
 def test_all_attacks_at_once_are_hardly_noticed(droplet, many_files):
