@@ -86,6 +86,7 @@ LIMITS = {                      # what the section on HTTP says, and the number 
     "a decimal number of at most {} characters": iot.MAX_NUMBER,
     "this reading, 1 to {} characters": iot.MAX_SEQ,
     "a label: {} characters": iot.MAX_NAME,
+    "among the newest {} entries": iot.RECEIPTS,
     "A request line: {} bytes": iot.MAX_LINE,
     "all headers: {} bytes": iot.MAX_HEAD,
     "bytes and {} lines": iot.MAX_HEADERS,
