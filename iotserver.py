@@ -33,7 +33,8 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /events  /api/stations  /api/readings  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
 
 Usage
@@ -145,6 +146,7 @@ MAX_HEADS = 512                 # of them: 3 MB
 MAX_KNOWN = 4096                # updates remembered: two forms of 2,000 stations, 8 MB at most
 MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
+MAX_FIELDS = 9                  # of a station
 READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
 MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
 TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
@@ -485,8 +487,8 @@ def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any
     """A JSON object without its nulls. Raises Refused unless it is one, with known parts only."""
     if not isinstance(document, dict):
         raise Refused(400, f"{where}: a JSON object is needed")
-    if unknown := sorted(document.keys() - known):
-        raise Refused(400, f"{where}: {unknown[0][:20]!a} is unknown; known: {', '.join(known)}")
+    if unknown := document.keys() - known:
+        raise Refused(400, f"{where}: {min(unknown)[:20]!a} is unknown; known: {', '.join(known)}")
     return {name: value for name, value in document.items() if value is not None}
 
 
@@ -1888,7 +1890,7 @@ class Guesses:
             del self.right[next(iter(self.right))]
 
     def add(self, address: str) -> None:
-        """One more wrong one. Only a network that is not throttled makes room for another."""
+        """One more wrong one. Those that are throttled make room for their like alone."""
         now = self.monotonic()
         for place, limit in zip(networks(address[:MAX_ADDRESS]), (MAX_GUESSES, MAX_SITE_GUESSES),
                                 strict=False):
@@ -1900,7 +1902,7 @@ class Guesses:
         if len(self.counts) > MAX_ADDRESSES:
             del self.counts[next(iter(self.counts))]
         if len(self.throttled) > MAX_ADDRESSES:
-            self.throttled = {place: end for place, end in self.throttled.items() if end > now}
+            del self.throttled[next(iter(self.throttled))]
 
 
 class Access:
@@ -1910,7 +1912,7 @@ class Access:
                  password: str | None = None):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
         self.requests: dict[bytes, Bucket] = {}     # by key
-        self.readings: dict[int, Bucket] = {}       # by station
+        self.readings: dict[bytes, Bucket] = {}     # likewise
         self.guesses = Guesses(monotonic)
         self.password = password                # the content of its file; None: all is public
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
@@ -1944,33 +1946,34 @@ class Access:
             writer.promote_key(station)
         return station
 
-    def charge(self, station: Station, values: Iterable[Any]) -> None:
+    def charge(self, key: str, values: Iterable[Any]) -> None:
         """Take tokens for many readings, or for long ones: texts. Raises TooOften, Refused."""
         cost = sum(1 + len(value) // TEXT_UNIT if isinstance(value, str) else 1
                    for value in values)
-        if self.space < 2:
+        if self.space < 2 and cost > MAX_FIELDS:
             raise Refused(507, "not stored: the disk is nearly full; single numbers are taken",
                           Retry_After="600")
         if self.per_minute:
             rate = READINGS_PER_UPDATE * self.per_minute
-            self.readings[station.id], wait = take_tokens(
-                self.readings.get(station.id), self.monotonic(), rate, max(rate, MIN_BURST), cost)
+            digest = hash_key(key[:MAX_SECRET + 1])
+            self.readings[digest], wait = take_tokens(
+                self.readings.get(digest), self.monotonic(), rate, max(rate, MIN_BURST), cost)
             if wait:
                 raise TooOften(wait, f"too many readings: at most {rate} a minute")
 
-    def admit_key(self, station: Station | None, key: str, address: str) -> bool:
-        """Whether a key may read this station: one that writes for it, or its read key."""
+    def admit_key(self, stations: Iterable[Station], key: str, address: str) -> bool:
+        """Whether a key may read one of these: one that writes for it, or its read key."""
         if not key:
             return False
         digest = hash_key(key[:MAX_SECRET + 1])
         self.guesses.refuse(address, digest)
-        keys = (station.key, station.next_key, station.read_key) if station else (None,) * 3
-        found = [matches(digest, stored) for stored in keys]    # all of them: takes as long
-        if any(found):
-            self.guesses.accept(address, digest)
-            return True
-        self.guesses.add(address)
-        return False
+        found = [matches(digest, stored) for station in stations    # all of them: takes as long
+                 for stored in (station.key, station.next_key, station.read_key)]
+        if not any(found):
+            self.guesses.add(address)
+            return False
+        self.guesses.accept(address, digest)
+        return True
 
     def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
@@ -2954,6 +2957,9 @@ TEXT, JSON, HTML, CSV, EVENTS = (
     "text/csv; charset=utf-8", "text/event-stream")
 
 
+ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
+
+
 class Request(NamedTuple):
     """What a client asks; where that could not be understood, fault says why.
 
@@ -3065,7 +3071,7 @@ def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
     mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
     station = server.access.admit(mac, key, request.address)
     readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
-    server.access.charge(station, readings)
+    server.access.charge(key, readings)
     now, before = server.now(), station.last_entry
     entries = [server.writer.add(station, reading, now) for reading in readings]
     return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
@@ -3089,7 +3095,26 @@ def get_stations(request: Request, server: "Server") -> Answer:
                                        "value": series.value, "time": series.time})
     return Answer(as_json([
         {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON)
+         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
+        headers=ANY_ORIGIN)
+
+
+def get_verdict(request: Request, server: "Server") -> Answer:
+    """The answers for widgets and scripts, as JSON or in words, a line a room.
+
+    As a widget cannot log in, a key of a station opens them on a private server.
+    """
+    query = parse_query(request, ("key",))
+    key = request.headers.get("x-api-key", query.get("key", ""))
+    stations = server.writer.stations.values()
+    if server.access.password and not server.access.admit_key(stations, key, request.address):
+        server.access.admit_reader(request.headers, request.address)
+    places, now = server.board.places(), server.now()
+    if request.path.startswith("/api/"):
+        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
+    unit = choose_unit(server.settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
+    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
 
 
 def wanted_station(server: "Server", name: str) -> Station:
@@ -3122,7 +3147,7 @@ def get_readings(request: Request, server: "Server") -> Work:
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
-        for p in points]}), JSON)
+        for p in points]}), JSON, headers=ANY_ORIGIN)
 
 
 def get_export(request: Request, server: "Server") -> Answer:
@@ -3174,6 +3199,7 @@ DEFAULT_RESULTS = 100           # when the request does not say from when
 EARLIEST_CREATED = 946_684_800_000  # 2000-01-01: before it lies the clock of a board just started
 MIN_CHART_UPDATE = 15           # s between two looks of an embedded chart, as there
 MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
+MAX_BULK_LINE = 128             # bytes of a line of bulk_update.csv, in the mean
 MAX_PARAMS = 200                # parts of a form; an entry has below 20
 SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
                            for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
@@ -3249,9 +3275,11 @@ def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
     params: dict[str, Any] = parse_form(request.query)
     if document is None and request.body.lstrip()[:1] != b"{":
         return params | parse_form(request.body.decode("utf-8", "replace"))
+    document = document or load_json(request.body)
+    if len(document) > MAX_PARAMS:
+        raise Refused(400, f"body: at most {MAX_PARAMS} names")
     return params | {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
-                     for name, value in (document or load_json(request.body)).items()
-                     if value is not None}
+                     for name, value in document.items() if value is not None}
 
 
 def find_key(request: Request, params: dict[str, Any]) -> str:
@@ -3329,12 +3357,14 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
             ms = now
         draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
                              for name, value in params.items()}, ms)
-        station = server.access.admit(None, find_key(request, params), request.address)
-        server.access.charge(station, [*draft.values.values(), *(draft.note or ())])
+        key = find_key(request, params)
+        station = server.access.admit(None, key, request.address)
+        server.access.charge(key, [*draft.values.values(), *(draft.note or ())])
     except TooOften:
         return Answer(b"0", kind, 200, CORS)
     except Refused as refused:
-        return Answer(b"0", kind, 429 if refused.status == 429 else 400, CORS + refused.headers)
+        status = refused.status if refused.status in {429, 507} else 400
+        return Answer(b"0", kind, status, CORS + refused.headers)
     number = server.writer.add_entry(station, ms, draft.values, now, draft.note)
     note = (draft.note or Note())._asdict()
     answer = render_document("feed", {
@@ -3374,9 +3404,9 @@ def bulk_csv(params: dict[str, Any]) -> list[dict[str, Any]]:
     time_name = "delta_t" if params.get("time_format") == "relative" else "created_at"
     columns = (time_name, *BULK_COLUMNS[1:])
     text = str(params.get("updates", ""))
-    text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
-    if text.count("|") > 2 * MAX_BULK:
+    if len(text) > MAX_BULK * MAX_BULK_LINE or text.count("|") > 2 * MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
+    text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
     lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
              for line in text.split("|") if line.strip(", ")]
     if not lines:
@@ -3418,8 +3448,9 @@ def write_bulk(request: Request, server: "Server") -> Answer:
     if not match:
         raise Refused(405, "administration is done on the command line")
     now, params = server.now(), parse_params(request)
+    key = find_key(request, params)
     try:
-        station = server.access.admit(None, find_key(request, params), request.address)
+        station = server.access.admit(None, key, request.address)
     except Refused as refused:
         raise Refused(401 if refused.status == 403 else refused.status, refused.message,
                       **dict(refused.headers)) from None
@@ -3431,7 +3462,7 @@ def write_bulk(request: Request, server: "Server") -> Answer:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     times = bulk_times(updates, parse_zone(params), now)
     drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
-    server.access.charge(station, [value for draft in drafts
+    server.access.charge(key, [value for draft in drafts
                                    for value in (*draft.values.values(), *(draft.note or ()))])
     for draft in drafts:
         server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
@@ -3846,8 +3877,8 @@ def require_reader(request: Request, server: "Server", station: Station | None,
                    params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
-    if access.password is None or access.admit_key(station, find_key(request, params),
-                                                   request.address):
+    if access.password is None or access.admit_key([station] if station else [],
+                                                   find_key(request, params), request.address):
         return
     if "callback" in params:            # a script of another site, with the browser's password
         raise Refused(403, "callback: on a private server it needs a key")
@@ -3954,6 +3985,8 @@ ROUTES = (
     Route("GET", "/events", get_events),
     Route("GET", "/api/stations", get_stations),
     Route("GET", "/api/readings", get_readings),
+    Route("GET", "/api/verdict", get_verdict, is_open=True),
+    Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
     *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
     Route("GET", "/healthz", get_healthz, is_open=True),
@@ -4118,7 +4151,7 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
     None while it is not complete. Raises Refused as soon as it cannot become one.
     """
     if LOOSE.match(data):
-        found = repair_head(data)
+        found = repair_head(data[:MAX_HEAD + 1])
         if found and found[2] and not is_first:     # its answer could be taken for another's
             raise Refused(400, "request line: without a version it can only be the first one")
     else:
@@ -5474,7 +5507,7 @@ def raise_file_limit() -> int:
         return 500                              # what select() can watch there
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MAX_CONNECTIONS
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    soft = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
 
