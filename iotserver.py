@@ -172,6 +172,7 @@ CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+MAX_STREAMS_PER_ADDRESS = 4
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
@@ -3153,7 +3154,8 @@ def get_readings(request: Request, server: "Server") -> Work:
 def get_export(request: Request, server: "Server") -> Answer:
     query = parse_query(request, ("station", "field", "start", "end"))
     start, end = parse_span(query)
-    if sum(bool(connection.stream) for connection in server.connections) >= MAX_STREAMS:
+    streams = [c.request.address for c in server.connections if c.stream and c.request]
+    if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
@@ -4507,6 +4509,7 @@ class Connection(asyncio.Protocol):
         elif not self.server.may_linger():
             self.transport.close()
         else:
+            self.buffer.clear()
             # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
             # might never see the answer: so only our side is closed, and the rest is dropped.
             self.enter("linger")
@@ -4645,24 +4648,28 @@ class Turn:
 class Steps:
     """What takes long, a step at a time; updates, and other addresses, have their turns between.
 
-    A few addresses are served in rotation, each with its first request; streams take turns among
-    themselves, too.
+    A few addresses are served in rotation, each with its first request, and with each round one
+    piece of one stream.
     """
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.waiting: dict[str, collections.deque[Connection]] = {}     # by address
-        self.rotation: collections.deque[str] = collections.deque()     # of some of them
+        self.waiting: dict[str, collections.deque[Connection]] = {}     # requests by address
+        self.rotation: collections.deque[str] = collections.deque()     # of some addresses
         self.others: collections.deque[str] = collections.deque()       # the rest, in order
+        self.streams: collections.deque[Connection] = collections.deque()
+        self.is_running = False
 
     def add(self, connection: Connection) -> None:
-        address = connection.request.address if connection.request else ""
-        if address in self.waiting:
-            self.waiting[address].append(connection)
-            return
-        self.waiting[address] = collections.deque([connection])
-        self.others.append(address)
-        if len(self.waiting) == 1:
+        if not (connection.work and connection.request):
+            self.streams.append(connection)
+        elif queue := self.waiting.get(connection.request.address):
+            queue.append(connection)
+        else:
+            self.waiting[connection.request.address] = collections.deque([connection])
+            self.others.append(connection.request.address)
+        if not self.is_running:
+            self.is_running = True
             self.server.loop.call_soon(self.step)
 
     def is_full(self, address: str) -> bool:
@@ -4673,16 +4680,19 @@ class Steps:
         self.server.turn.end()          # whose answer is ready does not wait for this step
         while self.others and len(self.rotation) < MAX_ROTATION:
             self.rotation.append(self.others.popleft())
-        address = self.rotation.popleft()
-        connections = self.waiting[address]
-        connection = connections.popleft()
-        if connection.step():
-            (connections.append if connection.stream else connections.appendleft)(connection)
-        if connections:
-            self.rotation.append(address)
-        else:
-            del self.waiting[address]
-        if self.waiting:
+        if self.rotation:
+            address = self.rotation.popleft()
+            queue = self.waiting[address]
+            if not queue[0].step():
+                queue.popleft()
+            if queue:
+                self.rotation.append(address)
+            else:
+                del self.waiting[address]
+        if self.streams and (stream := self.streams.popleft()).step():
+            self.streams.append(stream)
+        self.is_running = bool(self.waiting or self.streams)
+        if self.is_running:
             self.server.loop.call_soon(self.step)
 
 
