@@ -176,7 +176,7 @@ def test_each_verdict_and_the_change_without_reload(house, visit):
     page = visit(house.address)
     expect(headline(page)).to_have_text(re.compile(r"^Open the windows: it is 7.2 °F cooler"))
     picture(page, "open")
-    house.send(OUTSIDE, 31)
+    house.send(OUTSIDE, 31, 31)
     expect(headline(page)).to_have_text(re.compile(r"^Keep the windows closed: it is 5.4 °F warm"))
     expect(page).to_have_title("Keep the windows closed")
     picture(page, "close")
@@ -184,8 +184,8 @@ def test_each_verdict_and_the_change_without_reload(house, visit):
     house.send_both(20.5, 15)
     expect(headline(page)).to_have_text("Comfortable inside: nothing to do.")
     picture(page, "comfortable")
-    house.put_forward(64)
-    expect(headline(page)).to_have_text('No answer: "outside" has been silent for 14 min.')
+    house.put_forward(95)                   # the pause before has taught patience
+    expect(headline(page)).to_have_text('No answer: "outside" has been silent for 45 min.')
     assert page.locator("td", has_text="silent").count() == 2
     picture(page, "unknown")
     assert is_same_page(page)
@@ -198,7 +198,7 @@ def test_new_verdict_is_announced_and_a_new_reading_is_not(house, visit):
         house.send(OUTSIDE, value)
         expect(page.locator(".big").nth(1)).to_contain_text(f"{value * 1.8 + 32:.1f}")
     assert page.evaluate("announced") == []
-    house.send(OUTSIDE, 31)
+    house.send(OUTSIDE, 31, 31)
     expect(headline(page)).to_have_text(CLOSE)
     region = page.locator("[aria-live=polite]")
     expect(region).to_have_text(CLOSE)
@@ -222,7 +222,7 @@ def test_a_server_that_hangs_leaves_no_old_verdict(house, visit):
     expect(headline(page)).to_have_text(OPEN)
     os.kill(house.process.pid, 19)
     try:
-        page.clock.fast_forward(6 * 60_000)
+        page.clock.fast_forward(11 * 60_000)
         expect(headline(page)).to_have_text(UNKNOWN, timeout=3000)
     finally:
         os.kill(house.process.pid, 18)
@@ -236,7 +236,7 @@ def test_an_expired_verdict_is_asked_for_with_patience(house, visit):
     old = re.sub(r"data-expires=\"?\d+", "data-expires=1", house.get("/").text)
     page.route(house.address, lambda route: (asked.append(route.request.url), route.fulfill(
         status=200, content_type="text/html", body=old)))
-    page.clock.fast_forward(6 * 60_000)
+    page.clock.fast_forward(11 * 60_000)
     page.wait_for_timeout(700)
     assert 1 <= len(asked) <= 3
 
@@ -248,7 +248,7 @@ def test_offline_and_back(house, visit):
     expect(headline(page)).to_have_text(NO_CONNECTION)
     assert re.search(r"from \w{3},? ?\d+:\d\d", headline(page).inner_text())
     picture(page, "offline")
-    house.send(OUTSIDE, 31)
+    house.send(OUTSIDE, 31, 31)
     page.context.set_offline(False)
     expect(headline(page)).to_have_text(CLOSE)
     assert is_same_page(page)
@@ -293,11 +293,11 @@ def test_server_restarts(house, start, visit, gateway, is_behind_proxy):
         between.kill()
         between.wait()
     expect(headline(page)).to_have_text(NO_CONNECTION)
-    page.clock.fast_forward(6 * 60_000)     # asked for in vain, and said once
+    page.clock.fast_forward(11 * 60_000)     # asked for in vain, and said once
     page.wait_for_timeout(300)
     assert page.evaluate("announced.length") == 1
     again = start("--port", str(house.port))
-    again.send(OUTSIDE, 31)
+    again.send(OUTSIDE, 31, 31)
     page.clock.fast_forward(5500)           # the pause of the script, not that of the browser
     expect(headline(page)).to_have_text(CLOSE, timeout=15_000)
     again.send(OUTSIDE, 32.5)
@@ -354,7 +354,7 @@ def test_hostile_names(run, start, visit):
     page.keyboard.press("ArrowLeft")
     expect(read_out(page)).to_contain_text(HOSTILE)
     assert page.locator("img").count() == 0
-    house.put_forward(9)
+    house.put_forward(12)
     expect(headline(page)).to_have_text(re.compile("onclick"))
     picture(page, "hostile")                # its dialogs and errors would fail the visit
 
