@@ -33,7 +33,8 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /events  /api/stations  /api/readings  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
 
 Usage
@@ -54,6 +55,7 @@ import base64
 import collections
 import contextlib
 import csv
+import dataclasses
 import email.utils
 import errno
 import functools
@@ -87,7 +89,6 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
@@ -172,6 +173,7 @@ CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+MAX_STREAMS_PER_ADDRESS = 4
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
@@ -896,7 +898,7 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Station:
     """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
     id: int
@@ -959,16 +961,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
+@dataclasses.dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-
-    def __init__(self) -> None:
-        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
-        self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
-        self.series: list[tuple[int, int, int]] = []            # id, station, field
-        self.stations: dict[int, Station] = {}
-        self.promoted: set[int] = set()                         # stations that used their next key
+    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
+    promoted: set[int] = dataclasses.field(default_factory=set)
+    now: int = 0                # when its updates arrived; 0: they are none
 
 
 class ImportCount(NamedTuple):
@@ -1593,7 +1595,7 @@ class Writer(Database):
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
-                self._hear(station, now)
+                self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1602,20 +1604,16 @@ class Writer(Database):
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        self._hear(station, now)
+        batch = self.batch
+        batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
         for field, value in values.items():
-            series = self.series_of(self.batch, station.id, field)
-            self.batch.readings.append((series, ms, station.last_entry, value))
+            if (series := self.series.get((station.id, field))) is None:
+                series = self.series_of(batch, station.id, field)
+            batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            self.batch.notes.append((station.id, station.last_entry, ms, *note))
+            batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def _hear(self, station: Station, now: int) -> None:
-        if station.heard:
-            station.silence = learn_silence(station.silence, now - station.heard)
-        station.heard = now
-        self.batch.stations[station.id] = station
 
     def promote_key(self, station: Station) -> None:
         """The next key was used: with this batch it becomes the only one."""
@@ -1661,6 +1659,10 @@ class Writer(Database):
         self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
             (station, entry - RECEIPTS) for station, hash, entry in receipts
             if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for station in batch.stations.values():
+            if batch.now and station.heard:
+                station.silence = learn_silence(station.silence, batch.now - station.heard)
+            station.heard = batch.now or station.heard
         self.db.executemany(
             "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
                 (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
@@ -2038,19 +2040,19 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many readings: at most {rate} a minute")
 
-    def admit_key(self, station: Station | None, key: str, address: str) -> bool:
-        """Whether a key may read this station: one that writes for it, or its read key."""
+    def admit_key(self, stations: Iterable[Station], key: str, address: str) -> bool:
+        """Whether a key may read one of these: one that writes for it, or its read key."""
         if not key:
             return False
         digest = hash_key(key[:MAX_SECRET + 1])
         self.guesses.refuse(address, digest)
-        keys = (station.key, station.next_key, station.read_key) if station else (None,) * 3
-        found = [matches(digest, stored) for stored in keys]    # all of them: takes as long
-        if any(found):
-            self.guesses.accept(address, digest)
-            return True
-        self.guesses.add(address)
-        return False
+        found = [matches(digest, stored) for station in stations    # all of them: takes as long
+                 for stored in (station.key, station.next_key, station.read_key)]
+        if not any(found):
+            self.guesses.add(address)
+            return False
+        self.guesses.accept(address, digest)
+        return True
 
     def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
@@ -2115,20 +2117,16 @@ STYLE = """
     --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
   }
 }
-* { box-sizing: border-box }
-body {
-  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
-}
+* { box-sizing: border-box; min-width: 0; margin: 0 }
+body { background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
 main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
 main, .now, .smalls { display: grid; gap: .75rem }
-section, figure {
-  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
-}
-h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
+section, figure { padding: 1rem; border-radius: 1rem; background: var(--card) }
+h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
 h1 small { font-size: 1rem }
-h2 { margin: 0; font-size: 1rem; font-weight: 600 }
-p { margin: .25rem 0 0 }
+h2 { font-size: 1rem; font-weight: 600 }
+p { margin-top: .25rem }
 .verdict { color: #fff; padding: 1.25rem }
 .open { background: #0b5d8f }
 .close { background: #a33a08 }
@@ -2138,13 +2136,11 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
+figcaption { line-height: 1.9; text-underline-offset: .3rem }
 figcaption span { display: inline-block; margin-right: .75rem }
-figcaption :is(.inside, .outside)::before {
-  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
-  border-top: 3px solid; vertical-align: middle;
-}
-figcaption .second::before { border-top-style: dashed }
-figcaption .third::before { border-top-style: dotted }
+figcaption :is(.inside, .outside) { text-decoration: underline 3px }
+figcaption .second { text-decoration-style: dashed }
+figcaption .third { text-decoration-style: dotted }
 .dim, .other, time, figcaption, td { color: var(--dim) }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
@@ -2153,25 +2149,20 @@ figcaption .third::before { border-top-style: dotted }
 .inside.third { color: var(--in-3) }
 .outside.third { color: var(--out-3) }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
-nav a {
-  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
-  text-align: center; color: inherit; text-decoration: none;
-}
+nav a { flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem }
+nav a { text-align: center; color: inherit; text-decoration: none }
 nav a[aria-current] { background: var(--ink); color: var(--card) }
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
-svg * { pointer-events: none }
+svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
-path {
-  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
-  vector-effect: non-scaling-stroke;
-}
-.second path { stroke-dasharray: 6 3 }
-.third path { stroke-dasharray: 2 3 }
+path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.second path { stroke-dasharray: 6 3 }
+g.third path { stroke-dasharray: 2 3 }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
 .swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
-input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
+input { width: 100%; accent-color: var(--dim); margin-top: .5rem }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
 table { border-collapse: collapse; width: 100%; font-size: .85rem }
@@ -2617,10 +2608,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def say_field(series: Latest) -> str:
-    return series.label or LABELS.get(series.field, f"field {series.field}")
-
-
 def say_line(line: Line, unit: str) -> str:
     """A line of a chart, for those who cannot see it."""
     if not line.points:
@@ -2858,21 +2845,17 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(overview.places)
-    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]]
-    if not said:
-        headline, reason = NO_ROOM
-        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  room="", more=""), headline.rstrip(":"), ""
-    (first, state, headline, reason), *others = said
-    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+    said = [(room.name, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
+    (name, state, headline, reason), *others = said
+    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
-    if len(rooms) > len(said):
-        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
-    css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
-                               room=f"<small>{escape(first.name)}</small> " if others else ""),
-            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
+    if len(rooms) > MAX_ROOMS:
+        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
+    return (VERDICT.substitute(
+        state="cold" if headline == HEADLINES["cold"] else state, headline=headline, more=more,
+        reason=escape(reason), room=f"<small>{escape(name)}</small> " if others else ""),
+        headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
@@ -2989,9 +2972,11 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
     rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
     small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
              for series in fields if not (row.is_stale or (s.role and series.field == 1)))
-    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
-                   read_points(reader, series.series, start, now, SMALL_POINTS))
-              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    styles = {place.name: place.css for place in places}
+    others = [Line(
+        f"{s.name}: {series.label or LABELS.get(series.field) or f'field {series.field}'}",
+        styles.get(s.name, "other"), read_points(reader, series.series, start, now, SMALL_POINTS))
+        for s, series in itertools.islice(small, SMALL_CHARTS)]
     return Overview(places, shown, lines, [line for line in others if line.points], rows,
                     len(stations), reader.first_hour(), reader.weight(), start, now,
                     str(reader.path))
@@ -3032,6 +3017,9 @@ def read_row(reader: Reader, station: Station, fields: list[Latest], entries: in
 TEXT, JSON, HTML, CSV, EVENTS = (
     "text/plain; charset=utf-8", "application/json", "text/html; charset=utf-8",
     "text/csv; charset=utf-8", "text/event-stream")
+
+
+ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
 
 
 class Request(NamedTuple):
@@ -3157,7 +3145,7 @@ def get_events(request: Request, server: "Server") -> Answer:
     if server.events.is_full():
         raise Refused(503, "too many listeners; try again", Retry_After="5")
     return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
-                                      server.board.told),
+                                      server.board.verdicts()),
                   EVENTS, listens=request.command == "GET",
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
@@ -3169,7 +3157,26 @@ def get_stations(request: Request, server: "Server") -> Answer:
                                        "value": series.value, "time": series.time})
     return Answer(as_json([
         {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON)
+         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
+        headers=ANY_ORIGIN)
+
+
+def get_verdict(request: Request, server: "Server") -> Answer:
+    """The answers for widgets and scripts, as JSON or in words, a line a room.
+
+    As a widget cannot log in, a key of a station opens them on a private server.
+    """
+    query = parse_query(request, ("key",))
+    key = request.headers.get("x-api-key", query.get("key", ""))
+    stations = server.writer.stations.values()
+    if server.access.password and not server.access.admit_key(stations, key, request.address):
+        server.access.admit_reader(request.headers, request.address)
+    places, now = server.board.places(), server.now()
+    if request.path.startswith("/api/"):
+        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
+    unit = choose_unit(server.settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
+    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
 
 
 def wanted_station(server: "Server", name: str) -> Station:
@@ -3202,13 +3209,14 @@ def get_readings(request: Request, server: "Server") -> Work:
     points = [] if series is None else server.reader.points(series, start, end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
-        for p in points]}), JSON)
+        for p in points]}), JSON, headers=ANY_ORIGIN)
 
 
 def get_export(request: Request, server: "Server") -> Answer:
     query = parse_query(request, ("station", "field", "start", "end"))
     start, end = parse_span(query)
-    if sum(bool(connection.stream) for connection in server.connections) >= MAX_STREAMS:
+    streams = [c.request.address for c in server.connections if c.stream and c.request]
+    if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
@@ -3932,8 +3940,8 @@ def require_reader(request: Request, server: "Server", station: Station | None,
                    params: dict[str, Any]) -> None:
     """All can look, unless the server is private. Raises Refused."""
     access = server.access
-    if access.password is None or access.admit_key(station, find_key(request, params),
-                                                   request.address):
+    if access.password is None or access.admit_key([station] if station else [],
+                                                   find_key(request, params), request.address):
         return
     if "callback" in params:            # a script of another site, with the browser's password
         raise Refused(403, "callback: on a private server it needs a key")
@@ -4040,6 +4048,8 @@ ROUTES = (
     Route("GET", "/events", get_events),
     Route("GET", "/api/stations", get_stations),
     Route("GET", "/api/readings", get_readings),
+    Route("GET", "/api/verdict", get_verdict, is_open=True),
+    Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
     *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
     Route("GET", "/healthz", get_healthz, is_open=True),
@@ -4560,6 +4570,7 @@ class Connection(asyncio.Protocol):
         elif not self.server.may_linger():
             self.transport.close()
         else:
+            self.buffer.clear()
             # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
             # might never see the answer: so only our side is closed, and the rest is dropped.
             self.enter("linger")
@@ -4648,17 +4659,18 @@ class Turn:
         """Flush this connection when the turn ends."""
         if not self.connections:
             self.ends = self.server.monotonic() + TURN_SECONDS
-            self.server.loop.call_soon(self.end_when_quiet, 0)
+            # After two rounds of the loop: in the first one, what has come is read.
+            self.server.loop.call_soon(self.server.loop.call_soon, self.end, 1)
         self.connections.append(connection)
 
-    def end_when_quiet(self, seen: int) -> None:
-        if seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
-            self.server.loop.call_soon(self.end_when_quiet, len(self.connections))
-        else:
-            self.end()
+    def end(self, seen: int = 0) -> None:
+        """Commit what this turn brought; then, and only then, answer it.
 
-    def end(self) -> None:
-        """Commit what this turn brought; then, and only then, answer it."""
+        After seen connections there may be more to come, and if there are, they are waited for.
+        """
+        if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
+            self.server.loop.call_soon(self.end, len(self.connections))
+            return
         connections, self.connections = self.connections, []
         failure, batch = None, self.server.writer.batch
         if batch.stations:
@@ -4676,7 +4688,8 @@ class Turn:
                 connection.flush(second, failure)
         if batch.readings and not failure:
             self.server.board.is_stale = True
-            self.server.events.tell("reading", batch.readings)
+            if self.server.events.is_used:
+                self.server.events.tell("reading", batch.readings)
 
     def fail(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -4696,24 +4709,28 @@ class Turn:
 class Steps:
     """What takes long, a step at a time; updates, and other addresses, have their turns between.
 
-    A few addresses are served in rotation, each with its first request; streams take turns among
-    themselves, too.
+    A few addresses are served in rotation, each with its first request, and with each round one
+    piece of one stream.
     """
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.waiting: dict[str, collections.deque[Connection]] = {}     # by address
-        self.rotation: collections.deque[str] = collections.deque()     # of some of them
+        self.waiting: dict[str, collections.deque[Connection]] = {}     # requests by address
+        self.rotation: collections.deque[str] = collections.deque()     # of some addresses
         self.others: collections.deque[str] = collections.deque()       # the rest, in order
+        self.streams: collections.deque[Connection] = collections.deque()
+        self.is_running = False
 
     def add(self, connection: Connection) -> None:
-        address = connection.request.address if connection.request else ""
-        if address in self.waiting:
-            self.waiting[address].append(connection)
-            return
-        self.waiting[address] = collections.deque([connection])
-        self.others.append(address)
-        if len(self.waiting) == 1:
+        if not (connection.work and connection.request):
+            self.streams.append(connection)
+        elif queue := self.waiting.get(connection.request.address):
+            queue.append(connection)
+        else:
+            self.waiting[connection.request.address] = collections.deque([connection])
+            self.others.append(connection.request.address)
+        if not self.is_running:
+            self.is_running = True
             self.server.loop.call_soon(self.step)
 
     def is_full(self, address: str) -> bool:
@@ -4724,16 +4741,19 @@ class Steps:
         self.server.turn.end()          # whose answer is ready does not wait for this step
         while self.others and len(self.rotation) < MAX_ROTATION:
             self.rotation.append(self.others.popleft())
-        address = self.rotation.popleft()
-        connections = self.waiting[address]
-        connection = connections.popleft()
-        if connection.step():
-            (connections.append if connection.stream else connections.appendleft)(connection)
-        if connections:
-            self.rotation.append(address)
-        else:
-            del self.waiting[address]
-        if self.waiting:
+        if self.rotation:
+            address = self.rotation.popleft()
+            queue = self.waiting[address]
+            if not queue[0].step():
+                queue.popleft()
+            if queue:
+                self.rotation.append(address)
+            else:
+                del self.waiting[address]
+        if self.streams and (stream := self.streams.popleft()).step():
+            self.streams.append(stream)
+        self.is_running = bool(self.waiting or self.streams)
+        if self.is_running:
             self.server.loop.call_soon(self.step)
 
 
@@ -4747,6 +4767,7 @@ class Events:
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
         self.last = 0                           # number of the newest one
         self.is_reset = False                   # a command has changed stations or history
+        self.is_used = False                    # somebody has listened: till then none is missed
 
     def is_full(self) -> bool:
         return len(self.listeners) >= MAX_LISTENERS
@@ -4774,6 +4795,7 @@ class Events:
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
         """What a listener gets at first: the time here, the verdicts, and what it missed."""
+        self.is_used = True
         data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
@@ -4822,7 +4844,7 @@ class Board:
         self.pages_expire = 0
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
-        self.told: list[dict[str, Any]] = []    # verdicts, as listeners know them
+        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
@@ -4857,16 +4879,19 @@ class Board:
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
-    def news(self) -> list[dict[str, Any]] | None:
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts of now, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        return [{"station": name, "state": verdict.state, "since": verdict.since,
+                 "difference": verdict.difference and round(verdict.difference, 2),
+                 } for name, verdict in found]
+
+    def news(self) -> list[dict[str, Any]]:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
-        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
-            return None
-        self.told = [{
-            "station": name, "state": verdict.state, "since": verdict.since,
-            "difference": verdict.difference and round(verdict.difference, 2),
-        } for name, verdict in verdicts]
-        return self.told
+        verdicts = self.verdicts()
+        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        is_new, self.told = states != self.told, states
+        return verdicts if is_new else []
 
 
 class Control(asyncio.Protocol):

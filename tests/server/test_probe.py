@@ -131,7 +131,7 @@ COMPLIANCE = (
     ("COMP-405-ALLOW", "open 405", "DELETE /T HTTP/1.1|Host: h||"),
     ("COMP-OPTIONS-ALLOW", "open 405", "OPTIONS /T HTTP/1.1|Host: h||"),
     ("COMP-HEAD-NO-BODY", "open 200 405", "HEAD /T HTTP/1.1|Host: h||"),
-    ("RFC9112-2.3-HTTP09-REQUEST", "wait", "GET /T|"),
+    ("RFC9112-2.3-HTTP09-REQUEST", "close 400", "GET /T|"),
     ("RFC9112-2.3-HTTP09-AND-HEADERS", "close 400", "GET /T|Host: h||"),
     ("RFC9112-2.3-HTTP09-AND-REQUEST", "close 400", "GET /T|" + AFTER),
     ("RFC9112-2.3-HTTP09-AND-EMPTY-LINE", "close 400", "GET /T||"),
