@@ -650,6 +650,7 @@ SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now 
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
 SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
 VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
+RECENT_WINDOW = 4 * HOUR        # of readings is looked at when a verdict goes on from one before
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
@@ -2915,24 +2916,27 @@ def find_places(reader: Reader, now: int, comfort: float,
 
     It goes on from those found before.
     """
-    courses = {place.name: place.verdict.course for place in before if place.verdict}
+    known = {place.name: place.verdict.course if place.verdict else START for place in before}
     places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
     for station in reader.stations():
         if role := station.role:
-            places.append(read_place(reader, station, role, ranks[role], now))
+            is_new = station.name not in known
+            places.append(read_place(reader, station, role, ranks[role], now, is_new))
             ranks[role] += 1
     outside = find_outside(places, now)
     return [place if place.role == "outside" else answer_room(
-                place, outside, now, comfort, courses.get(place.name, START))
+                place, outside, now, comfort, known.get(place.name, START))
             for place in places]
 
 
-def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
+def read_place(reader: Reader, station: Station, role: str, rank: int, now: int,
+               is_new: bool) -> Place:
     series = reader.find_series(station.id, 1)
     if series is None:
         return Place(station.name, role, rank, None, [], None)
-    readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
+    window = VERDICT_WINDOW if is_new else min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
+    readings = reader.recent(series, now - window, now + 1)
     heard = readings[-1][0] if readings else reader.last_time(series, now)
     return Place(station.name, role, rank, series, readings, heard, silence=station.silence)
 

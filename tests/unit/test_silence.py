@@ -176,7 +176,8 @@ def test_a_verdict_goes_on_after_a_silence_where_it_was():
 
 def test_a_week_of_real_weather_minute_by_minute():
     """As a server says it: nothing but the four, and no two changes within the dwell."""
-    rows = csv.DictReader((Path(__file__).parents[1] / "data/falkensee_two_weeks.csv").open())
+    with (Path(__file__).parents[1] / "data/falkensee_two_weeks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     sides = ([], [])
     for row in rows:
         ms = int(datetime.fromisoformat(row["time"]).timestamp() * 1000)
