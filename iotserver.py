@@ -55,6 +55,7 @@ import base64
 import collections
 import contextlib
 import csv
+import dataclasses
 import email.utils
 import errno
 import functools
@@ -87,7 +88,6 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
@@ -126,6 +126,7 @@ PATIENCE = {                    # s that a connection may spend in a state
     "linger": 2,                # after an error, to read the answer
 }
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
+ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
@@ -171,6 +172,7 @@ CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+MAX_STREAMS_PER_ADDRESS = 4
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
@@ -886,6 +888,8 @@ WRITER_PRAGMAS = (
     "trusted_schema = OFF",
     "secure_delete = OFF",          # Debian's default would write every pruned page once more
     "temp_store = MEMORY",
+    "fullfsync = ON",               # macOS: past the cache of the disk, too
+    "checkpoint_fullfsync = ON",
 )
 
 
@@ -893,7 +897,7 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Station:
     """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
     id: int
@@ -956,16 +960,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
+@dataclasses.dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-
-    def __init__(self) -> None:
-        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
-        self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
-        self.series: list[tuple[int, int, int]] = []            # id, station, field
-        self.stations: dict[int, Station] = {}
-        self.promoted: set[int] = set()                         # stations that used their next key
+    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
+    promoted: set[int] = dataclasses.field(default_factory=set)
+    now: int = 0                # when its updates arrived; 0: they are none
 
 
 class ImportCount(NamedTuple):
@@ -1012,6 +1016,9 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
+
+
 def require_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: there is no such folder")
@@ -1032,6 +1039,13 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         raise StoreError(f"{path}: {error}") from None
 
 
+def give_to_owner(file: Path, path: Path) -> None:
+    """What root leaves beside a database has to be the database's owner's, or he is locked out."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = (path if path.exists() else path.parent).stat()
+        os.lchown(file, owner.st_uid, owner.st_gid)
+
+
 def take_lock(path: Path) -> sqlite3.Connection:
     """The right to write. Held by an open transaction on FILE.lock, it ends with the process.
 
@@ -1043,6 +1057,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
+        give_to_owner(beside(path, ".lock"), path)
     except sqlite3.OperationalError as error:
         lock.close()
         if "locked" in str(error):
@@ -1190,7 +1205,8 @@ class Reader:
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             origin = start // HOUR * HOUR
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
-            return thin(hours, origin, width)
+            points = thin(hours, origin, width)
+            return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
         samples = self.samples(series, start, end, hours)
         if len(samples) > limit:
             return thin(samples, start, width)
@@ -1321,23 +1337,25 @@ class Reader:
         self.db.execute("VACUUM INTO ?", (str(target),))
         self.db.set_progress_handler(None, 0)
 
-    def check(self, progress: Callable[[float], None]) -> list[str]:
-        """What is wrong with the file and its summaries; empty when all is well."""
+    def check(self, progress: Callable[[float], None]) -> tuple[list[str], list[str]]:
+        """What is damaged, and which summaries are wrong; both empty when all is well."""
         ticks = itertools.count(1)
         self.db.set_progress_handler(lambda: progress(1 - 1 / (1 + next(ticks) / 50)), 1_000_000)
+        damage: list[str] = []
+        mistakes: list[str] = []
         try:
             found = self.db.execute("PRAGMA integrity_check").fetchall()
-            problems = [text for text, in found if text != "ok"]
-            problems += [f"{table}: row without its {parent}" for table, _, parent, _ in
-                         self.db.execute("PRAGMA foreign_key_check")]
+            damage += [text for text, in found if text != "ok"]
+            damage += [f"{table}: row without its {parent}" for table, _, parent, _ in
+                       self.db.execute("PRAGMA foreign_key_check")]
             for series, in self.db.execute("SELECT id FROM series").fetchall():
                 self.db.execute("BEGIN")        # readings and summaries of one instant
-                problems += self.check_series(series)
+                mistakes += self.check_series(series)
                 self.db.execute("COMMIT")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            problems = [str(error) or "the file cannot be read"]    # Python 3.10 says nothing
+            damage.append(str(error) or "the file cannot be read")      # Python 3.10 says nothing
         self.db.set_progress_handler(None, 0)
-        return problems
+        return damage, mistakes
 
     def check_series(self, series: int) -> list[str]:
         """Every summary of a series is compared with the readings that it summarizes."""
@@ -1350,7 +1368,7 @@ class Reader:
             is_right = count + hour.pruned == hour.size and (hour.pruned or (
                 (low, high) == (hour.minimum, hour.maximum)
                 and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
-                                 rel_tol=1e-9, abs_tol=1e-9 * count)))
+                                 abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
             if not is_right:
                 problems.append(f"series {series}, hour from {format_time(hour.time)}: "
                                 "the summary is not that of its readings")
@@ -1554,7 +1572,7 @@ class Writer(Database):
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
-                self._hear(station, now)
+                self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1563,20 +1581,16 @@ class Writer(Database):
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        self._hear(station, now)
+        batch = self.batch
+        batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
         for field, value in values.items():
-            series = self.series_of(self.batch, station.id, field)
-            self.batch.readings.append((series, ms, station.last_entry, value))
+            if (series := self.series.get((station.id, field))) is None:
+                series = self.series_of(batch, station.id, field)
+            batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            self.batch.notes.append((station.id, station.last_entry, ms, *note))
+            batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def _hear(self, station: Station, now: int) -> None:
-        if station.heard:
-            station.silence = learn_silence(station.silence, now - station.heard)
-        station.heard = now
-        self.batch.stations[station.id] = station
 
     def promote_key(self, station: Station) -> None:
         """The next key was used: with this batch it becomes the only one."""
@@ -1622,6 +1636,10 @@ class Writer(Database):
         self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
             (station, entry - RECEIPTS) for station, hash, entry in receipts
             if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for station in batch.stations.values():
+            if batch.now and station.heard:
+                station.silence = learn_silence(station.silence, batch.now - station.heard)
+            station.heard = batch.now or station.heard
         self.db.executemany(
             "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
                 (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
@@ -2038,20 +2056,16 @@ STYLE = """
     --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
   }
 }
-* { box-sizing: border-box }
-body {
-  margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
-}
+* { box-sizing: border-box; min-width: 0; margin: 0 }
+body { background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
 main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
 main, .now, .smalls { display: grid; gap: .75rem }
-section, figure {
-  min-width: 0; margin: 0; padding: 1rem; border-radius: 1rem; background: var(--card);
-}
-h1 { margin: 0; font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
+section, figure { padding: 1rem; border-radius: 1rem; background: var(--card) }
+h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
 h1 b { display: block; font-size: 2.1rem }
 h1 small { font-size: 1rem }
-h2 { margin: 0; font-size: 1rem; font-weight: 600 }
-p { margin: .25rem 0 0 }
+h2 { font-size: 1rem; font-weight: 600 }
+p { margin-top: .25rem }
 .verdict { color: #fff; padding: 1.25rem }
 .open { background: #0b5d8f }
 .close { background: #a33a08 }
@@ -2061,13 +2075,11 @@ p { margin: .25rem 0 0 }
 .now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
+figcaption { line-height: 1.9; text-underline-offset: .3rem }
 figcaption span { display: inline-block; margin-right: .75rem }
-figcaption :is(.inside, .outside)::before {
-  content: ""; display: inline-block; width: 1.6rem; margin-right: .25rem;
-  border-top: 3px solid; vertical-align: middle;
-}
-figcaption .second::before { border-top-style: dashed }
-figcaption .third::before { border-top-style: dotted }
+figcaption :is(.inside, .outside) { text-decoration: underline 3px }
+figcaption .second { text-decoration-style: dashed }
+figcaption .third { text-decoration-style: dotted }
 .dim, .other, time, figcaption, td { color: var(--dim) }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
@@ -2076,25 +2088,20 @@ figcaption .third::before { border-top-style: dotted }
 .inside.third { color: var(--in-3) }
 .outside.third { color: var(--out-3) }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
-nav a {
-  flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem;
-  text-align: center; color: inherit; text-decoration: none;
-}
+nav a { flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem }
+nav a { text-align: center; color: inherit; text-decoration: none }
 nav a[aria-current] { background: var(--ink); color: var(--card) }
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
-svg * { pointer-events: none }
+svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
-path {
-  fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round;
-  vector-effect: non-scaling-stroke;
-}
-.second path { stroke-dasharray: 6 3 }
-.third path { stroke-dasharray: 2 3 }
+path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.second path { stroke-dasharray: 6 3 }
+g.third path { stroke-dasharray: 2 3 }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
 .swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
-input { width: 100%; accent-color: var(--dim); margin: .5rem 0 0 }
+input { width: 100%; accent-color: var(--dim); margin-top: .5rem }
 output { display: block; min-height: 1.5rem }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
 table { border-collapse: collapse; width: 100%; font-size: .85rem }
@@ -2540,10 +2547,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def say_field(series: Latest) -> str:
-    return series.label or LABELS.get(series.field, f"field {series.field}")
-
-
 def say_line(line: Line, unit: str) -> str:
     """A line of a chart, for those who cannot see it."""
     if not line.points:
@@ -2781,21 +2784,17 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(overview.places)
-    said = [(room, verdict.state, *say_verdict(room, overview.now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]]
-    if not said:
-        headline, reason = NO_ROOM
-        return VERDICT.substitute(state="unknown", headline=headline, reason=reason,
-                                  room="", more=""), headline.rstrip(":"), ""
-    (first, state, headline, reason), *others = said
-    more = "".join(f"<p>{escape(room.name)} – {head} {escape(why)}</p>"
+    said = [(room.name, verdict.state, *say_verdict(room, overview.now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
+    (name, state, headline, reason), *others = said
+    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
                    for room, _, head, why in others)
-    if len(rooms) > len(said):
-        more += f"<p>And {len(rooms) - len(said)} more rooms, less urgent.</p>"
-    css = "cold" if headline == HEADLINES["cold"] else state
-    return (VERDICT.substitute(state=css, headline=headline, reason=escape(reason), more=more,
-                               room=f"<small>{escape(first.name)}</small> " if others else ""),
-            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
+    if len(rooms) > MAX_ROOMS:
+        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
+    return (VERDICT.substitute(
+        state="cold" if headline == HEADLINES["cold"] else state, headline=headline, more=more,
+        reason=escape(reason), room=f"<small>{escape(name)}</small> " if others else ""),
+        headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
 def render_stations(overview: Overview, view: View) -> str:
@@ -2912,9 +2911,11 @@ def build_overview(reader: Reader, places: list[Place], view: View, now: int) ->
     rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
     small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
              for series in fields if not (row.is_stale or (s.role and series.field == 1)))
-    others = [Line(f"{s.name}: {say_field(series)}", s.role or "other",
-                   read_points(reader, series.series, start, now, SMALL_POINTS))
-              for s, series in itertools.islice(small, SMALL_CHARTS)]
+    styles = {place.name: place.css for place in places}
+    others = [Line(
+        f"{s.name}: {series.label or LABELS.get(series.field) or f'field {series.field}'}",
+        styles.get(s.name, "other"), read_points(reader, series.series, start, now, SMALL_POINTS))
+        for s, series in itertools.islice(small, SMALL_CHARTS)]
     return Overview(places, shown, lines, [line for line in others if line.points], rows,
                     len(stations), reader.first_hour(), reader.weight(), start, now,
                     str(reader.path))
@@ -3083,7 +3084,7 @@ def get_events(request: Request, server: "Server") -> Answer:
     if server.events.is_full():
         raise Refused(503, "too many listeners; try again", Retry_After="5")
     return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
-                                      server.board.told),
+                                      server.board.verdicts()),
                   EVENTS, listens=request.command == "GET",
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
@@ -3153,7 +3154,8 @@ def get_readings(request: Request, server: "Server") -> Work:
 def get_export(request: Request, server: "Server") -> Answer:
     query = parse_query(request, ("station", "field", "start", "end"))
     start, end = parse_span(query)
-    if sum(bool(connection.stream) for connection in server.connections) >= MAX_STREAMS:
+    streams = [c.request.address for c in server.connections if c.stream and c.request]
+    if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
@@ -4507,6 +4509,7 @@ class Connection(asyncio.Protocol):
         elif not self.server.may_linger():
             self.transport.close()
         else:
+            self.buffer.clear()
             # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
             # might never see the answer: so only our side is closed, and the rest is dropped.
             self.enter("linger")
@@ -4595,17 +4598,18 @@ class Turn:
         """Flush this connection when the turn ends."""
         if not self.connections:
             self.ends = self.server.monotonic() + TURN_SECONDS
-            self.server.loop.call_soon(self.end_when_quiet, 0)
+            # After two rounds of the loop: in the first one, what has come is read.
+            self.server.loop.call_soon(self.server.loop.call_soon, self.end, 1)
         self.connections.append(connection)
 
-    def end_when_quiet(self, seen: int) -> None:
-        if seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
-            self.server.loop.call_soon(self.end_when_quiet, len(self.connections))
-        else:
-            self.end()
+    def end(self, seen: int = 0) -> None:
+        """Commit what this turn brought; then, and only then, answer it.
 
-    def end(self) -> None:
-        """Commit what this turn brought; then, and only then, answer it."""
+        After seen connections there may be more to come, and if there are, they are waited for.
+        """
+        if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
+            self.server.loop.call_soon(self.end, len(self.connections))
+            return
         connections, self.connections = self.connections, []
         failure, batch = None, self.server.writer.batch
         if batch.stations:
@@ -4623,7 +4627,8 @@ class Turn:
                 connection.flush(second, failure)
         if batch.readings and not failure:
             self.server.board.is_stale = True
-            self.server.events.tell("reading", batch.readings)
+            if self.server.events.is_used:
+                self.server.events.tell("reading", batch.readings)
 
     def fail(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -4643,24 +4648,28 @@ class Turn:
 class Steps:
     """What takes long, a step at a time; updates, and other addresses, have their turns between.
 
-    A few addresses are served in rotation, each with its first request; streams take turns among
-    themselves, too.
+    A few addresses are served in rotation, each with its first request, and with each round one
+    piece of one stream.
     """
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.waiting: dict[str, collections.deque[Connection]] = {}     # by address
-        self.rotation: collections.deque[str] = collections.deque()     # of some of them
+        self.waiting: dict[str, collections.deque[Connection]] = {}     # requests by address
+        self.rotation: collections.deque[str] = collections.deque()     # of some addresses
         self.others: collections.deque[str] = collections.deque()       # the rest, in order
+        self.streams: collections.deque[Connection] = collections.deque()
+        self.is_running = False
 
     def add(self, connection: Connection) -> None:
-        address = connection.request.address if connection.request else ""
-        if address in self.waiting:
-            self.waiting[address].append(connection)
-            return
-        self.waiting[address] = collections.deque([connection])
-        self.others.append(address)
-        if len(self.waiting) == 1:
+        if not (connection.work and connection.request):
+            self.streams.append(connection)
+        elif queue := self.waiting.get(connection.request.address):
+            queue.append(connection)
+        else:
+            self.waiting[connection.request.address] = collections.deque([connection])
+            self.others.append(connection.request.address)
+        if not self.is_running:
+            self.is_running = True
             self.server.loop.call_soon(self.step)
 
     def is_full(self, address: str) -> bool:
@@ -4671,16 +4680,19 @@ class Steps:
         self.server.turn.end()          # whose answer is ready does not wait for this step
         while self.others and len(self.rotation) < MAX_ROTATION:
             self.rotation.append(self.others.popleft())
-        address = self.rotation.popleft()
-        connections = self.waiting[address]
-        connection = connections.popleft()
-        if connection.step():
-            (connections.append if connection.stream else connections.appendleft)(connection)
-        if connections:
-            self.rotation.append(address)
-        else:
-            del self.waiting[address]
-        if self.waiting:
+        if self.rotation:
+            address = self.rotation.popleft()
+            queue = self.waiting[address]
+            if not queue[0].step():
+                queue.popleft()
+            if queue:
+                self.rotation.append(address)
+            else:
+                del self.waiting[address]
+        if self.streams and (stream := self.streams.popleft()).step():
+            self.streams.append(stream)
+        self.is_running = bool(self.waiting or self.streams)
+        if self.is_running:
             self.server.loop.call_soon(self.step)
 
 
@@ -4694,6 +4706,7 @@ class Events:
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
         self.last = 0                           # number of the newest one
         self.is_reset = False                   # a command has changed stations or history
+        self.is_used = False                    # somebody has listened: till then none is missed
 
     def is_full(self) -> bool:
         return len(self.listeners) >= MAX_LISTENERS
@@ -4721,6 +4734,7 @@ class Events:
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
         """What a listener gets at first: the time here, the verdicts, and what it missed."""
+        self.is_used = True
         data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
@@ -4769,7 +4783,7 @@ class Board:
         self.pages_expire = 0
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
-        self.told: list[dict[str, Any]] = []    # verdicts, as listeners know them
+        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
@@ -4804,16 +4818,19 @@ class Board:
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
-    def news(self) -> list[dict[str, Any]] | None:
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts of now, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        return [{"station": name, "state": verdict.state, "since": verdict.since,
+                 "difference": verdict.difference and round(verdict.difference, 2),
+                 } for name, verdict in found]
+
+    def news(self) -> list[dict[str, Any]]:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
-        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
-            return None
-        self.told = [{
-            "station": name, "state": verdict.state, "since": verdict.since,
-            "difference": verdict.difference and round(verdict.difference, 2),
-        } for name, verdict in verdicts]
-        return self.told
+        verdicts = self.verdicts()
+        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        is_new, self.told = states != self.told, states
+        return verdicts if is_new else []
 
 
 class Control(asyncio.Protocol):
@@ -5053,7 +5070,9 @@ class Remote:
     """The Writer of a running server, through its control socket: the same methods."""
 
     def __init__(self, path: Path):
+        self.path = path
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.channel.settimeout(ANSWER_SECONDS)
         try:
             with working_in(path.parent):
                 self.channel.connect(path.name + ".sock")
@@ -5069,6 +5088,9 @@ class Remote:
         try:
             self.channel.sendall(as_json([method, arguments]) + b"\n")
             answer = json.loads(self.lines.readline() or b"{}")
+        except TimeoutError:
+            raise StoreError(f"the server on {self.path} does not answer; is it stopped?"
+                             ) from None
         except OSError:
             answer = {}
         if "error" in answer or not answer:
@@ -5209,46 +5231,96 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
 
 def sync(path: Path) -> None:
     """Make a file or, where the system can, a directory durable."""
-    with contextlib.suppress(PermissionError):  # Windows opens no directory
-        handle = os.open(path, os.O_RDONLY)
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR     # else Windows does not sync
+    with contextlib.suppress(PermissionError):              # nor does it open a directory
+        handle = os.open(path, flags)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a database of ours or the log of one, by its content."""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                header = file.read(100)
+            return (header[:3] == b"7"
+                    or int.from_bytes(header[68:72], "big") == APPLICATION_ID)
+    return False
+
+
+def is_same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve() or (
+        path.exists() and other.exists() and path.samefile(other))
+
+
+def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
+    """Raise StoreError for a file to write that is a database of ours or belongs to one, by
+    whatever name or link. A backup may take the place of one that no server has used."""
+    owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
+              if target.name.endswith(suffix)]
+    is_older_backup = is_backup and not any(
+        beside(target.resolve(), suffix).exists() for suffix in COMPANIONS)
+    if (any(is_same(target, beside(database, suffix)) for suffix in ("", *COMPANIONS))
+            or any(map(is_ours, owners)) or (is_ours(target) and not is_older_backup)):
+        raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
+
+
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A file to write that takes target's place when all went well, and vanishes otherwise."""
+def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
+    """A file to write that takes target's place when all went well, and vanishes otherwise.
+
+    What is no regular file is never replaced: a device or a pipe is written to.
+    """
     require_folder(target)
+    refuse_ours(target, database, is_backup)
+    if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
+        yield target
+        return
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise StoreError(f"{target} is no regular file; name another")
     partial = beside(target, ".partial")
-    partial.unlink(missing_ok=True)
     try:
+        lock = take_lock(partial)
+    except BlockingIOError:
+        raise StoreError(f"another command is writing {target}") from None
+    try:
+        partial.unlink(missing_ok=True)         # of a command that was killed
         yield partial
         sync(partial)
         partial.replace(target)
         sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target}: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
+        beside(partial, ".lock").unlink(missing_ok=True)
+        lock.close()
 
 
 def backup(args: argparse.Namespace, path: Path, name: str) -> None:
     target = Path(name).absolute()
-    if target.exists() and path.exists() and target.samefile(path):
-        raise StoreError(f"{target} is the database itself")
-    with contextlib.closing(Reader(path)) as reader, replacing(target) as partial:
+    with replacing(target, path, True) as partial, contextlib.closing(Reader(path)) as reader:
         with Progress("copying") as progress:
-            reader.copy(partial, progress)
+            try:
+                reader.copy(partial, progress)
+            except sqlite3.Error as error:      # either of the two may be to blame
+                raise StoreError(f"copying {path} to {target}: {error}") from None
         with contextlib.closing(Reader(partial)) as copy, Progress("checking") as progress:
-            problems, count, size = copy.check(progress), copy.count(), copy.weight()
-        if problems:
-            raise StoreError("the copy is damaged, and so was not kept: " + problems[0])
+            damage, mistakes = copy.check(progress)
+            count, size = copy.count(), copy.weight()
+        if damage:
+            raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
+    if mistakes:
+        print(f"iotserver: warning, here and in the copy: {mistakes[0]}", file=sys.stderr)
     print(f"{target}: {count} readings, {format_bytes(size)}, checked")
 
 
 def check(args: argparse.Namespace, path: Path) -> None:
     with contextlib.closing(Reader(path)) as reader, Progress("checking") as progress:
-        problems = reader.check(progress)
+        problems = [text for found in reader.check(progress) for text in found]
     if problems:
         raise StoreError("\n".join(problems[:100]) + f"\n{path} is damaged; restore a backup")
     print("ok")
@@ -5262,7 +5334,7 @@ def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     require(len(password) >= MIN_PASSWORD, f"a password has at least {MIN_PASSWORD} characters")
-    with replacing(target) as partial:
+    with replacing(target, path) as partial:
         partial.write_text(hash_password(password, secrets.token_bytes(16)), encoding="ascii")
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
@@ -5278,13 +5350,15 @@ def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str
 
 
 def export(args: argparse.Namespace, path: Path, name: str) -> None:
-    with contextlib.closing(Reader(path)) as reader:
-        if name == "-":
+    if name == "-":
+        with contextlib.closing(Reader(path)) as reader:
+            sys.stdout.reconfigure(encoding="utf-8", errors="strict")   # it is data, not words
             write_csv(reader, sys.stdout)
-            return
-        with replacing(Path(name).absolute()) as partial, \
-                partial.open("w", encoding="utf-8", newline="") as file:
-            write_csv(reader, file)
+        return
+    with (replacing(Path(name).absolute(), path) as partial,
+          contextlib.closing(Reader(path)) as reader,
+          partial.open("w", encoding="utf-8", newline="") as file):
+        write_csv(reader, file)
 
 
 def write_csv(reader: Reader, file: TextIO) -> None:
@@ -5391,7 +5465,7 @@ def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
-    total, station = ImportCount(), None
+    total, texts, station = ImportCount(), 0, None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
@@ -5404,10 +5478,12 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
         for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
             total = ImportCount(*map(sum, zip(total, counts, strict=True)))
+            texts += sum(isinstance(row.value, str) for row in step)
             progress(file.tell() / length if length else 0)
     print(f"imported {total.stored} readings; {total.known} were there already"
           + (f"; {total.pruned} belong to hours that were pruned, and were left out"
-             if total.pruned else ""))
+             if total.pruned else "")
+          + (f"; {texts} of them are texts, no numbers" if texts else ""))
 
 
 # -- the demonstration ----------------------------------------------------------------------------
@@ -5684,10 +5760,14 @@ def find_command(args: argparse.Namespace) -> Command | None:
 def main(argv: list[str] | None = None) -> int:
     """Do one thing and exit, or serve until SIGTERM. The exit status."""
     os.umask(0o077)                             # whatever we make holds a household's data
+    sys.stdout.reconfigure(errors="backslashreplace")   # a name is no reason to fail
     parser = build_parser(os.environ)
     args = parser.parse_args(argv)
     try:
         parse_settings(args)
+        if sqlite3.sqlite_version_info < (3, 37):
+            raise StoreError(f"Python brings SQLite {sqlite3.sqlite_version} here; strict tables "
+                             "need SQLite 3.37 or newer")
         path = Path(args.db).absolute()
         if command := find_command(args):
             command.run(args, path, *getattr(args, command.flag))

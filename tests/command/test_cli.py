@@ -346,13 +346,14 @@ def test_check_tells_damage(database, run):
     assert database.with_name("mine.db").read_bytes() == b"mine", "a bad copy replaces nothing"
 
 
-def test_backup_with_wrong_summaries_is_not_kept(database, run, tmp_path, older):
+def test_backup_tells_of_wrong_summaries_and_is_kept(database, run, tmp_path, older):
     run("--import", older)
     with contextlib.closing(sqlite3.connect(database)) as db:
         db.execute("UPDATE hour SET total = total + 1")
         db.commit()
-    run("--backup", "copy.db", status=1, stderr="damaged")
-    assert not list(tmp_path.glob("copy.db*"))
+    run("--check", status=1, stderr="summary is not that of its readings")
+    run("--backup", "copy.db", stderr="warning")
+    assert rows_of(tmp_path / "copy.db") == rows_of(database)
 
 
 def start(folder, *flags, **options):

@@ -98,6 +98,7 @@ until curl -fs http://127.0.0.1:8001/healthz; do sleep 0.1; done
 kill $!; wait $!"""
 
 
+@needs(*MACHINE)
 def test_what_the_service_wrote_cannot_be_executed(machine):
     """As ExecPaths and NoExecPaths have it; the server, prune and backup can do their work."""
     machine.run(f"""systemd-sysusers {SYSTEMD}/sysusers.conf

@@ -164,7 +164,7 @@ def rows_of(path):
 
 def problems_of(path):
     with contextlib.closing(iotserver.Reader(path)) as reader:
-        return reader.check(lambda fraction: None)
+        return [text for found in reader.check(lambda fraction: None) for text in found]
 
 
 # -- in this process ------------------------------------------------------------------------------

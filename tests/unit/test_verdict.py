@@ -381,7 +381,7 @@ def points(*values, start=NOON, width=MINUTE):
     ([], [], []), ([5] * 4, [], []), ([5] * 4, [6] * 4, []), ([5] * 4, [5] * 4, []),
     ([5] * 4, [4] * 4, [(0, 3)]), ([5] * 4, [6, 4, 4, 6], [(1, 3)]),
     ([5] * 6, [4, 6, 4, 4, 6, 4], [(0, 1), (2, 4)]),
-    ([5] * 30, [4, 4, *[None] * 26, 4, 4], [(0, 6), (28, 29)]),     # a gap belongs to none
+    ([5] * 30, [4, 4, *[None] * 26, 4, 4], [(0, 11), (28, 29)]),     # a gap belongs to none
 ])
 def test_cooler_spans(inside, outside, spans):
     end = NOON + max(0, len(inside) - 1) * MINUTE
@@ -431,8 +431,9 @@ def test_time_ticks_are_few_and_inside(zone, length, count):
 
 
 @pytest.mark.parametrize(("values", "lengths"), [
-    ([], []), ([1], [1]), ([1, 2, 3], [3]), ([1, 2, *[None] * 4, 3, 4], [4]),
-    ([1, 2, *[None] * 5, 3, 4], [2, 2]), ([1, *[None] * 9, 1, 1, *[None] * 9, 1, 1, 1], [1, 2, 3]),
+    ([], []), ([1], [1]), ([1, 2, 3], [3]), ([1, 2, *[None] * 9, 3, 4], [4]),
+    ([1, 2, *[None] * 10, 3, 4], [2, 2]),
+    ([1, *[None] * 10, *[1] * 7, *[None] * 10, 1], [1, 7, 1]),
 ])
 def test_segments_end_at_gaps(values, lengths):
     pieces = list(iot.segments(points(*values)))
