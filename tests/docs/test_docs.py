@@ -98,8 +98,8 @@ LIMITS = {                      # what the section on HTTP says, and the number 
     "of these {} on `/events`": iot.MAX_LISTENERS,
     "and {} exports": iot.MAX_STREAMS,
     "missed (up to {} events)": iot.MAX_EVENTS,
-    "`points` | 1 to {};": iot.MAX_POINTS,
-    "{} when left out": iot.DEFAULT_POINTS,
+    "`points` 1 to {} (": iot.MAX_POINTS,
+    "({} when left out)": iot.DEFAULT_POINTS,
     "or {} wrong keys or passwords in 15 minutes": iot.MAX_GUESSES,
     "passwords in {} minutes": iot.GUESS_WINDOW // 60,
 }
