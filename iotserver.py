@@ -55,6 +55,7 @@ import base64
 import collections
 import contextlib
 import csv
+import dataclasses
 import email.utils
 import errno
 import functools
@@ -74,6 +75,7 @@ import os
 import random
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -87,7 +89,6 @@ import traceback
 import urllib.parse
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from http import HTTPStatus
 from pathlib import Path
@@ -172,6 +173,7 @@ CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
 STEP_PAGES = 500                # pages given back in one step
 PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+MAX_STREAMS_PER_ADDRESS = 4
 MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
@@ -648,6 +650,7 @@ SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now 
 SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
 SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
 VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
+RECENT_WINDOW = 4 * HOUR        # of readings is looked at when a verdict goes on from one before
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
@@ -896,7 +899,7 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Station:
     """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
     id: int
@@ -959,16 +962,16 @@ class Row(NamedTuple):
     entry: int | None
 
 
+@dataclasses.dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
-
-    def __init__(self) -> None:
-        self.readings: list[tuple[int, int, int, Value]] = []   # series, time, entry, value
-        self.notes: list[tuple[Any, ...]] = []
-        self.receipts: dict[tuple[int, int], int] = {}          # (station, hash): entry
-        self.series: list[tuple[int, int, int]] = []            # id, station, field
-        self.stations: dict[int, Station] = {}
-        self.promoted: set[int] = set()                         # stations that used their next key
+    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
+    promoted: set[int] = dataclasses.field(default_factory=set)
+    now: int = 0                # when its updates arrived; 0: they are none
 
 
 class ImportCount(NamedTuple):
@@ -1086,6 +1089,17 @@ def find_station(stations: Iterable[Station], name: str) -> Station:
         return station
     known = ", ".join(repr(s.name) for s in stations) or "none yet"
     raise StoreError(f"there is no station {name!r}; known: {known}")
+
+
+# Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour of
+# which readings were pruned only the sum is known: it goes as a whole or stays.
+WHOLE = """(:below IS NULL AND :above IS NULL
+            AND hour.hour * 3600000 >= :start AND (hour.hour + 1) * 3600000 <= :end)"""
+WANTED = f"""series = :series AND time >= :start AND time < :stop
+    AND (typeof(value) = 'text' OR (:below IS NULL AND :above IS NULL)
+         OR value < :below OR value > :above)
+    AND NOT EXISTS (SELECT 1 FROM hour WHERE hour.series = reading.series
+                    AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
 class Reader:
@@ -1323,6 +1337,17 @@ class Reader:
             SELECT coalesce(sum((SELECT count(*) FROM reading
                                  WHERE series = s.id AND time < ?)), 0)
             FROM series s""", (before,)).fetchone()[0])
+
+    def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
+        """How many readings delete_step would take, and how many pruned hours stay as they are."""
+        wanted = {**wanted, "series": series, "stop": wanted["end"]}
+        count, = self.db.execute(f"SELECT count(*) FROM reading WHERE {WANTED}", wanted).fetchone()
+        kept, = self.db.execute(f"""
+            SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
+            AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
+            AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above)""",
+            wanted).fetchone()
+        return count, kept
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
@@ -1571,7 +1596,7 @@ class Writer(Database):
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
             if (entry := self._find_receipt(receipt)) is not None:
-                self._hear(station, now)
+                self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1580,20 +1605,16 @@ class Writer(Database):
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
         """Put an entry of values by field into the open batch; its number."""
-        self._hear(station, now)
+        batch = self.batch
+        batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
         for field, value in values.items():
-            series = self.series_of(self.batch, station.id, field)
-            self.batch.readings.append((series, ms, station.last_entry, value))
+            if (series := self.series.get((station.id, field))) is None:
+                series = self.series_of(batch, station.id, field)
+            batch.readings.append((series, ms, station.last_entry, value))
         if note:
-            self.batch.notes.append((station.id, station.last_entry, ms, *note))
+            batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def _hear(self, station: Station, now: int) -> None:
-        if station.heard:
-            station.silence = learn_silence(station.silence, now - station.heard)
-        station.heard = now
-        self.batch.stations[station.id] = station
 
     def promote_key(self, station: Station) -> None:
         """The next key was used: with this batch it becomes the only one."""
@@ -1639,6 +1660,10 @@ class Writer(Database):
         self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
             (station, entry - RECEIPTS) for station, hash, entry in receipts
             if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for station in batch.stations.values():
+            if batch.now and station.heard:
+                station.silence = learn_silence(station.silence, batch.now - station.heard)
+            station.heard = batch.now or station.heard
         self.db.executemany(
             "UPDATE station SET heard = ?, last_entry = ?, silence = ? WHERE id = ?", [
                 (s.heard, s.last_entry, s.silence, s.id) for s in batch.stations.values()])
@@ -1678,25 +1703,38 @@ class Writer(Database):
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
             raise StoreError("this key belongs to a station already; each has its own")
 
-    def new_key(self, name: str, key: str) -> bool:
-        """Give a station a second key (SHA-256 in hex); the first one ends when it is used.
+    def edit_station(self, name: str, new_name: str | None, mac: str | None,
+                     role: str | None) -> None:
+        """Change what is not None of a station; the role `none` takes its role away."""
+        station = self.find(name)
+        for other in self.stations.values():
+            if other is not station and (other.name == new_name or other.mac == mac):
+                raise StoreError(f"station {other.name!r} has this name or MAC already")
+        with self.transaction() as db:
+            db.execute("UPDATE station SET name = ?, mac = ?, role = ? WHERE id = ?", (
+                new_name or station.name, mac or station.mac,
+                {None: station.role, "none": None}.get(role, role), station.id))
+        self.load()
 
-        Whether there is a first one.
-        """
-        has_first = self.find(name).key is not None
-        self._set_key(name, "next_key" if has_first else "key", key)
-        return has_first
+    def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
+        """Give a station a second key (SHA-256 in hex); the first one ends when it is used, or at
+        once. Whether there is a first one still."""
+        keeps_first = self.find(name).key is not None and not at_once
+        if at_once:
+            self._set_key(name, "next_key", None)
+        self._set_key(name, "next_key" if keeps_first else "key", key)
+        return keeps_first
 
     def set_read_key(self, name: str, key: str) -> None:
         """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
         self._set_key(name, "read_key", key)
 
-    def _set_key(self, name: str, column: str, key: str) -> None:
+    def _set_key(self, name: str, column: str, key: str | None) -> None:
         station = self.find(name)
         self._refuse_used_key(key)
         with self.transaction() as db:
             db.execute(f"UPDATE station SET {column} = ? WHERE id = ?",
-                       (bytes.fromhex(key), station.id))
+                       (key and bytes.fromhex(key), station.id))
         self.load()
 
     def label(self, name: str, field: int, text: str) -> None:
@@ -1750,6 +1788,31 @@ class Writer(Database):
             WHERE hour.series = ? AND hour.hour = gone.hour""", (*place, series))
         return self.db.execute("DELETE FROM reading WHERE series = ? AND (time, entry) < (?, ?)",
                                place).rowcount
+
+    def delete_step(self, name: str, field: int, wanted: dict[str, Any]) -> tuple[int, int]:
+        """Delete up to some STEP_ROWS readings that are wanted: how many went, and the time from
+        which to go on. The summaries of their hours follow."""
+        series = self.series.get((self.find(name).id, field), -1)
+        wanted = {**wanted, "series": series}
+        bound = self.db.execute(f"""
+            SELECT (time / 3600000 + 1) * 3600000 FROM reading
+            WHERE series = :series AND time >= :start AND time < :end
+            ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}""", wanted).fetchone()
+        stop: int = min(bound[0], wanted["end"]) if bound else wanted["end"]
+        wanted["stop"] = stop
+        with self.transaction() as db:
+            gone = db.execute(f"DELETE FROM reading WHERE {WANTED}", wanted).rowcount
+            db.execute(f"""
+                DELETE FROM hour WHERE series = :series AND (pruned = 0 OR {WHOLE})
+                AND hour >= :start / 3600000 AND hour * 3600000 < :stop""", wanted)
+            db.execute("""
+                INSERT INTO hour SELECT series, time / 3600000, count(*), min(value), max(value),
+                    max(-1.7e308, min(1.7e308, total(value))), 0 FROM reading
+                WHERE series = :series AND typeof(value) <> 'text'
+                AND time >= :start / 3600000 * 3600000
+                AND time < (:stop + 3599999) / 3600000 * 3600000
+                GROUP BY 2 ON CONFLICT DO NOTHING""", wanted)
+        return gone, stop
 
     def prune_notes_step(self, before: int) -> int:
         """Delete up to STEP_ROWS notes older than before; how many. 0: no more."""
@@ -2853,24 +2916,27 @@ def find_places(reader: Reader, now: int, comfort: float,
 
     It goes on from those found before.
     """
-    courses = {place.name: place.verdict.course for place in before if place.verdict}
+    known = {place.name: place.verdict.course if place.verdict else START for place in before}
     places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
     for station in reader.stations():
         if role := station.role:
-            places.append(read_place(reader, station, role, ranks[role], now))
+            is_new = station.name not in known
+            places.append(read_place(reader, station, role, ranks[role], now, is_new))
             ranks[role] += 1
     outside = find_outside(places, now)
     return [place if place.role == "outside" else answer_room(
-                place, outside, now, comfort, courses.get(place.name, START))
+                place, outside, now, comfort, known.get(place.name, START))
             for place in places]
 
 
-def read_place(reader: Reader, station: Station, role: str, rank: int, now: int) -> Place:
+def read_place(reader: Reader, station: Station, role: str, rank: int, now: int,
+               is_new: bool) -> Place:
     series = reader.find_series(station.id, 1)
     if series is None:
         return Place(station.name, role, rank, None, [], None)
-    readings = reader.recent(series, now - VERDICT_WINDOW, now + 1)
+    window = VERDICT_WINDOW if is_new else min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
+    readings = reader.recent(series, now - window, now + 1)
     heard = readings[-1][0] if readings else reader.last_time(series, now)
     return Place(station.name, role, rank, series, readings, heard, silence=station.silence)
 
@@ -3083,7 +3149,7 @@ def get_events(request: Request, server: "Server") -> Answer:
     if server.events.is_full():
         raise Refused(503, "too many listeners; try again", Retry_After="5")
     return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
-                                      server.board.told),
+                                      server.board.verdicts()),
                   EVENTS, listens=request.command == "GET",
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
@@ -3153,7 +3219,8 @@ def get_readings(request: Request, server: "Server") -> Work:
 def get_export(request: Request, server: "Server") -> Answer:
     query = parse_query(request, ("station", "field", "start", "end"))
     start, end = parse_span(query)
-    if sum(bool(connection.stream) for connection in server.connections) >= MAX_STREAMS:
+    streams = [c.request.address for c in server.connections if c.stream and c.request]
+    if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([wanted_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
@@ -4507,6 +4574,7 @@ class Connection(asyncio.Protocol):
         elif not self.server.may_linger():
             self.transport.close()
         else:
+            self.buffer.clear()
             # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
             # might never see the answer: so only our side is closed, and the rest is dropped.
             self.enter("linger")
@@ -4595,17 +4663,18 @@ class Turn:
         """Flush this connection when the turn ends."""
         if not self.connections:
             self.ends = self.server.monotonic() + TURN_SECONDS
-            self.server.loop.call_soon(self.end_when_quiet, 0)
+            # After two rounds of the loop: in the first one, what has come is read.
+            self.server.loop.call_soon(self.server.loop.call_soon, self.end, 1)
         self.connections.append(connection)
 
-    def end_when_quiet(self, seen: int) -> None:
-        if seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
-            self.server.loop.call_soon(self.end_when_quiet, len(self.connections))
-        else:
-            self.end()
+    def end(self, seen: int = 0) -> None:
+        """Commit what this turn brought; then, and only then, answer it.
 
-    def end(self) -> None:
-        """Commit what this turn brought; then, and only then, answer it."""
+        After seen connections there may be more to come, and if there are, they are waited for.
+        """
+        if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
+            self.server.loop.call_soon(self.end, len(self.connections))
+            return
         connections, self.connections = self.connections, []
         failure, batch = None, self.server.writer.batch
         if batch.stations:
@@ -4623,7 +4692,8 @@ class Turn:
                 connection.flush(second, failure)
         if batch.readings and not failure:
             self.server.board.is_stale = True
-            self.server.events.tell("reading", batch.readings)
+            if self.server.events.is_used:
+                self.server.events.tell("reading", batch.readings)
 
     def fail(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -4643,24 +4713,28 @@ class Turn:
 class Steps:
     """What takes long, a step at a time; updates, and other addresses, have their turns between.
 
-    A few addresses are served in rotation, each with its first request; streams take turns among
-    themselves, too.
+    A few addresses are served in rotation, each with its first request, and with each round one
+    piece of one stream.
     """
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.waiting: dict[str, collections.deque[Connection]] = {}     # by address
-        self.rotation: collections.deque[str] = collections.deque()     # of some of them
+        self.waiting: dict[str, collections.deque[Connection]] = {}     # requests by address
+        self.rotation: collections.deque[str] = collections.deque()     # of some addresses
         self.others: collections.deque[str] = collections.deque()       # the rest, in order
+        self.streams: collections.deque[Connection] = collections.deque()
+        self.is_running = False
 
     def add(self, connection: Connection) -> None:
-        address = connection.request.address if connection.request else ""
-        if address in self.waiting:
-            self.waiting[address].append(connection)
-            return
-        self.waiting[address] = collections.deque([connection])
-        self.others.append(address)
-        if len(self.waiting) == 1:
+        if not (connection.work and connection.request):
+            self.streams.append(connection)
+        elif queue := self.waiting.get(connection.request.address):
+            queue.append(connection)
+        else:
+            self.waiting[connection.request.address] = collections.deque([connection])
+            self.others.append(connection.request.address)
+        if not self.is_running:
+            self.is_running = True
             self.server.loop.call_soon(self.step)
 
     def is_full(self, address: str) -> bool:
@@ -4671,16 +4745,19 @@ class Steps:
         self.server.turn.end()          # whose answer is ready does not wait for this step
         while self.others and len(self.rotation) < MAX_ROTATION:
             self.rotation.append(self.others.popleft())
-        address = self.rotation.popleft()
-        connections = self.waiting[address]
-        connection = connections.popleft()
-        if connection.step():
-            (connections.append if connection.stream else connections.appendleft)(connection)
-        if connections:
-            self.rotation.append(address)
-        else:
-            del self.waiting[address]
-        if self.waiting:
+        if self.rotation:
+            address = self.rotation.popleft()
+            queue = self.waiting[address]
+            if not queue[0].step():
+                queue.popleft()
+            if queue:
+                self.rotation.append(address)
+            else:
+                del self.waiting[address]
+        if self.streams and (stream := self.streams.popleft()).step():
+            self.streams.append(stream)
+        self.is_running = bool(self.waiting or self.streams)
+        if self.is_running:
             self.server.loop.call_soon(self.step)
 
 
@@ -4694,6 +4771,7 @@ class Events:
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
         self.last = 0                           # number of the newest one
         self.is_reset = False                   # a command has changed stations or history
+        self.is_used = False                    # somebody has listened: till then none is missed
 
     def is_full(self) -> bool:
         return len(self.listeners) >= MAX_LISTENERS
@@ -4721,6 +4799,7 @@ class Events:
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
         """What a listener gets at first: the time here, the verdicts, and what it missed."""
+        self.is_used = True
         data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
@@ -4769,7 +4848,7 @@ class Board:
         self.pages_expire = 0
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
-        self.told: list[dict[str, Any]] = []    # verdicts, as listeners know them
+        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
@@ -4804,16 +4883,19 @@ class Board:
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         return page
 
-    def news(self) -> list[dict[str, Any]] | None:
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts of now, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        return [{"station": name, "state": verdict.state, "since": verdict.since,
+                 "difference": verdict.difference and round(verdict.difference, 2),
+                 } for name, verdict in found]
+
+    def news(self) -> list[dict[str, Any]]:
         """The verdicts, when the state of one has changed since they were asked for here."""
-        verdicts = [(place.name, place.verdict) for place in self.places() if place.verdict]
-        if [verdict.state for _, verdict in verdicts] == [told["state"] for told in self.told]:
-            return None
-        self.told = [{
-            "station": name, "state": verdict.state, "since": verdict.since,
-            "difference": verdict.difference and round(verdict.difference, 2),
-        } for name, verdict in verdicts]
-        return self.told
+        verdicts = self.verdicts()
+        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        is_new, self.told = states != self.told, states
+        return verdicts if is_new else []
 
 
 class Control(asyncio.Protocol):
@@ -4855,8 +4937,9 @@ class Control(asyncio.Protocol):
             return as_json({"error": self.server.turn.fail(error).message})
 
 
-WRITER_METHODS = frozenset({"add_station", "new_key", "set_read_key", "label", "remove_step",
-                            "prune_step", "prune_notes_step", "shrink_step", "import_rows"})
+WRITER_METHODS = frozenset({
+    "add_station", "edit_station", "new_key", "set_read_key", "label", "remove_step", "prune_step",
+    "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
 
 
 class Server:
@@ -5108,22 +5191,44 @@ def now_ms() -> int:
 
 
 def made_up_or_given(key: str | None) -> str:
-    """An API key: 128 random bits unless the user has one."""
-    key = secrets.token_urlsafe(16) if key is None else key
+    """An API key: 128 random bits unless the user has one; `-`, and it is on standard input."""
+    key = (secrets.token_urlsafe(16) if key is None else
+           sys.stdin.readline().strip() if key == "-" else key)
     require(KEY.fullmatch(key), "--key: 1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
     return key
 
 
-def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    require(MAC.fullmatch(args.mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
+def require_name(name: str) -> None:
     require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
             f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
-    key = made_up_or_given(args.key)
+
+
+def require_mac(mac: str) -> None:
+    require(MAC.fullmatch(mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
+
+
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
+    require_mac(args.mac)
+    require_name(name)
+    key, role, address = made_up_or_given(args.key), args.role, ""
     with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        writer.add_station(name, args.mac.lower(), args.role, hash_key(key).hex(), now_ms())
+        writer.add_station(name, args.mac.lower(), None if role == "none" else role,
+                           hash_key(key).hex(), now_ms())
+        if isinstance(writer, Remote):
+            address = writer.address()
     print(f"station {name} is registered; its API key, shown only now: {key}\n")
-    print_config(key, args)
+    print_config(key, name, args, address)
+
+
+def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.name or args.mac or args.role, "--edit-station needs --name, --mac or --role")
+    if args.name:
+        require_name(args.name)
+    if args.mac:
+        require_mac(args.mac)
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role)
 
 
 def lan_address() -> str:
@@ -5136,8 +5241,11 @@ def lan_address() -> str:
             return "127.0.0.1"
 
 
-def print_config(key: str, args: argparse.Namespace) -> None:
-    port = "" if args.port == 80 else f":{args.port}"
+def print_config(key: str, name: str, args: argparse.Namespace, address: str) -> None:
+    """The station's config.py, with the port of the server that runs, if one does."""
+    found = re.search(r":(\d+)/$", address)
+    port = f":{found[1] if found else args.port}".removesuffix(":80")
+    today = format_time(now_ms())[:10]
     print(f"""# config.py of the station
 API_KEY = "{key}"
 SSID = "the name of your WiFi"
@@ -5145,8 +5253,11 @@ WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
 SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
-# try it from here
-curl http://127.0.0.1{port}/update/API_key={key}/mac={args.mac}/field=1/data=22.0""")
+# try it from here, with a field that nothing else uses
+curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
+# and take that away again
+python3 iotserver.py --db {shlex.quote(str(args.db))} --delete-readings {shlex.quote(name)} \\
+    --field 9 --start {today} --end 2099-12-31""")
 
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
@@ -5162,7 +5273,7 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
 
 
 def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
-    key, has_old = give_key(args, path, "new_key", name)
+    key, has_old = give_key(args, path, "new_key", name, bool(args.now))
     print(f"the new API key of {name}, shown only now: {key}"
           + "\nthe one before works until this one is first used" * has_old)
 
@@ -5173,11 +5284,12 @@ def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
           "feeds on a private server, and replaces an earlier one")
 
 
-def give_key(args: argparse.Namespace, path: Path, method: str, name: str) -> tuple[str, bool]:
+def give_key(args: argparse.Namespace, path: Path, method: str, name: str,
+             *more: bool) -> tuple[str, bool]:
     """The key that a station has from now on, and what the writer's method says."""
     key = made_up_or_given(args.key)
     with contextlib.closing(open_writer(path)) as writer:
-        return key, getattr(writer, method)(name, hash_key(key).hex())
+        return key, getattr(writer, method)(name, hash_key(key).hex(), *more)
 
 
 def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -5212,6 +5324,44 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
 
+def parse_limit(flag: str, text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_number(text)
+    except ValueError as error:
+        raise Usage(f"--{flag}: {error}") from None
+
+
+def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.start and args.end, "--delete-readings needs --start T and --end T")
+    try:
+        start, end = parse_instant("--start", args.start), parse_instant("--end", args.end)
+        fields = [parse_field(args.field)] if args.field else range(1, 10)
+    except Refused as refused:
+        raise Usage(refused.message) from None
+    wanted = {"start": start, "end": end, "below": parse_limit("below", args.below),
+              "above": parse_limit("above", args.above)}
+    total = kept = 0
+    with contextlib.closing(Reader(path)) as reader:
+        station = find_station(reader.stations(), name)
+        for series in (reader.find_series(station.id, field) for field in fields):
+            count, left = reader.count_wanted(series, wanted) if series is not None else (0, 0)
+            total, kept = total + count, kept + left
+    if not args.dry_run:
+        total = 0
+        with contextlib.closing(open_writer(path)) as writer:
+            for field in fields:
+                at = start
+                while at < end:
+                    gone, at = writer.delete_step(name, field, {**wanted, "start": at})
+                    total += gone
+    print(f"{total} readings would go; nothing was deleted" if args.dry_run else
+          f"deleted {total} readings")
+    if kept:
+        print(f"iotserver: {kept} hours stay as they are: some of their readings were pruned, and "
+              "what is left can only go as a whole hour, without --below and --above",
+              file=sys.stderr)
+
+
 def sync(path: Path) -> None:
     """Make a file or, where the system can, a directory durable."""
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR     # else Windows does not sync
@@ -5223,15 +5373,16 @@ def sync(path: Path) -> None:
             os.close(handle)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file is a database of ours or the log of one, by its content."""
+def find_kind(path: Path) -> str | None:
+    """`database` or `log`, if a file is one of ours by its content."""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
-            return (header[:3] == b"7"
-                    or int.from_bytes(header[68:72], "big") == APPLICATION_ID)
-    return False
+            if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
+                return "database"
+            return "log" if header[:3] == b"\x37\x7f\x06" else None
+    return None
 
 
 def is_same(path: Path, other: Path) -> bool:
@@ -5247,7 +5398,8 @@ def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
     is_older_backup = is_backup and not any(
         beside(target.resolve(), suffix).exists() for suffix in COMPANIONS)
     if (any(is_same(target, beside(database, suffix)) for suffix in ("", *COMPANIONS))
-            or any(map(is_ours, owners)) or (is_ours(target) and not is_older_backup)):
+            or any(map(find_kind, owners))
+            or find_kind(target) in ({"log"} if is_older_backup else {"log", "database"})):
         raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
 
 
@@ -5332,10 +5484,15 @@ def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str
 # -- export and import ----------------------------------------------------------------------------
 
 
+def set_output(errors: str, encoding: str | None = None) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors=errors)
+
+
 def export(args: argparse.Namespace, path: Path, name: str) -> None:
     if name == "-":
         with contextlib.closing(Reader(path)) as reader:
-            sys.stdout.reconfigure(encoding="utf-8", errors="strict")   # it is data, not words
+            set_output("strict", "utf-8")       # this is data, those are words
             write_csv(reader, sys.stdout)
         return
     with (replacing(Path(name).absolute(), path) as partial,
@@ -5675,13 +5832,17 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("add-station", ("NAME",), add_station,
             "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+    Command("edit-station", ("NAME",), edit_station,
+            "change its name, MAC or role; id, keys and readings stay", ("name", "mac", "role")),
     Command("stations", (), list_stations, "a table of the stations"),
     Command("new-key", ("NAME",), new_key,
-            "a new key beside the old one until it is first used", ("key",)),
+            "a new key beside the old one until it is first used", ("key", "now")),
     Command("read-key", ("NAME",), read_key,
             "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
     Command("remove-station", ("NAME",), remove_station,
             "remove a station with all its readings"),
+    Command("delete-readings", ("NAME",), delete_readings, "delete raw readings of a time; the "
+            "summaries follow", ("start", "end", "field", "below", "above", "dry-run")),
     Command("prune", ("AGE",), prune,
             "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
     Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
@@ -5695,9 +5856,16 @@ COMMANDS = (
 )
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {      # help, and what argparse is to know
     "mac": ("the station's MAC", {"metavar": "MAC"}),
-    "role": ("where the station hangs", {"choices": ("inside", "outside")}),
-    "key": ("the API key (default: made up)", {"metavar": "KEY"}),
+    "role": ("where the station hangs", {"choices": ("inside", "outside", "none")}),
+    "name": ("its new name", {"metavar": "NEW"}),
+    "key": ("the API key (default: made up); - reads it from standard input", {"metavar": "KEY"}),
+    "now": ("the old key ends at once", {"action": "store_const", "const": True}),
     "station": ("whose readings a file of ThingSpeak's holds", {"metavar": "NAME"}),
+    "start": ("from then on, ISO 8601 or seconds since 1970", {"metavar": "T"}),
+    "end": ("until before then", {"metavar": "T"}),
+    "field": ("only of this field", {"metavar": "N"}),
+    "below": ("only those below", {"metavar": "V"}),
+    "above": ("only those above", {"metavar": "V"}),
     "dry-run": ("only count", {"action": "store_const", "const": True}),
 }
 
@@ -5743,7 +5911,7 @@ def find_command(args: argparse.Namespace) -> Command | None:
 def main(argv: list[str] | None = None) -> int:
     """Do one thing and exit, or serve until SIGTERM. The exit status."""
     os.umask(0o077)                             # whatever we make holds a household's data
-    sys.stdout.reconfigure(errors="backslashreplace")   # a name is no reason to fail
+    set_output("backslashreplace")              # a name is no reason to fail
     parser = build_parser(os.environ)
     args = parser.parse_args(argv)
     try:

@@ -78,11 +78,15 @@ def test_the_requests_of_the_readme_are_the_routes_of_the_program():
 
 
 LIMITS = {                      # what the section on HTTP says, and the number behind it
+    "bursts of N, and {} readings for each": iot.READINGS_PER_UPDATE,
+    "bursts of {}; 30 bytes": iot.MIN_BURST,
+    "{} bytes of a text count as one": iot.TEXT_UNIT,
     "up to {} readings of one station": iot.MAX_BULK,
     "0 to {} (30 days)": iot.MAX_AGE,
     "a decimal number of at most {} characters": iot.MAX_NUMBER,
     "this reading, 1 to {} characters": iot.MAX_SEQ,
     "a label: {} characters": iot.MAX_NAME,
+    "among the newest {} entries": iot.RECEIPTS,
     "A request line: {} bytes": iot.MAX_LINE,
     "all headers: {} bytes": iot.MAX_HEAD,
     "bytes and {} lines": iot.MAX_HEADERS,
@@ -94,16 +98,17 @@ LIMITS = {                      # what the section on HTTP says, and the number 
     "of these {} on `/events`": iot.MAX_LISTENERS,
     "and {} exports": iot.MAX_STREAMS,
     "missed (up to {} events)": iot.MAX_EVENTS,
-    "`points` | 1 to {};": iot.MAX_POINTS,
-    "{} when left out": iot.DEFAULT_POINTS,
-    "or {} wrong keys in 15 minutes": iot.MAX_GUESSES,
-    "wrong keys in {} minutes": iot.GUESS_WINDOW // 60,
+    "`points` 1 to {} (": iot.MAX_POINTS,
+    "({} when left out)": iot.DEFAULT_POINTS,
+    "or {} wrong keys or passwords in 15 minutes": iot.MAX_GUESSES,
+    "passwords in {} minutes": iot.GUESS_WINDOW // 60,
 }
 
 
 @pytest.mark.parametrize("words", LIMITS)
 def test_limits_in_the_readme_are_those_of_the_program(words):
-    assert words.format(f"{LIMITS[words]:,}") in " ".join(section("HTTP").split())
+    said = " ".join((section("Flags") + section("HTTP")).split())
+    assert words.format(f"{LIMITS[words]:,}") in said
 
 
 def test_the_map_has_the_sections_of_the_file():
@@ -113,6 +118,35 @@ def test_the_map_has_the_sections_of_the_file():
     assert len(banners) > 8
     assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \
         told.items()
+
+
+RULES = {                       # what the section on the verdict says, and the number behind it
+    "at {:.1f} °C (1.8 °F) cooler": iot.OPEN_MARGIN,
+    "at {:.1f} °C (0.9 °F) warmer": iot.CLOSE_MARGIN,
+    "is more than {:.0f} °C below": iot.COLD_MARGIN,
+    "more than {:.1f} °C warmer outside:": iot.CLOSE_MARGIN,
+    "When it is {:.0f} °C warmer outside or more": iot.OPEN_MARGIN,
+    "has lasted {} minutes": iot.CONFIRM // iot.MINUTE,
+    "changes | at least {} minutes": iot.DWELL // iot.MINUTE,
+    "a difference of {:.1f} °C (5.4 °F)": iot.URGENT_MARGIN,
+    "stays so up to {:.1f} °C (4.5 °F) above": iot.COMFORT_MARGIN,
+    "at least {} minutes. A long pause": iot.SILENT_AT_LEAST // iot.MINUTE,
+    "of the last {} hours": iot.VERDICT_WINDOW // iot.HOUR,
+}
+
+
+@pytest.mark.parametrize("words", RULES)
+def test_rules_of_the_verdict_in_the_readme_are_those_of_the_program(words):
+    assert words.format(RULES[words]) in " ".join(section("The verdict").split())
+
+
+def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
+    text = " ".join(section("The verdict").split())
+    told = re.findall(r"(?<!\*)\*([^*]+\.)\*", text)
+    assert len(told) > 6
+    assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
+        reason for _, _, reason in iot.REASONS}
+    assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == set(iot.HEADLINES.values())
 
 
 def test_what_the_readme_names_in_the_program_is_there():

@@ -98,6 +98,7 @@ until curl -fs http://127.0.0.1:8001/healthz; do sleep 0.1; done
 kill $!; wait $!"""
 
 
+@needs(*MACHINE)
 def test_what_the_service_wrote_cannot_be_executed(machine):
     """As ExecPaths and NoExecPaths have it; the server, prune and backup can do their work."""
     machine.run(f"""systemd-sysusers {SYSTEMD}/sysusers.conf
@@ -430,9 +431,10 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert modes == "iotserver iotserver 700\nroot www-data 660\n"
     assert guide.follow("4. ") == "ok"              # ... and with one that curl believes
     station = guide.follow("5. ")
-    update, = re.findall(r"^curl http://127\.0\.0\.1(/update/\S+)$", station, re.MULTILINE)
+    header, update = re.search(r"^curl (-H \S+ \S+) http://127\.0\.0\.1(/update/\S+)$", station,
+                               re.MULTILINE).groups()
     update = f"http://{HOST}{update}"
-    assert [guide.curl(update) for _ in range(2)] == [(200, "1"), (200, "2")]
+    assert [guide.curl(update, header) for _ in range(2)] == [(200, "1"), (200, "2")]
     assert machine.run("iotserver --stations").splitlines()[1].endswith("  2")
 
     assert guide.follow("6. ").split() == [

@@ -7,7 +7,6 @@ from machine import MACHINE
 from tools import SYSTEMD, needs
 
 pytestmark = needs(*MACHINE)
-
 STATE = "/var/lib/iotserver"
 PLANTED = {                     # what somebody who took over the service could leave for root
     "ln -s /etc/shadow backup/iot-9.db; touch -h -d tomorrow backup/iot-9.db": False,

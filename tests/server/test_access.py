@@ -1,14 +1,17 @@
 """Who may write and read: guessing is throttled, a private server shows strangers nothing."""
 import base64
+import contextlib
 import json
 import os
 import pty
+import secrets
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
-from harness import INSIDE, OUTSIDE, SCRIPT, basic, bulk, environment
+from harness import INSIDE, OUTSIDE, SCRIPT, basic, bulk, environment, update_path
 
 import iotserver
 
@@ -40,12 +43,67 @@ def test_guessing_is_throttled_and_does_not_relent_until_the_window_ends(server)
     assert server.rows() == []
 
 
-def test_a_right_key_gets_through_from_a_throttled_address(in_process):
+def test_who_guesses_on_learns_nothing_not_even_by_the_right_key(server):
+    guess(server, iotserver.MAX_GUESSES)
+    path = update_path(INSIDE, 20)
+    answers = [server.get(wrong(0)), server.get(path),
+               server.get(path.replace(INSIDE.key, "x" * 300)),
+               server.get(path.replace(INSIDE.mac, "unknown"))]
+    assert {(answer.status, answer.body) for answer in answers} == {(429, answers[0].body)}
+    assert server.get(f"/update?api_key={INSIDE.key}&field1=1").status == 429
+    assert server.ask("POST", "/update", bulk(INSIDE, (1, 22))).status == 429
+    assert server.rows() == []
+    server.peer = ("127.0.0.2", 9)
+    assert server.update(INSIDE, 20) == 1               # from elsewhere it is taken
+    server.peer, server.time = ("127.0.0.1", 9), server.time + WINDOW + 1
+    assert server.update(INSIDE, 21) == 2
+
+
+def test_what_was_right_from_there_before_gets_through_from_a_throttled_address(in_process):
     server = in_process(rate_limit=5)
+    server.update(INSIDE, 19)
     assert guess(server, 400)[-1] == 429
-    assert server.update(INSIDE, 20) == 1           # nor have the guesses used up its rate
-    assert server.update(OUTSIDE, 21) == 1
+    assert server.update(INSIDE, 20) == 2           # nor have the guesses used up its rate
     assert server.ask("POST", "/update", bulk(INSIDE, (1, 22))).status == 200
+    assert server.get(f"/update?api_key={INSIDE.key}&field1=1").text == "4"
+    assert server.get(update_path(OUTSIDE, 21)).status == 429       # no other key, though
+    assert server.get(update_path(INSIDE, 21).replace(INSIDE.mac, OUTSIDE.mac)).status == 403
+    assert server.get(wrong(0)).status == 429
+
+
+def test_a_flood_of_addresses_does_not_free_a_throttled_one(server):
+    guess(server, iotserver.MAX_GUESSES)
+    server.peer = ""                                                # the proxy, which tells them
+    for n in range(iotserver.MAX_ADDRESSES + 100):
+        server.get(wrong(0), X_Real_IP=f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
+    server.peer = ("127.0.0.1", 9)
+    assert server.get(update_path(INSIDE, 20)).status == 429
+
+
+def test_a_site_is_throttled_beside_its_networks(server):
+    """A /48 is what one customer of a provider may have: 65,536 networks of a /64."""
+    server.peer = ""
+
+    def ask(path, network):
+        return server.get(path, X_Real_IP=f"2001:db8:1:{network:x}::1").status
+    statuses = [ask(wrong(0), n % 500) for n in range(1001)]
+    assert statuses == [403] * 1000 + [429]             # none of its networks had more than 3
+    assert ask(update_path(INSIDE, 20), 60_000) == 429
+    assert server.get(update_path(INSIDE, 20), X_Real_IP="2001:db8:2::1").status == 200
+
+
+def test_the_throttled_are_bounded_too():
+    """More networks than there is room for, each with all of its guesses."""
+    guesses = iotserver.Guesses(lambda: 0.0)
+    began = time.process_time()
+    for n in range(iotserver.MAX_ADDRESSES + 500):
+        address = f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}"
+        guesses.counts[address] = (iotserver.MAX_GUESSES - 1, 900.0)
+        guesses.add(address)
+    assert time.process_time() - began < 1
+    assert len(guesses.throttled) <= iotserver.MAX_ADDRESSES
+    with pytest.raises(iotserver.Refused, match="too many wrong keys"):
+        guesses.refuse(address, b"")
 
 
 def test_unknown_macs_and_bodies_count_as_guesses_too(server):
@@ -60,7 +118,31 @@ def test_unknown_macs_and_bodies_count_as_guesses_too(server):
 def test_keys_guessed_on_thingspeaks_paths_count_too(server):
     statuses = guess(server, 110, lambda n: f"/update?api_key=wrong{n}&field1=1")
     assert statuses == [400] * 100 + [429] * 10
+    assert server.get(f"/update?api_key={INSIDE.key}&field1=1").status == 429
+    server.time += WINDOW + 1
     assert server.get(f"/update?api_key={INSIDE.key}&field1=1").text == "1"
+
+
+def test_read_keys_guessed_count_too(in_process, password_file):
+    private = in_process(private=str(password_file))
+    read_key = secrets.token_urlsafe(16)
+    private.writer.set_read_key("inside", iotserver.hash_key(read_key).hex())
+    path = "/channels/1/feeds/last.json?api_key="
+
+    def ask(key):
+        """Whether a key opens the feed: its status, and what a stranger is told."""
+        answer = private.get(path + key)
+        return answer.status, answer.body
+    assert ask(read_key) != ask("wrong")
+    known = ask(read_key)
+    for n in range(iotserver.MAX_GUESSES):
+        private.get(f"{path}wrong{n}")
+    assert private.get(path + "wrong").status == 429
+    assert ask(read_key) == known                       # right from here before
+    private.peer = ("127.0.0.2", 9)
+    for n in range(iotserver.MAX_GUESSES):
+        private.get(f"{path}wrong{n}")
+    assert private.get(path + read_key).status == 429
 
 
 def test_a_misconfigured_station_always_learns_what_is_wrong(server):
@@ -88,21 +170,19 @@ def test_the_proxy_says_who_asks_and_nobody_else(server):
     ("", "nonsense", True),
 ])
 def test_addresses_counted_together(one, other, are_same):
-    assert (iotserver.network(one) == iotserver.network(other)) is are_same
+    guesses = iotserver.Guesses(lambda: 0.0)
+    for _ in range(iotserver.MAX_GUESSES):
+        guesses.add(one)
+    with pytest.raises(iotserver.Refused) if are_same else contextlib.nullcontext():
+        guesses.refuse(other, b"")
 
 
 def test_the_count_of_addresses_is_bounded():
-    time = [0.0]
-    guesses = iotserver.Guesses(lambda: time[0])
-    for _ in range(iotserver.MAX_GUESSES):
-        guesses.add("192.0.2.1")
-    for n in range(iotserver.MAX_ADDRESSES - 1):
+    guesses = iotserver.Guesses(lambda: 0.0)
+    for n in range(iotserver.MAX_ADDRESSES + 100):
         guesses.add(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}")
-    with pytest.raises(iotserver.Refused, match="too many wrong keys"):
-        guesses.refuse("192.0.2.1")
-    guesses.add("192.0.2.9")
-    assert len(guesses.counts) == iotserver.MAX_ADDRESSES
-    guesses.refuse("192.0.2.1")                         # the quietest made room
+        guesses.accept(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", b"right")
+    assert len(guesses.counts) == len(guesses.right) == iotserver.MAX_ADDRESSES
 
 
 # -- a private server -----------------------------------------------------------------------------
@@ -152,14 +232,43 @@ def test_what_is_no_password(private, header):
 
 def test_passwords_are_guessed_slowly_and_with_the_keys_count(private):
     assert private.get("/", Authorization=basic("wrong")).status == 401
+    private.get("/", Authorization=basic("wrong"))
     busy = private.get("/", Authorization=basic("wrong"))
     assert (busy.status, busy.headers["retry-after"]) == (503, "1")     # scrypt takes its time
     private.time += 2
     assert private.get("/", Authorization=basic(PASSWORD)).status == 200
-    statuses = [private.get("/", Authorization=basic(f"{n}")).status for n in range(100)]
-    assert statuses == [401] * 99 + [429]
+    statuses = [private.get("/", Authorization=basic(f"{n}")).status for n in range(110)]
+    assert (statuses[90], statuses[-1]) == (401, 429)
     assert guess(private, 1) == [429]
-    assert private.get("/", Authorization=basic(PASSWORD)).status == 200
+    assert private.get("/", Authorization=basic(PASSWORD)).status == 200    # known from here
+    private.peer = ("127.0.0.2", 9)
+    guess(private, 100)
+    assert private.get("/", Authorization=basic(PASSWORD)).status == 429    # from there it is not
+
+
+def test_after_a_restart_a_guesser_keeps_nobody_out(in_process, password_file):
+    """13 of 13 who log in while somebody guesses as fast as he can."""
+    for visitor in range(13):
+        private = in_process(f"{visitor}.db", private=str(password_file))
+        private.peer = ("127.0.0.2", 9)
+        for n in range(8):
+            private.get("/", Authorization=basic(f"wrong{n}"))
+            private.time += 0.2
+        private.get("/", Authorization=basic("wrong"))
+        private.peer = ("127.0.0.1", 9)
+        assert private.get("/", Authorization=basic(PASSWORD)).status == 200, visitor
+
+
+def test_who_was_let_in_stays_so_after_a_restart_without_a_word(in_process, password_file):
+    private = in_process(private=str(password_file))
+    cookie = private.get("/", Authorization=basic(PASSWORD)).headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+    assert PASSWORD not in cookie
+    later = in_process("later.db", private=str(password_file))
+    name, _, value = cookie.partition(";")[0].partition("=")
+    assert later.get("/", Cookie=f"tz=UTC; {name}={value}").status == 200
+    assert later.get("/", Cookie=f"{name}={value[:-1]}").status == 401
+    assert later.get("/", Cookie=f"{name}=").status == 401
 
 
 def test_the_private_page_says_so_to_a_browser(private):

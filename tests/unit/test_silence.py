@@ -1,7 +1,11 @@
 """Silence and single bad readings: a verdict is always one of four, whatever stations do."""
+import bisect
+import csv
 import functools
 import itertools
 import random
+from datetime import datetime
+from pathlib import Path
 
 import hypothesis.strategies as some
 import pytest
@@ -166,3 +170,30 @@ def test_a_verdict_goes_on_after_a_silence_where_it_was():
     states = [v.state for _, v in watch(inside, outside, NOON, NOON + 51 * HOUR, 10 * MINUTE)]
     assert [state for state, _ in itertools.groupby(states)] == [
         "comfortable", "unknown", "comfortable"]
+
+
+# -- real weather ---------------------------------------------------------------------------------
+
+def test_a_week_of_real_weather_minute_by_minute():
+    """As a server says it: nothing but the four, and no two changes within the dwell."""
+    with (Path(__file__).parents[1] / "data/falkensee_two_weeks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sides = ([], [])
+    for row in rows:
+        ms = int(datetime.fromisoformat(row["time"]).timestamp() * 1000)
+        for side, column in zip(sides, ("inside_c", "outside_c"), strict=True):
+            if row[column] and (not side or ms - sides[0][0][0] < 7 * DAY):
+                side.append((ms, float(row[column])))
+    start = sides[0][0][0]
+    course, seen = iot.START, []
+    for now in range(start, start + 7 * DAY, MINUTE):
+        parts = [side[bisect.bisect(side, (now - 4 * HOUR,)):bisect.bisect(side, (now + 1,))]
+                 for side in sides]
+        verdict = iot.judge(*parts, now, COMFORT, course)
+        course = verdict.course
+        seen.append((now, verdict.state))
+    assert {state for _, state in seen} <= STATES
+    known = [(now, state) for now, state in seen if state != "unknown"]
+    changes = [now for (_, a), (now, b) in itertools.pairwise(known) if a != b]
+    assert 5 <= len(changes) <= 28
+    assert all(later - sooner >= DWELL for sooner, later in itertools.pairwise(changes))
