@@ -2896,10 +2896,7 @@ TEXT, JSON, HTML, CSV, EVENTS = (
 
 
 class Request(NamedTuple):
-    """What a client asks; where that could not be understood, fault says why.
-
-    The names are those of http.server's handler, as far as it has them.
-    """
+    """What a client asks. Names are those of http.server's handler, as far as it has them."""
     command: str = "GET"
     path: str = "/"                             # without the query
     query: str = ""                             # as it was sent
@@ -2910,7 +2907,7 @@ class Request(NamedTuple):
     close_connection: bool = True               # after the answer
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
-    fault: Refused | None = None
+    fault: Refused | None = None                # why it could not be understood
     body: bytes = b""
     is_lan: bool = False                        # came to a private address
     update: Update | None = None                # what path says, if that has been parsed already
@@ -2988,14 +2985,14 @@ def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
     return Answer(page.body, HTML, 200, headers)
 
 
+def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
+    """The route to an answer that is the same each time."""
+    return lambda request, server: answer
+
+
 ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
           "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
-
-
-def get_asset(request: Request, server: "Server") -> Answer:
-    """What the page loads besides itself."""
-    text, kind = ASSETS[request.path]
-    return Answer(text.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))
+DAILY = (("Cache-Control", "max-age=86400"),)
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -3143,9 +3140,8 @@ UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
     """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
 
-    With its length in data, and whether the answer has to go without a head (HTTP/0.9). Lone line
-    feeds become CRLF, raw bytes in the target are escaped, and a line without version is a whole
-    request. The strict parser reads the result, so whatever else is wrong stays wrong.
+    With its length in data, and whether the answer has to go without a head (HTTP/0.9). The strict
+    parser reads the result, so whatever else is wrong stays wrong.
     """
     if (end := data.find(b"\n", 1)) < 0:
         return None
@@ -3222,14 +3218,15 @@ def parse_zone(params: Mapping[str, Any]) -> tzinfo:
 
 def find_text(params: Mapping[str, Any], *names: str) -> str | None:
     """The first of these parameters that is there; None for an empty one. Raises Refused."""
-    name = next((name for name in names if params.get(name) is not None), names[0])
-    value = params.get(name) or ""
+    value = next((params[name] for name in names if params.get(name) is not None), None)
+    if value is None:
+        return None
     if isinstance(value, (list, dict)):
-        raise Refused(400, f"{name}: a number or a text is needed")
+        raise Refused(400, f"{names[0]}: a number or a text is needed")
     text = value if isinstance(value, str) else json.dumps(value)
     data = text.strip().encode("utf-8", "replace")      # JSON can hold halves of characters
     if len(data) > MAX_TEXT:
-        raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
+        raise Refused(400, f"{names[0]}: longer than {MAX_TEXT} bytes")
     return data.replace(b"\0", b"").decode() or None
 
 
@@ -3238,10 +3235,11 @@ def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
     def value(*names: str) -> Any:
         text = find_text(params, *names)
         return text and parse_value(text)
-    found = {number: value(f"field{number}", str(number)) for number in THINGSPEAK_FIELDS}
-    return Entry(ms, None, {number: value for number, value in found.items() if value is not None},
-                 Note(find_text(params, "status"), value("latitude", "lat"),
-                      value("longitude", "long"), value("elevation")))
+    values = {n: found for n in THINGSPEAK_FIELDS
+              if (found := value(f"field{n}", str(n))) is not None}
+    return Entry(ms, None, values, Note(
+        find_text(params, "status"), value("latitude", "lat"), value("longitude", "long"),
+        value("elevation")))
 
 
 def store_drafts(server: "Server", station: Station, drafts: Iterable[Entry], now: int) -> None:
@@ -3316,10 +3314,10 @@ def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
     text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
     if text.count("|") > 2 * MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
-    lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
-             for line in text.split("|") if line.strip(", ")]
-    return [{name: value.strip() for name, value in zip(columns, line, strict=False)
-             if value.strip()} for line in lines]
+    # The last one, a status, may have commas.
+    lines = [line.split(",", len(BULK_COLUMNS)) for line in text.split("|") if line.strip(", ")]
+    return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
+            for line in lines]
 
 
 def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
@@ -3385,7 +3383,7 @@ class Wanted(NamedTuple):
 
 
 def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
-    """What is unknown or cannot be understood is ignored."""
+    """What is unknown, or cannot be understood, is ignored."""
     zone = parse_zone(params)
     moment = functools.partial(parse_time, zone=zone)
     length = find_param(params, "days", 0) * DAY or find_param(params, "minutes", 0) * MINUTE
@@ -3581,14 +3579,15 @@ def csv_row(row: dict[str, Any]) -> bytes:
 
 
 ROWS: dict[str, Callable[[dict[str, Any]], bytes]] = {      # an entry in a list of them
-    "csv": csv_row, "xml": lambda row: xml_element("feed", row | {"id": None}).encode()}
+    "json": as_json, "csv": csv_row,
+    "xml": lambda row: xml_element("feed", row | {"id": None}).encode()}
 
 
 def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
     """A channel and its entries."""
-    rows: list[bytes] = []
+    render, rows = ROWS[read.suffix if read.suffix in ROWS else "json"], []
     for entry in entries:
-        rows.append(ROWS.get(read.suffix, as_json)(entry_row(read, entry)))
+        rows.append(render(entry_row(read, entry)))
         if len(rows) % STEP_ENTRIES == 0:
             yield
     if read.suffix == "csv":
@@ -3698,11 +3697,8 @@ def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
 def get_chart(read: Read) -> Work:
     """A page to embed, with the chart that the server draws for its own."""
     def color(name: str, default: str) -> str:
-        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
+        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", params.get(name, ""))
         return f"#{match[1]}" if match else default
-
-    def text(name: str, default: str = "") -> str:
-        return str(params.get(name) or default)
     params, now, field = read.params, read.now, read.fields[0]
     entries = yield from select_entries(read)
     samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
@@ -3713,19 +3709,18 @@ def get_chart(read: Read) -> Work:
     bounds = [bound for name in ("yaxismin", "yaxismax")
               if (bound := find_param(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
-    label = text("yaxis", read.labels.get(field, str(field)))
-    chart = render_chart(Chart([Line(label, "line", shape_line(points, text("type"), base))], "",
-                               start, end, read.wanted.zone, bounds=bounds))
-    title = text("title", read.station.name)
+    label = params.get("yaxis") or read.labels.get(field, str(field))
+    title = params.get("title") or read.station.name
+    line = Line(label, "line", shape_line(points, params.get("type", ""), base))
+    chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
     every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
-    headers = CORS + page_headers(style, framing="") + (
-        (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
-    return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption>"
-                              f"<span>{escape(label)}</span><span>{escape(text('xaxis'))}</span>"
-                              "</figcaption></figure>",
-                              style=style), HTML, headers=headers)
+    refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
+    return Answer(render_page(
+        title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption><span>{escape(label)}</span>"
+        f"<span>{escape(params.get('xaxis', ''))}</span></figcaption></figure>", style=style),
+        HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
 
 
 def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
@@ -3803,11 +3798,6 @@ def get_channels(request: Request, server: "Server") -> Work:
         return render_error(refused, suffix)
 
 
-def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
-    """The route to an answer that is the same each time."""
-    return lambda request, server: answer
-
-
 NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
                                         Allow="GET, POST, OPTIONS"), "json"))
 NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
@@ -3833,7 +3823,8 @@ ROUTES = (
     Route("GET", "/api/stations", get_stations),
     Route("GET", "/api/readings", get_readings),
     Route("GET", "/export.csv", get_export),
-    *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
+    *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
+      for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
     *(Route("GET", path, write_entry, is_open=True, is_loose=True, is_safe=False)
