@@ -3120,6 +3120,7 @@ CORS = (
     ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
     ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
     ("Access-Control-Max-Age", "1800"))
+NOTES = {"location": ["latitude", "longitude", "elevation"], "status": ["status"]}
 UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
 KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
          "csv": CSV}
@@ -3191,8 +3192,7 @@ def find_key(request: Request, params: dict[str, Any]) -> str:
     """The key: from a header with THINGSPEAKAPIKEY anywhere in its name, else a parameter."""
     headers = [value for name, value in request.headers.items()
                if "thingspeakapikey" in name or name == "x-api-key"]
-    named = [params[name] for name in ("key", "api_key", "apikey", "write_api_key")
-             if name in params]
+    named = [params.get(name) for name in ("key", "api_key", "apikey", "write_api_key")]
     return str(next((key for key in headers + named if key), "")).strip()
 
 
@@ -3302,39 +3302,33 @@ def post_update(request: Request, server: "Server") -> Answer:
     return store_bulk(request, server, load_json(request.body))
 
 
-BULK_COLUMNS = (*(f"field{n}" for n in THINGSPEAK_FIELDS), "latitude", "longitude", "elevation",
-                "status")
-
-
 def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
     """JSON's updates from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
-    columns = ("delta_t" if params.get("time_format") == "relative" else "created_at",
-               *BULK_COLUMNS)
+    columns = ["delta_t" if params.get("time_format") == "relative" else "created_at",
+               *(f"field{n}" for n in THINGSPEAK_FIELDS), *NOTES["location"], "status"]
     text = str(params.get("updates", ""))
     text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
     if text.count("|") > 2 * MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     # The last one, a status, may have commas.
-    lines = [line.split(",", len(BULK_COLUMNS)) for line in text.split("|") if line.strip(", ")]
+    lines = [line.split(",", len(columns) - 1) for line in text.split("|") if line.strip(", ")]
     return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
             for line in lines]
 
 
 def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
-    """When each entry was; delta_t counts back from now for the last one. Raises Refused.
+    """When each entry was; the last delta_t (s since the one before) ends now. Raises Refused.
 
-    What delta_t is anchored to is not established; a device sends right after it measured. A time
-    that is none is refused, other than in /update: a whole history would be put at this instant.
+    What it ends at there is not established. What is not a time is refused, other than in /update:
+    a whole history would be put at this instant.
     """
-    try:
+    with contextlib.suppress(ValueError, OverflowError):
         deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
         starts = list(itertools.accumulate(deltas))
         times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
                  else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
         if 0 <= min(times) <= max(times) < LATEST_TIME:
             return times
-    except (ValueError, OverflowError):
-        pass
     raise Refused(400, "created_at or delta_t: not a time")
 
 
@@ -3378,8 +3372,7 @@ class Wanted(NamedTuple):
     minimum: float
     maximum: float
     summary: tuple[str, int] | None     # what to make of each bucket, and its length in ms
-    has_status: bool
-    has_location: bool
+    notes: list[str]                    # what to tell of an entry's Note
 
 
 def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
@@ -3400,7 +3393,8 @@ def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
         find_param(params, "min", -math.inf), find_param(params, "max", math.inf),
         next(((name, SCALES[scale]) for name in SUMMARIES
               if (scale := str(params.get(name)).strip()) in SCALES), None),
-        *(str(params.get(name)).lower() == "true" for name in ("status", "location")))
+        [name for flag, names in NOTES.items() if str(params.get(flag)).lower() == "true"
+         for name in names])
 
 
 class Read(NamedTuple):
@@ -3505,15 +3499,12 @@ def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
     if entry.number is not None:
         row["entry_id"] = entry.number
     row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in read.fields}
-    note = {name: say_value(part) for name, part in entry.note._asdict().items()}
-    status = note.pop("status")
-    return row | (note if wanted.has_location else {}) | (
-        {"status": status} if wanted.has_status else {})
+    row |= {name: say_value(getattr(entry.note, name)) for name in wanted.notes}
+    return row | {"id": None} if read.suffix == "xml" else row
 
 
 NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")   # nor escaped
-XML_TYPES = {"id": "integer", "channel-id": "integer", "entry-id": "integer",
-             "last-entry-id": "integer", "created-at": "dateTime", "updated-at": "dateTime",
+XML_TYPES = {"id": "integer", "at": "dateTime",     # by the last word of a name
              "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
 
 
@@ -3524,7 +3515,8 @@ def as_xml(root: str, document: Any) -> bytes:
 def xml_element(name: str, value: Any) -> str:
     """A dict becomes an element of elements, a list one of items named in the singular."""
     name = name.replace("_", "-")
-    kind = f' type="{XML_TYPES[name]}"' if name in XML_TYPES else ""
+    kind = XML_TYPES.get(name.rpartition("-")[2], "")
+    kind = kind and f' type="{kind}"'
     if value is None:
         return f'<{name}{kind} nil="true"/>'
     if isinstance(value, dict):
@@ -3565,12 +3557,6 @@ def render_error(refused: Refused, suffix: str) -> Answer:
     return answer._replace(status=refused.status, headers=CORS + refused.headers)
 
 
-def render_entry(read: Read, entry: Entry) -> Answer:
-    row = entry_row(read, entry)
-    return render_document("feed", row | {"id": None} if read.suffix == "xml" else row,
-                           read.suffix)
-
-
 def csv_row(row: dict[str, Any]) -> bytes:
     """Times in a feed are written `2021-02-18 21:46:23 UTC` in CSV, or with -0500."""
     stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
@@ -3579,8 +3565,7 @@ def csv_row(row: dict[str, Any]) -> bytes:
 
 
 ROWS: dict[str, Callable[[dict[str, Any]], bytes]] = {      # an entry in a list of them
-    "json": as_json, "csv": csv_row,
-    "xml": lambda row: xml_element("feed", row | {"id": None}).encode()}
+    "json": as_json, "csv": csv_row, "xml": lambda row: xml_element("feed", row).encode()}
 
 
 def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
@@ -3635,7 +3620,7 @@ def get_entry(read: Read) -> Answer:
         value = say_value(entry.values[read.fields[0]], read.wanted.decimals)
         text = f"{read.params.get('prepend', '')}{value}{read.params.get('append', '')}"
         return answer_there(text.encode(), "txt")
-    return render_entry(read, entry)
+    return render_document("feed", entry_row(read, entry), read.suffix)
 
 
 def get_age(read: Read) -> Answer:
@@ -3653,14 +3638,14 @@ def get_status(read: Read) -> Work:
     """The entries that have a status text, of the last day unless told otherwise."""
     is_last = "last" in read.path
     wanted = parse_wanted(({} if is_last else {"days": "1"}) | read.params, read.now)
-    read = read._replace(fields=[], wanted=wanted._replace(
-        summary=None, has_status=True, has_location=False))
+    read = read._replace(fields=[], wanted=wanted._replace(summary=None, notes=NOTES["status"]))
     found = yield from find_entries(read, (), MAX_RESULTS)
     entries = [entry for entry in found if entry.note.status is not None]
-    if is_last:
-        return render_entry(read, entries[-1]) if entries else NOTHING
-    return (yield from render_rows(read, {"name": read.station.name},
-                                   entries[max(0, len(entries) - wanted.results):]))
+    if not is_last:
+        entries = entries[max(0, len(entries) - wanted.results):]
+        return (yield from render_rows(read, {"name": read.station.name}, entries))
+    return (render_document("feed", entry_row(read, entries[-1]), read.suffix) if entries
+            else NOTHING)
 
 
 def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
@@ -3776,16 +3761,6 @@ CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(json|xml|csv|txt|text))?$")
 CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
 
 
-def as_jsonp(answer: Answer, callback: str | None) -> Answer:
-    """JSON as a call of the function that a page of another site names. Raises Refused."""
-    if callback is None or answer.kind != KINDS["json"]:
-        return answer
-    if not CALLBACK.fullmatch(callback):
-        raise Refused(400, "callback: not a name")
-    return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
-                           kind="application/javascript; charset=utf-8")
-
-
 def get_channels(request: Request, server: "Server") -> Work:
     """What is read below /channels/, in the format that the path ends in."""
     (path, suffix), = CHANNEL_PATH.findall(request.path)
@@ -3793,7 +3768,13 @@ def get_channels(request: Request, server: "Server") -> Work:
     try:
         params = parse_params(request)
         answer = yield from read_channel(request, server, params, path, suffix)
-        return as_jsonp(answer, params.get("callback"))
+        callback = params.get("callback")
+        if callback is None or answer.kind != KINDS["json"]:
+            return answer
+        if not CALLBACK.fullmatch(callback):
+            raise Refused(400, "callback: not a name")
+        return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
+                               kind="application/javascript; charset=utf-8")
     except Refused as refused:
         return render_error(refused, suffix)
 
@@ -3817,6 +3798,7 @@ class Route(NamedTuple):
     is_safe: bool = True        # changes nothing, so HEAD may ask, too
 
 
+There = functools.partial(Route, is_open=True, is_loose=True)       # ThingSpeak's
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -3827,16 +3809,13 @@ ROUTES = (
       for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
-    *(Route("GET", path, write_entry, is_open=True, is_loose=True, is_safe=False)
-      for path in UPDATE_PATHS),
-    Route("POST", "/update", post_update, is_open=True, is_loose=True),
-    *(Route("POST", path, write_entry, is_open=True, is_loose=True) for path in UPDATE_PATHS[1:]),
-    Route("GET", "/channels/", get_channels, is_open=True, is_loose=True),
-    Route("POST", "/channels/", post_channel, is_open=True, is_loose=True),
-    *(Route(method, "/channels/", NO_METHOD, is_open=True, is_loose=True)
-      for method in ("PUT", "DELETE")),
-    *(Route("OPTIONS", path, PREFLIGHT, is_open=True, is_loose=True)
-      for path in (*UPDATE_PATHS, "/channels/")),
+    *(There("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
+    There("POST", "/update", post_update),
+    *(There("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
+    There("GET", "/channels/", get_channels),
+    There("POST", "/channels/", post_channel),
+    *(There(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
+    *(There("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
