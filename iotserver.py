@@ -3533,7 +3533,7 @@ def answer_there(body: bytes, suffix: str, status: int = 200, headers: Headers =
     return Answer(body, KINDS.get(suffix, TEXT), status, CORS + headers)
 
 
-NOTHING = answer_there(b"-1", "json")   # also of an empty channel, where it is not established
+NOTHING = answer_there(b"-1", "json")   # as recorded; of an empty channel it is not established
 
 
 def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
@@ -3798,7 +3798,7 @@ class Route(NamedTuple):
     is_safe: bool = True        # changes nothing, so HEAD may ask, too
 
 
-There = functools.partial(Route, is_open=True, is_loose=True)       # ThingSpeak's
+ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -3809,13 +3809,13 @@ ROUTES = (
       for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
-    *(There("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
-    There("POST", "/update", post_update),
-    *(There("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
-    There("GET", "/channels/", get_channels),
-    There("POST", "/channels/", post_channel),
-    *(There(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
-    *(There("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(ThingSpeak("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
+    ThingSpeak("POST", "/update", post_update),
+    *(ThingSpeak("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
+    ThingSpeak("GET", "/channels/", get_channels),
+    ThingSpeak("POST", "/channels/", post_channel),
+    *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
+    *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
