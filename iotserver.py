@@ -3027,10 +3027,7 @@ ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of oth
 
 
 class Request(NamedTuple):
-    """What a client asks; where that could not be understood, fault says why.
-
-    The names are those of http.server's handler, as far as it has them.
-    """
+    """What a client asks. Names are those of http.server's handler, as far as it has them."""
     command: str = "GET"
     path: str = "/"                             # without the query
     query: str = ""                             # as it was sent
@@ -3041,7 +3038,7 @@ class Request(NamedTuple):
     close_connection: bool = True               # after the answer
     length: int = 0                             # of the body, bytes
     head: bytes = b""                           # as it was sent
-    fault: Refused | None = None
+    fault: Refused | None = None                # why it could not be understood
     body: bytes = b""
     is_lan: bool = False                        # came to a private address
     update: Update | None = None                # what path says, if that has been parsed already
@@ -3067,7 +3064,19 @@ def as_json(document: Any) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def parse_query(request: Request, known: Iterable[str]) -> dict[str, str]:
+def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+QUERY: dict[str, Callable[[str], Any]] = {
+    "station": str, "field": parse_field, "points": str,
+    "start": functools.partial(parse_instant, "start"),
+    "end": functools.partial(parse_instant, "end")}
+
+
+def parse_query(request: Request, *known: str) -> dict[str, Any]:
     """The query, each name at most once and none that is not known. Raises Refused."""
     query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
     for name, values in query.items():
@@ -3075,7 +3084,7 @@ def parse_query(request: Request, known: Iterable[str]) -> dict[str, str]:
             raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
         if len(values) > 1:
             raise Refused(400, f"{name}: given twice")
-    return {name: values[0] for name, values in query.items()}
+    return {name: QUERY[name](values[0]) for name, values in query.items()}
 
 
 def get_page(request: Request, server: "Server") -> Answer | Work:
@@ -3107,15 +3116,14 @@ def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
     return Answer(page.body, HTML, 200, headers)
 
 
+def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
+    """The route to an answer that is the same each time."""
+    return lambda request, server: answer
+
+
 ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
           "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
-
-
-def get_asset(request: Request, server: "Server") -> Answer:
-    """What the page loads besides itself."""
-    text, kind = ASSETS[request.path]
-    return Answer(text.encode(), kind, headers=(
-        ("Cache-Control", "max-age=86400"),))
+DAILY = (("Cache-Control", "max-age=86400"),)
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -3170,7 +3178,7 @@ def get_verdict(request: Request, server: "Server") -> Answer:
 
     As a widget cannot log in, a key of a station opens them on a private server.
     """
-    query = parse_query(request, ("key",))
+    query = parse_query(request, "key")
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
     if server.access.password and not server.access.admit_key(stations, key, request.address):
@@ -3183,7 +3191,7 @@ def get_verdict(request: Request, server: "Server") -> Answer:
     return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
 
 
-def wanted_station(server: "Server", name: str) -> Station:
+def parse_station(server: "Server", name: str) -> Station:
     """A station by id or name. Raises Refused 404."""
     for station in server.reader.stations():
         if name in (str(station.id), station.name):
@@ -3191,54 +3199,44 @@ def wanted_station(server: "Server", name: str) -> Station:
     raise Refused(404, "station: there is none of this id or name")
 
 
-def parse_span(query: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """start and end, each None where it is not told. Raises Refused."""
-    start, end = (parse_instant(name, query[name]) if name in query else None
-                  for name in ("start", "end"))
-    return start, end
-
-
 def get_readings(request: Request, server: "Server") -> Work:
-    query = parse_query(request, ("station", "field", "start", "end", "points"))
+    query = parse_query(request, "station", "field", "start", "end", "points")
     if "station" not in query:
         raise Refused(400, "station: missing; an id or a name")
-    field, limit = parse_field(query.get("field", "1")), query.get("points", str(DEFAULT_POINTS))
+    field, limit = query.get("field", 1), query.get("points", str(DEFAULT_POINTS))
     if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
-    start, end = parse_span(query)
     yield
-    station = wanted_station(server, query["station"])
+    station = parse_station(server, query["station"])
     series = server.reader.find_series(station.id, field)
-    end = min(LATEST_TIME if end is None else end, server.now() + 1)
-    points = [] if series is None else server.reader.points(series, start, end, int(limit))
+    end = min(query.get("end", LATEST_TIME), server.now() + 1)
+    points = [] if series is None else server.reader.points(
+        series, query.get("start"), end, int(limit))
     return Answer(as_json({"station": station.id, "field": field, "points": [
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
         for p in points]}), JSON, headers=ANY_ORIGIN)
 
 
 def get_export(request: Request, server: "Server") -> Answer:
-    query = parse_query(request, ("station", "field", "start", "end"))
-    start, end = parse_span(query)
+    query = parse_query(request, "station", "field", "start", "end")
     streams = [c.request.address for c in server.connections if c.stream and c.request]
     if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
-    stations = ([wanted_station(server, query["station"])] if "station" in query
+    stations = ([parse_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
-    fields = {parse_field(query["field"])} if "field" in query else None
+    fields = {query["field"]} if "field" in query else None
     rows = itertools.chain.from_iterable(server.reader.rows(
-        station, fields, start or 0, LATEST_TIME if end is None else end) for station in stations)
+        station, fields, query.get("start", 0), query.get("end", LATEST_TIME))
+        for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
         ("Content-Disposition", 'attachment; filename="readings.csv"'),))
 
 
 def csv_chunks(rows: Iterator[Row]) -> Iterator[bytes]:
-    """Rows to CSV without the MACs, some hundred lines at a time."""
+    """Rows to CSV without the MACs, PAGE_ROWS at a time."""
     yield b"time,station,field,value,entry\n"
-    while chunk := list(itertools.islice(rows, 500)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            (format_time(r.time), r.station, r.field, r.value, r.entry) for r in chunk)
-        yield text.getvalue().encode()
+    while chunk := list(itertools.islice(rows, PAGE_ROWS)):
+        yield as_csv((format_time(r.time), r.station, r.field, r.value, r.entry) for r in chunk)
 
 
 def get_healthz(request: Request, server: "Server") -> Answer:
@@ -3270,24 +3268,21 @@ MAX_BULK_LINE = 128             # bytes of a line of bulk_update.csv, in the mea
 MAX_PARAMS = 200                # parts of a form; an entry has below 20
 SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
                            for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
-NO_ACCESS = b"-1"
 CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
     ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
     ("Access-Control-Max-Age", "1800"))
+NOTES = {"location": ["latitude", "longitude", "elevation"], "status": ["status"]}
 UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
 KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
-         "csv": CSV, "txt": TEXT}
-ERRORS = {                      # status: code, message, details (else ours)
-    400: ("error_bad_request", "Bad Request", ""),
-    401: ("error_auth_required", "Authorization Required",
-          "Please provide proper authentication details."),
-    404: ("error_resource_not_found", "Not Found", ""),
-    405: ("error_method_invalid", "Method Not Allowed", ""),
-    413: ("error_request_too_large", "Request Too Large", ""),
-    429: ("error_too_many_requests", "Too Many Requests", ""),
-}
+         "csv": CSV}
+ERRORS = {400: ("error_bad_request", "Bad Request"),
+          401: ("error_auth_required", "Authorization Required"),
+          404: ("error_resource_not_found", "Not Found"),
+          405: ("error_method_invalid", "Method Not Allowed"),
+          413: ("error_request_too_large", "Request Too Large"),
+          429: ("error_too_many_requests", "Too Many Requests")}
 
 # -- what devices get wrong -----------------------------------------------------------------------
 
@@ -3299,9 +3294,8 @@ UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
     """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
 
-    With its length in data, and whether the answer has to go without a head (HTTP/0.9). Lone line
-    feeds become CRLF, raw bytes in the target are escaped, and a line without version is a whole
-    request. The strict parser reads the result, so whatever else is wrong stays wrong.
+    With its length in data, and whether the answer has to go without a head (HTTP/0.9). The strict
+    parser reads the result, so whatever else is wrong stays wrong.
     """
     if (end := data.find(b"\n", 1)) < 0:
         return None
@@ -3353,47 +3347,66 @@ def find_key(request: Request, params: dict[str, Any]) -> str:
     """The key: from a header with THINGSPEAKAPIKEY anywhere in its name, else a parameter."""
     headers = [value for name, value in request.headers.items()
                if "thingspeakapikey" in name or name == "x-api-key"]
-    named = [params[name] for name in ("key", "api_key", "apikey", "write_api_key")
-             if name in params]
+    named = [params.get(name) for name in ("key", "api_key", "apikey", "write_api_key")]
     return str(next((key for key in headers + named if key), "")).strip()
+
+
+def find_param(params: Mapping[str, Any], name: str, default: Any,
+               parse: Callable[[str], Any] = parse_number) -> Any:
+    """A parameter as parse understands it; what it does not is ignored, as there."""
+    try:
+        return parse(str(params[name]).strip())
+    except (KeyError, ValueError, OverflowError):
+        return default
+
+
+def parse_zone(params: Mapping[str, Any]) -> tzinfo:
+    """timezone=, an IANA name, beats offset=, whole hours; UTC for what is neither."""
+    if "timezone" in params:
+        return find_zone(str(params["timezone"]))
+    hours = find_param(params, "offset", 0)
+    return timezone(timedelta(hours=int(hours))) if abs(hours) < 24 else timezone.utc
 
 
 # -- writing --------------------------------------------------------------------------------------
 
 
-class Draft(NamedTuple):
-    """An entry before it has a number."""
-    time: int
-    values: dict[int, Any]
-    note: Note | None
-
-
-def clean_text(name: str, value: Any) -> str | None:
-    """A text that can be stored, None for an empty one. Raises Refused."""
+def find_text(params: Mapping[str, Any], *names: str) -> str | None:
+    """The first of these parameters that is there; None for an empty one. Raises Refused."""
+    value = next((params[name] for name in names if params.get(name) is not None), None)
+    if value is None:
+        return None
     if isinstance(value, (list, dict)):
-        raise Refused(400, f"{name}: a number or a text is needed")
+        raise Refused(400, f"{names[0]}: a number or a text is needed")
     text = value if isinstance(value, str) else json.dumps(value)
     data = text.strip().encode("utf-8", "replace")      # JSON can hold halves of characters
     if len(data) > MAX_TEXT:
-        raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
+        raise Refused(400, f"{names[0]}: longer than {MAX_TEXT} bytes")
     return data.replace(b"\0", b"").decode() or None
 
 
-def parse_draft(params: Mapping[str, Any], ms: int) -> Draft:
-    """field1 or 1, lat, long, elevation and status to an entry of that time. Raises Refused."""
-    def text(*names: str) -> str | None:
-        return next((clean_text(name, params[name]) for name in names
-                     if params.get(name) is not None), None)
-
+def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
+    """field1 or 1, lat, long, elevation, status to an unnumbered entry. Raises Refused."""
     def value(*names: str) -> Any:
-        found = text(*names)
-        return found and parse_value(found)
-    found = {number: value(f"field{number}", str(number)) for number in THINGSPEAK_FIELDS}
-    values = {number: value for number, value in found.items() if value is not None}
-    note = Note(text("status"), value("latitude", "lat"), value("longitude", "long"),
-                value("elevation"))
-    has_note = not values or any(part is not None for part in note)
-    return Draft(ms, values, note if has_note else None)
+        text = find_text(params, *names)
+        return text and parse_value(text)
+    values = {n: found for n in THINGSPEAK_FIELDS
+              if (found := value(f"field{n}", str(n))) is not None}
+    return Entry(ms, None, values, Note(
+        find_text(params, "status"), value("latitude", "lat"), value("longitude", "long"),
+        value("elevation")))
+
+
+def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[Entry],
+                 now: int) -> None:
+    """Store all or none, as one update. Raises Refused."""
+    # Without a value, only its note says that there is such an entry.
+    rows = [(draft, draft.note if draft.note != Note() or not draft.values else None)
+            for draft in drafts]
+    server.access.charge(key, (value for draft, note in rows
+                               for value in (*draft.values.values(), *(note or ()))))
+    for draft, note in rows:
+        server.writer.add_entry(station, draft.time, draft.values, now, note)
 
 
 def parse_created(text: str, zone: tzinfo, now: int) -> int:
@@ -3412,35 +3425,28 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
 
     A clash of created_at is not established there; here both entries are kept.
     """
-    suffix = request.path.partition(".")[2]
-    kind = KINDS.get(suffix, TEXT)
+    suffix, now = request.path.partition(".")[2], server.now()
     try:
         if request.length > MAX_ENTRY:
             raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
-        params, now = parse_params(request, document), server.now()
-        try:                            # a time that is none is ignored, as there
-            ms = parse_created(str(params["created_at"]).strip(), parse_zone(params), now)
-        except (KeyError, ValueError, OverflowError):
-            ms = now
-        draft = parse_draft({name: request.address if value == "IP_ADDRESS" else value
-                             for name, value in params.items()}, ms)
+        params = {name: request.address if value == "IP_ADDRESS" else value
+                  for name, value in parse_params(request, document).items()}
+        draft = parse_draft(params, find_param(
+            params, "created_at", now, lambda text: parse_created(text, parse_zone(params), now)))
         key = find_key(request, params)
         station = server.access.admit(None, key, request.address)
-        server.access.charge(key, [*draft.values.values(), *(draft.note or ())])
-    except TooOften:
-        return Answer(b"0", kind, 200, CORS)
+        store_drafts(server, station, key, [draft], now)
     except Refused as refused:
-        status = refused.status if refused.status in {429, 507} else 400
-        return Answer(b"0", kind, status, CORS + refused.headers)
-    number = server.writer.add_entry(station, ms, draft.values, now, draft.note)
-    note = (draft.note or Note())._asdict()
+        status = (200 if isinstance(refused, TooOften) else
+                  refused.status if refused.status in {429, 507} else 400)
+        return answer_there(b"0", suffix, status, refused.headers)
     answer = render_document("feed", {
         "channel_id": station.id,
         **{f"field{n}": say_value(draft.values.get(n)) for n in THINGSPEAK_FIELDS},
-        "created_at": say_stamp(ms, timezone.utc), "entry_id": number,
-        **{name: say_value(part) for name, part in note.items()},
-    }, suffix) if suffix in {"json", "xml"} else Answer(b"%d" % number)
-    return answer._replace(headers=CORS, is_update=True)
+        "created_at": say_stamp(draft.time, timezone.utc), "entry_id": station.last_entry,
+        **{name: say_value(part) for name, part in draft.note._asdict().items()},
+    }, suffix) if suffix in {"json", "xml"} else answer_there(b"%d" % station.last_entry, suffix)
+    return answer._replace(is_update=True)
 
 
 def post_update(request: Request, server: "Server") -> Answer:
@@ -3454,87 +3460,62 @@ def post_update(request: Request, server: "Server") -> Answer:
     return store_bulk(request, server, load_json(request.body))
 
 
-def bulk_json(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """The updates of bulk_update.json, with created_at or delta_t (s since the one before)."""
-    updates = params.get("updates")
-    if not (isinstance(updates, list) and updates and all(isinstance(u, dict) for u in updates)):
-        raise Refused(400, "updates: a list of objects is needed")
-    return updates
-
-
-BULK_COLUMNS = ("time", *(f"field{n}" for n in THINGSPEAK_FIELDS), "latitude", "longitude",
-                "elevation", "status")
-
-
-def bulk_csv(params: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
-    time_name = "delta_t" if params.get("time_format") == "relative" else "created_at"
-    columns = (time_name, *BULK_COLUMNS[1:])
+def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
+    """JSON's updates from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
+    columns = ["delta_t" if params.get("time_format") == "relative" else "created_at",
+               *(f"field{n}" for n in THINGSPEAK_FIELDS), *NOTES["location"], "status"]
     text = str(params.get("updates", ""))
     if len(text) > MAX_BULK * MAX_BULK_LINE or text.count("|") > 2 * MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
-    lines = [line.split(",", len(columns) - 1)      # the last one, a status, may have commas
-             for line in text.split("|") if line.strip(", ")]
-    if not lines:
-        raise Refused(400, "updates: missing")
-    return [{name: value.strip() for name, value in zip(columns, line, strict=False)
-             if value.strip()} for line in lines]
+    # The last one, a status, may have commas.
+    lines = [line.split(",", len(columns) - 1) for line in text.split("|") if line.strip(", ")]
+    return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
+            for line in lines]
 
 
-def bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
-    """When each entry was; delta_t counts back from now for the last one. Raises Refused.
+def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
+    """When each entry was; the last delta_t (s since the one before) ends now. Raises Refused.
 
-    What delta_t is anchored to is not established; a device sends right after it measured. A time
-    that is none is refused, other than in /update: a whole history would be put at this instant.
+    What it ends at there is not established. What is not a time is refused, other than in /update:
+    a whole history would be put at this instant.
     """
-    try:
+    with contextlib.suppress(ValueError, OverflowError):
         deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
         starts = list(itertools.accumulate(deltas))
         times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
                  else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
-    except (ValueError, OverflowError):
-        times = [-1]
-    if not 0 <= min(times) <= max(times) < LATEST_TIME:
-        raise Refused(400, "created_at or delta_t: not a time")
-    return times
-
-
-def post_channel(request: Request, server: "Server") -> Answer:
-    """Bulk updates, the one thing that is posted below /channels/."""
-    try:
-        answer = write_bulk(request, server)
-    except Refused as refused:
-        answer = render_error(refused, "json")
-    return answer._replace(headers=CORS + answer.headers)
+        if 0 <= min(times) <= max(times) < LATEST_TIME:
+            return times
+    raise Refused(400, "created_at or delta_t: not a time")
 
 
 def write_bulk(request: Request, server: "Server") -> Answer:
-    """All of the updates or none; one token of the rate limit. Raises Refused."""
+    """What is posted below /channels/: all updates or none, as one. Raises Refused."""
     match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
     if not match:
         raise Refused(405, "administration is done on the command line")
     now, params = server.now(), parse_params(request)
     key = find_key(request, params)
-    try:
-        station = server.access.admit(None, key, request.address)
-    except Refused as refused:
-        raise Refused(401 if refused.status == 403 else refused.status, refused.message,
-                      **dict(refused.headers)) from None
+    station = server.access.admit(None, key, request.address)
     if str(station.id) != match[1]:
-        raise Refused(401, "this key writes to another channel")
-    callback = parse_callback(params)
-    updates = (bulk_json if match[2] == "json" else bulk_csv)(params)
+        raise Refused(403, "this key writes to another channel")
+    updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
+    if not (isinstance(updates, list) and updates and all(isinstance(u, dict) for u in updates)):
+        raise Refused(400, "updates: a list of them is needed")
     if len(updates) > MAX_BULK:
         raise Refused(413, f"updates: at most {MAX_BULK}")
-    times = bulk_times(updates, parse_zone(params), now)
-    drafts = [parse_draft(u, ms) for u, ms in zip(updates, times, strict=True)]
-    server.access.charge(key, [value for draft in drafts
-                                   for value in (*draft.values.values(), *(draft.note or ()))])
-    for draft in drafts:
-        server.writer.add_entry(station, draft.time, draft.values, now, draft.note)
-    answer = Answer(b'{"success":true}', KINDS["json"], 202, is_update=True)
-    return as_jsonp(answer, callback)
+    times = parse_bulk_times(updates, parse_zone(params), now)
+    store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
+    return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
+
+
+def post_channel(request: Request, server: "Server") -> Answer:
+    try:
+        return write_bulk(request, server)
+    except Refused as refused:
+        no_key = Refused(401, "Please provide proper authentication details.")
+        return render_error(no_key if refused.status == 403 else refused, "json")
 
 
 # -- reading: what is wanted ----------------------------------------------------------------------
@@ -3550,53 +3531,42 @@ class Wanted(NamedTuple):
     minimum: float
     maximum: float
     summary: tuple[str, int] | None     # what to make of each bucket, and its length in ms
-    has_status: bool
-    has_location: bool
+    notes: list[str]                    # what to tell of an entry's Note
 
 
-def parse_zone(params: Mapping[str, Any]) -> tzinfo:
-    """timezone=, an IANA name, beats offset=, whole hours; UTC for what is neither."""
-    if "timezone" in params:
-        return find_zone(str(params["timezone"]))
-    hours = find_number(params, "offset", 0)
-    return timezone(timedelta(hours=int(hours))) if hours and abs(hours) < 24 else timezone.utc
-
-
-def find_number(params: Mapping[str, Any], name: str, default: Any) -> Any:
-    """A number from the parameters; what is none is ignored, as there."""
-    try:
-        return parse_number(str(params[name]).strip())
-    except (KeyError, ValueError):
-        return default
-
-
-def find_moment(params: Mapping[str, Any], name: str, zone: tzinfo, default: int) -> int:
-    try:
-        return parse_time(str(params[name]), zone)
-    except (KeyError, ValueError, OverflowError):
-        return default
-
-
-def parse_wanted(params: dict[str, Any], now: int, default_results: int = DEFAULT_RESULTS,
-                default_days: int | None = None) -> Wanted:
-    """The parameters of section 4.7 of its documentation; unknown ones are ignored."""
+def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
+    """What is unknown, or cannot be understood, is ignored."""
     zone = parse_zone(params)
-    length = (find_number(params, "days", default_days or 0) * DAY
-              or find_number(params, "minutes", 0) * MINUTE)
-    start = find_moment(params, "start", zone, 0)
+    moment = functools.partial(parse_time, zone=zone)
+    length = find_param(params, "days", 0) * DAY or find_param(params, "minutes", 0) * MINUTE
+    start = find_param(params, "start", 0, moment)
     if length > 0 and "start" not in params:
         start = max(0, now - round(min(length, now)))
-    end = find_moment(params, "end", zone, LATEST_TIME - 1) + 1
     is_bounded = length > 0 or {"start", "end"} & params.keys()
-    results = find_number(params, "results", MAX_RESULTS if is_bounded else default_results)
-    decimals = find_number(params, "round", None)
-    summary = next(((name, SCALES[scale]) for name in SUMMARIES
-                    if (scale := str(params.get(name)).strip()) in SCALES), None)
+    results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
+    decimals = find_param(params, "round", None)
     return Wanted(
-        start, end, max(0, min(int(results), MAX_RESULTS)), zone,
+        start, find_param(params, "end", LATEST_TIME - 1, moment) + 1,
+        max(0, min(int(results), MAX_RESULTS)), zone,
         None if decimals is None else max(0, min(int(decimals), 15)),
-        find_number(params, "min", -math.inf), find_number(params, "max", math.inf), summary,
-        *(str(params.get(name)).lower() == "true" for name in ("status", "location")))
+        find_param(params, "min", -math.inf), find_param(params, "max", math.inf),
+        next(((name, SCALES[scale]) for name in SUMMARIES
+              if (scale := str(params.get(name)).strip()) in SCALES), None),
+        [name for flag, names in NOTES.items() if str(params.get(flag)).lower() == "true"
+         for name in names])
+
+
+class Read(NamedTuple):
+    """A read below /channels/N: of what, and how it is told."""
+    reader: Reader
+    now: int
+    station: Station
+    labels: dict[int, str]      # of each field that there is
+    fields: list[int]           # that are wanted
+    path: dict[str, str]        # what the path says: field, entry
+    params: dict[str, Any]
+    wanted: Wanted              # what params say
+    suffix: str
 
 
 COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
@@ -3622,29 +3592,30 @@ def summarize_entries(entries: list[Entry], fields: Iterable[int], summary: tupl
     What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
     stations that send one field at a time.
     """
-    function, width = SUMMARIES[summary[0]], summary[1]
-    buckets = {bucket: list(group) for bucket, group in itertools.groupby(
-        entries, lambda entry: entry.time // width)}
-    last = max(buckets, default=0)
+    name, width = summary
 
-    def values(group: list[Entry]) -> dict[int, Any]:
-        if summary[0] == "timescale":           # the bucket's first entry, as it is
-            return group[0].values if group else {}
+    def summarize(group: list[Entry]) -> dict[int, Any]:
+        if name == "timescale":                 # the bucket's first entry, as it is
+            return group[0].values
         held = {n: [number for entry in group
                     if (number := to_number(entry.values.get(n))) is not None] for n in fields}
-        return {n: function(numbers) for n, numbers in held.items() if numbers}
-    return [Entry(bucket * width, None, values(buckets.get(bucket, []))) for bucket in
-            range(max(min(buckets, default=1), last - MAX_RESULTS + 1), last + 1)]
+        return {n: SUMMARIES[name](numbers) for n, numbers in held.items() if numbers}
+    buckets = {bucket: summarize(list(group)) for bucket, group in itertools.groupby(
+        entries, lambda entry: entry.time // width)}
+    last = max(buckets, default=0)
+    first = max(min(buckets, default=1), last - MAX_RESULTS + 1)
+    return [Entry(bucket * width, None, buckets.get(bucket, {}))
+            for bucket in range(first, last + 1)]
 
 
-def find_entries(server: "Server", station: Station, fields: Iterable[int], wanted: Wanted
+def find_entries(read: Read, fields: Iterable[int], results: int
                  ) -> Generator[None, None, list[Entry]]:
-    """The entries that a read is about, as they were stored."""
+    """The newest entries in the time that is wanted, as they were stored."""
     entries: list[Entry] = []
-    before = (wanted.end, 0)
-    while (left := wanted.results - len(entries)) > 0:
+    before = (read.wanted.end, 0)
+    while (left := results - len(entries)) > 0:
         limit = min(left, STEP_ENTRIES)
-        page = server.reader.feed(station.id, fields, wanted.start, before, limit)
+        page = read.reader.feed(read.station.id, fields, read.wanted.start, before, limit)
         entries[:0] = page
         if len(page) < limit:
             break
@@ -3653,25 +3624,15 @@ def find_entries(server: "Server", station: Station, fields: Iterable[int], want
     return entries
 
 
-def select(server: "Server", station: Station, fields: Iterable[int], wanted: Wanted
-           ) -> Generator[None, None, list[Entry]]:
-    """The rows that a read is about: entries or summaries of them."""
-    entries = yield from find_entries(server, station, THINGSPEAK_FIELDS, wanted)
+def select_entries(read: Read) -> Generator[None, None, list[Entry]]:
+    """What a feed shows: entries or summaries of them."""
+    wanted = read.wanted
+    entries = yield from find_entries(read, THINGSPEAK_FIELDS, wanted.results)
     if wanted.summary:
-        entries = summarize_entries(entries, fields, wanted.summary)
+        entries = summarize_entries(entries, read.fields, wanted.summary)
     return [entry for entry in entries if all(
-        wanted.minimum <= value <= wanted.maximum for n in fields
+        wanted.minimum <= value <= wanted.maximum for n in read.fields
         if (value := to_number(entry.values.get(n))) is not None)]
-
-
-def in_steps(make: Callable[[Any], Any], items: list[Any]) -> Generator[None, None, list[Any]]:
-    """[make(item) for item in items], with turns for others in between."""
-    made = []
-    for item in items:
-        made.append(make(item))
-        if len(made) % STEP_ENTRIES == 0:
-            yield
-    return made
 
 
 # -- reading: how it is told ----------------------------------------------------------------------
@@ -3690,21 +3651,19 @@ def say_value(value: Any, decimals: int | None = None) -> str | None:
     return None if value is None else str(value)
 
 
-def entry_row(entry: Entry, wanted: Wanted, fields: Iterable[int]) -> dict[str, Any]:
+def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
     """An entry as the recordings have it: names and their order matter."""
+    wanted = read.wanted
     row: dict[str, Any] = {"created_at": say_stamp(entry.time, wanted.zone)}
     if entry.number is not None:
         row["entry_id"] = entry.number
-    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in fields}
-    note = {name: say_value(part) for name, part in entry.note._asdict().items()}
-    status = note.pop("status")
-    return row | (note if wanted.has_location else {}) | (
-        {"status": status} if wanted.has_status else {})
+    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in read.fields}
+    row |= {name: say_value(getattr(entry.note, name)) for name in wanted.notes}
+    return row | {"id": None} if read.suffix == "xml" else row
 
 
 NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")   # nor escaped
-XML_TYPES = {"id": "integer", "channel-id": "integer", "entry-id": "integer",
-             "last-entry-id": "integer", "created-at": "dateTime", "updated-at": "dateTime",
+XML_TYPES = {"id": "integer", "at": "dateTime",     # by the last word of a name
              "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
 
 
@@ -3715,7 +3674,8 @@ def as_xml(root: str, document: Any) -> bytes:
 def xml_element(name: str, value: Any) -> str:
     """A dict becomes an element of elements, a list one of items named in the singular."""
     name = name.replace("_", "-")
-    kind = f' type="{XML_TYPES[name]}"' if name in XML_TYPES else ""
+    kind = XML_TYPES.get(name.rpartition("-")[2], "")
+    kind = kind and f' type="{kind}"'
     if value is None:
         return f'<{name}{kind} nil="true"/>'
     if isinstance(value, dict):
@@ -3727,126 +3687,124 @@ def xml_element(name: str, value: Any) -> str:
     return f"<{name}{kind}>{escape(text)}</{name}>"
 
 
-def as_csv(names: Iterable[str], rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+def answer_there(body: bytes, suffix: str, status: int = 200, headers: Headers = ()) -> Answer:
+    """An answer as ThingSpeak gives it: a page of any site may read it."""
+    return Answer(body, KINDS.get(suffix, TEXT), status, CORS + headers)
 
 
-def csv_stamp(text: str) -> str:
-    """The time of a feed as its CSV writes it: `2021-02-18 21:46:23 UTC`, or -0500."""
-    if text.endswith("Z"):
-        return text.replace("T", " ").replace("Z", " UTC")
-    return f"{text[:10]} {text[11:19]} {text[19:22]}{text[23:]}"
+NOTHING = answer_there(b"-1", "json")   # as recorded; of an empty channel it is not established
 
 
 def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
     """A document in the format that is wanted; .txt and no suffix give JSON."""
     if suffix == "csv":
-        return Answer(as_csv(document, [document]), KINDS["csv"])
+        return answer_there(as_csv([document, document.values()]), "csv")
     if suffix == "xml":
-        return Answer(as_xml(root, document), KINDS["xml"])
-    return Answer(as_json(document), KINDS["json"])
+        return answer_there(as_xml(root, document), "xml")
+    return answer_there(as_json(document), "json")
 
 
-def render_entry(row: dict[str, Any], suffix: str) -> Answer:
-    return render_document("feed", row | ({"id": None} if suffix == "xml" else {}), suffix)
+def render_error(refused: Refused, suffix: str) -> Answer:
+    """An error in the format that was asked for; of a private channel as recorded."""
+    if "WWW-Authenticate" in dict(refused.headers):
+        return NOTHING._replace(status=400)
+    code, message = ERRORS.get(refused.status, ERRORS[400])
+    answer = render_document("hash", {
+        "status": str(refused.status),
+        "error": {"error_code": code, "message": message, "details": refused.message},
+    }, suffix) if suffix in {"json", "xml"} else answer_there(code.encode(), "txt")
+    return answer._replace(status=refused.status, headers=CORS + refused.headers)
 
 
-def render_rows(channel: dict[str, Any], rows: list[dict[str, Any]], suffix: str,
-                names: list[str]) -> Work:
+def csv_row(row: dict[str, Any]) -> bytes:
+    """Times in a feed are written `2021-02-18 21:46:23 UTC` in CSV, or with -0500."""
+    stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
+    return as_csv([(row | {
+        "created_at": re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)}).values()])
+
+
+ROWS: dict[str, Callable[[dict[str, Any]], bytes]] = {      # an entry in a list of them
+    "json": as_json, "csv": csv_row, "xml": lambda row: xml_element("feed", row).encode()}
+
+
+def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
     """A channel and its entries."""
-    if suffix == "csv":
-        rows = [row | {"created_at": csv_stamp(row["created_at"])} for row in rows]
-        return Answer(as_csv(names, rows), KINDS["csv"])
-    if suffix == "xml":
-        items = yield from in_steps(lambda row: xml_element("feed", row | {"id": None}), rows)
-        start, end = as_xml("channel", channel).split(b"</channel>")
-        return Answer(b'%b<feeds type="array">%b</feeds></channel>%b' % (
-            start, "".join(items).encode(), end), KINDS["xml"])
-    return render_document("channel", {"channel": channel, "feeds": rows}, suffix)
+    render, rows = ROWS[read.suffix if read.suffix in ROWS else "json"], []
+    for entry in entries:
+        rows.append(render(entry_row(read, entry)))
+        if len(rows) % STEP_ENTRIES == 0:
+            yield
+    if read.suffix == "csv":
+        names = entry_row(read, Entry(0, None if read.wanted.summary else 0, {}))
+        return answer_there(b"".join([as_csv([names]), *rows]), "csv")
+    if read.suffix == "xml":
+        start = as_xml("channel", channel).removesuffix(b"</channel>")
+        return answer_there(b'%b<feeds type="array">%b</feeds></channel>' % (
+            start, b"".join(rows)), "xml")
+    return answer_there(b'{"channel":%b,"feeds":[%b]}' % (as_json(channel), b",".join(rows)),
+                        "json")
 
 
-def find_labels(server: "Server", station: Station) -> dict[int, str]:
-    """The label of each field that there is; without --label it is the field's number."""
-    return {series.field: series.label or str(series.field) for series in server.reader.latest()
-            if series.station == station.id and series.field in THINGSPEAK_FIELDS}
+# -- reading: the routes --------------------------------------------------------------------------
 
 
-def describe_channel(station: Station, labels: dict[int, str], zone: tzinfo,
-                 params: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": station.id, "name": station.name,
-            **({"metadata": None} if str(params.get("metadata")).lower() == "true" else {}),
-            **{f"field{n}": label for n, label in labels.items()},
-            "created_at": say_stamp(station.created, zone),
-            "updated_at": say_stamp(station.heard or station.created, zone),
-            "last_entry_id": station.last_entry or None}
+def get_feed(read: Read) -> Work:
+    entries = yield from select_entries(read)
+    station, zone = read.station, read.wanted.zone
+    return (yield from render_rows(read, {
+        "id": station.id, "name": station.name,
+        **({"metadata": None} if str(read.params.get("metadata")).lower() == "true" else {}),
+        **{f"field{n}": label for n, label in read.labels.items()},
+        "created_at": say_stamp(station.created, zone),
+        "updated_at": say_stamp(station.heard or station.created, zone),
+        "last_entry_id": station.last_entry or None}, entries))
 
 
-# -- reading: the routes. Each is (server, station, params, suffix, what the path says) -----------
-
-
-def get_feed(server: "Server", station: Station, params: dict[str, Any], suffix: str,
-             field: str = "") -> Work:
-    wanted, labels = parse_wanted(params, server.now()), find_labels(server, station)
-    fields = [int(field)] if field else list(labels)
-    entries = yield from select(server, station, fields, wanted)
-    rows = yield from in_steps(lambda entry: entry_row(entry, wanted, fields), entries)
-    names = entry_row(Entry(0, None if wanted.summary else 0, {}), wanted, fields)
-    channel = describe_channel(station, labels, wanted.zone, params)
-    return (yield from render_rows(channel, rows, suffix, list(names)))
-
-
-def get_entry(server: "Server", station: Station, params: dict[str, Any], suffix: str,
-              entry: str = "", field: str = "") -> Answer:
-    """One entry: that of a number, or the last one, or the last that has a field."""
-    wanted = parse_wanted(params, server.now())
-    found = find_last(server, station, field) if not entry else (
-        server.reader.find_entry(station.id, int(entry)) if int(entry) < 2 ** 63 else None)
-    if found is None and entry:
+def find_entry(read: Read) -> Entry | None:
+    """The entry of a number, or the last one, or the last that has a field. Raises Refused."""
+    if number := read.path.get("entry"):
+        if found := read.reader.find_entry(read.station.id, int(number)):
+            return found
         raise Refused(404, "there is no such entry")
-    if found is None:                   # what it said of an empty channel is not established
-        return Answer(NO_ACCESS, KINDS["json"])
-    if field and suffix == "txt":
-        value = say_value(found.values[int(field)], wanted.decimals)
-        return Answer(f"{params.get('prepend', '')}{value}{params.get('append', '')}".encode())
-    fields = [int(field)] if field else list(find_labels(server, station))
-    return render_entry(entry_row(found, wanted, fields), suffix)
+    if "field" in read.path:
+        return read.reader.last_entry(read.station.id, read.fields[0])
+    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS, limit=1)), None)
 
 
-def find_last(server: "Server", station: Station, field: str) -> Entry | None:
-    if field:
-        return server.reader.last_entry(station.id, int(field))
-    return next(iter(server.reader.feed(station.id, THINGSPEAK_FIELDS, limit=1)), None)
+def get_entry(read: Read) -> Answer:
+    entry = find_entry(read)
+    if entry is None:
+        return NOTHING
+    if "field" in read.path and read.suffix not in KINDS:
+        value = say_value(entry.values[read.fields[0]], read.wanted.decimals)
+        text = f"{read.params.get('prepend', '')}{value}{read.params.get('append', '')}"
+        return answer_there(text.encode(), "txt")
+    return render_document("feed", entry_row(read, entry), read.suffix)
 
 
-def get_age(server: "Server", station: Station, params: dict[str, Any], suffix: str,
-            field: str = "") -> Answer:
+def get_age(read: Read) -> Answer:
     """Seconds since the last entry. What .txt, .xml and .csv looked like is not established."""
-    last = find_last(server, station, field)
+    last = find_entry(read)
     if last is None:
-        return Answer(NO_ACCESS, KINDS["json"])
-    age = max(0, server.now() - last.time) // 1000
-    if suffix == "txt":
-        return Answer(b"%d" % age)
-    return render_document("feed", {"last_data_age": str(age), "last_data_age_units": "s"}, suffix)
+        return NOTHING
+    age = str(max(0, read.now - last.time) // 1000)
+    if read.suffix not in KINDS:
+        return answer_there(age.encode(), "txt")
+    return render_document("feed", {"last_data_age": age, "last_data_age_units": "s"}, read.suffix)
 
 
-def get_status(server: "Server", station: Station, params: dict[str, Any], suffix: str,
-               last: str = "") -> Work:
+def get_status(read: Read) -> Work:
     """The entries that have a status text, of the last day unless told otherwise."""
-    wanted = parse_wanted(params, server.now(), MAX_RESULTS, None if last else 1)
-    notes = yield from find_entries(server, station, (), wanted._replace(results=MAX_RESULTS))
-    entries = [entry for entry in notes if entry.note.status is not None]
-    shown = wanted._replace(has_status=True, has_location=False)
-    rows = yield from in_steps(lambda entry: entry_row(entry, shown, ()),
-                               entries[max(0, len(entries) - wanted.results):])
-    if last:
-        return render_entry(rows[-1], suffix) if rows else Answer(NO_ACCESS, KINDS["json"])
-    names = ["created_at", "entry_id", "status"]
-    return (yield from render_rows({"name": station.name}, rows, suffix, names))
+    is_last = "last" in read.path
+    wanted = parse_wanted(({} if is_last else {"days": "1"}) | read.params, read.now)
+    read = read._replace(fields=[], wanted=wanted._replace(summary=None, notes=NOTES["status"]))
+    found = yield from find_entries(read, (), MAX_RESULTS)
+    entries = [entry for entry in found if entry.note.status is not None]
+    if not is_last:
+        entries = entries[max(0, len(entries) - wanted.results):]
+        return (yield from render_rows(read, {"name": read.station.name}, entries))
+    return (render_document("feed", entry_row(read, entries[-1]), read.suffix) if entries
+            else NOTHING)
 
 
 def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
@@ -3857,8 +3815,8 @@ def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
             "username": "", "tags": []}
 
 
-def get_channel(server: "Server", station: Station, params: dict[str, Any], suffix: str) -> Answer:
-    return render_document("channel", list_channel(station, parse_zone(params)), suffix)
+def get_channel(read: Read) -> Answer:
+    return render_document("channel", list_channel(read.station, read.wanted.zone), read.suffix)
 
 
 CHART_STYLE = string.Template(
@@ -3880,39 +3838,33 @@ def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
     return points
 
 
-def get_chart(server: "Server", station: Station, params: dict[str, Any], suffix: str,
-              field: str) -> Work:
+def get_chart(read: Read) -> Work:
     """A page to embed, with the chart that the server draws for its own."""
     def color(name: str, default: str) -> str:
-        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", str(params.get(name, "")))
+        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", params.get(name, ""))
         return f"#{match[1]}" if match else default
-
-    def text(name: str, default: str = "") -> str:
-        return str(params.get(name) or default)
-    now, number = server.now(), int(field)
-    wanted = parse_wanted(params, now)
-    entries = yield from select(server, station, [number], wanted)
+    params, now, field = read.params, read.now, read.fields[0]
+    entries = yield from select_entries(read)
     samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
-               if (value := to_number(entry.values.get(number))) is not None]
+               if (value := to_number(entry.values.get(field))) is not None]
     start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
     points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
               if len(samples) > CHART_POINTS else [s.point for s in samples])
     bounds = [bound for name in ("yaxismin", "yaxismax")
-              if (bound := find_number(params, name, None)) is not None]
+              if (bound := find_param(params, name, None)) is not None]
     base = min([*bounds, *(point.minimum for point in points)], default=0)
-    label = text("yaxis", find_labels(server, station).get(number, field))
-    chart = render_chart(Chart([Line(label, "line", shape_line(points, text("type"), base))], "",
-                               start, end, wanted.zone, bounds=bounds))
-    title = text("title", station.name)
+    label = params.get("yaxis") or read.labels.get(field, str(field))
+    title = params.get("title") or read.station.name
+    line = Line(label, "line", shape_line(points, params.get("type", ""), base))
+    chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
     style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
                                            color=color("color", "#d62020"))
-    every = max(MIN_CHART_UPDATE, int(find_number(params, "update", MIN_CHART_UPDATE)))
-    headers = page_headers(style, framing="") + (
-        (("Refresh", str(every)),) if params.get("dynamic") == "true" else ())
-    return Answer(render_page(title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption>"
-                              f"<span>{escape(label)}</span><span>{escape(text('xaxis'))}</span>"
-                              "</figcaption></figure>",
-                              style=style), HTML, headers=headers)
+    every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
+    refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
+    return Answer(render_page(
+        title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption><span>{escape(label)}</span>"
+        f"<span>{escape(params.get('xaxis', ''))}</span></figcaption></figure>", style=style),
+        HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
 
 
 def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
@@ -3924,114 +3876,73 @@ def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
         "channels": [list_channel(station, parse_zone(params)) for station in stations]}, suffix)
 
 
-FIELD = r"/fields?/(?:field)?(?P<field>[1-8])"      # a Python client's own example says field1
-CHANNEL_ROUTES: tuple[tuple[re.Pattern[str], Callable[..., Answer | Work]], ...] = tuple(
+FEED = r"/(?:feeds?|fields?/(?:field)?(?P<field>[1-8]))"  # a client's own example says field1
+READS: tuple[tuple[re.Pattern[str], Callable[[Read], Answer | Work]], ...] = tuple(
     (re.compile(pattern), route) for pattern, route in (
         (r"", get_channel),
-        (r"/feeds?", get_feed),
-        (FIELD, get_feed),
-        (r"/feeds?/last", get_entry),
-        (FIELD + "/last", get_entry),
-        (r"/feeds?/(?:entry/)?(?P<entry>\d{1,19})", get_entry),
-        (r"/feeds?/last_data_age", get_age),
-        (FIELD + "/last_data_age", get_age),
+        (FEED, get_feed),
+        (FEED + "/last", get_entry),
+        (r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})", get_entry),
+        (FEED + "/last_data_age", get_age),
         (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
         (r"/charts/(?P<field>[1-8])", get_chart),
     ))
 
 
-def require_reader(request: Request, server: "Server", station: Station | None,
-                   params: dict[str, Any]) -> None:
-    """All can look, unless the server is private. Raises Refused."""
-    access = server.access
-    if access.password is None or access.admit_key([station] if station else [],
-                                                   find_key(request, params), request.address):
-        return
-    if "callback" in params:            # a script of another site, with the browser's password
-        raise Refused(403, "callback: on a private server it needs a key")
-    access.admit_reader(request.headers, request.address)
-
-
-def answer_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
-                   suffix: str) -> Work:
+def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
+                 suffix: str) -> Work:
     """One read below /channels/. Raises Refused."""
     if path == "public":
         return get_public(server, params, suffix)
     id, slash, rest = path.partition("/")
-    station = next((s for s in server.reader.stations() if str(s.id) == id), None)
-    require_reader(request, server, station, params)
+    reader, access, now = server.reader, server.access, server.now()
+    station = next((s for s in reader.stations() if str(s.id) == id), None)
+    key = find_key(request, params)
+    if access.password and not access.admit_key([station] if station else [], key,
+                                                request.address):
+        if "callback" in params:        # a script of another site, with the browser's password
+            raise Refused(403, "callback: on a private server it needs a key")
+        access.admit_reader(request.headers, request.address)
     if station is None:
         raise Refused(404, "there is no such channel")
-    for pattern, route in CHANNEL_ROUTES:
+    for pattern, route in READS:
         if match := pattern.fullmatch(slash + rest):
-            named = {name: text for name, text in match.groupdict().items() if text}
-            answer = route(server, station, params, suffix, **named)
+            told = {name: text for name, text in match.groupdict().items() if text}
+            labels = {series.field: series.label or str(series.field)
+                      for series in reader.latest(station.id) if series.field in THINGSPEAK_FIELDS}
+            fields = [int(told["field"])] if "field" in told else list(labels)
+            answer = route(Read(reader, now, station, labels, fields, told, params,
+                                parse_wanted(params, now), suffix))
             return answer if isinstance(answer, Answer) else (yield from answer)
     raise Refused(404, "there is nothing here")
 
 
-def render_error(refused: Refused, suffix: str) -> Answer:
-    """An error in the format that was asked for; of a private channel as recorded."""
-    headers = tuple(pair for pair in refused.headers if pair[0] != "WWW-Authenticate")
-    if refused.status == 401 and headers != refused.headers:
-        return Answer(NO_ACCESS, KINDS["json"], 400)
-    code, message, details = ERRORS.get(refused.status, ERRORS[400])
-    details = details or refused.message
-    answer = render_document("hash", {
-        "status": str(refused.status),
-        "error": {"error_code": code, "message": message, "details": details},
-    }, suffix) if suffix in {"json", "xml"} else Answer(code.encode())
-    return answer._replace(status=refused.status, headers=headers)
-
-
+CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(json|xml|csv|txt|text))?$")
 CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
 
 
-def parse_callback(params: Mapping[str, Any]) -> str | None:
-    """The function that a page of another site wants called with the answer. Raises Refused."""
-    name = params.get("callback")
-    if name is not None and not CALLBACK.fullmatch(str(name)):
-        raise Refused(400, "callback: not a name")
-    return name
-
-
-def as_jsonp(answer: Answer, callback: str | None) -> Answer:
-    if callback is None or answer.kind != KINDS["json"]:
-        return answer
-    return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
-                           kind="application/javascript; charset=utf-8")
-
-
 def get_channels(request: Request, server: "Server") -> Work:
-    """What is read below /channels/: finds the format, and adds what all answers there have."""
-    path, _, ending = request.path[len("/channels/"):].rpartition(".")
-    if ending not in {"json", "xml", "csv", "txt", "text"}:
-        path, ending = request.path[len("/channels/"):], ""
-    is_text = re.search(r"(fields?/\w+/last|last_data_age)$", path)
-    suffix = (ending or ("txt" if is_text else "json")).replace("text", "txt")
+    """What is read below /channels/, in the format that the path ends in."""
+    (path, suffix), = CHANNEL_PATH.findall(request.path)
     yield
     try:
         params = parse_params(request)
-        callback = parse_callback(params)
-        answer = as_jsonp((yield from answer_channel(request, server, params, path, suffix)),
-                          callback)
+        answer = yield from read_channel(request, server, params, path, suffix)
+        callback = params.get("callback")
+        if callback is None or answer.kind != KINDS["json"]:
+            return answer
+        if not CALLBACK.fullmatch(callback):
+            raise Refused(400, "callback: not a name")
+        return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
+                               kind="application/javascript; charset=utf-8")
     except Refused as refused:
-        answer = render_error(refused, suffix)
-    return answer._replace(headers=CORS + answer.headers)
+        return render_error(refused, suffix)
 
 
-def refuse_method(request: Request, server: "Server") -> Answer:
-    return render_error(Refused(405, "this is done on the command line"), "json")._replace(
-        headers=(*CORS, ("Allow", "GET, POST, OPTIONS")))
-
-
-def refuse_account(request: Request, server: "Server") -> Answer:
-    refused = Refused(404, "there are no accounts and no apps here")
-    return render_error(refused, "json")._replace(headers=CORS)
-
-
-def answer_options(request: Request, server: "Server") -> Answer:
-    return Answer(b"", headers=CORS)
+NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
+                                        Allow="GET, POST, OPTIONS"), "json"))
+NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
+PREFLIGHT = always(Answer(b"", headers=CORS))
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -4047,6 +3958,7 @@ class Route(NamedTuple):
     is_safe: bool = True        # changes nothing, so HEAD may ask, too
 
 
+ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -4055,20 +3967,18 @@ ROUTES = (
     Route("GET", "/api/verdict", get_verdict, is_open=True),
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
-    *(Route("GET", path, get_asset, is_open=True) for path in ASSETS),
+    *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
+      for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
-    *(Route("GET", path, write_entry, is_open=True, is_loose=True, is_safe=False)
-      for path in UPDATE_PATHS),
-    Route("POST", "/update", post_update, is_open=True, is_loose=True),
-    *(Route("POST", path, write_entry, is_open=True, is_loose=True) for path in UPDATE_PATHS[1:]),
-    Route("GET", "/channels/", get_channels, is_open=True, is_loose=True),
-    Route("POST", "/channels/", post_channel, is_open=True, is_loose=True),
-    *(Route(method, "/channels/", refuse_method, is_open=True, is_loose=True)
-      for method in ("PUT", "DELETE")),
-    *(Route("OPTIONS", path, answer_options, is_open=True, is_loose=True)
-      for path in (*UPDATE_PATHS, "/channels/")),
-    *(Route(method, path, refuse_account, is_open=True) for method in ("GET", "POST")
+    *(ThingSpeak("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
+    ThingSpeak("POST", "/update", post_update),
+    *(ThingSpeak("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
+    ThingSpeak("GET", "/channels/", get_channels),
+    ThingSpeak("POST", "/channels/", post_channel),
+    *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
+    *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
 METHODS: dict[str, dict[str, Route]] = collections.defaultdict(dict)    # by path and method
@@ -4076,8 +3986,6 @@ for route in ROUTES:
     METHODS[route.path][route.method] = route
     if route.method == "GET" and route.is_safe:
         METHODS[route.path]["HEAD"] = route
-
-
 UPDATE = METHODS["/update/"]["GET"]
 
 
