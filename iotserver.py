@@ -774,7 +774,7 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
                              [believe(values) for values in last], comfort)
     ends = [at + limit for at, limit in zip(times, limits, strict=True)]
     for i, silent in ((1, "outside"), (0, "inside")):
-        if now > ends[i]:
+        if not last[i] or now > ends[i]:
             return Verdict("unknown", None, times[i] or None, None, silent, course=course)
     warm, cool = (believe(values) for values in last)
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
