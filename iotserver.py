@@ -919,7 +919,6 @@ STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard
                    "silence")
 
 
-@remember
 def hash_seq(field: int, seq: str) -> int:
     """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
     digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
