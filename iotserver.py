@@ -774,7 +774,7 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
                              [believe(values) for values in last], comfort)
     ends = [at + limit for at, limit in zip(times, limits, strict=True)]
     for i, silent in ((1, "outside"), (0, "inside")):
-        if now > ends[i]:
+        if not last[i] or now > ends[i]:
             return Verdict("unknown", None, times[i] or None, None, silent, course=course)
     warm, cool = (believe(values) for values in last)
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
@@ -919,7 +919,6 @@ STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard
                    "silence")
 
 
-@remember
 def hash_seq(field: int, seq: str) -> int:
     """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
     digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()

@@ -71,6 +71,12 @@ def test_always_one_of_four_from_the_first_minute_on(seconds):
     assert "open" in states
 
 
+@pytest.mark.parametrize("now", [0, MINUTE, HOUR])
+def test_one_of_four_by_a_clock_that_was_never_set(now):
+    for sides in (([], []), ([(0, 25.0)], []), ([], [(0, 25.0)]), ([(now, 25.0)], [(now, 20.0)])):
+        assert iot.judge(*sides, now, COMFORT).state == ("open" if all(sides) else "unknown")
+
+
 # -- intervals between arrivals -------------------------------------------------------------------
 
 def learn(arrivals):
