@@ -85,8 +85,8 @@ def test_examples_say_what_the_page_says(reader):
             page = re.sub("<.*?>", "", reader.type("curl http://127.0.0.1:8000/"))
             verdict, = re.findall(r"says \*(.*?)\*", README)
             assert verdict in " ".join(page.split())
-            told, = re.findall(r'`({"verdicts".*?)`', README, re.DOTALL)
-            assert plain(reader.type("curl http://127.0.0.1:8000/api/verdict")) == plain(told)
+            example, = re.findall(r'`({"verdicts".*?)`', README, re.DOTALL)
+            assert plain(reader.type("curl http://127.0.0.1:8000/api/verdict")) == plain(example)
 
 
 def test_recipes_keep_the_readings(reader):
