@@ -444,7 +444,7 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     guide.follow("7. ", stdin="open sesame\n")
     assert guide.curl(f"https://{HOST}/api/stations")[0] == 401
     assert guide.curl(f"https://{HOST}/api/stations", "-u 'me:open sesame'")[0] == 200
-    assert guide.curl(update) == (200, "3")
+    assert guide.curl(update, header) == (200, "3")
 
     assert guide.follow("8. ", folder="/opt/iotserver").splitlines()[-1] == "ok"
     newer = SCRIPT.read_text().replace('__version__ = "', '__version__ = "next-')
@@ -454,9 +454,9 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert upgraded[-2:] == ["install /usr/local/lib/iotserver/iotserver.py",
                              "systemctl restart iotserver.service"]
     assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
-    assert guide.curl(update) == (200, "4")         # after the backup: will be gone
+    assert guide.curl(update, header) == (200, "4")         # after the backup: will be gone
     assert guide.follow("10. ").splitlines()[-1] == "ok"
-    assert guide.curl(update) == (200, "4")
+    assert guide.curl(update, header) == (200, "4")
     assert machine.run("stat -c '%U %a' /var/lib/iotserver/iot.db") == "iotserver 600\n"
 
     said = guide.follow("When something is wrong")
