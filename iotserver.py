@@ -95,7 +95,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
 
-__version__ = "1.0"
+__version__ = "2.0"
 
 MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
@@ -778,13 +778,6 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
             return Verdict("unknown", None, times[i] or None, None, silent, course=course)
     warm, cool = (believe(values) for values in last)
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
-
-
-def parse_media(accept: str) -> str:
-    """What an Accept header asks for: `html`, `json` or `text`."""
-    if "text/html" in accept:
-        return "html"
-    return "json" if "application/json" in accept else "text"
 
 
 # ------------------------------------------------------------------------------------------------
