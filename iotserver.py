@@ -1228,9 +1228,11 @@ class Reader:
         """In order of time: readings where an hour has them all, else its summary."""
         pruned = {hour.time: hour for hour in hours if hour.pruned}
         readings = map(Summary._make, self.db.execute("""
-            SELECT time, 0, 1, value, value, value, 0 FROM reading
-            WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
-            ORDER BY time, entry""", (series, start, end)))
+            SELECT time, 0, 1, value, value, value, 0 FROM (
+                SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
+                ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
+            WHERE typeof(value) <> 'text' ORDER BY time, entry""",
+            (series, start, end, 2 * MAX_SCAN)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
@@ -4103,7 +4105,7 @@ def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
             # What follows may be meant as a body: it must not be read as a request.
             command == "POST" and "content-length" not in headers)
     except Refused as refused:
-        fault = refused
+        fault = refused.with_traceback(None)    # it may be remembered, and what it holds with it
     # The proxy's word for an address counts, since only it connects to a unix socket.
     address = headers.get("x-real-ip", "") if peer is None else peer
     return Request(command, path, query, "HTTP/0.9" if is_bare else version, headers, address,
@@ -4262,7 +4264,7 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
             next(work)
             return work
         if request.fault:
-            raise request.fault
+            return render_refusal(request, request.fault)
         route = UPDATE if request.update else find_route(request.command, request.path)
         if request.is_lan and route.is_safe:
             refuse_rebinding(request.headers.get("host", ""), server.settings.link)
@@ -4388,14 +4390,14 @@ class Connection(asyncio.Protocol):
     def take_request(self) -> Request | None:
         """The next request off the buffer, None while it is not complete."""
         if not self.request:
-            data = bytes(self.buffer)
-            if known := self.server.known.find(self.peer, data):
+            if len(self.buffer) <= MAX_REMEMBERED and (
+                    known := self.server.known.find(self.peer, bytes(self.buffer))):
                 self.buffer.clear()
                 return known
             while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line is no harm
                 del self.buffer[:2]
             try:
-                cut = cut_head(bytes(self.buffer), self.answered == 0)
+                cut = cut_head(bytes(self.buffer[:MAX_HEAD + 1]), self.answered == 0)
             except Refused as refused:
                 return Request(fault=refused)
             if not cut:
