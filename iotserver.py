@@ -95,7 +95,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
 
-__version__ = "1.0"
+__version__ = "2.0"
 
 MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
@@ -780,13 +780,6 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
-def parse_media(accept: str) -> str:
-    """What an Accept header asks for: `html`, `json` or `text`."""
-    if "text/html" in accept:
-        return "html"
-    return "json" if "application/json" in accept else "text"
-
-
 # ------------------------------------------------------------------------------------------------
 # 5. Store
 #    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
@@ -1286,11 +1279,12 @@ class Reader:
         return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
                 for ms, number in reversed(newest)]
 
-    def last_entry(self, station: int, field: int) -> Entry | None:
-        """The newest entry that has a value of this field."""
+    def last_entry(self, station: int, field: int, now: int) -> Entry | None:
+        """The newest entry up to now that has a value of this field."""
         row = self.db.execute("""
-            SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, field),)).fetchone()
+            SELECT time, entry FROM reading WHERE series = ? AND time <= ?
+            ORDER BY time DESC, entry DESC LIMIT 1""",
+            (self.find_series(station, field), now)).fetchone()
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
@@ -3545,7 +3539,7 @@ def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
     results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
     decimals = find_param(params, "round", None)
     return Wanted(
-        start, find_param(params, "end", LATEST_TIME - 1, moment) + 1,
+        start, min(now, find_param(params, "end", now, moment)) + 1,
         max(0, min(int(results), MAX_RESULTS)), zone,
         None if decimals is None else max(0, min(int(decimals), 15)),
         find_param(params, "min", -math.inf), find_param(params, "max", math.inf),
@@ -3766,8 +3760,9 @@ def find_entry(read: Read) -> Entry | None:
             return found
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
-        return read.reader.last_entry(read.station.id, read.fields[0])
-    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS, limit=1)), None)
+        return read.reader.last_entry(read.station.id, read.fields[0], read.now)
+    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS,
+                                      before=(read.now + 1, 0), limit=1)), None)
 
 
 def get_entry(read: Read) -> Answer:
