@@ -2299,8 +2299,8 @@ addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
-const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
-for (const told of ['tz=' + zone, 'offset=' + -new Date().getTimezoneOffset()])
+for (const told of ['tz=' + Intl.DateTimeFormat().resolvedOptions().timeZone,
+                    'offset=' + -new Date().getTimezoneOffset()])
   document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
@@ -2336,8 +2336,8 @@ MANIFEST = """{
 
 # ------------------------------------------------------------------------------------------------
 # 8. Pages
-#    Law: values in, markup out, inside of one string.Template; whatever is not markup goes
-#    through escape(). The store is asked only for what is shown.
+#    Law: whatever is not markup goes through escape(). The store is asked for what is shown
+#    and no more.
 # ------------------------------------------------------------------------------------------------
 
 escape = html.escape
@@ -2383,9 +2383,6 @@ PAGE = string.Template("""<!doctype html>
 $body</main>$script</body></html>
 """)
 
-CHART = string.Template("""<svg viewBox="0 0 $width $total" role=img aria-label="$label"
- data-left=$left data-width=$inner data-top=$top data-height=$height data-low=$low data-high=$high
- data-start=$start data-end=$end data-unit="$unit">$shapes<path class="grid cursor"/></svg>""")
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -2575,7 +2572,7 @@ TICKS = (                       # for charts of up to so many hours: hours betwe
 
 
 class Chart(NamedTuple):
-    """Lines over time. The axis of values reaches as far as bounds, if they do not."""
+    """Lines over time. The axis of values reaches as far as bounds, if the lines do not."""
     lines: list[Line]
     unit: str
     start: int
@@ -2583,23 +2580,15 @@ class Chart(NamedTuple):
     zone: tzinfo
     height: int = HEIGHT
     shaded: Iterable[tuple[int, int]] = ()
-    bounds: Iterable[float] = ()
-
-
-class Frame(NamedTuple):
-    """Where the times and values of a chart lie in its picture."""
-    start: int
-    end: int
-    low: float
-    high: float
-    height: int                 # between the margins
+    bounds: Sequence[float] = ()
 
     def x(self, ms: int) -> float:
         part = (ms - self.start) / (self.end - self.start)
         return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
 
     def y(self, value: float) -> float:
-        return round(TOP + (self.high - value) / (self.high - self.low) * self.height, 1)
+        low, *_, high = self.bounds
+        return round(TOP + (high - value) / (high - low) * (self.height - TOP - BOTTOM), 1)
 
     def path(self, corners: Iterable[tuple[int, float]]) -> str:
         return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
@@ -2613,7 +2602,8 @@ def nice_step(span: float, count: int) -> float:
 
 def value_ticks(values: list[float], count: int) -> list[float]:
     """Round marks of an axis that reaches over all values, some count of them."""
-    low, high = (min(values), max(values)) if values else (0, 1)
+    values = [max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in values] or [0, 1]
+    low, high = min(values), max(values)
     step = nice_step(max(high - low, 1), count)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
@@ -2649,21 +2639,19 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
         yield points[first:]
 
 
-def hold(points: list[Point], side: int) -> Iterator[tuple[int, int, float]]:
-    """(time, side, value from then on): nan from where silence becomes a gap."""
-    for piece in segments(points):
-        yield from ((point.time, side, point.mean) for point in piece)
-        yield piece[-1].time + silence_limit([p.time for p in piece[-20:]]), side, math.nan
-
-
 def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
     """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
-    values = [math.nan, math.nan]               # compared with anything, nan is false
+    changes = [(end, 0, math.nan)]              # when, of which side, its value from then on
+    for side, points in enumerate((inside, outside)):
+        for piece in segments(points):
+            silent = piece[-1].time + silence_limit([p.time for p in piece[-20:]])
+            changes += [*((p.time, side, p.mean) for p in piece), (silent, side, math.nan)]
+    values = [math.nan, math.nan]               # nan is neither cooler nor warmer
     spans: list[tuple[int, int]] = []
-    changes = sorted(change for change in (*hold(inside, 0), *hold(outside, 1)) if change[0] < end)
-    for (start, side, value), (until, *_) in itertools.pairwise([*changes, (end, 0, 0.0)]):
+    for (start, side, value), (until, *_) in itertools.pairwise(
+            sorted(changes, key=operator.itemgetter(0))):
         values[side] = value
-        if values[1] < values[0] and start < until:
+        if values[1] < values[0] and start < until <= end:
             is_next = spans and spans[-1][1] == start
             spans.append((spans.pop()[0] if is_next else start, until))
     return spans
@@ -2680,13 +2668,13 @@ def leave_out(points: list[Point]) -> list[Point]:
     return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
 
 
-def render_curve(line: Line, frame: Frame) -> str:
+def render_curve(line: Line, chart: Chart) -> str:
     """A line with a band between minimum and maximum where it is thinned."""
     band = curve = ""
     for piece in segments(line.points):
-        curve += frame.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
+        curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
         if any(p.minimum < p.maximum for p in piece):
-            band += frame.path([*((p.time, p.maximum) for p in piece),
+            band += chart.path([*((p.time, p.maximum) for p in piece),
                                 *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
     return (f'<g class="{line.css}"><path class=band d="{band}"/>'
             f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
@@ -2697,27 +2685,28 @@ def draw_chart(chart: Chart) -> str:
              for line in chart.lines]
     kept = [line._replace(points=leave_out(line.points)) for line in lines]
     far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
-    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in chart.bounds),
-                         *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
-                         ], 3 if chart.height == SMALL_HEIGHT else 5)
-    frame = Frame(chart.start, chart.end, marks[0], marks[-1], chart.height - TOP - BOTTOM)
-    shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
-              f"height={frame.height} />" for a, b in chart.shaded]
-    shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
-               f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
+    values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
+    marks = value_ticks([*chart.bounds, *values], 3 if chart.height == SMALL_HEIGHT else 5)
+    chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
+    shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
+              f"height={height} />" for a, b in chart.shaded]
+    shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
+               f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
-    shapes += [f"<text x={frame.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
+    shapes += [f"<text x={chart.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
-    shapes += [render_curve(line, frame) for line in kept]
+    shapes += [render_curve(line, chart) for line in kept]
     said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
     if far:
         farthest = max(max(p.maximum, -p.minimum) for p in far)
         note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
         shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
         said += f"; {note}"
-    return CHART.substitute(
-        frame._asdict(), width=WIDTH, total=chart.height, left=LEFT, inner=WIDTH - LEFT - RIGHT,
-        top=TOP, label=escape(said), unit=escape(chart.unit), shapes="".join(shapes))
+    return (f'<svg viewBox="0 0 {WIDTH} {chart.height}" role=img aria-label="{escape(said)}"\n'
+            f" data-left={LEFT} data-width={WIDTH - LEFT - RIGHT} data-top={TOP}"
+            f" data-height={height} data-low={marks[0]} data-high={marks[-1]}\n"
+            f' data-start={chart.start} data-end={chart.end} data-unit="{escape(chart.unit)}">'
+            f'{"".join(shapes)}<path class="grid cursor"/></svg>')
 
 
 def render_chart(chart: Chart) -> str:
