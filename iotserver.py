@@ -2185,7 +2185,7 @@ let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
 const local = (ms, style) => new Date(ms).toLocaleString([], style);
 function ago(ms) {
-  const s = Math.max(0, Math.floor(ms / 1000));
+  const s = Math.max(0, Math.floor((now() - ms) / 1000));
   for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
     if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
   return s + ' s ago';
@@ -2193,8 +2193,7 @@ function ago(ms) {
 function tellTimes() {
   for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
-    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'})
-      : ago(now() - ms);
+    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'}) : ago(ms);
   }
 }
 function tick() {
@@ -2270,8 +2269,7 @@ function point(event) {
   slider.value = (x - d.left) / d.width * slider.max;
   show();
 }
-document.addEventListener('pointermove', point);
-document.addEventListener('pointerdown', point);
+for (const kind of ['pointermove', 'pointerdown']) document.addEventListener(kind, point);
 document.addEventListener('click', event => {
   const link = event.target.closest('nav a');
   if (link) {
@@ -2328,16 +2326,13 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect widt
  rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
  stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
 
-MANIFEST = """{
-  "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
-  "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
-  "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
-}"""
+MANIFEST = """{"name": "iotserver", "short_name": "Windows?", "start_url": "/",
+ "display": "standalone", "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
+ "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]}"""
 
 # ------------------------------------------------------------------------------------------------
 # 8. Pages
-#    Law: whatever is not markup goes through escape(). The store is asked for what is shown
-#    and no more.
+#    Law: whatever is not markup goes through escape(); the store is asked for what is shown.
 # ------------------------------------------------------------------------------------------------
 
 escape = html.escape
@@ -2357,8 +2352,7 @@ REASONS = (     # the answer, from how many °C cooler outside, why; the first t
     ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
     ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
     ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
-)
+    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."))
 NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
@@ -2382,7 +2376,6 @@ PAGE = string.Template("""<!doctype html>
 <body><main$attributes>
 $body</main>$script</body></html>
 """)
-
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -2394,13 +2387,10 @@ def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Heade
     """What a browser may do for a page with this style, and who may embed it."""
     css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
                  for text in (style, SCRIPT))
-    return (
-        ("Content-Security-Policy",
-         f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
-         "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
-         f"base-uri 'none'; form-action 'none'{framing}"),
-        ("Referrer-Policy", "no-referrer"),
-    )
+    policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
+              "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+              f"base-uri 'none'; form-action 'none'{framing}")
+    return ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer")
 
 
 PAGE_HEADERS = page_headers(STYLE)
@@ -2442,16 +2432,6 @@ class Place(NamedTuple):
         return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
 
 
-class StationRow(NamedTuple):
-    """A row of the table of stations."""
-    station: Station
-    fields: list[Latest]
-    heard: int | None
-    interval: int | None
-    state: str                  # new, silent or ok
-    is_stale: bool              # silent for so long that it is folded away
-
-
 @remember
 def choose_unit(setting: str, languages: str) -> str:
     """C or F: what the setting says; on auto, what the first language's region is used to."""
@@ -2466,9 +2446,8 @@ def choose_zone(cookie: str) -> tzinfo:
     """The time zone that the page's script has left in cookies: its name, else its offset."""
     told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
     zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
-    if zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset):
-        return timezone(timedelta(minutes=int(offset)))
-    return zone
+    has_offset = zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset)
+    return timezone(timedelta(minutes=int(offset))) if has_offset else zone
 
 
 def find_zone(name: str) -> tzinfo:
@@ -2543,15 +2522,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
         return ""
     change = recent[-1][1] - recent[0][1]
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
-
-
-def say_line(line: Line, unit: str) -> str:
-    """A line of a chart, for those who cannot see it."""
-    if not line.points:
-        return f"{line.name}: no readings"
-    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
-            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
-            f"last {line.points[-1].mean:.1f} {unit}")
 
 
 def say_time(ms: int, zone: tzinfo, form: str) -> str:
@@ -2696,7 +2666,11 @@ def draw_chart(chart: Chart) -> str:
     shapes += [f"<text x={chart.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
     shapes += [render_curve(line, chart) for line in kept]
-    said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
+    said = ", ".join(                           # for those who cannot see it
+        f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
+        f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
+        f"last {line.points[-1].mean:.1f} {chart.unit}" if line.points
+        else f"{line.name}: no readings" for line in kept) or "no readings yet"
     if far:
         farthest = max(max(p.maximum, -p.minimum) for p in far)
         note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
@@ -2718,14 +2692,11 @@ def render_chart(chart: Chart) -> str:
         return "<p>This chart could not be drawn.</p>"
 
 
-# -- out of the store -----------------------------------------------------------------------------
+# -- the page, out of the store -------------------------------------------------------------------
 
 def find_places(reader: Reader, now: int, comfort: float,
                 before: Iterable[Place] = ()) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one.
-
-    It goes on from those found before.
-    """
+    """Inside and outside stations, and of each room the verdict, which goes on from before."""
     known = {place.name: place.verdict.course if place.verdict else START for place in before}
     ranks: collections.Counter[str] = collections.Counter()
     places: list[Place] = []
@@ -2777,21 +2748,6 @@ def read_points(reader: Reader, series: int, view: View, now: int, count: int,
                   in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width)
             for p in reader.points(series, start, now + 1, count)]
 
-
-def read_row(reader: Reader, station: Station, now: int) -> StationRow:
-    fields = reader.latest(station.id, now)
-    newest = max(fields, key=lambda series: series.time or 0, default=None)
-    times = reader.recent_times(newest.series, now) if newest else []
-    last = newest and (times[-1] if times else reader.last_time(newest.series, now))
-    heard = max(station.heard or 0, last or 0) or None
-    return StationRow(
-        station, fields, heard, usual_interval(times) if len(times) > 1 else None,
-        "new" if heard is None
-        else "silent" if now - heard > silence_limit(times, station.silence) else "ok",
-        is_stale=not station.role and now - (heard or station.created) > STALE)
-
-
-# -- the page -------------------------------------------------------------------------------------
 
 def render_ago(ms: int, view: View, now: int) -> str:
     exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
@@ -2853,13 +2809,11 @@ def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str
             headline.rstrip(":"), " ".join(state for _, state, *_ in said))
 
 
-def render_smalls(reader: Reader, rows: list[StationRow], places: list[Place], view: View,
-                  now: int) -> Iterator[str]:
-    """Charts of humidity, pressure, and whatever has no role."""
+def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
+                  view: View, now: int) -> Iterator[str]:
+    """Small charts: humidity, pressure, and whatever has no role."""
     styles = {place.name: place.css for place in places}
-    wanted = ((row.station, series) for row in rows if not row.is_stale for series in row.fields
-              if not (row.station.role and series.field == 1))
-    for station, series in itertools.islice(wanted, SMALL_CHARTS):
+    for station, series in others[:SMALL_CHARTS]:
         label = series.label or LABELS.get(series.field) or f"field {series.field}"
         line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
                     read_points(reader, series.series, view, now, SMALL_POINTS))
@@ -2869,24 +2823,38 @@ def render_smalls(reader: Reader, rows: list[StationRow], places: list[Place], v
             yield f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
 
 
-def render_stations(reader: Reader, listed: list[StationRow], total: int, view: View,
-                    now: int) -> str:
-    """The table of stations; what is not of today's use is folded away."""
+def render_stations(reader: Reader, stations: list[Station], view: View, now: int
+                    ) -> tuple[str, list[tuple[Station, Latest]]]:
+    """The table of stations, those long silent folded away, and what else all others send."""
     entries, since = reader.entries(), reader.first_hour()
-    rows = [f"<tr><th scope=row>{escape(row.station.name)}</th> <td>{row.state}</td> <td>"
-            f"{render_ago(row.heard, view, now) if row.heard else 'never'}</td> <td>"
-            f"{format_ago(row.interval) if row.interval else '–'}</td> <td>"
-            f"{entries[row.station.id]:,}</td></tr>\n"
-            for row in sorted(listed, key=lambda row: row.is_stale)]
-    shown = min(MAX_ROWS, sum(not row.is_stale for row in listed))
-    more = f"<p>And {total - len(rows)} more, in /api/stations.</p>" * (total > len(rows))
-    folded = (f"<details><summary>{total - shown} more</summary><table>{''.join(rows[shown:])}"
-              f"</table>{more}</details>")
+    rows: tuple[list[str], list[str]] = ([], [])
+    others: list[tuple[Station, Latest]] = []
+    for station in stations[:MAX_ROWS + MAX_FOLDED]:
+        fields = reader.latest(station.id, now)
+        newest = max(fields, key=lambda series: series.time or 0, default=None)
+        times = reader.recent_times(newest.series, now) if newest else []
+        last = reader.last_time(newest.series, now) if newest else None
+        heard = max(station.heard or 0, last or 0)
+        is_silent = now - heard > silence_limit(times, station.silence)
+        is_stale = not station.role and now - (heard or station.created) > STALE
+        rows[is_stale].append(
+            f"<tr><th scope=row>{escape(station.name)}</th> "
+            f"<td>{'new' if not heard else 'silent' if is_silent else 'ok'}</td> "
+            f"<td>{render_ago(heard, view, now) if heard else 'never'}</td> "
+            f"<td>{format_ago(usual_interval(times)) if len(times) > 1 else '–'}</td> "
+            f"<td>{entries[station.id]:,}</td></tr>\n")
+        others += [(station, series) for series in fields
+                   if not (is_stale or (station.role and series.field == 1))]
+    shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
+    count = len(stations) - len(shown)
+    more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
+    details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
+               "</details>") * (count > 0)
     history = f"History since {say_time(since, view.zone, '%a %d %b %Y')}; " if since else ""
     return ("<section class=scroll tabindex=0 aria-label=Stations>\n<h2>Stations</h2><table>"
             "<thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>\n"
-            f"{''.join(rows[:shown])}</table>{folded * (total > shown)}<p class=dim>{history}"
-            f"the file weighs {format_bytes(reader.weight())}.</p></section>\n")
+            f"{''.join(shown)}</table>{details}<p class=dim>{history}"
+            f"the file weighs {format_bytes(reader.weight())}.</p></section>\n"), others
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -2906,18 +2874,17 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int) -
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
     if not stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
-    rows = [read_row(reader, s, now) for s in stations[:MAX_ROWS + MAX_FOLDED]]
     shown = choose_places(places)
     lines = [Line(place.name, place.css, read_points(
         reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
         for place in shown if place.series is not None]
     card, headline, states = render_verdicts(places, view, now)
+    table, others = render_stations(reader, stations, view, now)
     return render_page(
         headline,
         f"{card}<div class=now>{''.join(render_now(place, view, now) for place in shown)}</div>\n"
         f"{render_figure(places, lines, view, now)}<div class=smalls>"
-        f"{''.join(render_smalls(reader, rows, places, view, now))}</div>\n"
-        f"{render_stations(reader, rows, len(stations), view, now)}",
+        f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
