@@ -236,7 +236,7 @@ def test_4000_requests_of_a_connection_that_never_reads(live, kind):
         assert live.update(OUTSIDE, 1) == 1
 
 
-@pytest.mark.parametrize("length", [250_001], ids=["unfinished"])
+@pytest.mark.parametrize("length", [250_001, "250001 or so"], ids=["unfinished", "refused"])
 def test_500_bodies_that_never_end(live, many_files, length):
     """They took 176 MB. Who sends a small one, or is done soon, is served all the while."""
     raw = request("POST", "/update", Content_Length=length) + b"x" * 250_000

@@ -1,4 +1,5 @@
 """What strangers, their web pages and a leaked key can get out of a server, or into it."""
+import contextlib
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from harness import (
     INSIDE,
+    NOON,
     OUTSIDE,
     Wire,
     basic,
@@ -282,6 +284,29 @@ def test_what_a_chart_is_asked_for_does_not_break_it(server, query):
         server.update(INSIDE, 20 + n)
     for path in ("/channels/1/charts/1", "/channels/1/feeds.json", "/channels/1/fields/1.csv"):
         assert server.get(f"{path}?{query}").status == 200, path
+
+
+# -- many texts -----------------------------------------------------------------------------------
+
+
+def test_texts_do_not_make_a_page_look_at_all_of_them(server, monkeypatch):
+    """A series of texts has no numbers to stop at: still no more than MAX_SCAN are looked at."""
+    rows = [(NOON - n * 1000, "inside", INSIDE.mac, 1, "text", n + 1) for n in range(60_000)]
+    for n in range(0, len(rows), 5000):
+        server.writer.import_rows(rows[n:n + 5000], NOON)
+    server.update(INSIDE, 20)
+    looked = [0]
+
+    def count():
+        looked[0] += 1
+    database = server.server.reader.db
+    database.set_progress_handler(count, 1000)          # steps of SQLite's machine
+    with contextlib.suppress(AttributeError):
+        for path in ("/?range=30d", "/api/readings?station=1&points=100", "/channels/1/charts/1"):
+            looked[0] = 0
+            assert server.get(path).status == 200
+            assert looked[0] < 150, path
+    database.set_progress_handler(None, 0)
 
 
 # -- keys -----------------------------------------------------------------------------------------

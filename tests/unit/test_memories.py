@@ -112,3 +112,27 @@ def test_all_memories_together_are_small(filled, record_property):
         record_property("all memories", f"{(traced() - before) / 1e6:.1f} MB")
     sizes = {name: memory.cache_info().currsize for name, memory in find_memories().items()}
     assert all(sizes[name] for name in sizes.keys() - ELSEWHERE), sizes
+
+
+MALFORMED = {
+    "no Host": b"GET / HTTP/1.1\r\n\r\n", "no version": b"GET /\r\n\r\n",
+    "two lengths": request("POST", "/update", b"x" * 10_000, Content_Length=2),
+    "chunks": request("POST", "/update", Transfer_Encoding="chunked") + b"x" * 10_000,
+    "no path": request("GET", "/nothing"), "wrong key": request("GET", path(0)),
+    "wrong number": request("GET", path(0, data="x")),
+    "wrong JSON": request("POST", "/update", b"{" * 10_000),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_the_same_malformed_request_again_and_again_takes_no_memory(server, kind):
+    """An error that is kept, and raised again, would gather all that it has seen."""
+    for _ in range(200):
+        server.exchange(MALFORMED[kind])
+    with contextlib.ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        before = traced()
+        for _ in range(1000):
+            server.exchange(MALFORMED[kind])
+        assert traced() - before < 200_000
