@@ -1232,7 +1232,7 @@ class Reader:
                 SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
                 ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
             WHERE typeof(value) <> 'text' ORDER BY time, entry""",
-            (series, start, end, 2 * MAX_SCAN)))
+            (series, start, end, MAX_SCAN)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
