@@ -52,6 +52,7 @@ Refused, to stay what it is
 import argparse
 import asyncio
 import base64
+import bisect
 import collections
 import contextlib
 import csv
@@ -901,7 +902,7 @@ class StoreError(Exception):
 
 @dataclasses.dataclass(slots=True)
 class Station:
-    """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
+    """A row of the table station, column by column. Keys are their SHA-256."""
     id: int
     name: str
     mac: str
@@ -913,10 +914,6 @@ class Station:
     heard: int | None
     last_entry: int
     silence: int                # ms that it may be quiet, as its pauses have taught
-
-
-STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard, last_entry, "
-                   "silence")
 
 
 def hash_seq(field: int, seq: str) -> int:
@@ -980,36 +977,33 @@ class ImportCount(NamedTuple):
     pruned: int = 0
 
 
-def inspect_header(header: bytes) -> str | None:
-    """What is wrong with a file that starts with these 100 bytes, or None. Opens nothing.
+def refuse_foreign(path: Path) -> None:
+    """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
 
     Offsets: https://www.sqlite.org/fileformat.html#the_database_header
     """
-    if not header:
-        return None                     # not there yet, or never got its first commit
-    if header[:16] != b"SQLite format 3\0":
-        return "is no SQLite database"
-    if len(header) == 100 and not any(header[40:44] + header[68:72]):
-        return None                     # never had a table: our first start was cut off
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        return "is an SQLite database, but not of iotserver; an older table goes to --import"
-    if (version := int.from_bytes(header[60:64], "big")) > len(MIGRATIONS):
-        return (f"has layout {version}, and this iotserver {__version__} knows only "
-                f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
-    return None
-
-
-def refuse_foreign(path: Path) -> None:
-    """Raise StoreError for a file that is not ours, without touching it."""
     try:
         with path.open("rb") as file:
-            problem = inspect_header(file.read(100))
+            header = file.read(100)
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    if problem:
-        raise StoreError(f"{path} {problem}; it was left as it is")
+    version = int.from_bytes(header[60:64], "big")
+    if not header:
+        return                          # never got its first commit
+    if header[:16] != b"SQLite format 3\0":
+        problem = "is no SQLite database"
+    elif len(header) == 100 and not any(header[40:44] + header[68:72]):
+        return                          # never had a table: our first start was cut off
+    elif int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        problem = "is an SQLite database, but not of iotserver; an older table goes to --import"
+    elif version > len(MIGRATIONS):
+        problem = (f"has layout {version}, and this iotserver {__version__} knows only "
+                   f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
+    else:
+        return
+    raise StoreError(f"{path} {problem}; it was left as it is")
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -1018,11 +1012,6 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
-
-
-def require_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise StoreError(f"{path.parent}: there is no such folder")
 
 
 def require_database(path: Path) -> None:
@@ -1040,25 +1029,22 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         raise StoreError(f"{path}: {error}") from None
 
 
-def give_to_owner(file: Path, path: Path) -> None:
-    """What root leaves beside a database has to be the database's owner's, or he is locked out."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        owner = (path if path.exists() else path.parent).stat()
-        os.lchown(file, owner.st_uid, owner.st_gid)
-
-
 def take_lock(path: Path) -> sqlite3.Connection:
     """The right to write. Held by an open transaction on FILE.lock, it ends with the process.
 
     SQLite is our lock, too: that works alike on every system. Raises BlockingIOError when taken.
     """
-    require_folder(path)
-    lock = connect(beside(path, ".lock"), "rwc")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path.parent}: there is no such folder")
+    file = beside(path, ".lock")
+    lock = connect(file, "rwc")
     try:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
-        give_to_owner(beside(path, ".lock"), path)
+        if hasattr(os, "geteuid") and os.geteuid() == 0:    # else the owner is locked out
+            owner = (path if path.exists() else path.parent).stat()
+            os.lchown(file, owner.st_uid, owner.st_gid)
     except sqlite3.OperationalError as error:
         lock.close()
         if "locked" in str(error):
@@ -1078,6 +1064,17 @@ def is_fatal(error: sqlite3.Error) -> bool:
         return False
     return name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "disk I/O",
                             "database disk image is malformed", "file is not a database"))
+
+
+def ask(db: sqlite3.Connection, question: str,
+        values: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
+    """The first column of the first row of an answer, or None."""
+    row = db.execute(question, values).fetchone()
+    return row and row[0]
+
+
+def read_stations(db: sqlite3.Connection) -> list[Station]:
+    return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
 
 
 def find_station(stations: Iterable[Station], name: str) -> Station:
@@ -1108,7 +1105,7 @@ class Reader:
         require_database(path)
         self.path = path
         self.db = connect(path, "ro")
-        layout, = self.db.execute("PRAGMA user_version").fetchone()
+        layout = ask(self.db, "PRAGMA user_version")
         if 0 < layout < len(MIGRATIONS):
             self.close()
             raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
@@ -1119,13 +1116,12 @@ class Reader:
 
     def look(self) -> None:
         """A real look at the file: it is still the one that was opened, and can be read."""
-        opened = self.db.execute("SELECT count(*) FROM station").fetchone()
-        if not (opened and self.path.exists()):
+        ask(self.db, "SELECT count(*) FROM station")
+        if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
     def stations(self) -> list[Station]:
-        return [Station(*row) for row in self.db.execute(
-            f"SELECT {STATION_COLUMNS} FROM station ORDER BY id")]
+        return read_stations(self.db)
 
     def entries(self) -> dict[int, int]:
         """{station: entries ever stored}."""
@@ -1145,34 +1141,34 @@ class Reader:
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
-        last: int | None = self.db.execute("""
+        last: int | None = ask(self.db, """
             SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
                             (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
-                            * ?3)""", (series, now, HOUR)).fetchone()[0]
+                            * ?3)""", (series, now, HOUR))
         return last
 
-    def find_series(self, station: int, field: int) -> int | None:
-        row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
-                              (station, field)).fetchone()
-        return int(row[0]) if row else None
+    def series(self, station: int, fields: Iterable[int] = range(1, 10)) -> dict[int, int]:
+        """{field: its series}, of these fields."""
+        return {field: series for series, field in self.db.execute(
+            "SELECT id, field FROM series WHERE station = ? ORDER BY field", (station,))
+            if field in fields}
 
-    def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
+    def span(self, series: int, start: int | None, end: int) -> tuple[int, int]:
         """The part of [start, end) in which the series has hours.
 
         Without a start it begins within reason, if there is anything: a clock that was never set
         leaves readings of 1970.
         """
-        first, early, last = self.db.execute("""
-            SELECT (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
-                   (SELECT min(hour) FROM hour WHERE series = ?1),
+        first, likely, last = self.db.execute("""
+            SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
+                   (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
                    (SELECT max(hour) FROM hour WHERE series = ?1)""",
             (series, EARLIEST_TIME // HOUR)).fetchone()
-        if early is None:
+        if first is None:
             return 0, 0
-        upper = (last + 1) * HOUR
-        lower = (early if start is not None or first is None else first) * HOUR
-        return (lower if start is None else max(start, lower),
-                upper if end is None else min(end, upper))
+        if start is None and likely is not None:
+            first = likely
+        return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
         """The numbers of [start, end), of each minute the last: as many at any interval."""
@@ -1190,10 +1186,9 @@ class Reader:
 
     def first_hour(self) -> int | None:
         """When the history begins that is within reason."""
-        hour, = self.db.execute("""
-            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id
-                                            AND hour >= ?) AS first FROM series)""",
-            (EARLIEST_TIME // HOUR,)).fetchone()
+        hour = ask(self.db, """
+            SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
+            FROM series""", (EARLIEST_TIME // HOUR,))
         return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
@@ -1201,8 +1196,7 @@ class Reader:
         files = (self.path, beside(self.path, "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def points(self, series: int, start: int | None, end: int | None,
-               limit: int) -> list[Point]:
+    def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
 
         Hours of which readings were pruned appear as their summaries. The cost is bounded by
@@ -1242,13 +1236,11 @@ class Reader:
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
 
-    def rows(self, station: Station, fields: Iterable[int] | None = None,
+    def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
         streams = [self.series_rows(station, series, field, start, end)
-                   for series, field in self.db.execute(
-                       "SELECT id, field FROM series WHERE station = ? ORDER BY field",
-                       (station.id,)).fetchall() if fields is None or field in fields]
+                   for field, series in self.series(station.id, fields).items()]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
 
     def series_rows(self, station: Station, series: int, field: int,
@@ -1264,15 +1256,10 @@ class Reader:
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
              before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
-        """The newest entries from start to before (a time and a number), in order of time.
-
-        Those that have one of these fields, or a note; limit of them at the most.
-        """
+        """The newest entries from start to before (a time and a number), in order of time: at
+        most limit of those that have one of these fields, or a note."""
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for series, field in self.db.execute(
-                "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
-            if field not in fields:
-                continue
+        for field, series in self.series(station, fields).items():
             for ms, entry, value in self.db.execute("""
                     SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
                     AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
@@ -1290,12 +1277,11 @@ class Reader:
         """The newest entry that has a value of this field."""
         row = self.db.execute("""
             SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, field),)).fetchone()
+            LIMIT 1""", (self.series(station).get(field),)).fetchone()
         return row and self.entry_at(station, *row)
 
-    def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
-        return next((e for e in self.feed(station, start=ms, before=(ms + 1, 0))
-                     if e.number == number), None)
+    def entry_at(self, station: int, ms: int, number: int) -> Entry:
+        return self.feed(station, start=ms, before=(ms, number + 1), limit=1)[0]
 
     def find_entry(self, station: int, number: int) -> Entry | None:
         """An entry by its number.
@@ -1303,59 +1289,46 @@ class Reader:
         No index holds them; but they grow with time, but for what came late, so the place is found
         by halving, and MAX_SCAN readings around it are looked at.
         """
-        note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
-                               (station, number)).fetchone()
-        if note is None:
-            found = (self._find_time(series, number) for series, in self.db.execute(
-                "SELECT id FROM series WHERE station = ?", (station,)).fetchall())
-            note = next(filter(None, found), None)
-        return self.entry_at(station, note[0], number) if note else None
-
-    def _find_time(self, series: int, number: int) -> Any:
-        low, high = self.span(series, None, None)
-        while low < high:
-            middle = (low + high) // 2
-            row = self.db.execute("""
-                SELECT time, entry FROM reading WHERE series = ? AND time >= ?
-                ORDER BY time, entry LIMIT 1""", (series, middle)).fetchone()
-            if row is None or row[1] >= number:
-                high = middle
-            else:
-                low = row[0] + 1
-        return self.db.execute("""
-            SELECT time FROM (SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
-                ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
-                ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
-            (series, low, MAX_SCAN // 2, number)).fetchone()
+        ms = ask(self.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
+                 (station, number))
+        for series in self.series(station).values():
+            if ms is not None:
+                break
+            times = range(*self.span(series, None, LATEST_TIME))
+            place = times.start + bisect.bisect_left(times, number, key=lambda middle: ask(
+                self.db, """SELECT coalesce((SELECT entry FROM reading WHERE series = ?1
+                    AND time >= ?2 ORDER BY time, entry LIMIT 1), ?3)""",
+                (series, middle, number)))
+            ms = ask(self.db, """
+                SELECT time FROM (SELECT * FROM (
+                    SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
+                    ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
+                    SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
+                    ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
+                (series, place, MAX_SCAN // 2, number))
+        return None if ms is None else self.entry_at(station, ms, number)
 
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
-        return int(self.db.execute("""
-            SELECT coalesce(sum((SELECT count(*) FROM reading
-                                 WHERE series = s.id AND time < ?)), 0)
-            FROM series s""", (before,)).fetchone()[0])
+        return int(ask(self.db, """
+            SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
+            FROM series""", (before,)))
 
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """How many readings delete_step would take, and how many pruned hours stay as they are."""
         wanted = {**wanted, "series": series, "stop": wanted["end"]}
-        count, = self.db.execute(f"SELECT count(*) FROM reading WHERE {WANTED}", wanted).fetchone()
-        kept, = self.db.execute(f"""
+        return ask(self.db, f"SELECT count(*) FROM reading WHERE {WANTED}", wanted), ask(
+            self.db, f"""
             SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
             AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
             AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above)""",
-            wanted).fetchone()
-        return count, kept
+            wanted)
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
-        pages, page_size = (self.db.execute(f"PRAGMA {what}").fetchone()[0]
-                            for what in ("page_count", "page_size"))
-
         def tell() -> None:
             with contextlib.suppress(OSError):
-                progress(target.stat().st_size / (pages * page_size + 1))
+                progress(target.stat().st_size / (self.weight() + 1))
         self.db.set_progress_handler(tell, 1_000_000)
         self.db.execute("VACUUM INTO ?", (str(target),))
         self.db.set_progress_handler(None, 0)
@@ -1444,8 +1417,7 @@ class Database:
 
     def load(self) -> None:
         """Take stations and series as the file has them."""
-        rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
-        self.stations = {row[0]: Station(*row) for row in rows}
+        self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
         self.series_places: dict[int, tuple[int, int]] = {
@@ -2931,7 +2903,7 @@ def find_places(reader: Reader, now: int, comfort: float,
 
 def read_place(reader: Reader, station: Station, role: str, rank: int, now: int,
                is_new: bool) -> Place:
-    series = reader.find_series(station.id, 1)
+    series = reader.series(station.id).get(1)
     if series is None:
         return Place(station.name, role, rank, None, [], None)
     window = VERDICT_WINDOW if is_new else min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
@@ -3207,7 +3179,7 @@ def get_readings(request: Request, server: "Server") -> Work:
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
     yield
     station = parse_station(server, query["station"])
-    series = server.reader.find_series(station.id, field)
+    series = server.reader.series(station.id).get(field)
     end = min(query.get("end", LATEST_TIME), server.now() + 1)
     points = [] if series is None else server.reader.points(
         series, query.get("start"), end, int(limit))
@@ -3223,7 +3195,7 @@ def get_export(request: Request, server: "Server") -> Answer:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([parse_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
-    fields = {query["field"]} if "field" in query else None
+    fields = {query["field"]} if "field" in query else range(1, 10)
     rows = itertools.chain.from_iterable(server.reader.rows(
         station, fields, query.get("start", 0), query.get("end", LATEST_TIME))
         for station in stations)
@@ -5250,8 +5222,8 @@ def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
     total = kept = 0
     with contextlib.closing(Reader(path)) as reader:
         station = find_station(reader.stations(), name)
-        for series in (reader.find_series(station.id, field) for field in fields):
-            count, left = reader.count_wanted(series, wanted) if series is not None else (0, 0)
+        for series in reader.series(station.id, fields).values():
+            count, left = reader.count_wanted(series, wanted)
             total, kept = total + count, kept + left
     if not args.dry_run:
         total = 0
@@ -5316,7 +5288,6 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
 
     What is no regular file is never replaced: a device or a pipe is written to.
     """
-    require_folder(target)
     refuse_ours(target, database, is_backup)
     if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
         yield target
