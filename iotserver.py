@@ -966,15 +966,8 @@ class Batch:
     receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
-    promoted: set[int] = dataclasses.field(default_factory=set)
+    promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
     now: int = 0                # when its updates arrived; 0: they are none
-
-
-class ImportCount(NamedTuple):
-    """What became of the rows of an import."""
-    stored: int = 0
-    known: int = 0
-    pruned: int = 0
 
 
 def refuse_foreign(path: Path) -> None:
@@ -1030,10 +1023,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def take_lock(path: Path) -> sqlite3.Connection:
-    """The right to write. Held by an open transaction on FILE.lock, it ends with the process.
-
-    SQLite is our lock, too: that works alike on every system. Raises BlockingIOError when taken.
-    """
+    """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite is
+    our lock, too: that works alike on every system. Raises BlockingIOError when taken."""
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: there is no such folder")
     file = beside(path, ".lock")
@@ -1075,6 +1066,16 @@ def ask(db: sqlite3.Connection, question: str,
 
 def read_stations(db: sqlite3.Connection) -> list[Station]:
     return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
+
+
+def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
+                  end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC"
+                  ) -> list[tuple[int, int, Any]]:
+    """(time, entry, value) from start to before end, both a time and an entry number."""
+    return db.execute(f"""
+        SELECT time, entry, value FROM reading WHERE series = ? AND (time, entry) >= (?, ?)
+        AND (time, entry) < (?, ?) ORDER BY time {order}, entry {order} LIMIT ?""",
+        (series, *start, *end, limit)).fetchall()
 
 
 def find_station(stations: Iterable[Station], name: str) -> Station:
@@ -1154,11 +1155,8 @@ class Reader:
             if field in fields}
 
     def span(self, series: int, start: int | None, end: int) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours.
-
-        Without a start it begins within reason, if there is anything: a clock that was never set
-        leaves readings of 1970.
-        """
+        """The part of [start, end) in which the series has hours. Without a start it begins within
+        reason, if there is anything: a clock that was never set leaves readings of 1970."""
         first, likely, last = self.db.execute("""
             SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
                    (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
@@ -1180,9 +1178,8 @@ class Reader:
 
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
-        return sorted(ms for ms, in self.db.execute(
-            "SELECT time FROM reading WHERE series = ? AND time <= ? ORDER BY time DESC LIMIT 20",
-            (series, now)))
+        newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
+        return [ms for ms, _, _ in reversed(newest)]
 
     def first_hour(self) -> int | None:
         """When the history begins that is within reason."""
@@ -1245,14 +1242,11 @@ class Reader:
 
     def series_rows(self, station: Station, series: int, field: int,
                     start: int, end: int) -> Iterator[Row]:
-        after = (start, -1)
-        while page := self.db.execute("""
-                SELECT time, entry, value FROM reading WHERE series = ?
-                AND (time, entry) > (?, ?) AND time < ? ORDER BY time, entry LIMIT ?""",
-                (series, *after, end, PAGE_ROWS)).fetchall():
+        place = (start, 0)
+        while page := read_readings(self.db, series, place, (end, 0), PAGE_ROWS):
             for ms, entry, value in page:
                 yield Row(ms, station.name, station.mac, field, value, entry)
-            after = page[-1][:2]
+            place = page[-1][0], page[-1][1] + 1
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
              before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
@@ -1260,10 +1254,8 @@ class Reader:
         most limit of those that have one of these fields, or a note."""
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
         for field, series in self.series(station, fields).items():
-            for ms, entry, value in self.db.execute("""
-                    SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
-                    AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
-                    (series, start, *before, limit)):
+            for ms, entry, value in read_readings(
+                    self.db, series, (start, 0), before, limit, "DESC"):
                 values[ms, entry][field] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
@@ -1275,30 +1267,24 @@ class Reader:
 
     def last_entry(self, station: int, field: int) -> Entry | None:
         """The newest entry that has a value of this field."""
-        row = self.db.execute("""
-            SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.series(station).get(field),)).fetchone()
-        return row and self.entry_at(station, *row)
+        newest = read_readings(self.db, self.series(station).get(field, -1), limit=1, order="DESC")
+        return self.entry_at(station, *newest[0][:2]) if newest else None
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry:
         return self.feed(station, start=ms, before=(ms, number + 1), limit=1)[0]
 
     def find_entry(self, station: int, number: int) -> Entry | None:
-        """An entry by its number.
-
-        No index holds them; but they grow with time, but for what came late, so the place is found
-        by halving, and MAX_SCAN readings around it are looked at.
-        """
+        """An entry by its number. No index holds them; but they grow with time, but for what came
+        late, so the place is found by halving, and MAX_SCAN readings around it are looked at."""
         ms = ask(self.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
                  (station, number))
         for series in self.series(station).values():
             if ms is not None:
                 break
             times = range(*self.span(series, None, LATEST_TIME))
-            place = times.start + bisect.bisect_left(times, number, key=lambda middle: ask(
-                self.db, """SELECT coalesce((SELECT entry FROM reading WHERE series = ?1
-                    AND time >= ?2 ORDER BY time, entry LIMIT 1), ?3)""",
-                (series, middle, number)))
+            place = times.start + bisect.bisect_left(times, number, key=lambda start: max(
+                (entry for _, entry, _ in read_readings(self.db, series, (start, 0), limit=1)),
+                default=number))
             ms = ask(self.db, """
                 SELECT time FROM (SELECT * FROM (
                     SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
@@ -1373,12 +1359,10 @@ class Reader:
 
 
 class Database:
-    """The file as the one process that writes has it: lock, layout, transactions, log.
-
-    Raises StoreError, BlockingIOError.
-    """
+    """The file as the one process that writes has it: lock, layout, transactions, log."""
 
     def __init__(self, path: Path):
+        """Raises StoreError, BlockingIOError."""
         self.path = path
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         refuse_foreign(path)
@@ -1386,21 +1370,18 @@ class Database:
             self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
             refuse_foreign(path)        # once more: now nobody else can make it
             self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
-            self._open()
+            try:
+                self._prepare()
+                self.load()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                advice = ("make room on the disk" if "full" in str(error)
+                          else "restore a backup, or name another --db")
+                raise StoreError(f"{path}: {error}; {advice}") from None
+            self.opened = os.stat(path)
             stack.pop_all()             # all is well: they stay open
 
-    def _open(self) -> None:
-        try:
-            self._prepare()
-            self.load()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            advice = ("make room on the disk" if "full" in str(error)
-                      else "restore a backup, or name another --db")
-            raise StoreError(f"{self.path}: {error}; {advice}") from None
-        self.opened = os.stat(self.path)
-
     def _prepare(self) -> None:
-        version, = self.db.execute("PRAGMA user_version").fetchone()
+        version = ask(self.db, "PRAGMA user_version")
         if not version:     # else a start writes nothing, so that a full disk cannot prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         self.db.create_function("hash_seq", 2, hash_seq)
@@ -1408,15 +1389,15 @@ class Database:
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
                 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
                 COMMIT;""")
-        mode, = self.db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
+        if ask(self.db, "PRAGMA journal_mode = WAL") != "wal":
             raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; "
                              "--db has to be on a local disk")
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
     def load(self) -> None:
-        """Take stations and series as the file has them."""
+        """Take stations and series as the file has them; nothing is on its way to it."""
+        self.batch = Batch()
         self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
@@ -1424,8 +1405,8 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        last = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
-        self.next_series = last[0] + 1 if last else 0
+        last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
+        self.next_series = 0 if last is None else last + 1
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1481,7 +1462,7 @@ class ImportStep:
     """
 
     def __init__(self, writer: "Writer", now: int):
-        self.writer, self.now, self.batch = writer, now, Batch()
+        self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
         self.known = self.pruned = 0
         self.look = functools.lru_cache(maxsize=None)(self._look)
         # By series and time, {entry: value}; no value once a row was found to be that reading.
@@ -1498,7 +1479,8 @@ class ImportStep:
             self.pruned += 1
             return
         if (there := self.there.get((series, ms))) is None:
-            there = self.there[series, ms] = self._find_there(series, ms) if has_readings else {}
+            there = self.there[series, ms] = {entry: value for _, entry, value in (
+                read_readings(self.db, series, (ms, 0), (ms + 1, 0)) if has_readings else ())}
         same = entry if entry in there else next((e for e in there if there[e] == value), None)
         if same is not None:
             there[same] = None
@@ -1513,42 +1495,37 @@ class ImportStep:
 
     def _look(self, series: int, hour: int) -> tuple[int, int]:
         """Whether an hour has readings in the table, and whether some of it were pruned."""
-        row: tuple[int, int] = self.writer.db.execute("""
+        row: tuple[int, int] = self.db.execute("""
             SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
                            AND time < (?2 + 1) * 3600000),
                    EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
             (series, hour)).fetchone()
         return row
 
-    def _find_there(self, series: int, ms: int) -> dict[int, Value | None]:
-        return dict(self.writer.db.execute(
-            "SELECT entry, value FROM reading WHERE series = ? AND time = ?", (series, ms)))
-
     def _choose(self, station: Station, ms: int, entry: int | None) -> int:
         """The entry number for a new reading: its own if that is free, else the next."""
         if entry is not None and entry != station.last_entry + 1 and (
-                self._take_free(station, entry) or self.writer.db.execute("""
+                self._take_free(station, entry) or ask(self.db, """
                 SELECT 1 FROM reading WHERE time = ? AND entry = ?
                 AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id)).fetchone()):       # another field of the same entry
+                (ms, entry, station.id))):                  # another field of the same entry
             return entry
         station.last_entry += 1
         return station.last_entry
 
     def _take_free(self, station: Station, entry: int) -> bool:
         """Whether an entry number was free; from now on it is taken."""
-        db = self.writer.db
         if entry > station.last_entry:
             gap, station.last_entry = (station.last_entry + 1, entry), entry
         else:
-            gap = db.execute("""
+            gap = self.db.execute("""
                 DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
                     SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
                 RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
         if gap is None:
             return False
         pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
             (station.id, first, last) for first, last in pieces if first <= last])
         return True
 
@@ -1556,17 +1533,15 @@ class ImportStep:
 class Writer(Database):
     """All that changes the file: updates, turn by turn, and commands between two turns."""
 
-    def load(self) -> None:
-        super().load()
-        self.batch = Batch()
-
     # -- updates: add as many as the turn brings, then commit -------------------------------------
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
-            if (entry := self._find_receipt(receipt)) is not None:
+            entry: int | None = self.batch.receipts.get(receipt) or ask(
+                self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
+            if entry is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
@@ -1586,17 +1561,6 @@ class Writer(Database):
         if note:
             batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def promote_key(self, station: Station) -> None:
-        """The next key was used: with this batch it becomes the only one."""
-        self.batch.promoted.add(station.id)
-
-    def _find_receipt(self, receipt: tuple[int, int]) -> int | None:
-        if (entry := self.batch.receipts.get(receipt)) is None:
-            row = self.db.execute("SELECT entry FROM receipt WHERE station = ? AND hash = ?",
-                                  receipt).fetchone()
-            entry = row and row[0]
-        return entry
 
     def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
@@ -1652,10 +1616,8 @@ class Writer(Database):
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None,
                     now: int) -> None:
-        """Register a station, or complete one that an import has left without a key.
-
-        key is the SHA-256 in hex, or None. Raises StoreError.
-        """
+        """Register a station, or complete one that an import has left without a key. key is the
+        SHA-256 in hex, or None."""
         imported = self.by_mac.get(mac)
         if imported and imported.key:
             raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
@@ -1717,10 +1679,8 @@ class Writer(Database):
             db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
 
     def remove_step(self, name: str) -> int:
-        """Remove a piece of a station; the readings removed, -1 when nothing of it is left.
-
-        Its keys go first, so that no update comes in between. Cut short, it can be called again.
-        """
+        """Remove a piece of a station; the readings removed, -1 when nothing of it is left. Its
+        keys go first, so that no update comes in between. Cut short, it can be called again."""
         station = self.find(name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
@@ -1763,14 +1723,11 @@ class Writer(Database):
     def delete_step(self, name: str, field: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """Delete up to some STEP_ROWS readings that are wanted: how many went, and the time from
         which to go on. The summaries of their hours follow."""
-        series = self.series.get((self.find(name).id, field), -1)
-        wanted = {**wanted, "series": series}
-        bound = self.db.execute(f"""
+        wanted = {**wanted, "series": self.series.get((self.find(name).id, field), -1)}
+        stop = wanted["stop"] = min(wanted["end"], ask(self.db, f"""
             SELECT (time / 3600000 + 1) * 3600000 FROM reading
             WHERE series = :series AND time >= :start AND time < :end
-            ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}""", wanted).fetchone()
-        stop: int = min(bound[0], wanted["end"]) if bound else wanted["end"]
-        wanted["stop"] = stop
+            ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}""", wanted) or wanted["end"])
         with self.transaction() as db:
             gone = db.execute(f"DELETE FROM reading WHERE {WANTED}", wanted).rowcount
             db.execute(f"""
@@ -1795,34 +1752,34 @@ class Writer(Database):
 
     def shrink_step(self) -> int:
         """Give some free pages back to the file system; the bytes. 0: there are no more."""
-        free, = self.db.execute("PRAGMA freelist_count").fetchone()
+        free = ask(self.db, "PRAGMA freelist_count")
         if not free:
             self.checkpoint()           # only now does the file really become shorter
             return 0
         with self.transaction(places=STEP_PAGES) as db:
             # One row a page: unless all are fetched, only the first page is freed.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
-            left, = db.execute("PRAGMA freelist_count").fetchone()
-            size, = db.execute("PRAGMA page_size").fetchone()
-        return int((free - left) * size)
+            free -= ask(db, "PRAGMA freelist_count")
+        return int(free * ask(self.db, "PRAGMA page_size"))
 
-    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
-        """Store Rows from elsewhere; rows of one instant belong into one call."""
+    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> tuple[int, int, int]:
+        """Store Rows from elsewhere, those of one instant in one call: how many were stored, how
+        many were known, how many are of pruned hours."""
         with self.transaction():
             step = ImportStep(self, now)
             for row in rows:
                 step.add(*row)
             self._write(step.batch)
-        return ImportCount(len(step.batch.readings), step.known, step.pruned)
+        return len(step.batch.readings), step.known, step.pruned
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known; it has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         name = mac if not name or name in taken else name
-        id, = self.db.execute("INSERT INTO station (name, mac, created) VALUES (?, ?, ?)"
-                              " RETURNING id", (name, mac, now)).fetchone()
-        station = Station(id, name, mac, None, None, None, None, now, None, 0, SILENT_AT_LEAST)
-        self.stations[id] = self.by_mac[mac] = station
+        station = Station(*self.db.execute("""
+            INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
+            (name, mac, now)).fetchone())
+        self.stations[station.id] = self.by_mac[mac] = station
         return station
 
 
@@ -1994,7 +1951,7 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
-            writer.promote_key(station)
+            writer.batch.promoted.add(station.id)
         return station
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
@@ -4643,8 +4600,8 @@ class Steps:
 class Events:
     """Who listens, and what was told: server-sent events, as the HTML standard has them."""
 
-    def __init__(self, places: Mapping[int, tuple[int, int]]):
-        self.places = places                    # series: station and field
+    def __init__(self, writer: Writer):
+        self.writer = writer
         self.process = secrets.token_hex(4)     # tells the events of this process from others'
         self.listeners: set[Connection] = set()
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
@@ -4673,7 +4630,7 @@ class Events:
 
     def describe(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
         series, ms, entry, value = row
-        station, field = self.places.get(series, (None, None))      # None: removed
+        station, field = self.writer.series_places.get(series, (None, None))  # None: removed
         return {"station": station, "field": field, "time": ms, "value": value, "entry": entry}
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
@@ -4832,7 +4789,7 @@ class Server:
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
-        self.board, self.events = Board(reader, settings, self.now), Events(writer.series_places)
+        self.board, self.events = Board(reader, settings, self.now), Events(writer)
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
@@ -5483,7 +5440,8 @@ def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
-    total, texts, station = ImportCount(), 0, None
+    stored = known = pruned = texts = 0
+    station = None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
@@ -5495,12 +5453,11 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
         for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
-            total = ImportCount(*map(sum, zip(total, counts, strict=True)))
+            stored, known, pruned = map(sum, zip(counts, (stored, known, pruned), strict=True))
             texts += sum(isinstance(row.value, str) for row in step)
             progress(file.tell() / length if length else 0)
-    print(f"imported {total.stored} readings; {total.known} were there already"
-          + (f"; {total.pruned} belong to hours that were pruned, and were left out"
-             if total.pruned else "")
+    print(f"imported {stored} readings; {known} were there already"
+          + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
           + (f"; {texts} of them are texts, no numbers" if texts else ""))
 
 
