@@ -52,6 +52,7 @@ Refused, to stay what it is
 import argparse
 import asyncio
 import base64
+import bisect
 import collections
 import contextlib
 import csv
@@ -894,7 +895,7 @@ class StoreError(Exception):
 
 @dataclasses.dataclass(slots=True)
 class Station:
-    """A row of the table station, kept in memory by the Writer. Keys are their SHA-256."""
+    """A row of the table station, column by column. Keys are their SHA-256."""
     id: int
     name: str
     mac: str
@@ -906,10 +907,6 @@ class Station:
     heard: int | None
     last_entry: int
     silence: int                # ms that it may be quiet, as its pauses have taught
-
-
-STATION_COLUMNS = ("id, name, mac, role, key, next_key, read_key, created, heard, last_entry, "
-                   "silence")
 
 
 def hash_seq(field: int, seq: str) -> int:
@@ -962,47 +959,37 @@ class Batch:
     receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
-    promoted: set[int] = dataclasses.field(default_factory=set)
+    promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
     now: int = 0                # when its updates arrived; 0: they are none
 
 
-class ImportCount(NamedTuple):
-    """What became of the rows of an import."""
-    stored: int = 0
-    known: int = 0
-    pruned: int = 0
-
-
-def inspect_header(header: bytes) -> str | None:
-    """What is wrong with a file that starts with these 100 bytes, or None. Opens nothing.
+def refuse_foreign(path: Path) -> None:
+    """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
 
     Offsets: https://www.sqlite.org/fileformat.html#the_database_header
     """
-    if not header:
-        return None                     # not there yet, or never got its first commit
-    if header[:16] != b"SQLite format 3\0":
-        return "is no SQLite database"
-    if len(header) == 100 and not any(header[40:44] + header[68:72]):
-        return None                     # never had a table: our first start was cut off
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        return "is an SQLite database, but not of iotserver; an older table goes to --import"
-    if (version := int.from_bytes(header[60:64], "big")) > len(MIGRATIONS):
-        return (f"has layout {version}, and this iotserver {__version__} knows only "
-                f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
-    return None
-
-
-def refuse_foreign(path: Path) -> None:
-    """Raise StoreError for a file that is not ours, without touching it."""
     try:
         with path.open("rb") as file:
-            problem = inspect_header(file.read(100))
+            header = file.read(100)
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    if problem:
-        raise StoreError(f"{path} {problem}; it was left as it is")
+    version = int.from_bytes(header[60:64], "big")
+    if not header:
+        return                          # never got its first commit
+    if header[:16] != b"SQLite format 3\0":
+        problem = "is no SQLite database"
+    elif len(header) == 100 and not any(header[40:44] + header[68:72]):
+        return                          # never had a table: our first start was cut off
+    elif int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        problem = "is an SQLite database, but not of iotserver; an older table goes to --import"
+    elif version > len(MIGRATIONS):
+        problem = (f"has layout {version}, and this iotserver {__version__} knows only "
+                   f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
+    else:
+        return
+    raise StoreError(f"{path} {problem}; it was left as it is")
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -1011,11 +998,6 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
-
-
-def require_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise StoreError(f"{path.parent}: there is no such folder")
 
 
 def require_database(path: Path) -> None:
@@ -1033,25 +1015,20 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         raise StoreError(f"{path}: {error}") from None
 
 
-def give_to_owner(file: Path, path: Path) -> None:
-    """What root leaves beside a database has to be the database's owner's, or he is locked out."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        owner = (path if path.exists() else path.parent).stat()
-        os.lchown(file, owner.st_uid, owner.st_gid)
-
-
 def take_lock(path: Path) -> sqlite3.Connection:
-    """The right to write. Held by an open transaction on FILE.lock, it ends with the process.
-
-    SQLite is our lock, too: that works alike on every system. Raises BlockingIOError when taken.
-    """
-    require_folder(path)
-    lock = connect(beside(path, ".lock"), "rwc")
+    """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite is
+    our lock, too: that works alike on every system. Raises BlockingIOError when taken."""
+    if not path.parent.is_dir():
+        raise StoreError(f"{path.parent}: there is no such folder")
+    file = beside(path, ".lock")
+    lock = connect(file, "rwc")
     try:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
-        give_to_owner(beside(path, ".lock"), path)
+        if hasattr(os, "geteuid") and os.geteuid() == 0:    # else the owner is locked out
+            owner = (path if path.exists() else path.parent).stat()
+            os.lchown(file, owner.st_uid, owner.st_gid)
     except sqlite3.OperationalError as error:
         lock.close()
         if "locked" in str(error):
@@ -1071,6 +1048,27 @@ def is_fatal(error: sqlite3.Error) -> bool:
         return False
     return name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "disk I/O",
                             "database disk image is malformed", "file is not a database"))
+
+
+def ask(db: sqlite3.Connection, question: str,
+        values: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
+    """The first column of the first row of an answer, or None."""
+    row = db.execute(question, values).fetchone()
+    return row and row[0]
+
+
+def read_stations(db: sqlite3.Connection) -> list[Station]:
+    return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
+
+
+def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
+                  end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC"
+                  ) -> list[tuple[int, int, Any]]:
+    """(time, entry, value) from start to before end, both a time and an entry number."""
+    return db.execute(f"""
+        SELECT time, entry, value FROM reading WHERE series = ? AND (time, entry) >= (?, ?)
+        AND (time, entry) < (?, ?) ORDER BY time {order}, entry {order} LIMIT ?""",
+        (series, *start, *end, limit)).fetchall()
 
 
 def find_station(stations: Iterable[Station], name: str) -> Station:
@@ -1101,7 +1099,7 @@ class Reader:
         require_database(path)
         self.path = path
         self.db = connect(path, "ro")
-        layout, = self.db.execute("PRAGMA user_version").fetchone()
+        layout = ask(self.db, "PRAGMA user_version")
         if 0 < layout < len(MIGRATIONS):
             self.close()
             raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
@@ -1112,13 +1110,12 @@ class Reader:
 
     def look(self) -> None:
         """A real look at the file: it is still the one that was opened, and can be read."""
-        opened = self.db.execute("SELECT count(*) FROM station").fetchone()
-        if not (opened and self.path.exists()):
+        ask(self.db, "SELECT count(*) FROM station")
+        if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
     def stations(self) -> list[Station]:
-        return [Station(*row) for row in self.db.execute(
-            f"SELECT {STATION_COLUMNS} FROM station ORDER BY id")]
+        return read_stations(self.db)
 
     def entries(self) -> dict[int, int]:
         """{station: entries ever stored}."""
@@ -1138,34 +1135,31 @@ class Reader:
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
-        last: int | None = self.db.execute("""
+        last: int | None = ask(self.db, """
             SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
                             (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
-                            * ?3)""", (series, now, HOUR)).fetchone()[0]
+                            * ?3)""", (series, now, HOUR))
         return last
 
-    def find_series(self, station: int, field: int) -> int | None:
-        row = self.db.execute("SELECT id FROM series WHERE station = ? AND field = ?",
-                              (station, field)).fetchone()
-        return int(row[0]) if row else None
+    def series(self, station: int, fields: Iterable[int] = range(1, 10)) -> dict[int, int]:
+        """{field: its series}, of these fields."""
+        return {field: series for series, field in self.db.execute(
+            "SELECT id, field FROM series WHERE station = ? ORDER BY field", (station,))
+            if field in fields}
 
-    def span(self, series: int, start: int | None, end: int | None) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours.
-
-        Without a start it begins within reason, if there is anything: a clock that was never set
-        leaves readings of 1970.
-        """
-        first, early, last = self.db.execute("""
-            SELECT (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
-                   (SELECT min(hour) FROM hour WHERE series = ?1),
+    def span(self, series: int, start: int | None, end: int) -> tuple[int, int]:
+        """The part of [start, end) in which the series has hours. Without a start it begins within
+        reason, if there is anything: a clock that was never set leaves readings of 1970."""
+        first, likely, last = self.db.execute("""
+            SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
+                   (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
                    (SELECT max(hour) FROM hour WHERE series = ?1)""",
             (series, EARLIEST_TIME // HOUR)).fetchone()
-        if early is None:
+        if first is None:
             return 0, 0
-        upper = (last + 1) * HOUR
-        lower = (early if start is not None or first is None else first) * HOUR
-        return (lower if start is None else max(start, lower),
-                upper if end is None else min(end, upper))
+        if start is None and likely is not None:
+            first = likely
+        return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
         """The numbers of [start, end), of each minute the last: as many at any interval."""
@@ -1177,16 +1171,14 @@ class Reader:
 
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
-        return sorted(ms for ms, in self.db.execute(
-            "SELECT time FROM reading WHERE series = ? AND time <= ? ORDER BY time DESC LIMIT 20",
-            (series, now)))
+        newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
+        return [ms for ms, _, _ in reversed(newest)]
 
     def first_hour(self) -> int | None:
         """When the history begins that is within reason."""
-        hour, = self.db.execute("""
-            SELECT min(first) FROM (SELECT (SELECT min(hour) FROM hour WHERE series = id
-                                            AND hour >= ?) AS first FROM series)""",
-            (EARLIEST_TIME // HOUR,)).fetchone()
+        hour = ask(self.db, """
+            SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
+            FROM series""", (EARLIEST_TIME // HOUR,))
         return None if hour is None else int(hour) * HOUR
 
     def weight(self) -> int:
@@ -1194,8 +1186,7 @@ class Reader:
         files = (self.path, beside(self.path, "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def points(self, series: int, start: int | None, end: int | None,
-               limit: int) -> list[Point]:
+    def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
 
         Hours of which readings were pruned appear as their summaries. The cost is bounded by
@@ -1237,41 +1228,29 @@ class Reader:
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
 
-    def rows(self, station: Station, fields: Iterable[int] | None = None,
+    def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
         streams = [self.series_rows(station, series, field, start, end)
-                   for series, field in self.db.execute(
-                       "SELECT id, field FROM series WHERE station = ? ORDER BY field",
-                       (station.id,)).fetchall() if fields is None or field in fields]
+                   for field, series in self.series(station.id, fields).items()]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
 
     def series_rows(self, station: Station, series: int, field: int,
                     start: int, end: int) -> Iterator[Row]:
-        after = (start, -1)
-        while page := self.db.execute("""
-                SELECT time, entry, value FROM reading WHERE series = ?
-                AND (time, entry) > (?, ?) AND time < ? ORDER BY time, entry LIMIT ?""",
-                (series, *after, end, PAGE_ROWS)).fetchall():
+        place = (start, 0)
+        while page := read_readings(self.db, series, place, (end, 0), PAGE_ROWS):
             for ms, entry, value in page:
                 yield Row(ms, station.name, station.mac, field, value, entry)
-            after = page[-1][:2]
+            place = page[-1][0], page[-1][1] + 1
 
     def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
              before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
-        """The newest entries from start to before (a time and a number), in order of time.
-
-        Those that have one of these fields, or a note; limit of them at the most.
-        """
+        """The newest entries from start to before (a time and a number), in order of time: at
+        most limit of those that have one of these fields, or a note."""
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for series, field in self.db.execute(
-                "SELECT id, field FROM series WHERE station = ?", (station,)).fetchall():
-            if field not in fields:
-                continue
-            for ms, entry, value in self.db.execute("""
-                    SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
-                    AND (time, entry) < (?, ?) ORDER BY time DESC, entry DESC LIMIT ?""",
-                    (series, start, *before, limit)):
+        for field, series in self.series(station, fields).items():
+            for ms, entry, value in read_readings(
+                    self.db, series, (start, 0), before, limit, "DESC"):
                 values[ms, entry][field] = value
         notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
             SELECT time, entry, status, latitude, longitude, elevation FROM note
@@ -1283,75 +1262,55 @@ class Reader:
 
     def last_entry(self, station: int, field: int, now: int) -> Entry | None:
         """The newest entry up to now that has a value of this field."""
-        row = self.db.execute("""
-            SELECT time, entry FROM reading WHERE series = ? AND time <= ?
-            ORDER BY time DESC, entry DESC LIMIT 1""",
-            (self.find_series(station, field), now)).fetchone()
-        return row and self.entry_at(station, *row)
+        newest = read_readings(self.db, self.series(station).get(field, -1), end=(now + 1, 0),
+                               limit=1, order="DESC")
+        return self.entry_at(station, *newest[0][:2]) if newest else None
 
-    def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
-        return next((e for e in self.feed(station, start=ms, before=(ms + 1, 0))
-                     if e.number == number), None)
+    def entry_at(self, station: int, ms: int, number: int) -> Entry:
+        return self.feed(station, start=ms, before=(ms, number + 1), limit=1)[0]
 
     def find_entry(self, station: int, number: int) -> Entry | None:
-        """An entry by its number.
-
-        No index holds them; but they grow with time, but for what came late, so the place is found
-        by halving, and MAX_SCAN readings around it are looked at.
-        """
-        note = self.db.execute("SELECT time FROM note WHERE station = ? AND entry = ?",
-                               (station, number)).fetchone()
-        if note is None:
-            found = (self._find_time(series, number) for series, in self.db.execute(
-                "SELECT id FROM series WHERE station = ?", (station,)).fetchall())
-            note = next(filter(None, found), None)
-        return self.entry_at(station, note[0], number) if note else None
-
-    def _find_time(self, series: int, number: int) -> Any:
-        low, high = self.span(series, None, None)
-        while low < high:
-            middle = (low + high) // 2
-            row = self.db.execute("""
-                SELECT time, entry FROM reading WHERE series = ? AND time >= ?
-                ORDER BY time, entry LIMIT 1""", (series, middle)).fetchone()
-            if row is None or row[1] >= number:
-                high = middle
-            else:
-                low = row[0] + 1
-        return self.db.execute("""
-            SELECT time FROM (SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
-                ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
-                ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
-            (series, low, MAX_SCAN // 2, number)).fetchone()
+        """An entry by its number. No index holds them; but they grow with time, but for what came
+        late, so the place is found by halving, and MAX_SCAN readings around it are looked at."""
+        ms = ask(self.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
+                 (station, number))
+        for series in self.series(station).values():
+            if ms is not None:
+                break
+            times = range(*self.span(series, None, LATEST_TIME))
+            place = times.start + bisect.bisect_left(times, number, key=lambda start: max(
+                (entry for _, entry, _ in read_readings(self.db, series, (start, 0), limit=1)),
+                default=number))
+            ms = ask(self.db, """
+                SELECT time FROM (SELECT * FROM (
+                    SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
+                    ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
+                    SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
+                    ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
+                (series, place, MAX_SCAN // 2, number))
+        return None if ms is None else self.entry_at(station, ms, number)
 
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
-        return int(self.db.execute("""
-            SELECT coalesce(sum((SELECT count(*) FROM reading
-                                 WHERE series = s.id AND time < ?)), 0)
-            FROM series s""", (before,)).fetchone()[0])
+        return int(ask(self.db, """
+            SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
+            FROM series""", (before,)))
 
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """How many readings delete_step would take, and how many pruned hours stay as they are."""
         wanted = {**wanted, "series": series, "stop": wanted["end"]}
-        count, = self.db.execute(f"SELECT count(*) FROM reading WHERE {WANTED}", wanted).fetchone()
-        kept, = self.db.execute(f"""
+        return ask(self.db, f"SELECT count(*) FROM reading WHERE {WANTED}", wanted), ask(
+            self.db, f"""
             SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
             AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
             AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above)""",
-            wanted).fetchone()
-        return count, kept
+            wanted)
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
-        pages, page_size = (self.db.execute(f"PRAGMA {what}").fetchone()[0]
-                            for what in ("page_count", "page_size"))
-
         def tell() -> None:
             with contextlib.suppress(OSError):
-                progress(target.stat().st_size / (pages * page_size + 1))
+                progress(target.stat().st_size / (self.weight() + 1))
         self.db.set_progress_handler(tell, 1_000_000)
         self.db.execute("VACUUM INTO ?", (str(target),))
         self.db.set_progress_handler(None, 0)
@@ -1396,12 +1355,10 @@ class Reader:
 
 
 class Database:
-    """The file as the one process that writes has it: lock, layout, transactions, log.
-
-    Raises StoreError, BlockingIOError.
-    """
+    """The file as the one process that writes has it: lock, layout, transactions, log."""
 
     def __init__(self, path: Path):
+        """Raises StoreError, BlockingIOError."""
         self.path = path
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         refuse_foreign(path)
@@ -1409,21 +1366,18 @@ class Database:
             self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
             refuse_foreign(path)        # once more: now nobody else can make it
             self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
-            self._open()
+            try:
+                self._prepare()
+                self.load()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                advice = ("make room on the disk" if "full" in str(error)
+                          else "restore a backup, or name another --db")
+                raise StoreError(f"{path}: {error}; {advice}") from None
+            self.opened = os.stat(path)
             stack.pop_all()             # all is well: they stay open
 
-    def _open(self) -> None:
-        try:
-            self._prepare()
-            self.load()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            advice = ("make room on the disk" if "full" in str(error)
-                      else "restore a backup, or name another --db")
-            raise StoreError(f"{self.path}: {error}; {advice}") from None
-        self.opened = os.stat(self.path)
-
     def _prepare(self) -> None:
-        version, = self.db.execute("PRAGMA user_version").fetchone()
+        version = ask(self.db, "PRAGMA user_version")
         if not version:     # else a start writes nothing, so that a full disk cannot prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         self.db.create_function("hash_seq", 2, hash_seq)
@@ -1431,25 +1385,24 @@ class Database:
             self.db.executescript(f"""BEGIN IMMEDIATE; {script};
                 PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
                 COMMIT;""")
-        mode, = self.db.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
+        if ask(self.db, "PRAGMA journal_mode = WAL") != "wal":
             raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; "
                              "--db has to be on a local disk")
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
     def load(self) -> None:
-        """Take stations and series as the file has them."""
-        rows = self.db.execute(f"SELECT {STATION_COLUMNS} FROM station ORDER BY id").fetchall()
-        self.stations = {row[0]: Station(*row) for row in rows}
+        """Take stations and series as the file has them; nothing is on its way to it."""
+        self.batch = Batch()
+        self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
         self.series_places: dict[int, tuple[int, int]] = {
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        last = self.db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'series'").fetchone()
-        self.next_series = last[0] + 1 if last else 0
+        last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
+        self.next_series = 0 if last is None else last + 1
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1505,7 +1458,7 @@ class ImportStep:
     """
 
     def __init__(self, writer: "Writer", now: int):
-        self.writer, self.now, self.batch = writer, now, Batch()
+        self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
         self.known = self.pruned = 0
         self.look = functools.lru_cache(maxsize=None)(self._look)
         # By series and time, {entry: value}; no value once a row was found to be that reading.
@@ -1522,7 +1475,8 @@ class ImportStep:
             self.pruned += 1
             return
         if (there := self.there.get((series, ms))) is None:
-            there = self.there[series, ms] = self._find_there(series, ms) if has_readings else {}
+            there = self.there[series, ms] = {entry: value for _, entry, value in (
+                read_readings(self.db, series, (ms, 0), (ms + 1, 0)) if has_readings else ())}
         same = entry if entry in there else next((e for e in there if there[e] == value), None)
         if same is not None:
             there[same] = None
@@ -1537,42 +1491,37 @@ class ImportStep:
 
     def _look(self, series: int, hour: int) -> tuple[int, int]:
         """Whether an hour has readings in the table, and whether some of it were pruned."""
-        row: tuple[int, int] = self.writer.db.execute("""
+        row: tuple[int, int] = self.db.execute("""
             SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
                            AND time < (?2 + 1) * 3600000),
                    EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
             (series, hour)).fetchone()
         return row
 
-    def _find_there(self, series: int, ms: int) -> dict[int, Value | None]:
-        return dict(self.writer.db.execute(
-            "SELECT entry, value FROM reading WHERE series = ? AND time = ?", (series, ms)))
-
     def _choose(self, station: Station, ms: int, entry: int | None) -> int:
         """The entry number for a new reading: its own if that is free, else the next."""
         if entry is not None and entry != station.last_entry + 1 and (
-                self._take_free(station, entry) or self.writer.db.execute("""
+                self._take_free(station, entry) or ask(self.db, """
                 SELECT 1 FROM reading WHERE time = ? AND entry = ?
                 AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id)).fetchone()):       # another field of the same entry
+                (ms, entry, station.id))):                  # another field of the same entry
             return entry
         station.last_entry += 1
         return station.last_entry
 
     def _take_free(self, station: Station, entry: int) -> bool:
         """Whether an entry number was free; from now on it is taken."""
-        db = self.writer.db
         if entry > station.last_entry:
             gap, station.last_entry = (station.last_entry + 1, entry), entry
         else:
-            gap = db.execute("""
+            gap = self.db.execute("""
                 DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
                     SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
                 RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
         if gap is None:
             return False
         pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
             (station.id, first, last) for first, last in pieces if first <= last])
         return True
 
@@ -1580,17 +1529,15 @@ class ImportStep:
 class Writer(Database):
     """All that changes the file: updates, turn by turn, and commands between two turns."""
 
-    def load(self) -> None:
-        super().load()
-        self.batch = Batch()
-
     # -- updates: add as many as the turn brings, then commit -------------------------------------
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
             receipt = (station.id, hash_seq(reading.field, reading.seq))
-            if (entry := self._find_receipt(receipt)) is not None:
+            entry: int | None = self.batch.receipts.get(receipt) or ask(
+                self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
+            if entry is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
@@ -1610,17 +1557,6 @@ class Writer(Database):
         if note:
             batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
-
-    def promote_key(self, station: Station) -> None:
-        """The next key was used: with this batch it becomes the only one."""
-        self.batch.promoted.add(station.id)
-
-    def _find_receipt(self, receipt: tuple[int, int]) -> int | None:
-        if (entry := self.batch.receipts.get(receipt)) is None:
-            row = self.db.execute("SELECT entry FROM receipt WHERE station = ? AND hash = ?",
-                                  receipt).fetchone()
-            entry = row and row[0]
-        return entry
 
     def series_of(self, batch: Batch, station: int, field: int) -> int:
         """The id of a series; a new one is written with the batch."""
@@ -1676,10 +1612,8 @@ class Writer(Database):
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None,
                     now: int) -> None:
-        """Register a station, or complete one that an import has left without a key.
-
-        key is the SHA-256 in hex, or None. Raises StoreError.
-        """
+        """Register a station, or complete one that an import has left without a key. key is the
+        SHA-256 in hex, or None."""
         imported = self.by_mac.get(mac)
         if imported and imported.key:
             raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
@@ -1741,10 +1675,8 @@ class Writer(Database):
             db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
 
     def remove_step(self, name: str) -> int:
-        """Remove a piece of a station; the readings removed, -1 when nothing of it is left.
-
-        Its keys go first, so that no update comes in between. Cut short, it can be called again.
-        """
+        """Remove a piece of a station; the readings removed, -1 when nothing of it is left. Its
+        keys go first, so that no update comes in between. Cut short, it can be called again."""
         station = self.find(name)
         series = [id for (owner, _), id in self.series.items() if owner == station.id]
         with self.transaction() as db:
@@ -1787,14 +1719,11 @@ class Writer(Database):
     def delete_step(self, name: str, field: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """Delete up to some STEP_ROWS readings that are wanted: how many went, and the time from
         which to go on. The summaries of their hours follow."""
-        series = self.series.get((self.find(name).id, field), -1)
-        wanted = {**wanted, "series": series}
-        bound = self.db.execute(f"""
+        wanted = {**wanted, "series": self.series.get((self.find(name).id, field), -1)}
+        stop = wanted["stop"] = min(wanted["end"], ask(self.db, f"""
             SELECT (time / 3600000 + 1) * 3600000 FROM reading
             WHERE series = :series AND time >= :start AND time < :end
-            ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}""", wanted).fetchone()
-        stop: int = min(bound[0], wanted["end"]) if bound else wanted["end"]
-        wanted["stop"] = stop
+            ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}""", wanted) or wanted["end"])
         with self.transaction() as db:
             gone = db.execute(f"DELETE FROM reading WHERE {WANTED}", wanted).rowcount
             db.execute(f"""
@@ -1819,34 +1748,34 @@ class Writer(Database):
 
     def shrink_step(self) -> int:
         """Give some free pages back to the file system; the bytes. 0: there are no more."""
-        free, = self.db.execute("PRAGMA freelist_count").fetchone()
+        free = ask(self.db, "PRAGMA freelist_count")
         if not free:
             self.checkpoint()           # only now does the file really become shorter
             return 0
         with self.transaction(places=STEP_PAGES) as db:
             # One row a page: unless all are fetched, only the first page is freed.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
-            left, = db.execute("PRAGMA freelist_count").fetchone()
-            size, = db.execute("PRAGMA page_size").fetchone()
-        return int((free - left) * size)
+            free -= ask(db, "PRAGMA freelist_count")
+        return int(free * ask(self.db, "PRAGMA page_size"))
 
-    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> ImportCount:
-        """Store Rows from elsewhere; rows of one instant belong into one call."""
+    def import_rows(self, rows: Iterable[Iterable[Any]], now: int) -> tuple[int, int, int]:
+        """Store Rows from elsewhere, those of one instant in one call: how many were stored, how
+        many were known, how many are of pruned hours."""
         with self.transaction():
             step = ImportStep(self, now)
             for row in rows:
                 step.add(*row)
             self._write(step.batch)
-        return ImportCount(len(step.batch.readings), step.known, step.pruned)
+        return len(step.batch.readings), step.known, step.pruned
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known; it has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         name = mac if not name or name in taken else name
-        id, = self.db.execute("INSERT INTO station (name, mac, created) VALUES (?, ?, ?)"
-                              " RETURNING id", (name, mac, now)).fetchone()
-        station = Station(id, name, mac, None, None, None, None, now, None, 0, SILENT_AT_LEAST)
-        self.stations[id] = self.by_mac[mac] = station
+        station = Station(*self.db.execute("""
+            INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
+            (name, mac, now)).fetchone())
+        self.stations[station.id] = self.by_mac[mac] = station
         return station
 
 
@@ -2018,7 +1947,7 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
-            writer.promote_key(station)
+            writer.batch.promoted.add(station.id)
         return station
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
@@ -2699,7 +2628,7 @@ def find_places(reader: Reader, now: int, comfort: float,
         if role := station.role:
             window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
                       if station.name in known else VERDICT_WINDOW)
-            series = reader.find_series(station.id, 1)
+            series = reader.series(station.id).get(1)
             readings = [] if series is None else reader.recent(series, now - window, now + 1)
             last = readings[-1][0] if readings else series and reader.last_time(series, now)
             places.append(Place(station.name, role, ranks[role], series, readings, last,
@@ -3080,7 +3009,7 @@ def get_readings(request: Request, server: "Server") -> Work:
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
     yield
     station = parse_station(server, query["station"])
-    series = server.reader.find_series(station.id, field)
+    series = server.reader.series(station.id).get(field)
     end = min(query.get("end", LATEST_TIME), server.now() + 1)
     points = [] if series is None else server.reader.points(
         series, query.get("start"), end, int(limit))
@@ -3096,7 +3025,7 @@ def get_export(request: Request, server: "Server") -> Answer:
         raise Refused(503, "too many exports at a time; try again", Retry_After="5")
     stations = ([parse_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
-    fields = {query["field"]} if "field" in query else None
+    fields = {query["field"]} if "field" in query else range(1, 10)
     rows = itertools.chain.from_iterable(server.reader.rows(
         station, fields, query.get("start", 0), query.get("end", LATEST_TIME))
         for station in stations)
@@ -4545,8 +4474,8 @@ class Steps:
 class Events:
     """Who listens, and what was told: server-sent events, as the HTML standard has them."""
 
-    def __init__(self, places: Mapping[int, tuple[int, int]]):
-        self.places = places                    # series: station and field
+    def __init__(self, writer: Writer):
+        self.writer = writer
         self.process = secrets.token_hex(4)     # tells the events of this process from others'
         self.listeners: set[Connection] = set()
         self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
@@ -4575,7 +4504,7 @@ class Events:
 
     def describe(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
         series, ms, entry, value = row
-        station, field = self.places.get(series, (None, None))      # None: removed
+        station, field = self.writer.series_places.get(series, (None, None))  # None: removed
         return {"station": station, "field": field, "time": ms, "value": value, "entry": entry}
 
     def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
@@ -4734,7 +4663,7 @@ class Server:
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
-        self.board, self.events = Board(reader, settings, self.now), Events(writer.series_places)
+        self.board, self.events = Board(reader, settings, self.now), Events(writer)
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
@@ -5124,8 +5053,8 @@ def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
     total = kept = 0
     with contextlib.closing(Reader(path)) as reader:
         station = find_station(reader.stations(), name)
-        for series in (reader.find_series(station.id, field) for field in fields):
-            count, left = reader.count_wanted(series, wanted) if series is not None else (0, 0)
+        for series in reader.series(station.id, fields).values():
+            count, left = reader.count_wanted(series, wanted)
             total, kept = total + count, kept + left
     if not args.dry_run:
         total = 0
@@ -5190,7 +5119,6 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
 
     What is no regular file is never replaced: a device or a pipe is written to.
     """
-    require_folder(target)
     refuse_ours(target, database, is_backup)
     if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
         yield target
@@ -5386,7 +5314,8 @@ def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
-    total, texts, station = ImportCount(), 0, None
+    stored = known = pruned = texts = 0
+    station = None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             station = find_station(reader.stations(), args.station)
@@ -5398,12 +5327,11 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
         for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
-            total = ImportCount(*map(sum, zip(total, counts, strict=True)))
+            stored, known, pruned = map(sum, zip(counts, (stored, known, pruned), strict=True))
             texts += sum(isinstance(row.value, str) for row in step)
             progress(file.tell() / length if length else 0)
-    print(f"imported {total.stored} readings; {total.known} were there already"
-          + (f"; {total.pruned} belong to hours that were pruned, and were left out"
-             if total.pruned else "")
+    print(f"imported {stored} readings; {known} were there already"
+          + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
           + (f"; {texts} of them are texts, no numbers" if texts else ""))
 
 

@@ -90,7 +90,8 @@ def test_killed_while_the_database_is_made(tmp_path):
 
 
 def test_a_server_that_answers_before_it_stores_is_found_out(template, tmp_path):
-    script = broken(tmp_path, ("self.writer.commit()", "self.loop.call_soon(self.writer.commit)"))
+    script = broken(tmp_path, ("self.server.writer.commit()",
+                               "self.server.loop.call_soon(self.server.writer.commit)"))
 
     def keeps_the_rule(n):
         path, answers, _ = live_and_die(tmp_path / f"at {n}", template, range(1, 5),

@@ -1,12 +1,14 @@
 """What the file holds and costs: receipts, layouts of older versions, series, and times that are
 not within reason."""
 import contextlib
+import json
+import re
 import sqlite3
 import subprocess
 import sys
 
 import pytest
-from harness import DAY, INSIDE, NOON, OUTSIDE, SCRIPT, environment, problems_of, rows_of
+from harness import DAY, INSIDE, NOON, OUTSIDE, SCRIPT, environment, problems_of, request, rows_of
 
 import iotserver
 from iotserver import HOUR, MINUTE, RECEIPTS, Reading
@@ -121,6 +123,16 @@ def test_a_removed_station_s_series_are_never_used_again(server):
     server.writer.load()                        # as after a restart
     server.update(INSIDE, 3, field=2)
     assert server.writer.series[1, 2] > series
+
+
+def test_a_series_that_is_new_after_a_command_is_told_with_its_station_and_field(server):
+    server.writer.set_read_key("inside", "00" * 32)
+    listener = server.connect()
+    listener.data_received(request("GET", "/events", Accept="text/event-stream"))
+    server.update(INSIDE, 21.5, field=7)
+    told, = re.findall(rb"event: reading\ndata: (.*)\n", listener.transport.sent)
+    assert json.loads(told) | {"time": 0} == {
+        "station": 1, "field": 7, "time": 0, "value": 21.5, "entry": 1}
 
 
 # -- times that are not within reason -------------------------------------------------------------
