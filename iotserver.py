@@ -362,9 +362,7 @@ remember = functools.lru_cache(maxsize=4096)
 @remember
 def parse_number(text: str) -> float:
     """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
-
-    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts.
-    """
+    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
     if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
         raise ValueError("not a finite decimal number")
     if match[1] is None:
@@ -428,26 +426,19 @@ def parse_age(text: str) -> int:
     return round(seconds * 1000)
 
 
-def parse_part(text: str) -> tuple[str, str]:
-    """`name=value`, percent-encoded, to both. A message repeats no value: it might be the key."""
-    name, equals, value = text.partition("=")
-    if not equals or name.lower() not in PART_NAMES:
-        raise Refused(400, f"{ascii(name[:20]) if equals else 'path'}: unknown part; "
-                           f"the parts are {', '.join(PARTS)}, each written name=value")
-    return name.lower(), urllib.parse.unquote(value)
-
-
 def parse_update_path(path: str, header_key: str | None = None) -> Update:
     """`/update/API_key=K/mac=M/field=F/data=V`, parts in any order, percent-encoded at will.
-
-    header_key is the key from X-API-Key and serves when the path has none. Raises Refused.
-    """
+    header_key is that of X-API-Key, for a path that has none. Raises Refused."""
     parts: dict[str, str] = {}
     for text in path[len("/update/"):].split("/"):
-        name, value = parse_part(text)
+        written, equals, value = text.partition("=")
+        name = written.lower()
+        if not equals or name not in PART_NAMES:        # no value is repeated: it might be the key
+            raise Refused(400, f"{ascii(written[:20]) if equals else 'path'}: unknown part; "
+                               f"the parts are {', '.join(PARTS)}, each written name=value")
         if name in parts:
             raise Refused(400, f"{PART_NAMES[name]}: given twice")
-        parts[name] = value
+        parts[name] = urllib.parse.unquote(value)
     if header_key is not None:
         parts.setdefault("api_key", header_key)
     for name in ("api_key", "mac"):
@@ -466,8 +457,7 @@ def load_json(body: bytes) -> Any:
 
 def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str, str, list[Any]]:
     """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to MAC, key
-    and what parse_json_reading takes. Raises Refused, naming the part.
-    """
+    and what parse_json_reading takes. Raises Refused, naming the part."""
     document = take_parts("body", document, ("mac", "api_key", "readings"))
     key, mac = document.get("api_key", header_key), document.get("mac")
     readings = document.get("readings")
@@ -601,10 +591,8 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
 
 
 def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
-    """Summaries in order of time to a Point for each bucket.
-
-    Buckets are width ms long and count from origin; an empty one leaves nothing.
-    """
+    """Summaries in order of time to a Point for each bucket that is not empty.
+    Buckets are width ms long and count from origin."""
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
         held = list(group)
@@ -620,9 +608,7 @@ Bucket = tuple[float, float]    # tokens, and when they were counted (s)
 def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
                 cost: float = 1) -> tuple[Bucket, float]:
     """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
-
-    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one.
-    """
+    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one."""
     tokens, counted = bucket or (burst, now)
     tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
     if tokens >= cost:
@@ -657,10 +643,8 @@ def usual_interval(times: Iterable[int]) -> int:
 
 def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
     """How long a station may be quiet before it counts as silent, after one more of its pauses.
-
     Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
-    in bursts or batches, with a long pause now and then, are no silence.
-    """
+    in bursts or batches, with a long pause now and then, are no silence."""
     return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
 
 
@@ -739,11 +723,9 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
 def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
           course: Course = START,
           learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
-    """The verdict at now, from readings in order of time.
-
-    course is that of the verdict before; without it all readings are replayed. learned are the
-    limits of silence that the pauses between updates have taught, of inside and outside.
-    """
+    """The verdict at now, from readings in order of time. course is that of the verdict before;
+    without it all readings are replayed. learned are the limits of silence that the pauses
+    between updates have taught, of inside and outside."""
     if course.at > now:
         course = START                  # the clock was wrong before
     sides = (inside, outside)
@@ -5185,8 +5167,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
         while deleted := writer.prune_step(before):
             total += deleted
             progress(total / max(expected, 1))
-        while writer.prune_notes_step(before):
-            pass
+        sum(iter(functools.partial(writer.prune_notes_step, before), 0))
         freed = shrink(writer)
     print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
@@ -5259,9 +5240,7 @@ def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
 @contextlib.contextmanager
 def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
     """A file to write that takes target's place when all went well, and vanishes otherwise.
-
-    What is no regular file is never replaced: a device or a pipe is written to.
-    """
+    What is no regular file is never replaced: a device or a pipe is written to."""
     require_folder(target)
     refuse_ours(target, database, is_backup)
     if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
@@ -5482,18 +5461,19 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 # -- the demonstration ----------------------------------------------------------------------------
 
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
+# °C: the mean, the waves of the year and of the day, how much larger that of the day is in summer,
+# the weather; and the hour UTC of the warmest time, in UTC-7.
+WAVES = {"inside": (21.5, 3.5, 0.7, 0.5, 0.5, 26), "outside": (12, 10, 4, 3, 1.6, 22)}
 
 
 def simulate(role: str, ms: int, midsummer: int) -> float:
-    """A plausible temperature in degrees Celsius: a year's and a day's wave, and some weather."""
-    year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
+    """A plausible temperature in degrees Celsius; the house follows hours later."""
+    mean, yearly, daily, summer, weather, warmest = WAVES[role]
     days = ms / DAY
-    weather = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
-    if role == "outside":
-        day = math.cos((days - 22 / 24) * math.tau)         # warmest in the afternoon, UTC-7
-        return round(12 + 10 * year + (4 + 3 * year) * day + 1.6 * weather, 1)
-    day = math.cos((days - 26 / 24) * math.tau)             # the house follows hours later
-    return round(21.5 + 3.5 * year + (0.7 + 0.5 * year) * day + 0.5 * weather, 1)
+    year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
+    day = math.cos((days - warmest / 24) * math.tau)
+    change = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
+    return round(mean + yearly * year + (daily + summer * year) * day + weather * change, 1)
 
 
 def fill_demo(writer: Writer, now: int) -> None:
@@ -5619,19 +5599,15 @@ def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
-    """Connections that the kernel has accepted, and that closing the listener would reset."""
-    for channel in listener.sockets:
-        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
-            while True:
-                yield real.accept()[0]
-
-
 async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:
-        accepted = list(take_accepted(listener))
+        accepted: list[socket.socket] = []      # by the kernel: closing would reset them
+        for channel in listener.sockets:
+            with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
+                while True:
+                    accepted.append(real.accept()[0])
         listener.close()
         for channel in accepted:
             await server.loop.connect_accepted_socket(lambda: Connection(server), channel)
@@ -5808,9 +5784,5 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def entry_point() -> None:
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    entry_point()
+    sys.exit(main())
