@@ -95,7 +95,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
 
-__version__ = "1.0"
+__version__ = "2.0"
 
 MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
@@ -1204,9 +1204,11 @@ class Reader:
         """In order of time: readings where an hour has them all, else its summary."""
         pruned = {hour.time: hour for hour in hours if hour.pruned}
         readings = map(Summary._make, self.db.execute("""
-            SELECT time, 0, 1, value, value, value, 0 FROM reading
-            WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
-            ORDER BY time, entry""", (series, start, end)))
+            SELECT time, 0, 1, value, value, value, 0 FROM (
+                SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
+                ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
+            WHERE typeof(value) <> 'text' ORDER BY time, entry""",
+            (series, start, end, 2 * MAX_SCAN)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
@@ -1255,11 +1257,12 @@ class Reader:
         return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
                 for ms, number in reversed(newest)]
 
-    def last_entry(self, station: int, field: int) -> Entry | None:
-        """The newest entry that has a value of this field."""
+    def last_entry(self, station: int, field: int, now: int) -> Entry | None:
+        """The newest entry up to now that has a value of this field."""
         row = self.db.execute("""
-            SELECT time, entry FROM reading WHERE series = ? ORDER BY time DESC, entry DESC
-            LIMIT 1""", (self.find_series(station, field),)).fetchone()
+            SELECT time, entry FROM reading WHERE series = ? AND time <= ?
+            ORDER BY time DESC, entry DESC LIMIT 1""",
+            (self.find_series(station, field), now)).fetchone()
         return row and self.entry_at(station, *row)
 
     def entry_at(self, station: int, ms: int, number: int) -> Entry | None:
@@ -2106,17 +2109,13 @@ p { margin-top: .25rem }
 .big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
 .big small { font-size: 1.2rem }
 figcaption { line-height: 1.9; text-underline-offset: .3rem }
-figcaption span { display: inline-block; margin-right: .75rem }
-figcaption :is(.inside, .outside) { text-decoration: underline 3px }
-figcaption .second { text-decoration-style: dashed }
-figcaption .third { text-decoration-style: dotted }
+figcaption span { display: inline-block; margin-right: .75rem; text-decoration-thickness: 3px }
+figcaption :is(.inside, .outside) { text-decoration-line: underline }
 .dim, .other, time, figcaption, td { color: var(--dim) }
 .inside { color: var(--in) }
 .outside { color: var(--out) }
-.inside.second { color: var(--in-2) }
-.outside.second { color: var(--out-2) }
-.inside.third { color: var(--in-3) }
-.outside.third { color: var(--out-3) }
+.second { --in: var(--in-2); --out: var(--out-2); text-decoration-style: dashed }
+.third { --in: var(--in-3); --out: var(--out-3); text-decoration-style: dotted }
 nav { display: flex; gap: .5rem; margin-bottom: .75rem }
 nav a { flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem }
 nav a { text-align: center; color: inherit; text-decoration: none }
@@ -2137,10 +2136,9 @@ output:empty::before { content: "Touch the chart to read values"; color: var(--d
 table { border-collapse: collapse; width: 100%; font-size: .85rem }
 th, td { text-align: left; padding: .4rem .5rem .4rem 0; vertical-align: top }
 tbody :is(th, td) { border-top: 1px solid var(--line) }
-thead th { white-space: nowrap }
 tbody th { min-width: 5rem }
 .scroll { overflow-x: auto }
-.scroll td { white-space: nowrap }
+.scroll :is(td, thead th) { white-space: nowrap }
 .smalls:empty { display: none }
 time { cursor: pointer }
 .say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
@@ -2154,12 +2152,11 @@ time { cursor: pointer }
 
 SCRIPT = """
 const find = query => document.querySelector(query);
-const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
 let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
 const local = (ms, style) => new Date(ms).toLocaleString([], style);
 function ago(ms) {
-  const s = Math.max(0, Math.floor(ms / 1000));
+  const s = Math.max(0, Math.floor((now() - ms) / 1000));
   for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
     if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
   return s + ' s ago';
@@ -2167,8 +2164,7 @@ function ago(ms) {
 function tellTimes() {
   for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
-    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'})
-      : ago(now() - ms);
+    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'}) : ago(ms);
   }
 }
 function tick() {
@@ -2237,15 +2233,14 @@ function show() {
 }
 document.addEventListener('input', show);
 function point(event) {
-  const chart = event.target.closest && event.target.closest('svg[data-left]');
+  const chart = event.target.closest?.('svg[data-left]');
   if (!chart) return;
   const box = chart.getBoundingClientRect(), d = chart.dataset, slider = find('input');
   const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
   slider.value = (x - d.left) / d.width * slider.max;
   show();
 }
-document.addEventListener('pointermove', point);
-document.addEventListener('pointerdown', point);
+for (const kind of ['pointermove', 'pointerdown']) document.addEventListener(kind, point);
 document.addEventListener('click', event => {
   const link = event.target.closest('nav a');
   if (link) {
@@ -2257,9 +2252,7 @@ document.addEventListener('click', event => {
     tellTimes();
   }
 });
-const refreshSoon = () => {
-  soon = soon || setTimeout(() => { soon = 0; refresh(); }, 250);
-};
+const refreshSoon = () => { soon ||= setTimeout(() => { soon = 0; refresh(); }, 250); };
 function listen() {
   const events = new EventSource('/events');
   events.addEventListener('hello', event => { skew = event.data - Date.now(); });
@@ -2275,15 +2268,15 @@ addEventListener('offline', () => { latest++; lose(); });
 addEventListener('online', refresh);
 document.addEventListener('visibilitychange', () => document.hidden || refresh());
 setInterval(tick, 1000);
-for (const told of ['tz=' + zone, 'offset=' + -new Date().getTimezoneOffset()])
+for (const told of ['tz=' + Intl.DateTimeFormat().resolvedOptions().timeZone,
+                    'offset=' + -new Date().getTimezoneOffset()])
   document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
 if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
 """
 
 WORKER = """
 async function keep(answer) {
-  const isPrivate = /no-store/.test(answer.headers.get('Cache-Control'));
-  if (isPrivate) await caches.delete('page');
+  if (/no-store/.test(answer.headers.get('Cache-Control'))) await caches.delete('page');
   else if (answer.ok) await (await caches.open('page')).put('/', answer);
 }
 addEventListener('install', event => event.waitUntil(
@@ -2304,15 +2297,13 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect widt
  rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
  stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
 
-MANIFEST = """{
-  "name": "iotserver", "short_name": "Windows?", "start_url": "/", "display": "standalone",
-  "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
-  "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
-}"""
+MANIFEST = """{"name": "iotserver", "short_name": "Windows?", "start_url": "/",
+ "display": "standalone", "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
+ "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]}"""
 
 # ------------------------------------------------------------------------------------------------
 # 8. Pages
-#    Law: string.Template in, text out; whatever is not markup goes through escape().
+#    Law: whatever is not markup goes through escape(); the store is asked for what is shown.
 # ------------------------------------------------------------------------------------------------
 
 escape = html.escape
@@ -2332,8 +2323,7 @@ REASONS = (     # the answer, from how many °C cooler outside, why; the first t
     ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
     ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
     ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
-)
+    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."))
 NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
@@ -2357,39 +2347,6 @@ PAGE = string.Template("""<!doctype html>
 <body><main$attributes>
 $body</main>$script</body></html>
 """)
-
-OVERVIEW = string.Template("""$card<div class=now>$now</div>
-$figure<div class=smalls>$smalls</div>
-$stations""")
-VERDICT = string.Template("<section class='verdict $state'><h1>$room<b>$headline</b> $reason</h1>"
-                          "$more</section>\n")
-NOW = string.Template("""<section><h2 class="$css">$name</h2><p class=big>$value<small> $unit
-</small></p><p>$trend$ago</p></section>
-""")
-CHART = string.Template("""<svg viewBox="0 0 $width $total" role=img aria-label="$label"
- data-left=$left data-width=$inner data-top=$top data-height=$height data-low=$low data-high=$high
- data-start=$start data-end=$end data-unit="$unit">$shapes<path class="grid cursor"/></svg>""")
-CURVE = string.Template('<g class="$css"><path class=band d="$band"/>'
-                        '<path data-name="$name" d="$curve"/></g>')
-FIGURE = string.Template("""<figure><nav aria-label="Range of the chart">$links</nav>$chart$legend
-$spans</figure>
-""")
-RANGE = string.Template('<a href="/?range=$range"$current>$range</a>')
-LEGEND = string.Template("""<input type=range max=1000 value=1000 aria-label="Time on the chart">
-<output></output><figcaption>$names</figcaption>""")
-NAME = string.Template('<span class="$css">$name</span> ')
-SPANS = string.Template("""<details><summary>When it was cooler outside</summary><table><thead>
-<tr><th>from</th><th>until</th></tr></thead>$rows</table></details>""")
-SMALL = string.Template('<figure class="$css"><h2>$name</h2>$chart</figure>')
-STATIONS = string.Template("""<section class=scroll tabindex=0 aria-label=Stations>
-<h2>Stations</h2><table><thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>
-$rows</table>$folded<p class=dim>${history}the file weighs $size.</p></section>
-""")
-FOLDED = string.Template("<details><summary>$count more</summary><table>$rows</table>$more"
-                         "</details>")
-STATION = string.Template("<tr><th scope=row>$name</th> <td>$state</td> <td>$heard</td> "
-                          "<td>$interval</td> <td>$entries</td></tr>\n")
-MESSAGE = string.Template("<section><h1>$title</h1><p>$text</p></section>")
 NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -2397,21 +2354,14 @@ its key and the lines for its config.py; the MAC is what your station prints at 
 <code>python3 iotserver.py --demo</code></p></section>""")
 
 
-def csp_hash(text: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest())
-    return f"'sha256-{digest.decode()}'"
-
-
-def page_headers(style: str, framing: str = "; frame-ancestors 'none'"
-                 ) -> tuple[tuple[str, str], ...]:
+def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
     """What a browser may do for a page with this style, and who may embed it."""
-    return (
-        ("Content-Security-Policy",
-         f"default-src 'none'; style-src {csp_hash(style)}; script-src {csp_hash(SCRIPT)}; "
-         "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
-         f"base-uri 'none'; form-action 'none'{framing}"),
-        ("Referrer-Policy", "no-referrer"),
-    )
+    css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+                 for text in (style, SCRIPT))
+    policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
+              "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+              f"base-uri 'none'; form-action 'none'{framing}")
+    return ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer")
 
 
 PAGE_HEADERS = page_headers(STYLE)
@@ -2434,12 +2384,6 @@ class Line(NamedTuple):
     css: str
     points: list[Point]
 
-    def in_unit(self, unit: str) -> "Line":
-        """A line of °C in the unit shown."""
-        return self._replace(points=[
-            Point(p.time, in_unit(p.mean, unit), in_unit(p.minimum, unit),
-                  in_unit(p.maximum, unit), p.width) for p in self.points])
-
 
 class Place(NamedTuple):
     """An inside or outside station; of an inside one also the answer, and against which other."""
@@ -2459,31 +2403,6 @@ class Place(NamedTuple):
         return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
 
 
-class StationRow(NamedTuple):
-    """A row of the table of stations."""
-    name: str
-    heard: int | None
-    interval: int | None
-    entries: int
-    is_silent: bool
-    is_stale: bool              # for so long that it is folded away
-
-
-class Overview(NamedTuple):
-    """All that the page shows, but for how."""
-    places: list[Place]
-    shown: list[Place]                  # of these
-    lines: list[Line]                   # their temperatures in °C
-    others: list[Line]                  # humidity, pressure, and whatever has no role
-    stations: list[StationRow]          # with a role and the most recent first
-    total: int                          # of stations
-    since: int | None                   # the oldest hour
-    size: int                           # bytes
-    start: int
-    now: int
-    db: str
-
-
 @remember
 def choose_unit(setting: str, languages: str) -> str:
     """C or F: what the setting says; on auto, what the first language's region is used to."""
@@ -2498,9 +2417,8 @@ def choose_zone(cookie: str) -> tzinfo:
     """The time zone that the page's script has left in cookies: its name, else its offset."""
     told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
     zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
-    if zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset):
-        return timezone(timedelta(minutes=int(offset)))
-    return zone
+    has_offset = zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset)
+    return timezone(timedelta(minutes=int(offset))) if has_offset else zone
 
 
 def find_zone(name: str) -> tzinfo:
@@ -2577,15 +2495,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-def say_line(line: Line, unit: str) -> str:
-    """A line of a chart, for those who cannot see it."""
-    if not line.points:
-        return f"{line.name}: no readings"
-    return (f"{line.name}: from {min(p.minimum for p in line.points):.1f} "
-            f"to {max(p.maximum for p in line.points):.1f} {unit}, "
-            f"last {line.points[-1].mean:.1f} {unit}")
-
-
 def say_time(ms: int, zone: tzinfo, form: str) -> str:
     return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
 
@@ -2604,7 +2513,7 @@ TICKS = (                       # for charts of up to so many hours: hours betwe
 
 
 class Chart(NamedTuple):
-    """Lines over time. The axis of values reaches as far as bounds, if they do not."""
+    """Lines over time. The axis of values reaches as far as bounds, if the lines do not."""
     lines: list[Line]
     unit: str
     start: int
@@ -2612,23 +2521,15 @@ class Chart(NamedTuple):
     zone: tzinfo
     height: int = HEIGHT
     shaded: Iterable[tuple[int, int]] = ()
-    bounds: Iterable[float] = ()
-
-
-class Frame(NamedTuple):
-    """Where the times and values of a chart lie in its picture."""
-    start: int
-    end: int
-    low: float
-    high: float
-    height: int                 # between the margins
+    bounds: Sequence[float] = ()
 
     def x(self, ms: int) -> float:
         part = (ms - self.start) / (self.end - self.start)
         return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
 
     def y(self, value: float) -> float:
-        return round(TOP + (self.high - value) / (self.high - self.low) * self.height, 1)
+        low, *_, high = self.bounds
+        return round(TOP + (high - value) / (high - low) * (self.height - TOP - BOTTOM), 1)
 
     def path(self, corners: Iterable[tuple[int, float]]) -> str:
         return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
@@ -2642,7 +2543,8 @@ def nice_step(span: float, count: int) -> float:
 
 def value_ticks(values: list[float], count: int) -> list[float]:
     """Round marks of an axis that reaches over all values, some count of them."""
-    low, high = (min(values), max(values)) if values else (0, 1)
+    values = [max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in values] or [0, 1]
+    low, high = min(values), max(values)
     step = nice_step(max(high - low, 1), count)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
@@ -2678,27 +2580,21 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
         yield points[first:]
 
 
-def hold(points: list[Point]) -> Iterator[tuple[int, int, float]]:
-    """(from, until, value): a value holds until the next one, or until silence is a gap."""
-    for piece in segments(points):
-        limit = silence_limit([p.time for p in piece[-20:]])
-        for point, after in itertools.zip_longest(piece, piece[1:]):
-            yield point.time, after.time if after else point.time + limit, point.mean
-
-
 def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
     """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
-    rooms, yards = [*hold(inside)], [*hold(outside)]
+    changes = [(end, 0, math.nan)]              # when, of which side, its value from then on
+    for side, points in enumerate((inside, outside)):
+        for piece in segments(points):
+            silent = piece[-1].time + silence_limit([p.time for p in piece[-20:]])
+            changes += [*((p.time, side, p.mean) for p in piece), (silent, side, math.nan)]
+    values = [math.nan, math.nan]               # nan is neither cooler nor warmer
     spans: list[tuple[int, int]] = []
-    i = j = 0
-    while i < len(rooms) and j < len(yards):
-        room, yard = rooms[i], yards[j]
-        start, until = max(room[0], yard[0]), min(room[1], yard[1], end)
-        if start < until and yard[2] < room[2]:
-            if spans and spans[-1][1] == start:
-                start = spans.pop()[0]
-            spans.append((start, until))
-        i, j = (i + 1, j) if room[1] < yard[1] else (i, j + 1)
+    for (start, side, value), (until, *_) in itertools.pairwise(
+            sorted(changes, key=operator.itemgetter(0))):
+        values[side] = value
+        if values[1] < values[0] and start < until <= end:
+            is_next = spans and spans[-1][1] == start
+            spans.append((spans.pop()[0] if is_next else start, until))
     return spans
 
 
@@ -2713,15 +2609,16 @@ def leave_out(points: list[Point]) -> list[Point]:
     return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
 
 
-def render_curve(line: Line, frame: Frame) -> str:
+def render_curve(line: Line, chart: Chart) -> str:
     """A line with a band between minimum and maximum where it is thinned."""
     band = curve = ""
     for piece in segments(line.points):
-        curve += frame.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
+        curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
         if any(p.minimum < p.maximum for p in piece):
-            band += frame.path([*((p.time, p.maximum) for p in piece),
+            band += chart.path([*((p.time, p.maximum) for p in piece),
                                 *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
-    return CURVE.substitute(css=line.css, name=escape(line.name), band=band, curve=curve)
+    return (f'<g class="{line.css}"><path class=band d="{band}"/>'
+            f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
 
 
 def draw_chart(chart: Chart) -> str:
@@ -2729,27 +2626,32 @@ def draw_chart(chart: Chart) -> str:
              for line in chart.lines]
     kept = [line._replace(points=leave_out(line.points)) for line in lines]
     far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
-    marks = value_ticks([*(max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in chart.bounds),
-                         *(v for line in kept for p in line.points for v in (p.minimum, p.maximum))
-                         ], 3 if chart.height == SMALL_HEIGHT else 5)
-    frame = Frame(chart.start, chart.end, marks[0], marks[-1], chart.height - TOP - BOTTOM)
-    shapes = [f"<rect class=shade x={frame.x(a):g} y={TOP} width={frame.x(b) - frame.x(a):.1f} "
-              f"height={frame.height} />" for a, b in chart.shaded]
-    shapes += [f'<path class=grid d="M{LEFT} {frame.y(mark):g}H{WIDTH - RIGHT}"/>'
-               f"<text x={LEFT - 4} y={frame.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
+    values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
+    marks = value_ticks([*chart.bounds, *values], 3 if chart.height == SMALL_HEIGHT else 5)
+    chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
+    shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
+              f"height={height} />" for a, b in chart.shaded]
+    shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
+               f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
-    shapes += [f"<text x={frame.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
+    shapes += [f"<text x={chart.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
                for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
-    shapes += [render_curve(line, frame) for line in kept]
-    said = ", ".join(say_line(line, chart.unit) for line in kept) or "no readings yet"
+    shapes += [render_curve(line, chart) for line in kept]
+    said = ", ".join(                           # for those who cannot see it
+        f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
+        f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
+        f"last {line.points[-1].mean:.1f} {chart.unit}" if line.points
+        else f"{line.name}: no readings" for line in kept) or "no readings yet"
     if far:
         farthest = max(max(p.maximum, -p.minimum) for p in far)
         note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
         shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
         said += f"; {note}"
-    return CHART.substitute(
-        frame._asdict(), width=WIDTH, total=chart.height, left=LEFT, inner=WIDTH - LEFT - RIGHT,
-        top=TOP, label=escape(said), unit=escape(chart.unit), shapes="".join(shapes))
+    return (f'<svg viewBox="0 0 {WIDTH} {chart.height}" role=img aria-label="{escape(said)}"\n'
+            f" data-left={LEFT} data-width={WIDTH - LEFT - RIGHT} data-top={TOP}"
+            f" data-height={height} data-low={marks[0]} data-high={marks[-1]}\n"
+            f' data-start={chart.start} data-end={chart.end} data-unit="{escape(chart.unit)}">'
+            f'{"".join(shapes)}<path class="grid cursor"/></svg>')
 
 
 def render_chart(chart: Chart) -> str:
@@ -2761,162 +2663,32 @@ def render_chart(chart: Chart) -> str:
         return "<p>This chart could not be drawn.</p>"
 
 
-# -- the page -------------------------------------------------------------------------------------
-
-def render_ago(ms: int, view: View, now: int) -> str:
-    exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
-    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
-            f"{format_ago(now - ms)} ago</time>")
-
-
-def find_cooler(overview: Overview) -> list[tuple[int, int]]:
-    """When it was cooler outside than in the room that the headline is about."""
-    room = next((room for room, _ in rank_rooms(overview.places)), None)
-    points = {line.name: line.points for line in overview.lines}
-    return [] if room is None or room.outside is None else cooler_spans(
-        points.get(room.name, []), points.get(room.outside.name, []), overview.now)
-
-
-def render_figure(overview: Overview, view: View) -> str:
-    """The chart of temperatures, its ranges, and what can be read off it in words."""
-    links = "".join(RANGE.substitute(
-        range=name, current=" aria-current=true" * (name == view.range)) for name in RANGES)
-    if not any(line.points for line in overview.lines):
-        return FIGURE.substitute(links=links, legend="", spans="",
-                                 chart="<p>The chart begins with the first reading.</p>")
-    # A year's points hold days and nights together.
-    spans = find_cooler(overview) if RANGES[view.range] <= 30 * DAY else []
-    shown = [line.in_unit(view.unit) for line in overview.lines]
-    names = "".join(NAME.substitute(css=line.css, name=escape(line.name)) for line in shown)
-    names += "<span class=swatch>cooler outside</span>" * bool(spans)
-    rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
-                                    for ms in span) + "</tr>"
-                   for span in spans[-20:] if RANGES[view.range] <= 7 * DAY)
-    return FIGURE.substitute(
-        links=links, legend=LEGEND.substitute(names=names),
-        spans=rows and SPANS.substitute(rows=rows), chart=render_chart(Chart(
-            shown, f"°{view.unit}", overview.start, overview.now, view.zone, shaded=spans)))
-
-
-def render_now(place: Place, view: View, now: int) -> str:
-    """One temperature, large."""
-    if not place.readings:
-        return NOW.substitute(
-            css=place.css, name=escape(place.name), value="–", unit="", trend="",
-            ago=render_ago(place.heard, view, now) if place.heard else "no reading yet")
-    ms, value = place.readings[-1]
-    trend = say_trend(place.readings, now)
-    return NOW.substitute(
-        css=place.css, name=escape(place.name), value=say_number(in_unit(value, view.unit)),
-        unit=f"°{view.unit}", trend=trend and f"{trend} · ", ago=render_ago(ms, view, now))
-
-
-def render_verdicts(overview: Overview, view: View) -> tuple[str, str, str]:
-    """The card on top, its headline as text, and the states of the verdicts on it."""
-    rooms = rank_rooms(overview.places)
-    said = [(room.name, verdict.state, *say_verdict(room, overview.now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
-    (name, state, headline, reason), *others = said
-    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
-                   for room, _, head, why in others)
-    if len(rooms) > MAX_ROOMS:
-        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
-    return (VERDICT.substitute(
-        state="cold" if headline == HEADLINES["cold"] else state, headline=headline, more=more,
-        reason=escape(reason), room=f"<small>{escape(name)}</small> " if others else ""),
-        headline.rstrip(":"), " ".join(state for _, state, *_ in said))
-
-
-def render_stations(overview: Overview, view: View) -> str:
-    """The table of stations; what is not of today's use is folded away."""
-    rows = [STATION.substitute(
-        name=escape(row.name), entries=f"{row.entries:,}",
-        heard=render_ago(row.heard, view, overview.now) if row.heard else "never",
-        interval=format_ago(row.interval) if row.interval else "–",
-        state="new" if not row.heard else "silent" if row.is_silent else "ok")
-        for row in sorted(overview.stations, key=lambda row: row.is_stale)]
-    shown = min(MAX_ROWS, sum(not row.is_stale for row in overview.stations))
-    left = overview.total - len(rows)
-    history = (f"History since {say_time(overview.since, view.zone, '%a %d %b %Y')}; "
-               if overview.since else "")
-    return STATIONS.substitute(
-        rows="".join(rows[:shown]), history=history, size=format_bytes(overview.size),
-        folded="" if shown == overview.total else FOLDED.substitute(
-            count=overview.total - shown, rows="".join(rows[shown:]),
-            more=f"<p>And {left} more, in /api/stations.</p>" if left else ""))
-
-
-def render_page(title: str, body: str, attributes: str = "", script: str = "",
-                style: str = STYLE) -> bytes:
-    """A whole page. title is text, the rest is markup."""
-    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
-                           script=script).encode()
-
-
-def render_message(title: str, text: str) -> bytes:
-    """A page that says one thing. title is text, text is markup."""
-    return render_page(title, MESSAGE.substitute(title=escape(title), text=text))
-
-
-def render_overview(overview: Overview, view: View) -> bytes:
-    """The page that answers: open the windows?"""
-    if not overview.stations:
-        return render_page("No station yet", NO_STATION.substitute(db=escape(overview.db)))
-    card, headline, states = render_verdicts(overview, view)
-    smalls = "".join(SMALL.substitute(css=line.css, name=escape(line.name), chart=render_chart(
-        Chart([line], "", overview.start, overview.now, view.zone, SMALL_HEIGHT)))
-        for line in overview.others)
-    return render_page(
-        headline, OVERVIEW.substitute(
-            card=card, now="".join(render_now(p, view, overview.now) for p in overview.shown),
-            figure=render_figure(overview, view), smalls=smalls,
-            stations=render_stations(overview, view)),
-        f' data-now={overview.now} data-state="{states}"'
-        f" data-expires={find_expiry(overview.places)}",
-        f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
-
-
-# -- out of the store -----------------------------------------------------------------------------
+# -- the page, out of the store -------------------------------------------------------------------
 
 def find_places(reader: Reader, now: int, comfort: float,
                 before: Iterable[Place] = ()) -> list[Place]:
-    """Inside and outside stations with their readings, and the verdict of each inside one.
-
-    It goes on from those found before.
-    """
+    """Inside and outside stations, and of each room the verdict, which goes on from before."""
     known = {place.name: place.verdict.course if place.verdict else START for place in before}
-    places: list[Place] = []
     ranks: collections.Counter[str] = collections.Counter()
+    places: list[Place] = []
     for station in reader.stations():
         if role := station.role:
-            is_new = station.name not in known
-            places.append(read_place(reader, station, role, ranks[role], now, is_new))
+            window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
+                      if station.name in known else VERDICT_WINDOW)
+            series = reader.find_series(station.id, 1)
+            readings = [] if series is None else reader.recent(series, now - window, now + 1)
+            last = readings[-1][0] if readings else series and reader.last_time(series, now)
+            places.append(Place(station.name, role, ranks[role], series, readings, last,
+                                silence=station.silence))
             ranks[role] += 1
-    outside = find_outside(places, now)
+    # The outside station that counts is the first that is not silent. Not the one that sent
+    # last: the verdict would turn with each reading.
+    outsides = [place for place in places if place.role == "outside"]
+    heard = (place for place in outsides if now <= silent_from(place.readings, place.silence))
+    outside = next(heard, outsides[0] if outsides else None)
     return [place if place.role == "outside" else answer_room(
                 place, outside, now, comfort, known.get(place.name, START))
             for place in places]
-
-
-def read_place(reader: Reader, station: Station, role: str, rank: int, now: int,
-               is_new: bool) -> Place:
-    series = reader.find_series(station.id, 1)
-    if series is None:
-        return Place(station.name, role, rank, None, [], None)
-    window = VERDICT_WINDOW if is_new else min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
-    readings = reader.recent(series, now - window, now + 1)
-    heard = readings[-1][0] if readings else reader.last_time(series, now)
-    return Place(station.name, role, rank, series, readings, heard, silence=station.silence)
-
-
-def find_outside(places: list[Place], now: int) -> Place | None:
-    """The outside station that counts: of several the first that is not silent.
-
-    Not the one that sent last: the verdict would turn with each reading.
-    """
-    outsides = [place for place in places if place.role == "outside"]
-    return next((place for place in outsides if now <= silent_from(place.readings, place.silence)),
-                outsides[0] if outsides else None)
 
 
 def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
@@ -2931,29 +2703,6 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
-def build_overview(reader: Reader, places: list[Place], view: View, now: int) -> Overview:
-    """What the page shows, out of the store; it asks only for what is shown."""
-    start = now - RANGES[view.range]
-    shown = choose_places(places)
-    lines = [Line(place.name, place.css, read_points(
-        reader, place.series, start, now, CHART_POINTS // max(len(shown), 2)))
-        for place in shown if place.series is not None]
-    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
-    listed = [(s, reader.latest(s.id, now)) for s in stations[:MAX_ROWS + MAX_FOLDED]]
-    entries = reader.entries()
-    rows = [read_row(reader, s, fields, entries[s.id], now) for s, fields in listed]
-    small = ((s, series) for (s, fields), row in zip(listed, rows, strict=True)
-             for series in fields if not (row.is_stale or (s.role and series.field == 1)))
-    styles = {place.name: place.css for place in places}
-    others = [Line(
-        f"{s.name}: {series.label or LABELS.get(series.field) or f'field {series.field}'}",
-        styles.get(s.name, "other"), read_points(reader, series.series, start, now, SMALL_POINTS))
-        for s, series in itertools.islice(small, SMALL_CHARTS)]
-    return Overview(places, shown, lines, [line for line in others if line.points], rows,
-                    len(stations), reader.first_hour(), reader.weight(), start, now,
-                    str(reader.path))
-
-
 def choose_places(places: list[Place]) -> list[Place]:
     """Those that a page has room for: the most urgent rooms and the outside that they look at."""
     rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
@@ -2962,22 +2711,153 @@ def choose_places(places: list[Place]) -> list[Place]:
     return [place for place in places if place.name in shown]
 
 
-def read_points(reader: Reader, series: int, start: int, now: int, count: int) -> list[Point]:
+def read_points(reader: Reader, series: int, view: View, now: int, count: int,
+                unit: str = "C") -> list[Point]:
     """A line of a chart; what was thinned stands in the middle of its bucket."""
-    return [p._replace(time=max(start, min(now, p.time + p.width // 2)))
+    start = now - RANGES[view.range]
+    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, unit),
+                  in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width)
             for p in reader.points(series, start, now + 1, count)]
 
 
-def read_row(reader: Reader, station: Station, fields: list[Latest], entries: int,
-             now: int) -> StationRow:
-    newest = max(fields, key=lambda series: series.time or 0, default=None)
-    times = reader.recent_times(newest.series, now) if newest else []
-    last = newest and (times[-1] if times else reader.last_time(newest.series, now))
-    heard = max(station.heard or 0, last or 0) or None
-    return StationRow(
-        station.name, heard, usual_interval(times) if len(times) > 1 else None, entries,
-        is_silent=heard is None or now - heard > silence_limit(times, station.silence),
-        is_stale=not station.role and now - (heard or station.created) > STALE)
+def render_ago(ms: int, view: View, now: int) -> str:
+    exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
+    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
+            f"{format_ago(now - ms)} ago</time>")
+
+
+def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
+    """The chart of temperatures, its ranges, and what can be read off it in words."""
+    links = "".join(f'<a href="/?range={name}"{" aria-current=true" * (name == view.range)}>'
+                    f"{name}</a>" for name in RANGES)
+    nav = f'<figure><nav aria-label="Range of the chart">{links}</nav>'
+    points = {line.name: line.points for line in lines}
+    if not any(points.values()):
+        return f"{nav}<p>The chart begins with the first reading.</p>\n</figure>\n"
+    length = RANGES[view.range]
+    # Of the room that the headline is about. A year's points hold days and nights together.
+    spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 30 * DAY
+             for span in cooler_spans(points.get(room.name, []),
+                                      points.get(room.outside.name, []), now)]
+    chart = render_chart(Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans))
+    names = "".join(f'<span class="{line.css}">{escape(line.name)}</span> ' for line in lines)
+    names += "<span class=swatch>cooler outside</span>" * bool(spans)
+    rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
+                                    for ms in span) + "</tr>"
+                   for span in spans[-20:] if length <= 7 * DAY)
+    table = ("<details><summary>When it was cooler outside</summary><table><thead>\n"
+             f"<tr><th>from</th><th>until</th></tr></thead>{rows}</table></details>")
+    return (f'{nav}{chart}<input type=range max=1000 value=1000 aria-label="Time on the chart">\n'
+            f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
+
+
+def render_now(place: Place, view: View, now: int) -> str:
+    """One temperature, large."""
+    value, unit, trend, heard = "–", "", "", place.heard
+    if place.readings:
+        heard, celsius = place.readings[-1]
+        value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
+        trend = say_trend(place.readings, now)
+    ago = render_ago(heard, view, now) if heard else "no reading yet"
+    return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
+            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p></section>\n")
+
+
+def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
+    """The card on top, its headline as text, and the states of the verdicts on it."""
+    rooms = rank_rooms(places)
+    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
+    (name, state, headline, reason), *others = said
+    room = f"<small>{escape(name)}</small> " if others else ""
+    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
+                   for room, _, head, why in others)
+    if len(rooms) > MAX_ROOMS:
+        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
+    css = "cold" if headline == HEADLINES["cold"] else state
+    return (f"<section class='verdict {css}'><h1>{room}<b>{headline}</b> {escape(reason)}</h1>"
+            f"{more}</section>\n",
+            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
+
+
+def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
+                  view: View, now: int) -> Iterator[str]:
+    """Small charts: humidity, pressure, and whatever has no role."""
+    styles = {place.name: place.css for place in places}
+    for station, series in others[:SMALL_CHARTS]:
+        label = series.label or LABELS.get(series.field) or f"field {series.field}"
+        line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
+                    read_points(reader, series.series, view, now, SMALL_POINTS))
+        if line.points:
+            chart = render_chart(Chart([line], "", now - RANGES[view.range], now, view.zone,
+                                       SMALL_HEIGHT))
+            yield f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+
+
+def render_stations(reader: Reader, stations: list[Station], view: View, now: int
+                    ) -> tuple[str, list[tuple[Station, Latest]]]:
+    """The table of stations, those long silent folded away, and what else all others send."""
+    entries, since = reader.entries(), reader.first_hour()
+    rows: tuple[list[str], list[str]] = ([], [])
+    others: list[tuple[Station, Latest]] = []
+    for station in stations[:MAX_ROWS + MAX_FOLDED]:
+        fields = reader.latest(station.id, now)
+        newest = max(fields, key=lambda series: series.time or 0, default=None)
+        times = reader.recent_times(newest.series, now) if newest else []
+        last = reader.last_time(newest.series, now) if newest else None
+        heard = max(station.heard or 0, last or 0)
+        is_silent = now - heard > silence_limit(times, station.silence)
+        is_stale = not station.role and now - (heard or station.created) > STALE
+        rows[is_stale].append(
+            f"<tr><th scope=row>{escape(station.name)}</th> "
+            f"<td>{'new' if not heard else 'silent' if is_silent else 'ok'}</td> "
+            f"<td>{render_ago(heard, view, now) if heard else 'never'}</td> "
+            f"<td>{format_ago(usual_interval(times)) if len(times) > 1 else '–'}</td> "
+            f"<td>{entries[station.id]:,}</td></tr>\n")
+        others += [(station, series) for series in fields
+                   if not (is_stale or (station.role and series.field == 1))]
+    shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
+    count = len(stations) - len(shown)
+    more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
+    details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
+               "</details>") * (count > 0)
+    history = f"History since {say_time(since, view.zone, '%a %d %b %Y')}; " if since else ""
+    return ("<section class=scroll tabindex=0 aria-label=Stations>\n<h2>Stations</h2><table>"
+            "<thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>\n"
+            f"{''.join(shown)}</table>{details}<p class=dim>{history}"
+            f"the file weighs {format_bytes(reader.weight())}.</p></section>\n"), others
+
+
+def render_page(title: str, body: str, attributes: str = "", script: str = "",
+                style: str = STYLE) -> bytes:
+    """A whole page. title is text, the rest is markup."""
+    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
+                           script=script).encode()
+
+
+def render_message(title: str, text: str) -> bytes:
+    """A page that says one thing. title is text, text is markup."""
+    return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
+
+
+def render_overview(reader: Reader, places: list[Place], view: View, now: int) -> bytes:
+    """The page that answers: open the windows?"""
+    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+    if not stations:
+        return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
+    shown = choose_places(places)
+    lines = [Line(place.name, place.css, read_points(
+        reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
+        for place in shown if place.series is not None]
+    card, headline, states = render_verdicts(places, view, now)
+    table, others = render_stations(reader, stations, view, now)
+    return render_page(
+        headline,
+        f"{card}<div class=now>{''.join(render_now(place, view, now) for place in shown)}</div>\n"
+        f"{render_figure(places, lines, view, now)}<div class=smalls>"
+        f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
+        f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
+        f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -3514,7 +3394,7 @@ def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
     results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
     decimals = find_param(params, "round", None)
     return Wanted(
-        start, find_param(params, "end", LATEST_TIME - 1, moment) + 1,
+        start, min(now, find_param(params, "end", now, moment)) + 1,
         max(0, min(int(results), MAX_RESULTS)), zone,
         None if decimals is None else max(0, min(int(decimals), 15)),
         find_param(params, "min", -math.inf), find_param(params, "max", math.inf),
@@ -3735,8 +3615,9 @@ def find_entry(read: Read) -> Entry | None:
             return found
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
-        return read.reader.last_entry(read.station.id, read.fields[0])
-    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS, limit=1)), None)
+        return read.reader.last_entry(read.station.id, read.fields[0], read.now)
+    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS,
+                                      before=(read.now + 1, 0), limit=1)), None)
 
 
 def get_entry(read: Read) -> Answer:
@@ -4077,7 +3958,7 @@ def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
             # What follows may be meant as a body: it must not be read as a request.
             command == "POST" and "content-length" not in headers)
     except Refused as refused:
-        fault = refused
+        fault = refused.with_traceback(None)    # it may be remembered, and what it holds with it
     # The proxy's word for an address counts, since only it connects to a unix socket.
     address = headers.get("x-real-ip", "") if peer is None else peer
     return Request(command, path, query, "HTTP/0.9" if is_bare else version, headers, address,
@@ -4236,7 +4117,7 @@ def respond(request: Request, server: "Server", work: Work | None = None) -> Ans
             next(work)
             return work
         if request.fault:
-            raise request.fault
+            return render_refusal(request, request.fault)
         route = UPDATE if request.update else find_route(request.command, request.path)
         if request.is_lan and route.is_safe:
             refuse_rebinding(request.headers.get("host", ""), server.settings.link)
@@ -4362,14 +4243,14 @@ class Connection(asyncio.Protocol):
     def take_request(self) -> Request | None:
         """The next request off the buffer, None while it is not complete."""
         if not self.request:
-            data = bytes(self.buffer)
-            if known := self.server.known.find(self.peer, data):
+            if len(self.buffer) <= MAX_REMEMBERED and (
+                    known := self.server.known.find(self.peer, bytes(self.buffer))):
                 self.buffer.clear()
                 return known
             while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line is no harm
                 del self.buffer[:2]
             try:
-                cut = cut_head(bytes(self.buffer), self.answered == 0)
+                cut = cut_head(bytes(self.buffer[:MAX_HEAD + 1]), self.answered == 0)
             except Refused as refused:
                 return Request(fault=refused)
             if not cut:
@@ -4750,7 +4631,7 @@ class Board:
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = render_overview(build_overview(self.reader, places, view, now), view)
+        body = render_overview(self.reader, places, view, now)
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         if len(self.pages) >= MAX_PAGES:
             del self.pages[next(iter(self.pages))]

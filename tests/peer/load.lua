@@ -2,11 +2,17 @@
 -- wrk ... -s load.lua URL -- KIND MAC KEY MAC KEY
 
 local stations, turn, build = {}, 0, nil
+local first = os.time()     -- so that no seq comes twice, in other rounds either
 
 local kinds = {
   update = function(station, value)
     return wrk.format("GET", "/update/API_key=" .. station.key .. "/mac=" .. station.mac
                              .. "/field=1/data=" .. value)
+  end,
+  receipt = function(station, value)
+    return wrk.format("GET", "/update/API_key=" .. station.key .. "/mac=" .. station.mac
+                             .. "/field=1/data=" .. value .. "/age=" .. turn % 7
+                             .. "/seq=" .. first .. "-" .. turn)
   end,
   point = function(station, value)
     return wrk.format("POST", "/write?db=iot", nil,

@@ -852,3 +852,19 @@ def test_no_parameter_of_a_chart_puts_markup_into_it(weather, name):
     page = chart(weather.world, weather.station, **{name: hostile}).text
     assert "<script>alert" not in page
     assert "url(//evil" not in page.replace("&#x27;};x{a:url(//evil", "")
+
+
+def test_a_reading_of_tomorrow_is_kept_and_shown_tomorrow(server):
+    """Of a clock that runs ahead: it must not stand for the newest one until then."""
+    write = f"/update?api_key={INSIDE.key}&field1="
+    tomorrow = "2018-07-31T06:00:00Z"
+    assert server.get(f"{write}30&created_at={tomorrow}").text == "1"
+    assert server.get(f"{write}20").text == "2"
+    for read in ("feeds.json", f"feeds.json?end={tomorrow}", "fields/1.json?results=5"):
+        feeds = server.get(f"/channels/1/{read}").json["feeds"]
+        assert [feed["entry_id"] for feed in feeds] == [2], read
+    assert server.get("/channels/1/fields/1/last.txt").text == "20"
+    assert server.get("/channels/1/feeds/last.json").json["entry_id"] == 2
+    server.time += 86_400
+    assert server.get("/channels/1/fields/1/last.txt").text == "30"
+    assert len(server.get("/channels/1/feeds.json").json["feeds"]) == 2

@@ -49,11 +49,10 @@ def longest(name):
 
 
 READ_FILES = {"read_csv", "read_json"}          # for a command, not for the loop
-BEHIND_A_KEY = {"bulk_csv"}     # called once the key is known: decoding may take a while
+BEHIND_A_KEY = {"parse_bulk_csv"}     # called once the key is known: decoding may take a while
 IN_HEADS = {"repair_head", "parse_line", "parse_headers", "parse_head", "parse_query",
-            "parse_update_path", "parse_basic", "parse_span",
-            "measure_body",
-            "choose_unit", "choose_zone", "find_route", "networks", "find_cookie",
+            "parse_update_path", "parse_basic",
+            "measure_body", "choose_unit", "choose_zone", "find_route", "networks", "find_cookie",
             "refuse_rebinding"}
 
 
@@ -98,8 +97,8 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_json_reading": lambda text: (
         "readings[0]", {"field": 1, "data": text, "age": text, "seq": text}),
     "parse_reading": lambda text: ({"field": "1", "data": text, "age": text, "seq": text},),
-    "bulk_json": lambda text: (as_json(text) or {"updates": [{"delta_t": text, "field1": text}]},),
-    "bulk_times": lambda text: ([{"delta_t": text}, {"created_at": text}], timezone.utc, NOON),
+    "parse_bulk_times": lambda text: ([{"delta_t": text}, {"created_at": text}], timezone.utc,
+                                      NOON),
     "read_csv": lambda text: (io.BytesIO(b"created_at,entry_id,field1\n" + raw(text)), "file",
                               SimpleNamespace(name="inside", mac=INSIDE.mac)),
     "read_json": lambda text: (io.BytesIO(json.dumps({"feeds": [
