@@ -207,10 +207,10 @@ def end_at_once(message: str) -> NoReturn:
 
 
 class Setting(NamedTuple):
-    """A flag of the server; the environment variable IOTSERVER_NAME means the same."""
+    """A flag of the server, for which the variable IOTSERVER_NAME serves too, or of a command."""
     name: str
     metavar: str | None         # None: a switch
-    default: str
+    default: str | None         # None: of a command, and not given
     parse: Callable[[str], object]
     help: str
 
@@ -245,9 +245,11 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
-def parse_units(text: str) -> str:
-    require(text in {"auto", "C", "F"}, f"{text!r}: auto, C or F")
-    return text
+def one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        require(text in words, f"{text!r}: one of {', '.join(words)} is needed")
+        return text
+    return parse
 
 
 def parse_switch(text: str) -> bool:
@@ -265,7 +267,7 @@ SETTINGS = (
             "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
     Setting("rate-limit", "N", "60", parse_count,
             "updates per minute per MAC, bursts of N; 0 is no limit"),
-    Setting("units", "auto|C|F", "auto", parse_units,
+    Setting("units", "auto|C|F", "auto", one_of("auto", "C", "F"),
             "what the page shows; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
             "22C or 72F: inside at or below it, nothing needs opening"),
@@ -278,14 +280,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-def parse_settings(args: argparse.Namespace) -> None:
-    """The serving flags from text to what they mean. Raises Usage."""
-    for s in SETTINGS:
-        name = s.name.replace("-", "_")
-        try:
-            setattr(args, name, s.parse(getattr(args, name)))
-        except Usage as error:
-            raise Usage(f"--{s.name} (or {s.variable}): {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------
@@ -369,9 +363,7 @@ remember = functools.lru_cache(maxsize=4096)
 @remember
 def parse_number(text: str) -> float:
     """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
-
-    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts.
-    """
+    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
     if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
         raise ValueError("not a finite decimal number")
     if match[1] is None:
@@ -435,26 +427,19 @@ def parse_age(text: str) -> int:
     return round(seconds * 1000)
 
 
-def parse_part(text: str) -> tuple[str, str]:
-    """`name=value`, percent-encoded, to both. A message repeats no value: it might be the key."""
-    name, equals, value = text.partition("=")
-    if not equals or name.lower() not in PART_NAMES:
-        raise Refused(400, f"{ascii(name[:20]) if equals else 'path'}: unknown part; "
-                           f"the parts are {', '.join(PARTS)}, each written name=value")
-    return name.lower(), urllib.parse.unquote(value)
-
-
 def parse_update_path(path: str, header_key: str | None = None) -> Update:
     """`/update/API_key=K/mac=M/field=F/data=V`, parts in any order, percent-encoded at will.
-
-    header_key is the key from X-API-Key and serves when the path has none. Raises Refused.
-    """
+    header_key is that of X-API-Key, for a path that has none. Raises Refused."""
     parts: dict[str, str] = {}
     for text in path[len("/update/"):].split("/"):
-        name, value = parse_part(text)
+        written, equals, value = text.partition("=")
+        name = written.lower()
+        if not equals or name not in PART_NAMES:        # no value is repeated: it might be the key
+            raise Refused(400, f"{ascii(written[:20]) if equals else 'path'}: unknown part; "
+                               f"the parts are {', '.join(PARTS)}, each written name=value")
         if name in parts:
             raise Refused(400, f"{PART_NAMES[name]}: given twice")
-        parts[name] = value
+        parts[name] = urllib.parse.unquote(value)
     if header_key is not None:
         parts.setdefault("api_key", header_key)
     for name in ("api_key", "mac"):
@@ -473,8 +458,7 @@ def load_json(body: bytes) -> Any:
 
 def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str, str, list[Any]]:
     """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to MAC, key
-    and what parse_json_reading takes. Raises Refused, naming the part.
-    """
+    and what parse_json_reading takes. Raises Refused, naming the part."""
     document = take_parts("body", document, ("mac", "api_key", "readings"))
     key, mac = document.get("api_key", header_key), document.get("mac")
     readings = document.get("readings")
@@ -608,10 +592,8 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
 
 
 def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
-    """Summaries in order of time to a Point for each bucket.
-
-    Buckets are width ms long and count from origin; an empty one leaves nothing.
-    """
+    """Summaries in order of time to a Point for each bucket that is not empty.
+    Buckets are width ms long and count from origin."""
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
         held = list(group)
@@ -627,9 +609,7 @@ Bucket = tuple[float, float]    # tokens, and when they were counted (s)
 def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
                 cost: float = 1) -> tuple[Bucket, float]:
     """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
-
-    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one.
-    """
+    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one."""
     tokens, counted = bucket or (burst, now)
     tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
     if tokens >= cost:
@@ -664,10 +644,8 @@ def usual_interval(times: Iterable[int]) -> int:
 
 def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
     """How long a station may be quiet before it counts as silent, after one more of its pauses.
-
     Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
-    in bursts or batches, with a long pause now and then, are no silence.
-    """
+    in bursts or batches, with a long pause now and then, are no silence."""
     return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
 
 
@@ -746,11 +724,9 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
 def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
           course: Course = START,
           learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
-    """The verdict at now, from readings in order of time.
-
-    course is that of the verdict before; without it all readings are replayed. learned are the
-    limits of silence that the pauses between updates have taught, of inside and outside.
-    """
+    """The verdict at now, from readings in order of time. course is that of the verdict before;
+    without it all readings are replayed. learned are the limits of silence that the pauses
+    between updates have taught, of inside and outside."""
     if course.at > now:
         course = START                  # the clock was wrong before
     sides = (inside, outside)
@@ -4807,28 +4783,22 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
 # ------------------------------------------------------------------------------------------------
 
 
-class Progress:
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
     """A bar on stderr while it is a terminal; silence otherwise."""
+    drawn = 0.0
 
-    def __init__(self, label: str, stream: TextIO | None = None):
-        self.label, self.stream = label, stream or sys.stderr
-        self.is_shown = self.stream.isatty()
-        self.drawn = 0.0
-
-    def __call__(self, fraction: float) -> None:
-        now = time.monotonic()
-        if self.is_shown and now - self.drawn > 0.1:
-            self.drawn, filled = now, round(30 * min(max(fraction, 0), 1))
-            self.stream.write(f"\r{self.label} [{'#' * filled:<30}] {min(fraction, 1):4.0%}")
-            self.stream.flush()
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.drawn:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
+    def draw(fraction: float) -> None:
+        nonlocal drawn
+        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
+            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
+            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
+                  flush=True)
+    try:
+        yield draw
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -4900,45 +4870,17 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def made_up_or_given(key: str | None) -> str:
-    """An API key: 128 random bits unless the user has one; `-`, and it is on standard input."""
-    key = (secrets.token_urlsafe(16) if key is None else
-           sys.stdin.readline().strip() if key == "-" else key)
-    require(KEY.fullmatch(key), "--key: 1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
+def parse_key(text: str) -> str:
+    """An API key; `-`, and it is on standard input."""
+    key = sys.stdin.readline().strip() if text == "-" else text
+    require(KEY.fullmatch(key), "1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
     return key
 
 
-def require_name(name: str) -> None:
-    require(0 < len(name) <= MAX_NAME and name.isprintable() and not name.isdigit(),
+def parse_name(text: str) -> str:
+    require(0 < len(text) <= MAX_NAME and text.isprintable() and not text.isdigit(),
             f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
-
-
-def require_mac(mac: str) -> None:
-    require(MAC.fullmatch(mac), "--mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
-
-
-def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    require_mac(args.mac)
-    require_name(name)
-    key, role, address = made_up_or_given(args.key), args.role, ""
-    with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        writer.add_station(name, args.mac.lower(), None if role == "none" else role,
-                           hash_key(key).hex(), now_ms())
-        if isinstance(writer, Remote):
-            address = writer.address()
-    print(f"station {name} is registered; its API key, shown only now: {key}\n")
-    print_config(key, name, args, address)
-
-
-def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.name or args.mac or args.role, "--edit-station needs --name, --mac or --role")
-    if args.name:
-        require_name(args.name)
-    if args.mac:
-        require_mac(args.mac)
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role)
+    return text
 
 
 def lan_address() -> str:
@@ -4951,12 +4893,17 @@ def lan_address() -> str:
             return "127.0.0.1"
 
 
-def print_config(key: str, name: str, args: argparse.Namespace, address: str) -> None:
-    """The station's config.py, with the port of the server that runs, if one does."""
-    found = re.search(r":(\d+)/$", address)
-    port = f":{found[1] if found else args.port}".removesuffix(":80")
-    today = format_time(now_ms())[:10]
-    print(f"""# config.py of the station
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
+    name, key = parse_name(name), args.key or secrets.token_urlsafe(16)
+    with contextlib.closing(open_writer(path, may_create=True)) as writer:
+        writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
+                           hash_key(key).hex(), now_ms())
+        running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
+    port = f":{running[1] if running else args.port}".removesuffix(":80")
+    print(f"""station {name} is registered; its API key, shown only now: {key}
+
+# config.py of the station
 API_KEY = "{key}"
 SSID = "the name of your WiFi"
 WIFI_PASSWORD = "its password"
@@ -4967,7 +4914,13 @@ SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it an
 curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
 # and take that away again
 python3 iotserver.py --db {shlex.quote(str(args.db))} --delete-readings {shlex.quote(name)} \\
-    --field 9 --start {today} --end 2099-12-31""")
+    --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31""")
+
+
+def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.name or args.mac or args.role, "--edit-station needs --name, --mac or --role")
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role)
 
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
@@ -4983,23 +4936,19 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
 
 
 def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
-    key, has_old = give_key(args, path, "new_key", name, bool(args.now))
+    key = args.key or secrets.token_urlsafe(16)
+    with contextlib.closing(open_writer(path)) as writer:
+        has_old = writer.new_key(name, hash_key(key).hex(), bool(args.now))
     print(f"the new API key of {name}, shown only now: {key}"
           + "\nthe one before works until this one is first used" * has_old)
 
 
 def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
-    key, _ = give_key(args, path, "set_read_key", name)
+    key = args.key or secrets.token_urlsafe(16)
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.set_read_key(name, hash_key(key).hex())
     print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
           "feeds on a private server, and replaces an earlier one")
-
-
-def give_key(args: argparse.Namespace, path: Path, method: str, name: str,
-             *more: bool) -> tuple[str, bool]:
-    """The key that a station has from now on, and what the writer's method says."""
-    key = made_up_or_given(args.key)
-    with contextlib.closing(open_writer(path)) as writer:
-        return key, getattr(writer, method)(name, hash_key(key).hex(), *more)
 
 
 def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -5024,32 +4973,20 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
         print(f"{expected} readings are older than {age}; nothing was deleted")
         return
     total = 0
-    with contextlib.closing(open_writer(path)) as writer, Progress("pruning") as progress:
+    with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
         while deleted := writer.prune_step(before):
             total += deleted
             progress(total / max(expected, 1))
-        while writer.prune_notes_step(before):
-            pass
+        sum(iter(functools.partial(writer.prune_notes_step, before), 0))
         freed = shrink(writer)
     print(f"deleted {total} readings older than {age}; {freed} bytes freed")
 
 
-def parse_limit(flag: str, text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_number(text)
-    except ValueError as error:
-        raise Usage(f"--{flag}: {error}") from None
-
-
 def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.start and args.end, "--delete-readings needs --start T and --end T")
-    try:
-        start, end = parse_instant("--start", args.start), parse_instant("--end", args.end)
-        fields = [parse_field(args.field)] if args.field else range(1, 10)
-    except Refused as refused:
-        raise Usage(refused.message) from None
-    wanted = {"start": start, "end": end, "below": parse_limit("below", args.below),
-              "above": parse_limit("above", args.above)}
+    require(args.start is not None and args.end is not None,
+            "--delete-readings needs --start T and --end T")
+    fields = [args.field] if args.field else range(1, MAX_FIELDS + 1)
+    wanted = {part: getattr(args, part) for part in ("start", "end", "below", "above")}
     total = kept = 0
     with contextlib.closing(Reader(path)) as reader:
         station = find_station(reader.stations(), name)
@@ -5060,8 +4997,8 @@ def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
         total = 0
         with contextlib.closing(open_writer(path)) as writer:
             for field in fields:
-                at = start
-                while at < end:
+                at = args.start
+                while at < args.end:
                     gone, at = writer.delete_step(name, field, {**wanted, "start": at})
                     total += gone
     print(f"{total} readings would go; nothing was deleted" if args.dry_run else
@@ -5095,19 +5032,16 @@ def find_kind(path: Path) -> str | None:
     return None
 
 
-def is_same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve() or (
-        path.exists() and other.exists() and path.samefile(other))
-
-
 def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
     """Raise StoreError for a file to write that is a database of ours or belongs to one, by
     whatever name or link. A backup may take the place of one that no server has used."""
+    ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
     owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
               if target.name.endswith(suffix)]
     is_older_backup = is_backup and not any(
         beside(target.resolve(), suffix).exists() for suffix in COMPANIONS)
-    if (any(is_same(target, beside(database, suffix)) for suffix in ("", *COMPANIONS))
+    if (target.resolve() in [path.resolve() for path in ours]
+            or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
             or any(map(find_kind, owners))
             or find_kind(target) in ({"log"} if is_older_backup else {"log", "database"})):
         raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
@@ -5116,9 +5050,7 @@ def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
 @contextlib.contextmanager
 def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
     """A file to write that takes target's place when all went well, and vanishes otherwise.
-
-    What is no regular file is never replaced: a device or a pipe is written to.
-    """
+    What is no regular file is never replaced: a device or a pipe is written to."""
     refuse_ours(target, database, is_backup)
     if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
         yield target
@@ -5147,12 +5079,12 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
 def backup(args: argparse.Namespace, path: Path, name: str) -> None:
     target = Path(name).absolute()
     with replacing(target, path, True) as partial, contextlib.closing(Reader(path)) as reader:
-        with Progress("copying") as progress:
+        with progress_bar("copying") as progress:
             try:
                 reader.copy(partial, progress)
             except sqlite3.Error as error:      # either of the two may be to blame
                 raise StoreError(f"copying {path} to {target}: {error}") from None
-        with contextlib.closing(Reader(partial)) as copy, Progress("checking") as progress:
+        with contextlib.closing(Reader(partial)) as copy, progress_bar("checking") as progress:
             damage, mistakes = copy.check(progress)
             count, size = copy.count(), copy.weight()
         if damage:
@@ -5163,7 +5095,7 @@ def backup(args: argparse.Namespace, path: Path, name: str) -> None:
 
 
 def check(args: argparse.Namespace, path: Path) -> None:
-    with contextlib.closing(Reader(path)) as reader, Progress("checking") as progress:
+    with contextlib.closing(Reader(path)) as reader, progress_bar("checking") as progress:
         problems = [text for found in reader.check(progress) for text in found]
     if problems:
         raise StoreError("\n".join(problems[:100]) + f"\n{path} is damaged; restore a backup")
@@ -5214,7 +5146,7 @@ def write_csv(reader: Reader, file: TextIO) -> None:
     total, done = reader.count(), 0
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(Row._fields)
-    with Progress("exporting") as progress:
+    with progress_bar("exporting") as progress:
         for station in reader.stations():
             rows = reader.rows(station)
             while chunk := list(itertools.islice(rows, PAGE_ROWS)):
@@ -5321,7 +5253,7 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
             station = find_station(reader.stations(), args.station)
     with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
           contextlib.closing(open_writer(path, may_create=True)) as writer,
-          Progress("importing") as progress):
+          progress_bar("importing") as progress):
         length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
         read = choose_reader(file.peek(16))
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
@@ -5338,25 +5270,25 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 # -- the demonstration ----------------------------------------------------------------------------
 
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
+# °C: the mean, the waves of the year and of the day, how much larger that of the day is in summer,
+# the weather; and the hour UTC of the warmest time, in UTC-7.
+WAVES = {"inside": (21.5, 3.5, 0.7, 0.5, 0.5, 26), "outside": (12, 10, 4, 3, 1.6, 22)}
 
 
 def simulate(role: str, ms: int, midsummer: int) -> float:
-    """A plausible temperature in degrees Celsius: a year's and a day's wave, and some weather."""
-    year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
+    """A plausible temperature in degrees Celsius; the house follows hours later."""
+    mean, yearly, daily, summer, weather, warmest = WAVES[role]
     days = ms / DAY
-    weather = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
-    if role == "outside":
-        day = math.cos((days - 22 / 24) * math.tau)         # warmest in the afternoon, UTC-7
-        return round(12 + 10 * year + (4 + 3 * year) * day + 1.6 * weather, 1)
-    day = math.cos((days - 26 / 24) * math.tau)             # the house follows hours later
-    return round(21.5 + 3.5 * year + (0.7 + 0.5 * year) * day + 0.5 * weather, 1)
+    year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
+    day = math.cos((days - warmest / 24) * math.tau)
+    change = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
+    return round(mean + yearly * year + (daily + summer * year) * day + weather * change, 1)
 
 
 def fill_demo(writer: Writer, now: int) -> None:
     """Two stations and a year of their readings, one in 10 minutes. Now is midsummer."""
     for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-    for name, mac in DEMO_STATIONS:
         writer.import_rows([(ms, name, mac, 1, simulate(name, ms, now), None)
                             for ms in range(now - 365 * DAY, now, 600_000)], now)
 
@@ -5381,33 +5313,27 @@ def inherited_sockets() -> list[socket.socket]:
 
 
 async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
-    """Open the listening sockets; they and what to call them."""
-    def factory() -> Connection:
-        return Connection(server)
+    """Open the listening sockets; they and what to call them. Raises StoreError."""
+    create = functools.partial(server.loop.create_server, lambda: Connection(server),
+                               backlog=MAX_ACCEPTS)
+    host, port = server.settings.host, server.settings.port
     if inherited := inherited_sockets():
-        listeners = [await server.loop.create_server(factory, sock=s, backlog=MAX_ACCEPTS)
-                     for s in inherited]
+        listeners = [await create(sock=s) for s in inherited]
         where = "the sockets inherited"
     else:
-        listeners = [await listen_on(server, factory)]
-        host, port = server.settings.host, listeners[0].sockets[0].getsockname()[1]
+        try:
+            listeners = [await create(host, port)]
+        except OSError as error:
+            hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+            raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
+        port = listeners[0].sockets[0].getsockname()[1]
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
         with channel.dup() as real:     # for asyncio both numbers are one
             real.listen(BACKLOG)
     return listeners, where
-
-
-async def listen_on(server: Server, factory: Callable[[], Connection]) -> asyncio.Server:
-    """Host and port of the settings. Raises StoreError."""
-    host, port = server.settings.host, server.settings.port
-    try:
-        return await server.loop.create_server(factory, host, port, backlog=MAX_ACCEPTS)
-    except OSError as error:
-        hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-        raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
 
 
 async def listen_control(server: Server) -> list[asyncio.Server]:
@@ -5482,19 +5408,15 @@ def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
 
 
-def take_accepted(listener: asyncio.Server) -> Iterator[socket.socket]:
-    """Connections that the kernel has accepted, and that closing the listener would reset."""
-    for channel in listener.sockets:
-        with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
-            while True:
-                yield real.accept()[0]
-
-
 async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
     server.is_stopping = True
     for listener in listeners:
-        accepted = list(take_accepted(listener))
+        accepted: list[socket.socket] = []      # by the kernel: closing would reset them
+        for channel in listener.sockets:
+            with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
+                while True:
+                    accepted.append(real.accept()[0])
         listener.close()
         for channel in accepted:
             await server.loop.connect_accepted_socket(lambda: Connection(server), channel)
@@ -5563,25 +5485,34 @@ COMMANDS = (
             "it, or reads it from standard input"),
     Command("check", (), check, "full integrity check of file and summaries"),
 )
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {      # help, and what argparse is to know
-    "mac": ("the station's MAC", {"metavar": "MAC"}),
-    "role": ("where the station hangs", {"choices": ("inside", "outside", "none")}),
-    "name": ("its new name", {"metavar": "NEW"}),
-    "key": ("the API key (default: made up); - reads it from standard input", {"metavar": "KEY"}),
-    "now": ("the old key ends at once", {"action": "store_const", "const": True}),
-    "station": ("whose readings a file of ThingSpeak's holds", {"metavar": "NAME"}),
-    "start": ("from then on, ISO 8601 or seconds since 1970", {"metavar": "T"}),
-    "end": ("until before then", {"metavar": "T"}),
-    "field": ("only of this field", {"metavar": "N"}),
-    "below": ("only those below", {"metavar": "V"}),
-    "above": ("only those above", {"metavar": "V"}),
-    "dry-run": ("only count", {"action": "store_const", "const": True}),
-}
+OPTIONS = (
+    Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
+    Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
+            "where the station hangs"),
+    Setting("name", "NEW", None, parse_name, "its new name"),
+    Setting("key", "KEY", None, parse_key,
+            "the API key (default: made up); - reads it from standard input"),
+    Setting("now", None, None, parse_switch, "the old key ends at once"),
+    Setting("station", "NAME", None, str, "whose readings a file of ThingSpeak's holds"),
+    Setting("start", "T", None, functools.partial(parse_instant, "start"),
+            "from then on, ISO 8601 or seconds since 1970"),
+    Setting("end", "T", None, functools.partial(parse_instant, "end"), "until before then"),
+    Setting("field", "N", None, parse_field, "only of this field"),
+    Setting("below", "V", None, parse_number, "only those below"),
+    Setting("above", "V", None, parse_number, "only those above"),
+    Setting("dry-run", None, None, parse_switch, "only count"),
+)
 
 
 def takers(option: str) -> str:
     """The flags with which an option goes, in words."""
     return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
+
+
+def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str | None) -> None:
+    how: dict[str, Any] = ({"metavar": s.metavar} if s.metavar else
+                           {"action": "store_const", "const": "1"})
+    group.add_argument(f"--{s.name}", default=given, help=text, **how)
 
 
 def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -5590,30 +5521,42 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
         epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
     serving = parser.add_argument_group("serving")
-    how: dict[str, Any]
     for s in SETTINGS:
-        how = {"metavar": s.metavar} if s.metavar else {"action": "store_const", "const": "1"}
         text = s.help + (f" (default: {s.default})" if s.default else "")
-        serving.add_argument(f"--{s.name}", default=environ.get(s.variable, s.default), help=text,
-                             **how)
+        add_flag(serving, s, text, environ.get(s.variable, s.default))
     doing = parser.add_argument_group("doing one thing and exiting")
     one = doing.add_mutually_exclusive_group()
     for c in COMMANDS:
-        how = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
-               {"action": "store_const", "const": []})
+        how: dict[str, Any] = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
+                               {"action": "store_const", "const": []})
         one.add_argument(f"--{c.flag}", dest=c.flag, help=c.help, **how)
-    for option, (text, how) in OPTIONS.items():
-        doing.add_argument(f"--{option}", help=f"with {takers(option)}: {text}", **how)
+    for s in OPTIONS:
+        add_flag(doing, s, f"with {takers(s.name)}: {s.help}", None)
     parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
     return parser
+
+
+def parse_settings(args: argparse.Namespace, settings: Iterable[Setting] = SETTINGS) -> None:
+    """Flags from text to what they mean. Raises Usage."""
+    for s in settings:
+        name = s.name.replace("-", "_")
+        try:
+            if (text := getattr(args, name)) is not None:
+                setattr(args, name, s.parse(text))
+        except (Usage, ValueError) as error:
+            also = "" if s.default is None else f" (or {s.variable})"
+            raise Usage(f"--{s.name}{also}: {error}") from None
+        except Refused as refused:              # it names the part, which is the flag
+            raise Usage(f"--{refused.message}") from None
 
 
 def find_command(args: argparse.Namespace) -> Command | None:
     """The command that was asked for, if any. Raises Usage for options that go with others."""
     found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
-    for option in OPTIONS:
+    for option in (s.name for s in OPTIONS):
         require(getattr(args, option.replace("-", "_")) is None
                 or (found and option in found.options), f"--{option} goes with {takers(option)}")
+    parse_settings(args, OPTIONS)
     return found
 
 
@@ -5650,9 +5593,5 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def entry_point() -> None:
-    sys.exit(main())
-
-
 if __name__ == "__main__":
-    entry_point()
+    sys.exit(main())

@@ -107,6 +107,7 @@ WRONG = [
     (["--add-station", "a", "--mac", ""], "mac"),
     (["--add-station", "", "--mac", "m"], "name"), (["--add-station", "7", "--mac", "m"], "name"),
     (["--add-station", "a\nb", "--mac", "m"], "name"),
+    (["--edit-station", "a", "--name", "7"], "--name: "),
     (["--add-station", "a", "--mac", "m", "--role", "attic"], "role"),
     (["--add-station", "a", "--mac", "m", "--key", "a/b"], "key"), (["--prune", "90"], "90"),
     (["--prune", "-1d"], ""), (["--label", "inside", "0", "x"], "FIELD"), (["--label", "a"], ""),

@@ -51,7 +51,7 @@ def longest(name):
 READ_FILES = {"read_csv", "read_json"}          # for a command, not for the loop
 BEHIND_A_KEY = {"parse_bulk_csv"}     # called once the key is known: decoding may take a while
 IN_HEADS = {"repair_head", "parse_line", "parse_headers", "parse_head", "parse_query",
-            "parse_part", "parse_update_path", "parse_basic",
+            "parse_update_path", "parse_basic",
             "measure_body", "choose_unit", "choose_zone", "find_route", "networks", "find_cookie",
             "refuse_rebinding"}
 
