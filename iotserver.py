@@ -1075,7 +1075,11 @@ class Reader:
         require_database(path)
         self.path = path
         self.db = connect(path, "ro")
-        layout = ask(self.db, "PRAGMA user_version")
+        try:
+            layout = ask(self.db, "PRAGMA user_version")
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StoreError(f"{path}: {error}; it is damaged; restore a backup") from None
         if 0 < layout < len(MIGRATIONS):
             self.close()
             raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
@@ -4221,8 +4225,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, refused: Refused) -> None:
         """Answer what is no request, and close."""
-        request = Request(fault=refused)
-        self.queue(request, render_refusal(request, refused))
+        self.queue(Request(), render_refusal(Request(), refused))
         self.flush(int(self.server.clock()))
 
     def flush(self, second: int, failure: Refused | None = None) -> None:
