@@ -92,7 +92,7 @@ def test_error_at_each_single_call(database, tmp_path, call, error, expected, le
 
 
 def test_a_server_that_answers_200_to_a_failed_write_is_found_out(database, tmp_path):
-    script = broken(tmp_path, ("failure = self.failure = self.storage_failure(error)", "pass"))
+    script = broken(tmp_path, ("failure = self.failure = self.fail(error)", "pass"))
     with pytest.raises(AssertionError):
         fail_each(tmp_path, "pwrite64", "ENOSPC", script=script)
 
