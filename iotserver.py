@@ -138,7 +138,7 @@ MAX_PAGES = 64                  # variants of the page kept: ranges, units, time
 MAX_TURN = 1024                 # connections answered together
 TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
-MAX_ACCEPTS = 32                # of them at once: accepting all of them takes half a second
+MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
 MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
 MAX_CONNECTIONS = 8192          # each costs some 10 KB
 MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
@@ -5381,7 +5381,7 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     server.loop = asyncio.get_running_loop()
     server.loop.set_exception_handler(server.report)
     # The rest is for those that are refused, and for what is no connection.
-    server.room = min(MAX_CONNECTIONS, raise_file_limit() * 2 // 3)
+    server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
     controls = await listen_control(server)
     stopped = asyncio.Event()
