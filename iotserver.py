@@ -2852,7 +2852,7 @@ def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 QUERY: dict[str, Callable[[str], Any]] = {
-    "station": str, "field": parse_field, "points": str,
+    "station": str, "field": parse_field, "points": str, "key": str,
     "start": functools.partial(parse_instant, "start"),
     "end": functools.partial(parse_instant, "end")}
 

@@ -203,14 +203,16 @@ def test_a_guesser_is_throttled_and_nobody_else(droplet):
     """Whatever address he claims; and the station beside him, or the one he names, goes on."""
     made = droplet("--rate-limit", "60")
     guesser = made.http(STRANGER)
+    assert guesser.update(INSIDE, 20) == 1          # a station behind the same address
     statuses = [guesser.get(wrong(n), X_Real_IP=f"192.0.2.{n % 200}", X_Forwarded_For=STATION,
                             Forwarded=f"for={STATION}").status for n in range(110)]
     assert statuses == [403] * 100 + [429] * 10
     response = guesser.get(wrong(0), X_Real_IP=STATION)
     assert response.status == 429
     assert int(response.headers["retry-after"]) > 800       # the server's own: set once
-    assert guesser.update(INSIDE, 20) == 1
-    assert made.http(STATION).update(INSIDE, 21) == 2
+    assert guesser.get(update_path(OUTSIDE, 20)).status == 429, "right or wrong is not told"
+    assert guesser.update(INSIDE, 20) == 2, "what was right from there before goes on"
+    assert made.http(STATION).update(INSIDE, 21) == 3
     assert made.http(STATION).get(wrong(0)).status == 403
 
 
