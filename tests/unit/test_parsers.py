@@ -108,7 +108,7 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_settings": lambda text: (SimpleNamespace(**{
         setting.name.replace("-", "_"): text for setting in iotserver.SETTINGS}),),
 }
-NO_TEXT = {"read_password", "read_older_table"}         # a path of a file
+NO_TEXT = {"read_password", "read_older_table", "read_readings"}    # of a file, or the database
 
 
 def is_text(hint):
