@@ -3069,7 +3069,7 @@ ERRORS = {400: ("error_bad_request", "Bad Request"),
 
 HEAD_END = re.compile(rb"\n\r?\n")
 WRONG_VERSION = re.compile(rb" http| \S*/ ?\d\.\d", re.IGNORECASE)
-UNQUOTED = re.compile(rb"[ #\\\x80-\xff]")
+QUOTED = [b"%%%02X" % n if n > 127 or n in b" #\\" else b"%c" % n for n in range(256)]
 
 
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
@@ -3090,7 +3090,7 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
         rest = re.sub(rb"\r?\n", b"\r\n", data[end + 1:length])
     else:
         return None
-    target = UNQUOTED.sub(lambda byte: b"%%%02X" % ord(byte[0]), target.strip())
+    target = b"".join(map(QUOTED.__getitem__, target.strip()))
     return b"%b %b %b\r\n%b" % (method, target, version, rest), length, is_bare
 
 
