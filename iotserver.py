@@ -753,7 +753,8 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
     for i, silent in ((1, "outside"), (0, "inside")):
         if not last[i] or now > ends[i]:
             return Verdict("unknown", None, times[i] or None, None, silent, course=course)
-    warm, cool = (believe(values) for values in last)
+    warm, cool = (values[-1] if abs(values[-1] - believe(values)) < URGENT_MARGIN
+                  else believe(values) for values in last)      # what is said, but for a wild one
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
@@ -3786,7 +3787,6 @@ def find_route(command: str, path: str) -> Route:
 # 10. HTTP
 #     Law: bytes are understood in one way or refused; what is refused is not executed,
 #     and no byte of an update's answer leaves before the commit.
-#
 #     bytes -> Request -> (route) -> Answer -> bytes: pure functions, and a Connection that calls
 #     them. What takes part in a server has an object of its own: Turn, Steps, Events, Board.
 # ------------------------------------------------------------------------------------------------
