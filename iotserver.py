@@ -3914,9 +3914,9 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
     else:
         end = data.find(b"\r\n\r\n") + 4
         found = (data[:end], end, False) if end > 3 else None
-        line, newline, _ = data[:MAX_LINE + 2].partition(b"\n")
-        if newline and not found:
-            parse_line(line[:-1] if line.endswith(b"\r") else line + newline)
+        stop = data.find(b"\n", 1, MAX_LINE + 2)        # what begins with one may yet be loose
+        if stop > 0 and not found:
+            parse_line(data[:stop - 1] if data[stop - 1] == 13 else data[:stop + 1])
     if found and found[1] <= MAX_HEAD:
         return found
     if b"\n" not in data[:MAX_LINE + 2] and len(data) > MAX_LINE:

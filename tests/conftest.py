@@ -43,7 +43,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def is_quick(item):
-    return not tools.needs_of(item) and item.get_closest_marker("slow") is None
+    """Needs nothing, is not slow, and starts no process: thousands of starts take minutes."""
+    return not (tools.needs_of(item) or item.get_closest_marker("slow")
+                or {"run", "serve", "live"} & {*item.fixturenames})
 
 
 def pytest_collection_finish(session):

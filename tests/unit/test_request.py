@@ -62,6 +62,17 @@ def test_a_head_is_cut_off_when_it_is_whole_or_can_be_none():
             iotserver.cut_head(line, True)          # at once, not when its time is over
 
 
+def test_what_a_head_means_does_not_depend_on_how_it_comes():
+    """A line feed before it is forgiven on ThingSpeak's paths alone, which come behind it."""
+    data = b"\nGET /update?api_key=K&field1=1 HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert all(iotserver.cut_head(data[:n], True) is None for n in range(1, len(data)))
+    assert iotserver.cut_head(data, True)[1:] == (len(data), False)
+    strict = data.replace(b"/update?", b"/events?")
+    with pytest.raises(iotserver.Refused):
+        iotserver.cut_head(strict[:strict.index(b"\r\n") + 2], True)
+    assert parse(strict).fault.status == 400
+
+
 def test_a_request_without_a_version_is_only_the_first():
     data = b"GET /update?api_key=K&field1=1\r\n"
     _, length, is_bare = iotserver.cut_head(data, True)
