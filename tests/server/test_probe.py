@@ -27,6 +27,7 @@ from harness import (
     update_path,
 )
 
+pytestmark = pytest.mark.slow
 HEALTH, UPDATE = "/healthz", update_path(INSIDE, 111)
 HIDDEN = f"GET {update_path(OUTSIDE, 666)} HTTP/1.1|Host: h||"      # in a body: never a request
 AFTER = "GET /healthz HTTP/1.1|Host: h||"

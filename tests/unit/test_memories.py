@@ -96,6 +96,7 @@ def traced():
     return tracemalloc.get_traced_memory()[0]
 
 
+@pytest.mark.slow
 def test_all_memories_together_are_small(filled, record_property):
     for memory in find_memories().values():
         memory.cache_clear()

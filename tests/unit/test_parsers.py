@@ -22,6 +22,8 @@ from harness import INSIDE, NOON
 
 import iotserver
 
+pytestmark = pytest.mark.slow
+
 VERBS = re.compile("(?:parse|find|choose|cut|repair|read|load|measure|clean|to|take|bulk|unpack"
                    "|inspect|networks|refuse)(?:_|$)")
 INNER = {"Server", "Reader", "Writer", "Namespace", "Path"}
