@@ -12,6 +12,7 @@ from harness import (  # noqa: E402
     in_process,
     live,
     many_files,
+    password_file,
     public_folder,
     run,
     serve,
@@ -21,8 +22,8 @@ from harness import (  # noqa: E402
 
 COVERAGE = os.environ.get("COVERAGE_PROCESS_CONFIG")
 __all__ = [
-    "database", "in_process", "live", "many_files", "public_folder", "run", "serve", "server",
-    "template"]
+    "database", "in_process", "live", "many_files", "password_file", "public_folder", "run",
+    "serve", "server", "template"]
 
 
 def pytest_addoption(parser):

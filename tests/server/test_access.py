@@ -11,11 +11,10 @@ import sys
 import time
 
 import pytest
-from harness import INSIDE, OUTSIDE, SCRIPT, basic, bulk, environment, update_path
+from harness import INSIDE, OUTSIDE, PASSWORD, SCRIPT, basic, bulk, environment, update_path
 
 import iotserver
 
-PASSWORD = "open sesame 22 °C"
 WINDOW = iotserver.GUESS_WINDOW
 PRIVATE = ("/", "/events", "/api/stations", "/api/readings?station=inside", "/export.csv")
 
@@ -186,13 +185,6 @@ def test_the_count_of_addresses_is_bounded():
 
 
 # -- a private server -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def password_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("private") / "password"
-    path.write_text(iotserver.hash_password(PASSWORD, os.urandom(16)))
-    return path
 
 
 @pytest.fixture

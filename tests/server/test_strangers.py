@@ -1,7 +1,6 @@
 """What strangers, their web pages and a leaked key can get out of a server, or into it."""
 import itertools
 import json
-import os
 import re
 import shutil
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from harness import (
     INSIDE,
     NOON,
     OUTSIDE,
+    PASSWORD,
     Wire,
     basic,
     bulk,
@@ -21,15 +21,7 @@ from harness import (
 
 import iotserver
 
-PASSWORD = "open sesame 22 °C"
 LOGIN = {"Authorization": basic(PASSWORD)}
-
-
-@pytest.fixture(scope="module")
-def password_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("private") / "password"
-    path.write_text(iotserver.hash_password(PASSWORD, os.urandom(16)))
-    return path
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ OUTSIDE = SimpleNamespace(name="outside", mac="6c:rf:7f:2b:0e:g8", key="TGS894F"
 STATIONS = (INSIDE, OUTSIDE)
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 DAY = 86_400_000
+PASSWORD = "open sesame 22 °C"
 HEADER = "time,station,mac,field,value,entry"
 CLOCK = Path(__file__).with_name("clock.py")
 # Python code: a program started as systemd starts it, with the socket of that number.
@@ -280,6 +281,14 @@ class InProcess(Client):
     def close(self):
         self.reader.close()
         self.writer.close()
+
+
+@pytest.fixture(scope="session")
+def password_file(tmp_path_factory):
+    """What --private takes; scrypt makes it once."""
+    path = tmp_path_factory.mktemp("private") / "password"
+    path.write_text(iotserver.hash_password(PASSWORD, os.urandom(16)))
+    return path
 
 
 @pytest.fixture
