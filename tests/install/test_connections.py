@@ -9,6 +9,7 @@ pytestmark = needs(*MACHINE)
 NGINX = "/etc/nginx/nginx.conf"
 STOCK = "\tworker_connections 768;\n"
 ANSWERED = "400"                # what the server says to an update of nothing
+SHUT_OUT = {"none", "500"}      # nginx has no connection left: for whom asks, or to the server
 ATTACK = """
 import contextlib, resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
@@ -72,7 +73,7 @@ def test_unfinished_heads_of_many_addresses_leave_room(installed, record_propert
     back_to_stock(installed)
     held, answer, _ = attack(installed, count, addresses)
     assert held < workers * 768
-    assert answer == "none"
+    assert answer in SHUT_OUT
 
 
 def test_one_address_gets_256_connections(installed):
@@ -81,7 +82,7 @@ def test_one_address_gets_256_connections(installed):
     assert (held, answer) == (256, ANSWERED)
     assert seconds < 1
     installed.run("systemctl disable --now iotserver-limit.service")
-    assert attack(installed, 2000, ["127.0.1.1"])[1] == "none"
+    assert attack(installed, 2000, ["127.0.1.1"])[1] in SHUT_OUT
 
 
 def test_a_household_with_ipv6_gets_256_connections(installed):
