@@ -83,8 +83,10 @@ import socket
 import sqlite3
 import statistics
 import string
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.parse
@@ -130,6 +132,8 @@ PATIENCE = {                    # s that a connection may spend in a state
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
+COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
+RESTART_SECONDS = 10            # between two starts of a courier that does not stay
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -252,12 +256,97 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """For what is only handed on, as it was written: whether it can be parsed."""
+    def check(text: str) -> str:
+        parse(text)
+        return text
+    return check
+
+
 def parse_switch(text: str) -> bool:
     return text.lower() not in {"", "0", "no", "false"}
 
 
 def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
+
+
+class Clock(NamedTuple):
+    """A time of day on a clock on the wall; zone None: of this machine."""
+    hour: int
+    minute: int
+    zone: tzinfo | None
+
+
+def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
+    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    times, _, name = text.partition(" ")
+    try:
+        zone = zoneinfo.ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise Usage(f"{name!r}: no time zone of that name is known here") from None
+    clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
+              for part in times.split("-") if text]
+    found = tuple(Clock(int(match[1]), int(match[2]), zone) for match in clocks if match)
+    require(not text or (len(found) == len(clocks) == len({*found}) == count),
+            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
+    return found
+
+
+class Destination(NamedTuple):
+    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
+    url: urllib.parse.SplitResult
+    options: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.url.scheme.removesuffix("s")
+
+    @property
+    def is_secure(self) -> bool:
+        return self.url.scheme != self.kind
+
+    @property
+    def name(self) -> str:
+        return f"{self.url.scheme}://{self.url.hostname}"
+
+    @property
+    def id(self) -> str:
+        host = self.url.netloc.rpartition("@")[2]
+        return hashlib.blake2b(self.url._replace(netloc=host).geturl().encode(),
+                               digest_size=8).hexdigest()
+
+
+DESTINATIONS = {                # what the path and the options may be; json's are the other side's
+    "ntfy": (r"/[-\w]{1,64}/?", {"alive": r"[1-9]\d{0,2}[mh]"}),
+    "json": (r".*", {"": r".*"}),
+    "mailto": (r"/?", {"from": r"\S+@\S+", "to": r"\S+@\S+"})}
+
+
+def parse_destination(text: str) -> Destination:
+    """A URL of --notify. What is wrong is said without the URL."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        options = dict(urllib.parse.parse_qsl(url.query, strict_parsing=bool(url.query)))
+        found = Destination(url, options)
+        path, known = DESTINATIONS[found.kind]
+        has_port = url.port != 0
+    except (ValueError, KeyError):
+        raise Usage("each URL begins with one of ntfy, ntfys, json, jsons, mailto, mailtos, then "
+                    "://HOST; in names and passwords write %XX for : / ? # @ and blanks") from None
+    require(url.hostname and has_port, f"{url.scheme}: a URL has no host, or port 0")
+    require(re.fullmatch(path, url.path, re.ASCII),
+            f"{found.name}: behind the host comes /TOPIC for ntfy, and no path for mailto")
+    require(all(re.fullmatch(known.get(name, known.get("", "(?!)")), value)
+                for name, value in options.items()),
+            f"{found.name}: the options it knows are {', '.join(known)}; one is unknown or wrong")
+    require(found.kind != "mailto" or len(options) == 2, f"{found.name}: ?from=A&to=B is needed")
+    return found
+
+
+def parse_notify(text: str) -> list[Destination]:
+    return [parse_destination(url) for url in text.split()]
 
 
 SETTINGS = (
@@ -274,12 +363,22 @@ SETTINGS = (
     Setting("private", "FILE", "", str,
             "ask for the password of this file, which --set-password makes, on every page but "
             "updates"),
+    Setting("notify", "URLS", "", as_text(parse_notify),
+            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
+            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
+            "where every user of the machine can read it"),
+    Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
+            "once a day at this time, when it is hot: when it will be cooler outside"),
+    Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
+            "no messages in these hours; the zone is this machine's, or of a name like "
+            "America/New_York"),
     Setting("link", "URL", "", str,
-            "this server's own address, as people type it: needed where a private address has a "
-            "public name"),
+            "this server's own address, as people type it, for messages: also needed where a "
+            "private address has a public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
+COURIER_SETTINGS = [s for s in SETTINGS if s.name in {"notify", "notify-plan", "quiet", "link"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -974,7 +1073,8 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
+SOCKETS = (".sock", ".courier")         # beside a database that a server has open
+COMPANIONS = ("-wal", "-shm", "-journal", ".lock", *SOCKETS)    # files that go with a database
 
 
 def require_database(path: Path) -> None:
@@ -4631,6 +4731,36 @@ WRITER_METHODS = frozenset({
     "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
 
 
+class Counter(Control):
+    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
+
+    def execute(self, line: bytes) -> bytes:
+        method, arguments = json.loads(line)
+        if method not in COURIER_METHODS:
+            return as_json({"error": f"{method}: this server does not know it; is it older?"})
+        self.server.turn.end()
+        try:
+            return as_json({"result": COURIER_METHODS[method](self.server, *arguments)})
+        except sqlite3.Error as error:
+            return as_json({"error": self.server.turn.fail(error).message})
+
+
+class Post:
+    """What couriers are to carry, and the courier that is our own child."""
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def collect(self) -> dict[str, Any]:
+        return {}
+
+
+COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
+    "collect": lambda server, *wishes: server.post.collect(*wishes),
+}
+
+
 class Server:
     """What one process serves: the store, who may write to it, and all connections."""
 
@@ -4646,6 +4776,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
+        self.post = Post(self)
         self.where = ""                         # its address, for people
         self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
@@ -4687,7 +4818,8 @@ class Server:
 
 # ------------------------------------------------------------------------------------------------
 # 11. Jobs
-#    Law: what happens on a clock; each is short, and none is needed for an answer.
+#    Law: what happens on a clock; each is short, and none is needed for an answer. The courier
+#    is a process of its own: it may block, and has no hand on the database.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -4756,10 +4888,38 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
+def keep_courier(server: Server) -> None:
+    """Start the courier, if there is something to carry; start it again when it has ended. What
+    it has to know goes by its environment: a list of processes shows command lines to all."""
+    child, settings = server.post.child, server.settings
+    is_wanted = any(getattr(settings, errand.setting) for errand in ERRANDS)
+    if not is_wanted or server.is_stopping or (child and child.poll() is None):
+        return
+    if child:
+        log(f"the courier ended with status {child.returncode}; it is started again")
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in COURIER_SETTINGS}
+    server.post.child = subprocess.Popen(
+        [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
+         "--db", str(server.writer.path)],
+        env={**os.environ, **told, PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+async def end_courier(server: Server) -> None:
+    """Let the courier say what it has done; then it has to go."""
+    if child := server.post.child:
+        child.terminate()
+        deadline = server.monotonic() + STOP_SECONDS
+        while child.poll() is None and server.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        child.kill()
+        child.wait()
+
+
 Job = tuple[float, Callable[[Server], None]]    # every so many s
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
-    (watchdog_seconds(), feed_watchdog))
+    (RESTART_SECONDS, keep_courier), (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -4779,29 +4939,9 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
                     log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
-# ------------------------------------------------------------------------------------------------
-# 12. Commands and main
-#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
-#     2 wrong usage. A command that writes asks the running server, if there is one.
-# ------------------------------------------------------------------------------------------------
+# -- the courier ----------------------------------------------------------------------------------
 
-
-@contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; silence otherwise."""
-    drawn = 0.0
-
-    def draw(fraction: float) -> None:
-        nonlocal drawn
-        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
-            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
-            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
-                  flush=True)
-    try:
-        yield draw
-    finally:
-        if drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
 
 
 @contextlib.contextmanager
@@ -4816,15 +4956,16 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 class Remote:
-    """The Writer of a running server, through its control socket: the same methods."""
+    """The Writer of a running server, through its control socket: the same methods. Or what a
+    courier may ask, through the socket that is for it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, suffix: str = ".sock"):
         self.path = path
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(ANSWER_SECONDS)
         try:
             with working_in(path.parent):
-                self.channel.connect(path.name + ".sock")
+                self.channel.connect(path.name + suffix)
         except OSError:
             self.channel.close()
             raise
@@ -4850,6 +4991,98 @@ class Remote:
     def close(self) -> None:
         self.lines.close()
         self.channel.close()
+
+
+class Errand:
+    """What a courier does again and again, in a thread of its own, with a line to the server of
+    its own: one that blocks delays no other. A second one is one more class in ERRANDS; what it
+    asks the server and tells it are its lines in COURIER_METHODS, what it has to know is one more
+    name in COURIER_SETTINGS."""
+    setting = ""                # there is something to do if this one is given
+
+    def __init__(self, settings: argparse.Namespace):
+        self.settings = settings
+
+    def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
+        raise NotImplementedError
+
+    def finish(self, server: Remote) -> None:
+        """Tell the server what else was done; COURIER_SECONDS at the most."""
+
+
+class Messenger(Errand):
+    """Carries messages to where --notify says."""
+    setting = "notify"
+
+    def step(self, server: Remote) -> float:
+        server.collect()
+        return 1
+
+
+ERRANDS: tuple[type[Errand], ...] = (Messenger,)
+
+
+def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+    """Until the courier is stopped; a server that is away is waited for."""
+    failures = 0
+    while not stopped.wait(min(failures, 1)):
+        try:
+            with contextlib.closing(Remote(path, ".courier")) as server:
+                pause = 0.0
+                while not stopped.wait(pause):
+                    pause, failures = errand.step(server), 0
+                errand.finish(server)
+        except (OSError, StoreError) as error:
+            failures += 1
+            if failures == 3:           # the first ones are a restart, or the end of our parent
+                log(f"courier: {path}: {error}; waiting for the server")
+
+
+def run_courier(args: argparse.Namespace, path: Path) -> None:
+    """Carry messages until SIGTERM; a server's child also until its server is no more."""
+    errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
+    require(errands, "--courier needs --notify URLS")
+    stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with working_in(path.parent):           # so that no thread changes what is the others', too
+        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
+                   for errand in errands]
+        for thread in threads:
+            thread.start()
+        while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
+               and not stopped.wait(1)):
+            pass
+        stopped.set()
+        deadline = time.monotonic() + COURIER_SECONDS
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+
+
+# ------------------------------------------------------------------------------------------------
+# 12. Commands and main
+#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
+#     2 wrong usage. A command that writes asks the running server, if there is one.
+# ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr while it is a terminal; silence otherwise."""
+    drawn = 0.0
+
+    def draw(fraction: float) -> None:
+        nonlocal drawn
+        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
+            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
+            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
+                  flush=True)
+    try:
+        yield draw
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
@@ -5339,18 +5572,24 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     return listeners, where
 
 
-async def listen_control(server: Server) -> list[asyncio.Server]:
-    """The control socket beside the database, for its owner only."""
+async def listen_control(server: Server, suffix: str, protocol: type[Control], mode: int
+                         ) -> list[asyncio.Server]:
+    """A socket beside the database, for commands or for the courier."""
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
     with working_in(path.parent):
-        name = Path(path.name + ".sock")
+        name = Path(path.name + suffix)
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         channel.bind(str(name))
-        name.chmod(0o600)
-    return [await server.loop.create_unix_server(lambda: Control(server), sock=channel)]
+        name.chmod(mode)
+    return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
+
+
+def share(folder: Path) -> int:
+    """The mode of the courier's socket: for a group, too, where the folder lets in nobody else."""
+    return 0o660 if folder.stat().st_mode & 0o011 == 0o010 else 0o600
 
 
 def raise_file_limit() -> int:
@@ -5383,24 +5622,31 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     # The rest is for those that are refused, and for what is no connection.
     server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
-    controls = await listen_control(server)
+    controls = await listen_control(server, ".sock", Control, 0o600)
+    counters = await listen_control(server, ".courier", Counter, share(server.writer.path.parent))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
     announce(server)
+    keep_courier(server)
     notify("READY=1")
     work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for listener in controls:
-        listener.close()
-    for control in tuple(server.controls):
-        control.transport.close()
-    await wind_down(server, listeners)
+    hang_up(server, controls, Control)
+    await asyncio.gather(wind_down(server, listeners), end_courier(server))
+    hang_up(server, counters, Counter)
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
+
+
+def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
+    for listener in listeners:
+        listener.close()
+    for control in [c for c in server.controls if type(c) is protocol]:
+        control.transport.close()
 
 
 def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
@@ -5448,7 +5694,8 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         server = Server(args, writer, reader)
         asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
         if hasattr(socket, "AF_UNIX"):
-            beside(path, ".sock").unlink(missing_ok=True)
+            for suffix in SOCKETS:
+                beside(path, suffix).unlink(missing_ok=True)
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -5486,6 +5733,7 @@ COMMANDS = (
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
+    Command("courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"),
     Command("check", (), check, "full integrity check of file and summaries"),
 )
 OPTIONS = (
