@@ -79,8 +79,10 @@ import secrets
 import shlex
 import shutil
 import signal
+import smtplib
 import socket
 import sqlite3
+import ssl
 import statistics
 import string
 import subprocess
@@ -90,9 +92,11 @@ import threading
 import time
 import traceback
 import urllib.parse
+import urllib.request
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -134,6 +138,9 @@ ANSWER_SECONDS = 30             # for a server to answer a command, of which eac
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
 COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
 RESTART_SECONDS = 10            # between two starts of a courier that does not stay
+TRY_SECONDS = 10                # for a destination to answer
+PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
+MAX_WORDS = 300                 # characters of an answer that are shown
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -310,6 +317,12 @@ class Destination(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.url.scheme}://{self.url.hostname}"
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """User and password."""
+        return (urllib.parse.unquote(self.url.username or ""),
+                urllib.parse.unquote(self.url.password or ""))
 
     @property
     def id(self) -> str:
@@ -857,6 +870,45 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
 
 
+# -- messages -------------------------------------------------------------------------------------
+
+MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
+SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
+ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
+
+
+def last_at(clock: Clock, now: int) -> int:
+    """When that clock last showed its time."""
+    wall = datetime.fromtimestamp(now / 1000, clock.zone).replace(
+        hour=clock.hour, minute=clock.minute, second=0, microsecond=0, fold=0)
+    today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
+    return today if today <= now else before
+
+
+def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
+    """When the quiet hours ended; 0 where there are none, None while they last."""
+    began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
+    return ended if ended >= began else None
+
+
+def choose_kind(verdict: Verdict, is_cold: bool) -> str:
+    """What there is to do, in a word: open, close, or nothing."""
+    is_warmer = verdict.difference is not None and verdict.difference < -CLOSE_MARGIN
+    if verdict.state == "comfortable" and is_warmer and not is_cold:
+        return "close"
+    return verdict.state if verdict.state in {"open", "close"} else ""
+
+
+def is_timely(since: int, now: int, awake: int | None) -> bool:
+    """Whether what is true since then may still be told, or again after quiet hours."""
+    return awake is not None and now - max(since, awake) < MESSAGE_AGE
+
+
+def is_news(state: str, told: str) -> bool:
+    """Whether a state is to be told to whom that was told last."""
+    return state not in {"", told} and told == ONLY_AFTER.get(state, told)
+
+
 # ------------------------------------------------------------------------------------------------
 # 5. Store
 #    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
@@ -950,6 +1002,14 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    CREATE TABLE told (                 -- of messages: what is true, and who was told what last
+        destination TEXT NOT NULL,      -- a hash of its URL; '' is what is true
+        station     INTEGER NOT NULL REFERENCES station,
+        topic       TEXT NOT NULL,      -- verdict, silence, plan
+        state       TEXT NOT NULL,      -- open, close; silent, back; a day; '' is nothing
+        time        INTEGER NOT NULL,   -- since then it is true; then it was told
+        PRIMARY KEY (destination, station, topic)
+    ) STRICT, WITHOUT ROWID;
 """)
 
 WRITER_PRAGMAS = (
@@ -1484,6 +1544,10 @@ class Database:
         self.series = {place: series for series, place in self.series_places.items()}
         last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
         self.next_series = 0 if last is None else last + 1
+        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
+            collections.defaultdict(dict))
+        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
+            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1686,6 +1750,15 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
+    def tell(self, destination: str, now: int, *told: tuple[int, str, str]) -> None:
+        """Note who was told what: (station, topic, state). Without destination: what is true."""
+        with self.transaction() as db:
+            for station, topic, state in told:
+                if station in self.stations:
+                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
+                               (destination, station, topic, state, now))
+                    self.told[destination][station, topic] = state, now
+
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
     def find(self, name: str) -> Station:
@@ -1769,7 +1842,7 @@ class Writer(Database):
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
             db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
-            for table in ("series", "note", "receipt", "gap"):
+            for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
         self.load()
@@ -2469,10 +2542,10 @@ def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
-def say_degrees(difference: float, unit: str) -> str:
-    """A difference of temperatures: `4.1 °F`."""
-    degrees = abs(difference) * (1 if unit == "C" else 1.8)
-    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
+def say_degrees(difference: float, units: str) -> str:
+    """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
+    degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
+    return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
 
 
 def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
@@ -2518,6 +2591,23 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
         "difference": verdict.difference and round(verdict.difference, 2),
         "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
+
+
+def say_change(room: Place, now: int, units: str) -> str:
+    """The answer for a room as a message says it, with the temperatures behind it."""
+    verdict, sides = cast(Verdict, room.verdict), []
+    for name, value in (("inside", verdict.inside), ("outside", verdict.outside)):
+        values = (say_number(in_unit(cast(float, value), unit)) for unit in units)
+        sides.append(f"{name} {' / '.join(values)}")
+    said = " ".join(say_verdict(room, now, units)).removesuffix(".")
+    return f"{said} ({', '.join(sides)})."
+
+
+def say_plan(forecast: Mapping[str, Any], zone: tzinfo | None) -> str:
+    """When it will be cooler outside, as the clock on the wall shows it."""
+    at, start, end = (name in forecast and forecast[name] is not None and datetime.fromtimestamp(
+        forecast[name] / 1000, zone).strftime("%H:%M") for name in ("at", "from", "to"))
+    return f"Cooler outside from about {at} ({start} {f'to {end}' if end else 'or later'})."
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2874,7 +2964,8 @@ def render_message(title: str, text: str) -> bytes:
     return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
 
 
-def render_overview(reader: Reader, places: list[Place], view: View, now: int) -> bytes:
+def render_overview(reader: Reader, places: list[Place], view: View, now: int,
+                    notes: Iterable[str] = ()) -> bytes:
     """The page that answers: open the windows?"""
     stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
     if not stations:
@@ -2884,6 +2975,7 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int) -
         reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
         for place in shown if place.series is not None]
     card, headline, states = render_verdicts(places, view, now)
+    card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
     table, others = render_stations(reader, stations, view, now)
     return render_page(
         headline,
@@ -4638,6 +4730,7 @@ class Board:
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
+        self.notes: dict[str, str] = {}         # what else the page has to say
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
@@ -4663,7 +4756,7 @@ class Board:
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = render_overview(self.reader, places, view, now)
+        body = render_overview(self.reader, places, view, now, self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         if len(self.pages) >= MAX_PAGES:
             del self.pages[next(iter(self.pages))]
@@ -4745,19 +4838,148 @@ class Counter(Control):
             return as_json({"error": self.server.turn.fail(error).message})
 
 
+Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
+
+
 class Post:
-    """What couriers are to carry, and the courier that is our own child."""
+    """What the courier is to carry: worked out when it asks. Without one, nothing is.
+
+    For each station it is kept what is true, and for each destination what it was told last: so
+    what is tried again is true by then, and what is true no more is never sent.
+    """
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.child: subprocess.Popen[bytes] | None = None
+        self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
+        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
+        self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
+        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
 
-    def collect(self) -> dict[str, Any]:
-        return {}
+    def collect(self, destinations: list[str], quiet: str, plan: str) -> dict[str, list[Any]]:
+        """What each destination is to be told, after a look at what is true by now."""
+        now, told = self.server.now(), self.server.writer.told
+        awake = awake_since(parse_clocks(quiet, 2), now)
+        clocks = [clock for clock in parse_clocks(plan, 1)
+                  if is_timely(last_at(clock, now), now, awake)]
+        for since, (station, topic, state) in [*self.look(now), *self.plan(clocks, now)]:
+            if state != told[""].get((station, topic), ("", 0))[0]:
+                self.server.writer.tell("", since, (station, topic, state))
+        self.report(destinations)
+        timely = [(*key, state, since) for key, (state, since) in told[""].items()
+                  if is_timely(since, now, awake)]
+        return {id: [message for station, topic, state, since in timely
+                     if is_news(state, told[id].get((station, topic), ("", 0))[0])
+                     and (message := self.compose(station, topic, state, since, clocks))]
+                for id in destinations}
+
+    def look(self, now: int) -> Iterator[tuple[int, Told]]:
+        """What is true of each station, and since when."""
+        stations = self.server.writer.stations.values()
+        ids = {station.name: station.id for station in stations}
+        for place in self.server.board.places():
+            if verdict := place.verdict:
+                kind = choose_kind(verdict, place.is_cold)
+                since = verdict.since if kind == verdict.state else now
+                yield since or now, (ids[place.name], "verdict", kind)
+        for station in stations:
+            if station.role and station.heard:
+                yield from self.listen(station, station.heard, now)
+
+    def listen(self, station: Station, heard: int, now: int) -> Iterator[tuple[int, Told]]:
+        """Whether a station is silent, by the time that this server itself was there."""
+        state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
+        before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
+        self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
+        if state == "silent" and (heard != before or heard > since):
+            yield heard, (station.id, "silence", "back")
+        quiet = self.server.monotonic() - self.heard[station.id][1]
+        if state != "silent" and quiet * 1000 >= max(SILENCE_TOLD, station.silence):
+            yield now, (station.id, "silence", "silent")
+
+    def plan(self, clocks: list[Clock], now: int) -> Iterator[tuple[int, Told]]:
+        """The days on which it is worth a word when it gets cooler."""
+        for clock in clocks:
+            at = last_at(clock, now)
+            day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
+            for station in self.server.writer.stations.values():
+                if self.find_plan(self.find_room(station.name)):
+                    yield at, (station.id, "plan", day)
+
+    def find_room(self, name: str) -> dict[str, Any]:
+        """What is said of a room to programs; nothing of what is none."""
+        rooms = verdict_document(self.server.board.places(), self.server.now())["verdicts"]
+        return next((room for room in rooms if room["station"] == name), {})
+
+    def find_plan(self, room: dict[str, Any]) -> dict[str, Any] | None:
+        forecast = room.get("forecast")
+        is_plan = (forecast and forecast["event"] == "cooler" and forecast["at"]
+                   and max(room["inside"], room["outside"]) > self.server.settings.comfort)
+        return forecast if is_plan else None
+
+    def compose(self, id: int, topic: str, state: str, since: int, clocks: list[Clock]
+                ) -> dict[str, Any] | None:
+        """A message, as it is true now; None when there is nothing to say any more."""
+        station = self.server.writer.stations[id]
+        room = self.find_room(station.name)
+        said = (self.say_silence(station, state) if topic == "silence" else
+                self.say_room(room, topic, state, clocks))
+        if not said or not station.role:
+            return None
+        return {
+            "told": (id, topic, state), "line": f"{topic}-{station.created}",
+            "id": f"{topic}-{station.created}-{state}-{since}",
+            "kind": "plan" if topic == "plan" else state, "title": said[0], "message": said[1],
+            "station": station.name, "time": format_time(since),
+            **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
+
+    def say_silence(self, station: Station, state: str) -> tuple[str, str]:
+        """Title and text."""
+        if state == "back":
+            return (f'"{station.name}" is heard again',) * 2
+        ago = format_ago(self.server.now() - (station.heard or 0))
+        return f'"{station.name}" is silent', f'"{station.name}" has been silent for {ago}.'
+
+    def say_room(self, room: dict[str, Any], topic: str, state: str, clocks: list[Clock]
+                 ) -> tuple[str, str] | None:
+        """Title and text; of several rooms with the name."""
+        rooms = [place for place in self.server.board.places() if place.verdict]
+        place = next((place for place in rooms if place.name == room.get("station")), None)
+        if topic == "verdict" and place:
+            title = HEADLINES[state].rstrip(":")
+            text = say_change(place, self.server.now(),
+                              self.server.settings.units.replace("auto", "CF"))
+        elif clocks and (plan := self.find_plan(room)):
+            title, text = "When it gets cooler", say_plan(plan, clocks[0].zone)
+        else:
+            return None
+        name = f"{room['station']}: " * (len(rooms) > 1)
+        return name + title, name + text
+
+    def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
+        """What became of a try: what that destination knows by now, and why the rest failed."""
+        self.counts["sent"] += len(told)
+        self.counts["failed"] += bool(failure)
+        if told:
+            self.server.writer.tell(id, self.server.now(), *told)
+        since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
+        if failure:
+            self.failing[id] = name, since, failure
+
+    def report(self, destinations: list[str]) -> None:
+        """Say of a destination that it has failed for an hour, on the page and once in the log."""
+        notes = {id: f"Messages to {name} have failed for an hour: {why}."
+                 for id, (name, since, why) in self.failing.items()
+                 if id in destinations and self.server.monotonic() - since >= MESSAGE_AGE / 1000}
+        for id in notes.keys() - self.server.board.notes.keys():
+            log(notes[id])
+        if notes != self.server.board.notes:
+            self.server.board.notes = notes
+            self.server.board.pages.clear()
 
 
 COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
     "collect": lambda server, *wishes: server.post.collect(*wishes),
+    "note": lambda server, *outcome: server.post.note(*outcome),
 }
 
 
@@ -5011,13 +5233,226 @@ class Errand:
         """Tell the server what else was done; COURIER_SECONDS at the most."""
 
 
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A message goes to nobody but the one that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Undelivered(Exception):
+    """Why a destination did not take a message, its own words, and after how many s to ask it."""
+
+    def __init__(self, reason: str, words: str = "", pause: float = 0):
+        super().__init__(reason)
+        self.words, self.pause = words, pause
+
+
+def post_json(to: Destination, path: str, document: dict[str, Any],
+              authorization: str | None) -> str:
+    """The answer's text."""
+    host = to.url.netloc.rpartition("@")[2]
+    headers = {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"}
+    if authorization:
+        headers["Authorization"] = authorization
+    request = urllib.request.Request(f"http{'s' * to.is_secure}://{host}{path}", headers=headers,
+                                     data=as_json(document))
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    opener = urllib.request.build_opener(NoRedirect, secure)    # and a proxy of the environment
+    with opener.open(request, timeout=TRY_SECONDS) as answer:
+        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
+
+
+def as_basic(to: Destination) -> str | None:
+    """The header Authorization, if the URL has a user."""
+    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
+        to.login) else None
+
+
+def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
+    """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
+    user, _ = to.login
+    document = {
+        "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
+        "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
+        "sequence_id": message["line"], "click": message["link"], "delay": message.get("delay")}
+    return post_json(to, "/", {name: value for name, value in document.items() if value},
+                     f"Bearer {user}" if user.startswith("tk_") else as_basic(to))
+
+
+def send_json(to: Destination, message: dict[str, Any]) -> str:
+    """Slack looks at text, Discord at content, Apprise's server at body."""
+    shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
+    text = message["message"]
+    return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
+                     {**shown, "text": text, "content": text[:2000], "body": text}, as_basic(to))
+
+
+def send_mail(to: Destination, message: dict[str, Any]) -> str:
+    """RFC 3834 asks for Auto-Submitted, so that nobody's absence answers us."""
+    mail = EmailMessage()
+    for name, value in (("Subject", message["title"]), ("From", to.options["from"]),
+                        ("To", to.options["to"]), ("Date", email.utils.formatdate()),
+                        ("Message-ID", f"<{message['id']}@iotserver>"),
+                        ("Auto-Submitted", "auto-generated")):
+        mail[name] = value
+    mail.set_content("\n\n".join(filter(None, (message["message"], message["link"]))))
+    host, context = to.url.hostname or "", ssl.create_default_context()
+    port = to.url.port or (587 if to.is_secure else 25)
+    how: dict[str, Any] = {"timeout": TRY_SECONDS, "local_hostname": socket.gethostname()}
+    channel = (smtplib.SMTP_SSL(host, port, context=context, **how) if to.is_secure and port == 465
+               else smtplib.SMTP(host, port, **how))
+    with contextlib.closing(channel):
+        if to.is_secure and port != 465:
+            channel.starttls(context=context)
+        if any(to.login):
+            channel.login(*to.login)
+        channel.send_message(mail)
+    return "250 taken"
+
+
+SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
+    "ntfy": send_ntfy, "json": send_json, "mailto": send_mail}
+
+
+def hide(to: Destination, text: str) -> str:
+    """What others say, without what is secret: an error may repeat what it was given."""
+    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login, to.url.path.strip("/"),
+                 to.url.query, *to.options.values()):
+        text = text.replace(part, "***") if len(part) > 3 else text
+    return " ".join(text.split())[:MAX_WORDS]
+
+
+def send(to: Destination, message: dict[str, Any]) -> str:
+    """The other side's words. Raises Undelivered, in which no secret stands."""
+    try:
+        return hide(to, SENDERS[to.kind](to, message))
+    except urllib.error.HTTPError as error:
+        with error:
+            words = error.read1(MAX_WORDS).decode(errors="replace")
+        raise Undelivered(f"it answers {error.code}", hide(to, words),
+                          parse_pause(error.headers.get("Retry-After", ""))) from None
+    except smtplib.SMTPResponseException as error:
+        words = error.smtp_error if isinstance(error.smtp_error, str) else error.smtp_error.decode(
+            errors="replace")
+        raise Undelivered(f"it answers {error.smtp_code}", hide(to, words)) from None
+    except Exception as error:          # whatever it does, the others are served
+        said = getattr(error, "reason", error)
+        raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
+
+
+def parse_pause(text: str) -> float:
+    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return min(int(text), MESSAGE_AGE / 1000)
+    with contextlib.suppress(TypeError, ValueError):
+        date = email.utils.parsedate_to_datetime(text)
+        return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
+    return 0
+
+
+TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
+
+
+class Carrier:
+    """One destination: one try at a time, in a thread of its own, and growing pauses."""
+
+    def __init__(self, to: Destination):
+        self.to = to
+        self.thread: threading.Thread | None = None
+        self.told: list[Told] = []      # by this try
+        self.failure: Undelivered | None = None
+        self.words = ""
+        self.pause, self.next_try = PAUSES[0], 0.0
+        self.late = self.renewed = -math.inf    # when a try has lasted long; and for the alive one
+
+    def start(self, messages: list[dict[str, Any]]) -> None:
+        self.told, self.failure, self.late = [], None, time.monotonic() + TRY_SECONDS + 1
+        self.thread = threading.Thread(target=self.deliver, args=(messages,), daemon=True)
+        self.thread.start()
+
+    def deliver(self, messages: list[dict[str, Any]]) -> None:
+        for told, message in gather(self.to.kind, messages):
+            try:
+                self.words = send(self.to, message)
+                self.told += told
+                self.renewed = time.monotonic() if message["kind"] == "alive" else self.renewed
+            except Undelivered as error:
+                self.failure = error
+                return
+
+    def finish(self, server: Remote) -> bool:
+        """Whether a new try may begin; the server is told what became of the one before."""
+        now, failed = time.monotonic(), self.failure
+        if self.thread and self.thread.is_alive() and now > self.late:
+            self.late = math.inf
+            server.note(self.to.id, self.to.name, [], TOO_LATE)
+        elif self.thread and not self.thread.is_alive():
+            server.note(self.to.id, self.to.name, self.told, str(failed or ""))
+            if failed and self.pause == PAUSES[0]:
+                log(f"courier: {self.to.name}: {failed}; this is tried again")
+            self.next_try = now + max(self.pause, failed.pause) if failed else now
+            self.pause = min(2 * self.pause, PAUSES[1]) if failed else PAUSES[0]
+            self.thread = None
+        return not self.thread and now >= self.next_try
+
+
+def gather(kind: str, messages: list[dict[str, Any]]
+           ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
+    """Messages as they go out: of several rooms that change at once one names them all. Not with
+    ntfy, where each room has a line on the phone that changes in place."""
+    def key(message: dict[str, Any]) -> str:
+        return str(message["id"] if kind == "ntfy" else message["kind"])
+    for _, group in itertools.groupby(sorted(messages, key=key), key):
+        first, *others = group
+        parts = ("title", "message", "station")
+        yield ([m["told"] for m in (first, *others) if m["told"]],
+               {**first, **{part: "; ".join(m[part] for m in (first, *others)) for part in parts}}
+               if others else first)
+
+
 class Messenger(Errand):
     """Carries messages to where --notify says."""
     setting = "notify"
 
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
+
     def step(self, server: Remote) -> float:
-        server.collect()
+        ready = [carrier for carrier in self.carriers if carrier.finish(server)]
+        wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
+                                self.settings.notify_plan)
+        for carrier in ready:
+            if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
+                carrier.start([{**message, "link": self.settings.link} for message in messages])
         return 1
+
+    def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
+        """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
+        off, or the machine is. It does not come in quiet hours either."""
+        delay = parse_duration(carrier.to.options.get("alive", "0s"))
+        if delay and time.monotonic() >= carrier.renewed + delay / 3000:
+            then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
+            if awake_since(quiet, then) is None:
+                delay += last_at(quiet[1], then + DAY) - then
+            house = hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+            yield {"kind": "alive", "id": f"alive-{house}", "line": f"alive-{house}", "told": None,
+                   "title": "No word from iotserver", "delay": f"{delay // 1000}s",
+                   "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
+                              "line or the machine may be cut off."}
+
+    def finish(self, server: Remote) -> None:
+        """What is on its way gets there, if it does so soon."""
+        deadline = time.monotonic() + COURIER_SECONDS
+        for carrier in self.carriers:
+            if carrier.thread:
+                carrier.thread.join(max(0, deadline - time.monotonic()))
+                carrier.finish(server)
 
 
 ERRANDS: tuple[type[Errand], ...] = (Messenger,)
@@ -5037,6 +5472,27 @@ def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
             failures += 1
             if failures == 3:           # the first ones are a restart, or the end of our parent
                 log(f"courier: {path}: {error}; waiting for the server")
+
+
+def try_message(args: argparse.Namespace, path: Path) -> None:
+    """Tell each destination something, all at once, and say what each says to that."""
+    require(args.notify, "--try-message needs --notify URLS")
+    carriers = [Carrier(to) for to in parse_notify(args.notify)]
+    message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
+    for carrier in carriers:
+        carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
+                        "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
+                        "time": format_time(now_ms()), "link": args.link}])
+    deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
+    for carrier in carriers:
+        cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
+        if not carrier.words:
+            failed += 1
+            failure = carrier.failure or Undelivered(TOO_LATE)
+        print(f"{carrier.to.name}: " + (
+            carrier.words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+    if failed:
+        raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
 
 
 def run_courier(args: argparse.Namespace, path: Path) -> None:
@@ -5100,10 +5556,6 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
         time.sleep(0.1)
     raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
                      "try again, or stop it")
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def parse_key(text: str) -> str:
@@ -5734,6 +6186,8 @@ COMMANDS = (
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
     Command("courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"),
+    Command("try-message", (), try_message, "send a test message to each --notify destination; "
+            "says what each answers"),
     Command("check", (), check, "full integrity check of file and summaries"),
 )
 OPTIONS = (
