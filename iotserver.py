@@ -304,58 +304,38 @@ def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
 class Destination(NamedTuple):
     """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
     url: urllib.parse.SplitResult
+    kind: str
+    is_secure: bool
+    host: str                   # with the port, if there is one
+    name: str
+    id: str
+    login: tuple[str, str]      # user and password
     options: dict[str, str]
 
-    @property
-    def kind(self) -> str:
-        return self.url.scheme.removesuffix("s")
 
-    @property
-    def is_secure(self) -> bool:
-        return self.url.scheme != self.kind
-
-    @property
-    def name(self) -> str:
-        return f"{self.url.scheme}://{self.url.hostname}"
-
-    @property
-    def login(self) -> tuple[str, str]:
-        """User and password."""
-        return (urllib.parse.unquote(self.url.username or ""),
-                urllib.parse.unquote(self.url.password or ""))
-
-    @property
-    def id(self) -> str:
-        host = self.url.netloc.rpartition("@")[2]
-        return hashlib.blake2b(self.url._replace(netloc=host).geturl().encode(),
-                               digest_size=8).hexdigest()
-
-
-DESTINATIONS = {                # what the path and the options may be; json's are the other side's
-    "ntfy": (r"/[-\w]{1,64}/?", {"alive": r"[1-9]\d{0,2}[mh]"}),
-    "json": (r".*", {"": r".*"}),
-    "mailto": (r"/?", {"from": r"\S+@\S+", "to": r"\S+@\S+"})}
+REST = {                        # what may stand behind the host, in words and as a pattern
+    "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
+    "json": ("a path", r"(/[^\x7f]*)?"),
+    "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
 
 
 def parse_destination(text: str) -> Destination:
     """A URL of --notify. What is wrong is said without the URL."""
     try:
         url = urllib.parse.urlsplit(text)
-        options = dict(urllib.parse.parse_qsl(url.query, strict_parsing=bool(url.query)))
-        found = Destination(url, options)
-        path, known = DESTINATIONS[found.kind]
-        has_port = url.port != 0
+        kind = url.scheme.removesuffix("s")
+        rest, pattern = REST[kind]
+        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
     except (ValueError, KeyError):
-        raise Usage("each URL begins with one of ntfy, ntfys, json, jsons, mailto, mailtos, then "
-                    "://HOST; in names and passwords write %XX for : / ? # @ and blanks") from None
-    require(url.hostname and has_port, f"{url.scheme}: a URL has no host, or port 0")
-    require(re.fullmatch(path, url.path, re.ASCII),
-            f"{found.name}: behind the host comes /TOPIC for ntfy, and no path for mailto")
-    require(all(re.fullmatch(known.get(name, known.get("", "(?!)")), value)
-                for name, value in options.items()),
-            f"{found.name}: the options it knows are {', '.join(known)}; one is unknown or wrong")
-    require(found.kind != "mailto" or len(options) == 2, f"{found.name}: ?from=A&to=B is needed")
-    return found
+        raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
+                    " in names and passwords write %XX for : / ? # @ and blanks") from None
+    name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
+    behind = url._replace(scheme="", netloc="").geturl()
+    require(re.fullmatch(pattern, behind, re.ASCII), f"{name}: behind the host comes {rest}")
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
+        f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
+        dict(urllib.parse.parse_qsl(url.query)))
 
 
 def parse_notify(text: str) -> list[Destination]:
@@ -874,6 +854,7 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
 
 MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
 SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
+TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
 ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
 
 
@@ -897,6 +878,13 @@ def choose_kind(verdict: Verdict, is_cold: bool) -> str:
     if verdict.state == "comfortable" and is_warmer and not is_cold:
         return "close"
     return verdict.state if verdict.state in {"open", "close"} else ""
+
+
+def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
+    """Whether it is hot in a room, or outside, and known when it gets cooler."""
+    forecast = room.get("forecast")
+    return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
+                and max(room["inside"], room["outside"]) > comfort)
 
 
 def is_timely(since: int, now: int, awake: int | None) -> bool:
@@ -2583,31 +2571,35 @@ def say_rooms(places: list[Place], now: int, unit: str) -> str:
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
 
-def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
-    """The answers for programs: °C and ms, whatever people are shown."""
+def verdict_document(places: list[Place], now: int, units: str = "C"
+                     ) -> dict[str, list[dict[str, Any]]]:
+    """The answers for programs: °C and ms, whatever people are shown; units are for the text."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+        "text": " ".join(say_verdict(room, now, units)), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
 
 
-def say_change(room: Place, now: int, units: str) -> str:
-    """The answer for a room as a message says it, with the temperatures behind it."""
-    verdict, sides = cast(Verdict, room.verdict), []
-    for name, value in (("inside", verdict.inside), ("outside", verdict.outside)):
-        values = (say_number(in_unit(cast(float, value), unit)) for unit in units)
-        sides.append(f"{name} {' / '.join(values)}")
-    said = " ".join(say_verdict(room, now, units)).removesuffix(".")
-    return f"{said} ({', '.join(sides)})."
-
-
-def say_plan(forecast: Mapping[str, Any], zone: tzinfo | None) -> str:
-    """When it will be cooler outside, as the clock on the wall shows it."""
-    at, start, end = (name in forecast and forecast[name] is not None and datetime.fromtimestamp(
-        forecast[name] / 1000, zone).strftime("%H:%M") for name in ("at", "from", "to"))
-    return f"Cooler outside from about {at} ({start} {f'to {end}' if end else 'or later'})."
+def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
+                zone: tzinfo | None, units: str) -> tuple[str, str]:
+    """Title and text of a message."""
+    name = f'"{station.name}"'
+    if state == "back":
+        return f"{name} is heard again", f"{name} is heard again."
+    if state == "silent":
+        ago = format_ago(now - (station.heard or now))
+        return f"{name} is silent", f"{name} has been silent for {ago}."
+    if topic == "plan":
+        at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
+                          for ms in map(room["forecast"].get, ("at", "from", "to")))
+        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
+                + (f"to {end})." if end else "or later)."))
+    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
+                       for side in ("inside", "outside"))
+    said = room["text"].removesuffix(".")
+    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -4849,7 +4841,8 @@ class Post:
     """
 
     def __init__(self, server: "Server"):
-        self.server = server
+        self.server, self.settings = server, server.settings
+        self.units = server.settings.units.replace("auto", "CF")
         self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
         self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
@@ -4857,103 +4850,63 @@ class Post:
 
     def collect(self, destinations: list[str], quiet: str, plan: str) -> dict[str, list[Any]]:
         """What each destination is to be told, after a look at what is true by now."""
-        now, told = self.server.now(), self.server.writer.told
+        now, told, stations = self.server.now(), self.server.writer.told, [
+            station for station in self.server.writer.stations.values() if station.role]
         awake = awake_since(parse_clocks(quiet, 2), now)
-        clocks = [clock for clock in parse_clocks(plan, 1)
-                  if is_timely(last_at(clock, now), now, awake)]
-        for since, (station, topic, state) in [*self.look(now), *self.plan(clocks, now)]:
+        clock = next(iter(parse_clocks(plan, 1)), None)
+        rooms = {room["station"]: room for room in verdict_document(
+            self.server.board.places(), now, self.units)["verdicts"]}
+        for since, (station, topic, state) in self.look(stations, rooms, clock, now):
             if state != told[""].get((station, topic), ("", 0))[0]:
                 self.server.writer.tell("", since, (station, topic, state))
         self.report(destinations)
-        timely = [(*key, state, since) for key, (state, since) in told[""].items()
-                  if is_timely(since, now, awake)]
-        return {id: [message for station, topic, state, since in timely
-                     if is_news(state, told[id].get((station, topic), ("", 0))[0])
-                     and (message := self.compose(station, topic, state, since, clocks))]
+        timely = [(station, topic, *true) for station in stations for topic in TOPICS
+                  if (true := told[""].get((station.id, topic)))
+                  and is_timely(true[1], now, awake)]
+        return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
+                     for station, topic, state, since in timely
+                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
                 for id in destinations}
 
-    def look(self, now: int) -> Iterator[tuple[int, Told]]:
+    def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
+             ) -> Iterator[tuple[int, Told]]:
         """What is true of each station, and since when."""
-        stations = self.server.writer.stations.values()
-        ids = {station.name: station.id for station in stations}
-        for place in self.server.board.places():
-            if verdict := place.verdict:
-                kind = choose_kind(verdict, place.is_cold)
-                since = verdict.since if kind == verdict.state else now
-                yield since or now, (ids[place.name], "verdict", kind)
+        places = {place.name: place for place in self.server.board.places()}
         for station in stations:
-            if station.role and station.heard:
-                yield from self.listen(station, station.heard, now)
+            kind, since, verdict = "", now, places[station.name].verdict
+            if verdict:
+                kind = choose_kind(verdict, places[station.name].is_cold)
+                since = verdict.since if kind == verdict.state and verdict.since else now
+            yield since, (station.id, "verdict", kind)
+            yield from self.listen(station, station.heard or 0, now)
+            if clock:
+                at = last_at(clock, now)
+                day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
+                is_worth = is_worth_a_plan(rooms.get(station.name, {}), self.settings.comfort)
+                yield at, (station.id, "plan", day if is_worth else "")
 
     def listen(self, station: Station, heard: int, now: int) -> Iterator[tuple[int, Told]]:
         """Whether a station is silent, by the time that this server itself was there."""
         state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
+        quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
         if state == "silent" and (heard != before or heard > since):
             yield heard, (station.id, "silence", "back")
-        quiet = self.server.monotonic() - self.heard[station.id][1]
-        if state != "silent" and quiet * 1000 >= max(SILENCE_TOLD, station.silence):
+        elif heard and quiet >= max(SILENCE_TOLD, station.silence):
             yield now, (station.id, "silence", "silent")
 
-    def plan(self, clocks: list[Clock], now: int) -> Iterator[tuple[int, Told]]:
-        """The days on which it is worth a word when it gets cooler."""
-        for clock in clocks:
-            at = last_at(clock, now)
-            day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
-            for station in self.server.writer.stations.values():
-                if self.find_plan(self.find_room(station.name)):
-                    yield at, (station.id, "plan", day)
-
-    def find_room(self, name: str) -> dict[str, Any]:
-        """What is said of a room to programs; nothing of what is none."""
-        rooms = verdict_document(self.server.board.places(), self.server.now())["verdicts"]
-        return next((room for room in rooms if room["station"] == name), {})
-
-    def find_plan(self, room: dict[str, Any]) -> dict[str, Any] | None:
-        forecast = room.get("forecast")
-        is_plan = (forecast and forecast["event"] == "cooler" and forecast["at"]
-                   and max(room["inside"], room["outside"]) > self.server.settings.comfort)
-        return forecast if is_plan else None
-
-    def compose(self, id: int, topic: str, state: str, since: int, clocks: list[Clock]
-                ) -> dict[str, Any] | None:
-        """A message, as it is true now; None when there is nothing to say any more."""
-        station = self.server.writer.stations[id]
-        room = self.find_room(station.name)
-        said = (self.say_silence(station, state) if topic == "silence" else
-                self.say_room(room, topic, state, clocks))
-        if not said or not station.role:
-            return None
-        return {
-            "told": (id, topic, state), "line": f"{topic}-{station.created}",
-            "id": f"{topic}-{station.created}-{state}-{since}",
-            "kind": "plan" if topic == "plan" else state, "title": said[0], "message": said[1],
-            "station": station.name, "time": format_time(since),
-            **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
-
-    def say_silence(self, station: Station, state: str) -> tuple[str, str]:
-        """Title and text."""
-        if state == "back":
-            return (f'"{station.name}" is heard again',) * 2
-        ago = format_ago(self.server.now() - (station.heard or 0))
-        return f'"{station.name}" is silent', f'"{station.name}" has been silent for {ago}.'
-
-    def say_room(self, room: dict[str, Any], topic: str, state: str, clocks: list[Clock]
-                 ) -> tuple[str, str] | None:
-        """Title and text; of several rooms with the name."""
-        rooms = [place for place in self.server.board.places() if place.verdict]
-        place = next((place for place in rooms if place.name == room.get("station")), None)
-        if topic == "verdict" and place:
-            title = HEADLINES[state].rstrip(":")
-            text = say_change(place, self.server.now(),
-                              self.server.settings.units.replace("auto", "CF"))
-        elif clocks and (plan := self.find_plan(room)):
-            title, text = "When it gets cooler", say_plan(plan, clocks[0].zone)
-        else:
-            return None
-        name = f"{room['station']}: " * (len(rooms) > 1)
-        return name + title, name + text
+    def compose(self, station: Station, topic: str, state: str, since: int,
+                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+        """A message, as it is true now; of several rooms with the name."""
+        room = rooms.get(station.name, {})
+        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
+        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
+        return {"told": (station.id, topic, state), "line": f"{topic}-{station.created}",
+                "id": f"{topic}-{station.created}-{state}-{since}",
+                "kind": "plan" if topic == "plan" else state, "station": station.name,
+                "title": which + title, "message": which + text, "time": format_time(since),
+                **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
 
     def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
         """What became of a try: what that destination knows by now, and why the rest failed."""
@@ -5255,12 +5208,10 @@ class Undelivered(Exception):
 def post_json(to: Destination, path: str, document: dict[str, Any],
               authorization: str | None) -> str:
     """The answer's text."""
-    host = to.url.netloc.rpartition("@")[2]
-    headers = {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"}
-    if authorization:
-        headers["Authorization"] = authorization
-    request = urllib.request.Request(f"http{'s' * to.is_secure}://{host}{path}", headers=headers,
-                                     data=as_json(document))
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
+        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
+         **({"Authorization": authorization} if authorization else {})})
     secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
     opener = urllib.request.build_opener(NoRedirect, secure)    # and a proxy of the environment
     with opener.open(request, timeout=TRY_SECONDS) as answer:

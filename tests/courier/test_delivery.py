@@ -1,5 +1,4 @@
 """Messages on their way: from a verdict to destinations that take them, or do not."""
-import pytest
 from harness import INSIDE, OUTSIDE, wait_for
 
 
