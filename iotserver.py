@@ -5292,7 +5292,7 @@ def send(to: Destination, message: dict[str, Any]) -> str:
             errors="replace")
         raise Undelivered(f"it answers {error.smtp_code}", hide(to, words)) from None
     except Exception as error:          # whatever it does, the others are served
-        said = getattr(error, "reason", error)
+        said = error.reason if isinstance(error, urllib.error.URLError) else error
         raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
 
 
