@@ -25,6 +25,7 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+    courier   the process that carries messages; the server itself never connects to anything
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -42,7 +43,7 @@ Usage
     python3 iotserver.py --help        all the rest
 
 Refused, to stay what it is
-    a second thread, a second writing process, a dependency, a configuration file, user accounts,
+    a second thread in the server, a second writing process, a dependency, a configuration file, user accounts,
     dashboards to assemble, plug-ins, and a reading acknowledged before it is on the disk
 """
 # ------------------------------------------------------------------------------------------------
