@@ -243,7 +243,8 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
 # -- install.sh -----------------------------------------------------------------------------------
 
 MODES = {                       # what an installation consists of
-    "etc/iotserver.conf": 0o644, "etc/iotserver-courier.conf": 0o600, "etc/sysusers.d/iotserver.conf": 0o644,
+    "etc/iotserver.conf": 0o644, "etc/iotserver-courier.conf": 0o600,
+    "etc/sysusers.d/iotserver.conf": 0o644,
     "etc/nginx/sites-available/iotserver": 0o644,
     "etc/nginx/modules-enabled/90-iotserver.conf": 0o644,
     "etc/ssl/iotserver-placeholder/fullchain.pem": 0o644,
@@ -475,6 +476,17 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert guide.curl(update, header) == (200, "4")
     assert machine.run("stat -c '%U %a' /var/lib/iotserver/iot.db") == "iotserver 600\n"
 
+    follow_courier(machine, guide, update.replace("field=9", "field=1"), header)
+
+    said = guide.follow("When something is wrong")
+    assert "iotserver runs" in said
+    assert "http GET /update 200" in said
+    machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
+    assert [part.splitlines()[0] for part in guide.parts] == ["What the tests show"]
+
+
+def follow_courier(machine, guide, update, header):
+    """A message that goes out, and what the courier's user may not do."""
     machine.put("/run/hook.py", HOOK)
     machine.run("setsid python3 /run/hook.py > /dev/null 2>&1 &")
     machine.run("""echo 'IOTSERVER_NOTIFY="json://127.0.0.1:8099/x"' > /etc/iotserver-courier.conf
@@ -484,7 +496,7 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     inside = machine.run("iotserver --add-station room --role inside --mac m2 --key k2")
     assert "room is registered" in inside
     guide.curl(f"http://{HOST}/update/API_key=k2/mac=m2/field=1/data=35")
-    guide.curl(update.replace("field=9", "field=1"), header)
+    guide.curl(update, header)
     machine.run("until grep -q room /run/hook.said; do sleep 0.1; done")
     assert machine.run("""ps -o user:32= -p "$(cat /run/iotserver-courier.service.pid)" """
                        ).strip() == "iotserver-courier"
@@ -492,12 +504,6 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     for status, command in ((1, "cat /var/lib/iotserver/iot.db"), (2, "ls /var/lib/iotserver"),
                             (7, "curl --unix-socket /var/lib/iotserver/iot.db.sock http://x/")):
         machine.run(courier + command, status=status)
-
-    said = guide.follow("When something is wrong")
-    assert "iotserver runs" in said
-    assert "http GET /update 200" in said
-    machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
-    assert [part.splitlines()[0] for part in guide.parts] == ["What the tests show"]
 
 
 def follow_cron(machine):
