@@ -112,6 +112,7 @@ MAX_SEQ = 32                    # characters; boot number and counter of a stati
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
+RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -844,11 +845,11 @@ MIGRATIONS = ("""
     ALTER TABLE receipt RENAME TO old_receipt;
     CREATE TABLE receipt (              -- of the newest entries with a seq: hash of field and seq
         station INTEGER NOT NULL REFERENCES station,
-        hash    INTEGER NOT NULL,
-        entry   INTEGER NOT NULL,
-        PRIMARY KEY (station, hash)
+        entry   INTEGER NOT NULL,       -- in this order, so that new ones lie together
+        hash    BLOB NOT NULL,
+        PRIMARY KEY (station, entry)
     ) STRICT, WITHOUT ROWID;
-    INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
+    INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
 """)
@@ -886,10 +887,9 @@ class Station:
     silence: int                # ms that it may be quiet, as its pauses have taught
 
 
-def hash_seq(field: int, seq: str) -> int:
-    """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
-    digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def hash_seq(field: int, seq: str) -> bytes:
+    """Eight bytes for what a station calls a reading: of 1,000 names no two will ever meet."""
+    return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
 
 
 class Latest(NamedTuple):
@@ -933,7 +933,7 @@ class Batch:
     """What one turn wants stored."""
     readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
     notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
@@ -1375,6 +1375,7 @@ class Database:
     def load(self) -> None:
         """Take stations and series as the file has them; nothing is on its way to it."""
         self.batch = Batch()
+        self.known_seqs: dict[int, set[bytes]] = {}     # of the stations that sent last
         self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
@@ -1515,15 +1516,32 @@ class Writer(Database):
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
-            receipt = (station.id, hash_seq(reading.field, reading.seq))
-            entry: int | None = self.batch.receipts.get(receipt) or ask(
-                self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
-            if entry is not None:
+            seq = hash_seq(reading.field, reading.seq)
+            if (entry := self.find_receipt(station.id, seq)) is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
                 return entry
-            self.batch.receipts[receipt] = station.last_entry + 1
+            self.batch.receipts[station.id, seq] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
+
+    def find_receipt(self, station: int, seq: bytes) -> int | None:
+        """The entry of the reading that came with this hash before. Nearly all are new: the file
+        is asked only for a hash that it has."""
+        entry = self.batch.receipts.get((station, seq))
+        if entry is None and seq in self.find_seqs(station):
+            entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
+                        (station, seq))
+        return entry
+
+    def find_seqs(self, station: int) -> set[bytes]:
+        """The hashes that the file has of a station."""
+        known = self.known_seqs.get(station)
+        if known is None or len(known) > 2 * RECEIPTS:
+            if len(self.known_seqs) >= RECEIPT_STATIONS:
+                self.known_seqs.clear()
+            known = self.known_seqs[station] = {hash for hash, in self.db.execute(
+                "SELECT hash FROM receipt WHERE station = ?", (station,))}
+        return known
 
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
@@ -1567,11 +1585,13 @@ class Writer(Database):
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        receipts = [(*receipt, entry) for receipt, entry in batch.receipts.items()]
+        receipts = [(station, entry, seq) for (station, seq), entry in batch.receipts.items()]
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
+        for sender, seq in batch.receipts:
+            self.find_seqs(sender).add(seq)
         self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
-            (station, entry - RECEIPTS) for station, hash, entry in receipts
-            if not hash % RECEIPTS])            # one in so many, whatever has a seq
+            (station, entry - RECEIPTS) for station, entry, seq in receipts
+            if not seq[0]])                     # one in 256, whatever has a seq
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
