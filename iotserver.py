@@ -1535,8 +1535,7 @@ class Writer(Database):
 
     def find_seqs(self, station: int) -> set[bytes]:
         """The hashes that the file has of a station."""
-        known = self.known_seqs.get(station)
-        if known is None or len(known) > 2 * RECEIPTS:
+        if (known := self.known_seqs.get(station)) is None:
             if len(self.known_seqs) >= RECEIPT_STATIONS:
                 self.known_seqs.clear()
             known = self.known_seqs[station] = {hash for hash, in self.db.execute(
@@ -1589,9 +1588,10 @@ class Writer(Database):
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
         for sender, seq in batch.receipts:
             self.find_seqs(sender).add(seq)
-        self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
-            (station, entry - RECEIPTS) for station, entry, seq in receipts
-            if not seq[0]])                     # one in 256, whatever has a seq
+            if len(self.known_seqs[sender]) > 2 * RECEIPTS:
+                self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
+                                (sender, self.stations[sender].last_entry - RECEIPTS))
+                del self.known_seqs[sender]
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
