@@ -137,6 +137,7 @@ IDLE_STOP_SECONDS = 1
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together
+CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
 TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
@@ -4659,6 +4660,7 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
+        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
@@ -4756,6 +4758,15 @@ def watch_file(server: Server) -> None:
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
+def watch_clock(server: Server) -> None:
+    """Say it once when the clock was set: what was stored before may be of another time."""
+    lead, before = server.clock() - server.monotonic(), server.clock_lead
+    server.clock_lead = lead
+    if abs(lead - before) > CLOCK_STEP:
+        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
+            "readings before that keep their times")
+
+
 def notify(state: str) -> None:
     """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
     if address := os.environ.get("NOTIFY_SOCKET"):
@@ -4778,7 +4789,8 @@ def watchdog_seconds() -> float:
 
 Job = tuple[float, Callable[[Server], None]]    # every so many s
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
+    (1, close_expired), (1, tell_news), (1, watch_clock), (15, keep_listeners), (10, watch_file),
+    (10, watch_space),
     (watchdog_seconds(), feed_watchdog))
 
 
