@@ -1185,10 +1185,11 @@ class Reader:
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
             points = thin(hours, origin, width)
             return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
-        samples = self.samples(series, start, end, hours)
-        if len(samples) > limit:
-            return thin(samples, start, width)
-        return [sample.point for sample in samples]
+        if count > limit:
+            samples = self.samples(series, start, end, hours, width)
+            if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
+                return thin(samples, start, width)
+        return [sample.point for sample in self.samples(series, start, end, hours)]
 
     def hours(self, series: int, start: int, end: int) -> list[Summary]:
         """Of all hours that touch [start, end)."""
@@ -1197,15 +1198,19 @@ class Reader:
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
             (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
-        """In order of time: readings where an hour has them all, else its summary."""
+    def samples(self, series: int, start: int, end: int, hours: list[Summary],
+                width: int = 0) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary. With a width
+        those of as many ms are one: SQLite adds up 10,000 readings in a fifth of our time."""
         pruned = {hour.time: hour for hour in hours if hour.pruned}
-        readings = map(Summary._make, self.db.execute("""
-            SELECT time, 0, 1, value, value, value, 0 FROM (
+        readings = map(Summary._make, self.db.execute(f"""
+            SELECT min(time), 0, count(*), min(value), max(value),
+                max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
                 SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
                 ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
-            WHERE typeof(value) <> 'text' ORDER BY time, entry""",
-            (series, start, end, MAX_SCAN)))
+            WHERE typeof(value) <> 'text'
+            GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
+            (series, start, end, MAX_SCAN, start, width or 1, not width)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
