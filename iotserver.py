@@ -3893,12 +3893,13 @@ def take_report(request: Request, server: "Server") -> Answer:
     mac = parse_mac(form.get("id", "")) if key is None else None
     key = key or form.get("password") or request.headers.get("x-api-key", "")
     console, now = server.access.admit(mac, key, request.address), server.now()
+    ms = parse_dateutc(form.get("dateutc", ""), now)
     found = [(part, values) for place, values in parse_report(form).items()
              if (part := server.writer.find_part(console, place, now))]
     if not found:
         raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
     for part, values in found:
-        server.writer.add_entry(part, parse_dateutc(form.get("dateutc", ""), now), values, now)
+        server.writer.add_entry(part, ms, values, now)
     return Answer(b"success", is_update=True)
 
 

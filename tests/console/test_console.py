@@ -8,6 +8,7 @@ import hypothesis.strategies as some
 import pytest
 from harness import INSIDE, NOON, OUTSIDE, parse_responses, problems_of, rows_of
 from hypothesis import given
+from tools import ROOT
 
 import iotserver
 from iotserver import HOUR, MINUTE, SENSORS, UPLOADS, hash_key, parse_dateutc
@@ -457,3 +458,78 @@ def test_reports_of_one_turn_are_one_transaction(console):
         connection.connection_lost(None)
     assert {s.name: s.last_entry for s in console.reader.stations()[2:]} == {
         "garden outside": 20, "garden inside": 20}
+
+
+# -- from the command line to the page ------------------------------------------------------------
+
+
+def fields(said):
+    """What the registration says to type: {protocol: {field: value}}."""
+    shared = dict(re.findall(r"^(\w[\w /]*): +(\S+)", said.split("# and as")[0], re.MULTILINE))
+    found, protocol = {}, ""
+    for line in said.split("three the first that it has\n")[1].splitlines():
+        name, what, value = re.fullmatch(r"(?:(\w+): )? +([\w ]+): +(\S+)", line).groups()
+        protocol = name or protocol
+        found.setdefault(protocol, {**shared})[what] = value
+    return found
+
+
+def test_what_is_printed_works_when_it_is_typed(live, run):
+    """With each of the three protocols, as its consoles send it."""
+    said = fields(run("--add-station", "garden", "--mac", ID, "--console", "--key", KEY))
+    assert {*said} == {"Ecowitt", "AMBWeather", "Wunderground"}
+    typed = said["Wunderground"]
+    assert typed["Port"] == str(live.port)
+    assert typed["Server IP / Hostname"] == iotserver.lan_address()
+    assert live.ask("POST", said["Ecowitt"]["Path"], ECOWITT_FORM).text == "success"
+    assert live.get(said["AMBWeather"]["Path"] + "&PASSKEY=1&tempf=68").text == "success"
+    assert live.get(f"{typed['Path']}ID={typed['Station ID']}&PASSWORD={typed['Station Key']}"
+                    "&tempf=68&dateutc=now").text == "success"
+    assert [re.split("  +", line)[1:4] for line in run("--stations").splitlines()[3:]] == [
+        ["garden outside", "outside", "garden"], ["garden inside", "inside", "garden-in"]]
+
+
+def test_the_readme_shows_what_is_printed(database, run):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"(?m)^    \$ python3 iotserver.py (--add-station garden .*)\n"
+                        r"((?:    .*\n|\n)+)", page)
+    said = run(*example[1].split())
+    told = re.sub(r"(?m)^    ", "", example[2]).strip()
+    assert re.sub(r"(Hostname:) +\S+", r"\1", said.strip()) == re.sub(
+        r"(Hostname:) +\S+", r"\1", told)
+
+
+@pytest.mark.parametrize(("flags", "status", "said"), [
+    (["garden"], 2, "--mac"), (["garden", "--mac", "g", "--role", "inside"], 2, "--console"),
+    (["garden", "--mac", "g" * 29], 2, "28"), (["g" * 60, "--mac", "g"], 2, "64"),
+    (["garden", "--mac", INSIDE.mac], 1, "already"),
+    (["garden", "--mac", "g", "--key", INSIDE.key], 1, "its own")])
+def test_a_console_that_cannot_be_is_not_registered(database, run, flags, status, said):
+    before = run("--stations")
+    run("--add-station", *flags, "--console", status=status, stderr=said)
+    assert run("--stations") == before
+
+
+def test_console_goes_with_add_station_alone(database, run):
+    run("--new-key", "inside", "--console", status=2, stderr="--add-station")
+
+
+@pytest.fixture
+def garden_history(database, run, serve):
+    run("--add-station", "garden", "--mac", ID, "--console", "--key", KEY)
+    live = serve()
+    for form in (ECOWITT_FORM, ROOMS_FORM):
+        assert live.ask("POST", f"/data/report/{KEY}",
+                        re.sub(rb"dateutc=[^&]*", b"dateutc=now", form)).status == 200
+    assert live.stop() == 0
+
+
+def test_a_registered_console_comes_back_from_its_export(garden_history, run):
+    """Its CSV brings the stations back; registered again, they are the console's."""
+    run("--export", "all.csv")
+    run("--db", "new.db", "--import", "all.csv")
+    run("--db", "new.db", "--add-station", "garden", "--mac", ID, "--console", "--key", "NEW")
+    listed = run("--db", "new.db", "--stations").splitlines()[1:]
+    assert [re.split("  +", line)[1:4] for line in listed] == [
+        ["garden outside", "outside", "garden"], ["garden inside", "inside", "garden-in"],
+        ["garden ch1", "-", "garden-ch1"], ["garden ch2", "-", "garden-ch2"]]

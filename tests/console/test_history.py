@@ -18,7 +18,8 @@ METRIC = ("Time,Indoor Temperature(℃),Indoor Humidity(%),Outdoor Temperature(�
           "1,0.0,0.0,0.0,0.0,0.0,0.0\r\n")
 US = ("Time,Indoor Temperature(℉),Indoor Humidity(%),Outdoor Temperature(℉),"
       "Outdoor Humidity(%),Wind(mph),Gust(km/h),Wind Direction(°),ABS Pressure(inHg),"
-      "REL Pressure(mmHg),Hourly Rain(in)\n2024/9/18 14:25:30,73.04,55,73.76,54,1.1,3.6,259,29.92,760,0.1\n")
+      "REL Pressure(mmHg),Hourly Rain(in)\n"
+      "2024/9/18 14:25:30,73.04,55,73.76,54,1.1,3.6,259,29.92,760,0.1\n")
 ROOMS = ("Time,CH1 Temperature(℃),CH1 Dew point(℃),CH1 HeatIndex(℃),CH1 Humidity(%)\n"
          "2024-09-18 14:25,19.5,1,2,60\n")
 AT = 1_726_669_500_000          # 2024-09-18 14:25 UTC
