@@ -36,6 +36,7 @@ URLs
     GET  /  /verdict.txt  /events  /export.csv  /healthz
     GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
+    GET, POST  /weatherstation/...  /data/report/KEY               as bought stations send
 
 Usage
     python3 iotserver.py --demo        everything at once, with two simulated stations
@@ -110,6 +111,8 @@ MAX_NUMBER = 32                 # characters of a number: any double fits in 24
 MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
+MAX_MAC = 32                    # characters of a MAC
+MAX_CONSOLE = 28                # of a console's: `-ch1` has to fit behind it
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
 RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
@@ -347,7 +350,7 @@ class Point(NamedTuple):
 
 # Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
-MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
+MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
@@ -540,6 +543,89 @@ def parse_instant(name: str, text: str) -> int:
     except (ValueError, OverflowError):
         raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970"
                       ) from None
+
+
+# -- consoles -------------------------------------------------------------------------------------
+
+ROOMS = range(1, 9)
+# The place (the console's own station, which is outside, `in`, or a room), the field and our unit;
+# the names in uploads (Weather Underground's, Ecowitt's), in weewx's archive, in Ecowitt's CSV.
+SENSORS = (
+    ("", 1, "°c", "tempf", "outTemp", "outdoor temperature"),
+    ("", 2, "%", "humidity", "outHumidity", "outdoor humidity"),
+    ("", 3, "hpa", "baromrelin baromin", "barometer", "rel pressure"),
+    ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
+    ("", 5, "m/s", "windgustmph", "windGust", "gust"),
+    ("", 6, "°", "winddir", "windDir", "wind direction"),
+    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
+    ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
+    ("", 9, "index", "uv", "UV", "uv-index"),
+    ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
+    ("in", 2, "%", "humidityin indoorhumidity", "inHumidity", "indoor humidity"),
+    ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
+    *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
+    *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
+CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
+                  "wind from °", "rain mm/h", "sun W/m²", "UV index")
+# Systems of units by weewx's numbers: what they have in place of ours. Uploads are in number 1.
+SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
+           16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
+UNITS = {                       # to take off, to multiply with, decimals that are left
+    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
+    "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
+    "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
+# Numbers that say that there is no such sensor; 999 and 1000 a Shelly's without its probe.
+ABSENT = {"": frozenset[float]()} | {unit: {-9999, -999, 999, 1000} for unit in ("°c", "°f", "%")}
+Column: TypeAlias = tuple[str, int, str]    # place, field, unit
+UPLOADS: dict[str, Column] = {
+    name: (place, field, SYSTEMS[1].get(unit, unit))
+    for place, field, unit, names, *_ in SENSORS for name in names.split()} | {
+    f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
+    "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+
+
+def parse_measure(name: str, text: str, unit: str) -> float | None:
+    """A number in a unit to one in ours; None: there is no such sensor. Raises Refused."""
+    if (text := text.strip()) in {"", "--", "null"}:
+        return None
+    try:
+        number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
+        if math.isinf(value := (number - origin) * factor):
+            raise ValueError("not a finite decimal number")
+    except ValueError as error:
+        raise Refused(400, f"{name}: {error}") from None
+    return None if number in ABSENT.get(unit, {-9999, -999}) else round(value, decimals)
+
+
+def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
+    """What a console or sensor sends, names in lower case, as numbers by place and field. Raises
+    Refused."""
+    report: dict[str, dict[int, float]] = {}
+    for name, (place, field, unit) in UPLOADS.items():
+        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
+            report.setdefault(place, {}).setdefault(field, value)
+    return report
+
+
+def parse_clock(text: str) -> datetime:
+    """`2016-5-10 2:34:15` or `2024/05/10 02:34`, as consoles write it. Raises ValueError."""
+    text = text[:MAX_TIME].replace("/", "-") + ":00" * (text.count(":") == 1)
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+
+
+def parse_dateutc(text: str, now: int) -> int:
+    """When a console has measured: what it says if that can be, else now."""
+    with contextlib.suppress(ValueError):
+        ms = (parse_clock(text) - EPOCH) // MILLISECOND
+        if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
+            return ms
+    return now
+
+
+def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
+    """Name and MAC of the station for a place of a console, from those of the one outside."""
+    return (f"{name.removesuffix(' outside')} {'inside' if place == 'in' else place}",
+            f"{mac}-{place}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -853,6 +939,7 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    ALTER TABLE station ADD COLUMN console INTEGER REFERENCES station;  -- whose key writes here
 """)
 
 WRITER_PRAGMAS = (
@@ -886,6 +973,7 @@ class Station:
     heard: int | None
     last_entry: int
     silence: int                # ms that it may be quiet, as its pauses have taught
+    console: int | None = None  # the station whose key writes here, too: a console's outside
 
 
 def hash_seq(field: int, seq: str) -> bytes:
@@ -938,6 +1026,7 @@ class Batch:
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
+    parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
     now: int = 0                # when its updates arrived; 0: they are none
 
 
@@ -1389,8 +1478,9 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
-        self.next_series = 0 if last is None else last + 1
+        last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
+        self.next_series = last.get("series", -1) + 1
+        self.next_station = last.get("station", 0) + 1
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1514,10 +1604,8 @@ class ImportStep:
         return True
 
 
-class Writer(Database):
-    """All that changes the file: updates, turn by turn, and commands between two turns."""
-
-    # -- updates: add as many as the turn brings, then commit -------------------------------------
+class Updates(Database):
+    """What stations send: as many are added as the turn brings, then all are committed."""
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
@@ -1571,6 +1659,28 @@ class Writer(Database):
             batch.series.append((series, station, field))
         return series
 
+    def find_part(self, console: Station, place: str, now: int) -> Station | None:
+        """The station for a place of a console; a new one comes with the batch. None: its name
+        or MAC is that of a station which was registered otherwise."""
+        if not place:
+            return console
+        name, mac = name_part(console.name, console.mac, place)
+        part = self.by_mac.get(mac)
+        if part is None:
+            taken = {station.name for station in self.stations.values()}
+            if len(mac) > MAX_MAC or not (free := {name, mac} - taken):
+                return None
+            part = Station(self.next_station, name if name in free else mac, mac, None, None, None,
+                           None, now, None, 0, SILENT_AT_LEAST)
+            self.stations[part.id] = self.by_mac[mac] = part
+            self.next_station += 1
+        if part.console != console.id:
+            if part.key or part.console:
+                return None
+            part.console = console.id           # an import may have left it, without a key
+            self.batch.parts.append(part)
+        return part
+
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
@@ -1580,6 +1690,11 @@ class Writer(Database):
         return batch
 
     def _write(self, batch: Batch) -> None:
+        for part in batch.parts:
+            self.db.execute("""
+                INSERT INTO station (id, name, mac, created, console) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT (id) DO UPDATE SET console = excluded.console""",
+                (part.id, part.name, part.mac, part.created, part.console))
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1612,7 +1727,10 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
-    # -- commands: each is short, so that a server can carry them out between two updates ---------
+
+class Writer(Updates):
+    """All that changes the file: updates, and commands, each so short that a server can carry it
+    out between two updates."""
 
     def find(self, name: str) -> Station:
         return find_station(self.stations.values(), name)
@@ -1621,19 +1739,36 @@ class Writer(Database):
                     now: int) -> None:
         """Register a station, or complete one that an import has left without a key. key is the
         SHA-256 in hex, or None."""
+        with self.transaction():
+            self._register(name, mac, role, key, now)
+        self.load()
+
+    def add_console(self, name: str, mac: str, key: str, now: int) -> None:
+        """Register a console, by the name and MAC of its station outside, and that inside."""
+        with self.transaction():
+            id = self._register(name, mac, "outside", key, now)
+            inside = self._register(*name_part(name, mac, "in"), "inside", None, now)
+            self.db.execute("UPDATE station SET console = ? WHERE id = ?", (id, inside))
+            self.db.executemany("""
+                INSERT INTO series (station, field, label) VALUES (?, ?, ?)
+                ON CONFLICT (station, field) DO UPDATE SET label = excluded.label""", [
+                (station, field, label) for station, count in ((id, MAX_FIELDS), (inside, 3))
+                for field, label in enumerate(CONSOLE_LABELS[:count], 1)])
+        self.load()
+
+    def _register(self, name: str, mac: str, role: str | None, key: str | None, now: int) -> int:
         imported = self.by_mac.get(mac)
-        if imported and imported.key:
+        if imported and (imported.key or imported.console):
             raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
         if any(name == s.name and s is not imported for s in self.stations.values()):
             raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
                              "a new key")
         self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("""
-                INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
-                ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
-                key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self.load()
+        return int(ask(self.db, """
+            INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
+            key = excluded.key RETURNING id""",
+            (name, mac, role, key and bytes.fromhex(key), now)))
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -1643,13 +1778,19 @@ class Writer(Database):
                      role: str | None) -> None:
         """Change what is not None of a station; the role `none` takes its role away."""
         station = self.find(name)
+        macs = {s.id: mac + s.mac.removeprefix(station.mac) for s in self.stations.values()
+                if mac and station.id in (s.id, s.console)}     # those of its rooms follow
         for other in self.stations.values():
-            if other is not station and (other.name == new_name or other.mac == mac):
+            if (other.name == new_name and other is not station) or (
+                    other.mac in macs.values() and other.id not in macs):
                 raise StoreError(f"station {other.name!r} has this name or MAC already")
+        if max(map(len, macs.values()), default=0) > MAX_MAC:
+            raise StoreError(f"a console's MAC has at most {MAX_CONSOLE} characters")
         with self.transaction() as db:
-            db.execute("UPDATE station SET name = ?, mac = ?, role = ? WHERE id = ?", (
-                new_name or station.name, mac or station.mac,
-                {None: station.role, "none": None}.get(role, role), station.id))
+            db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
+                new_name or station.name, {None: station.role, "none": None}.get(role, role),
+                station.id))
+            db.executemany("UPDATE station SET mac = ?2 WHERE id = ?1", macs.items())
         self.load()
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
@@ -1697,6 +1838,7 @@ class Writer(Database):
             db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
             for table in ("series", "note", "receipt", "gap"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
+            db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
         self.load()
         return -1
@@ -1783,6 +1925,7 @@ class Writer(Database):
             INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
             (name, mac, now)).fetchone())
         self.stations[station.id] = self.by_mac[mac] = station
+        self.next_station = station.id + 1
         return station
 
 
@@ -1939,9 +2082,12 @@ class Access:
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        stored = (station and station.key) or NO_KEY    # compared with always: takes as long
+        holder = station                                # of the key: a console's, for its rooms
+        if station and station.console and not station.key:
+            holder = writer.stations[station.console]
+        stored = (holder and holder.key) or NO_KEY      # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
-        if not station or not (is_current or matches(digest, station.next_key)):
+        if not (station and holder) or not (is_current or matches(digest, holder.next_key)):
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
         if (address, digest) not in self.guesses.right:
@@ -1954,7 +2100,7 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
-            writer.batch.promoted.add(station.id)
+            writer.batch.promoted.add(holder.id)
         return station
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
@@ -3748,6 +3894,41 @@ def get_channels(request: Request, server: "Server") -> Work:
         return render_error(refused, suffix)
 
 
+# -- consoles and sensors -------------------------------------------------------------------------
+#
+# Weather Underground's protocol and Ecowitt's. A gateway sends nothing twice: so all that can be
+# understood is taken.
+
+REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report/?([^/&]*)/?(.*)")
+PURPOSE = Answer(render_message("For weather stations", "Bought weather stations send here what "
+                                "they measure; <code>--add-station NAME --mac ID --console</code> "
+                                'says what to type into their app. <a href="/">Overview</a>'),
+                 HTML, headers=PAGE_HEADERS)
+
+
+def take_report(request: Request, server: "Server") -> Answer:
+    """Store all that a console says, or nothing: an entry of each station that it concerns."""
+    if not (match := REPORT.fullmatch(request.path)):
+        raise Refused(404, "there is nothing here; / is the page")
+    glued, key, rest = match.groups()           # to a path of which the `?` was forgotten
+    form = {name.lower(): value for text in (
+        glued or rest or "", request.query.lstrip("?"), request.body.decode("utf-8", "replace"))
+        for name, value in parse_form(text).items()}
+    if not form and "text/html" in request.headers.get("accept", ""):
+        return PURPOSE
+    mac = parse_mac(form.get("id", "")) if key is None else None
+    key = key or form.get("password") or request.headers.get("x-api-key", "")
+    console, now = server.access.admit(mac, key, request.address), server.now()
+    ms = parse_dateutc(form.get("dateutc", ""), now)
+    found = [(part, values) for place, values in parse_report(form).items()
+             if (part := server.writer.find_part(console, place, now))]
+    if not found:
+        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
+    for part, values in found:
+        server.writer.add_entry(part, ms, values, now)
+    return Answer(b"success", is_update=True)
+
+
 NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
                                         Allow="GET, POST, OPTIONS"), "json"))
 NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
@@ -3768,6 +3949,7 @@ class Route(NamedTuple):
 
 
 ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
+Console = functools.partial(ThingSpeak, answer=take_report, is_safe=False)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -3787,6 +3969,8 @@ ROUTES = (
     ThingSpeak("POST", "/channels/", post_channel),
     *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
     *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(Console(method, path) for method in ("GET", "POST")
+      for path in ("/weatherstation/", "/data/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
@@ -3996,6 +4180,9 @@ class Known:
 def render_refusal(request: Request, refused: Refused) -> Answer:
     """A refusal in the form that the client asked for."""
     accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    if REPORT.match(request.path):              # in Weather Underground's words
+        text = "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
+        return Answer(f"{text}\n".encode(), TEXT, refused.status, refused.headers)
     if "text/html" in accept:
         return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
                       refused.headers + PAGE_HEADERS)
@@ -4407,6 +4594,7 @@ class Turn:
                 connection.flush(second, failure)
         if batch.readings and not failure:
             self.server.board.is_stale = True
+            self.server.events.is_reset |= bool(batch.parts)
             if self.server.events.is_used:
                 self.server.events.tell("reading", batch.readings)
 
@@ -4653,8 +4841,8 @@ class Control(asyncio.Protocol):
 
 
 WRITER_METHODS = frozenset({
-    "add_station", "edit_station", "new_key", "set_read_key", "label", "remove_step", "prune_step",
-    "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
+    "add_station", "add_console", "edit_station", "new_key", "set_read_key", "label",
+    "remove_step", "prune_step", "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
 
 
 class Server:
@@ -4935,12 +5123,35 @@ def lan_address() -> str:
 
 def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    name, key = parse_name(name), args.key or secrets.token_urlsafe(16)
+    require(not args.console or not args.role, "--console is both outside and inside")
+    require(not args.console or len(args.mac) <= MAX_CONSOLE,
+            f"--mac: a console's has at most {MAX_CONSOLE} characters")
+    name, key = parse_name(name + " outside" * bool(args.console)), (
+        args.key or secrets.token_urlsafe(16))
     with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
-                           hash_key(key).hex(), now_ms())
+        if args.console:
+            writer.add_console(name, args.mac.lower(), hash_key(key).hex(), now_ms())
+        else:
+            writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
+                               hash_key(key).hex(), now_ms())
         running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
     port = f":{running[1] if running else args.port}".removesuffix(":80")
+    host = lan_address()
+    if args.console:
+        print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
+their API key, shown only now: {key}
+
+# into the app of the console, where it says Customized or Custom Server
+Server IP / Hostname:  {host}
+Port:                  {port[1:] or 80}   # with --host 0.0.0.0 it answers there; behind nginx: 80
+Upload Interval:       60
+# and as Protocol Type Same As, of these three the first that it has
+Ecowitt:       Path:         /data/report/{key}
+AMBWeather:    Path:         /data/report/{key}?
+Wunderground:  Path:         /weatherstation/updateweatherstation.php?
+               Station ID:   {args.mac}
+               Station Key:  {key}""")
+        return
     print(f"""station {name} is registered; its API key, shown only now: {key}
 
 # config.py of the station
@@ -4948,7 +5159,7 @@ API_KEY = "{key}"
 SSID = "the name of your WiFi"
 WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
-SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it answers there
+SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here, with a field that nothing else uses
 curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
@@ -5211,14 +5422,19 @@ def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row
             for when, owner, mac, field, value, entry in filter(None, lines):
                 yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
                           parse_value(value), parse_entry(entry))
+        elif header[:1] == ["Time"]:
+            columns = find_columns(header)
+            for cells in filter(None, lines):           # in this machine's time zone
+                yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns,
+                                        cells, station)
         elif header[:2] == ["created_at", "entry_id"]:
             for cells in filter(None, lines):
                 if len(cells) < len(header):
                     raise ValueError(f"{len(header)} cells are expected")
                 yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
         else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
+            raise ValueError("neither our CSV, nor ThingSpeak's or Ecowitt's, nor an SQLite file; "
+                             f"our first line is {','.join(Row._fields)}")
     except (ValueError, csv.Error, Refused) as error:
         raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
                          "stored; importing again does not double it") from None
@@ -5248,8 +5464,52 @@ def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iter
             yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
+def find_columns(header: list[str]) -> list[Column | None]:
+    """Those of Ecowitt's CSV, like `Indoor Temperature(℃)`, as far as we know them. Raises
+    ValueError."""
+    known = {heading: (place, field, unit) for place, field, unit, _, _, heading in SENSORS}
+    columns: list[Column | None] = []
+    for text in header:
+        heading, _, written = text.replace("℃", "°C").replace("℉", "°F").lower().partition("(")
+        place, field, unit = known.get(heading.strip(), ("", 0, ""))
+        unit = written.rstrip(")") or unit
+        if field and unit not in UNITS:
+            raise ValueError(f"{text}: this unit is not known here")
+        columns.append((place, field, unit) if field else None)
+    return columns
+
+
+def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
+                 station: Station | None) -> Iterator[Row]:
+    """What a console has measured at an instant, inside and outside."""
+    if station is None:
+        raise Usage("what comes from a console needs --station NAME: whose readings these are")
+    for column, cell in zip(columns, cells, strict=True):
+        if column and cell is not None:
+            place, field, unit = column
+            name, mac = (name_part(station.name, station.mac, place) if place else
+                         (station.name, station.mac))
+            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
+                yield Row(ms, name, mac, field, value, None)
+
+
+def read_archive(db: sqlite3.Connection, station: Station | None) -> Iterator[Row]:
+    """weewx's table; each row tells its system of units. Raises ValueError."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
+    sensors = [sensor for sensor in SENSORS if sensor[4] in there]
+    for seconds, system, *cells in db.execute(
+            f"SELECT dateTime, usUnits, {', '.join(sensor[4] for sensor in sensors)} FROM archive "
+            "ORDER BY dateTime"):
+        if (units := SYSTEMS.get(system)) is None:
+            raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
+        yield from console_rows(seconds * 1000, [
+            (place, field, units.get(unit, unit)) for place, field, unit, *_ in sensors],
+            cells, station)
+
+
+def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """weewx's archive, or data(Id, API_key, date_time, mac, field, data), where Id serves as
+    entry number."""
     id, path = 0, Path(name)
     with contextlib.ExitStack() as stack:
         if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
@@ -5258,19 +5518,23 @@ def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iter
                 shutil.copyfileobj(file, copy)
         db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
+            if ask(db, "SELECT 1 FROM sqlite_master WHERE name = 'archive'"):
+                yield from read_archive(db, station)
+                return
             for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
                 yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
-                             "date_time, mac, field, data) is expected") from None
+                             "date_time, mac, field, data) is expected, or weewx's archive"
+                             ) from None
 
 
 def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
     """The function that reads a file which starts like this."""
     if start.startswith(b"SQLite format 3\0"):
-        return read_older_table
+        return read_sqlite
     return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
@@ -5290,7 +5554,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     station = None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
-            station = find_station(reader.stations(), args.station)
+            stations = {station.name: station for station in reader.stations()}
+            station = stations.get(f"{args.station} outside") or find_station(  # a console's
+                stations.values(), args.station)
     with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):
@@ -5502,7 +5768,8 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("add-station", ("NAME",), add_station,
-            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+            "register a station; prints its key and its config.py lines",
+            ("mac", "role", "console", "key")),
     Command("edit-station", ("NAME",), edit_station,
             "change its name, MAC or role; id, keys and readings stay", ("name", "mac", "role")),
     Command("stations", (), list_stations, "a table of the stations"),
@@ -5518,8 +5785,8 @@ COMMANDS = (
             "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
     Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
-    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
-            "SQLite file of the older kind", ("station",)),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
+            "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
@@ -5529,11 +5796,12 @@ OPTIONS = (
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
     Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
             "where the station hangs"),
+    Setting("console", None, None, parse_switch, "it is a bought one, outside and inside"),
     Setting("name", "NEW", None, parse_name, "its new name"),
     Setting("key", "KEY", None, parse_key,
             "the API key (default: made up); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
-    Setting("station", "NAME", None, str, "whose readings a file of ThingSpeak's holds"),
+    Setting("station", "NAME", None, str, "whose readings a file of others' holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
             "from then on, ISO 8601 or seconds since 1970"),
     Setting("end", "T", None, functools.partial(parse_instant, "end"), "until before then"),
