@@ -73,7 +73,6 @@ import json
 import math
 import operator
 import os
-import random
 import re
 import secrets
 import shlex
@@ -756,6 +755,323 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
     warm, cool = (values[-1] if abs(values[-1] - believe(values)) < URGENT_MARGIN
                   else believe(values) for values in last)      # what is said, but for a wild one
     return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
+
+
+# -- the forecast ---------------------------------------------------------------------------------
+#
+# Every past day is one possible tonight: how both temperatures moved from this time of day on, as
+# they would have moved had that day been like today, which a regression tells. Each such night
+# crosses at some time or never. Quantiles of these times are the answer, and how good answers have
+# been sets the width of its interval. Days are whole days of UTC, which no change of clocks moves.
+
+Pair = tuple[list[float], list[float]]      # of outside, of inside
+QUARTER = 15 * MINUTE
+QUARTERS = DAY // QUARTER       # of a day
+HORIZON = 12 * HOUR             # behind which nothing is said
+HOLD = 3                        # quarters more that a crossing has to last: a cloud is none
+LEADS = [quarters / 4 for quarters in range(1, HORIZON // QUARTER + HOLD + 1)]    # hours ahead
+PAST_DAYS = 45                  # as good as 60, and a quarter quicker
+LOOK_BACK = 12 * HOUR // QUARTER    # for the lowest of the last night
+KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks at
+INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
+OUTSIDE_HOLE = 4 * HOUR // QUARTER
+GLITCH = 3.0                    # °C from the median of three readings: no weather does that
+FEWEST_DAYS = 1                 # of history: from so few, made-up nights make a wide interval
+MEMORY = 12                     # days, behind which a day counts for a third
+RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
+SLOPES = ((-0.16, -0.18, 0.0), (-0.015, 0.0, 0.01))     # °C per hour of the lead and unit of each
+                                # trait, of outside and inside: on other houses they were such
+SLOPE_HOURS = 8                 # until when they grow with the lead
+INSIDE_SHARE = 0.5              # of how far off inside was: the two go wrong together
+# Nights that are made up keep a short history honest: (°C off after an hour, weight in days).
+MADE_UP = ((-2.0, 0.5), (0.0, 1.0), (2.0, 0.5))
+TAIL = 0.1                      # of the nights lie before the interval, and as many behind it
+LEARNED_DAYS = 60               # of earlier answers that set the width of the next one
+FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.3, 0.4, 3.0
+LEARNING_RATE = 0.15
+NEVER = 99.0                    # a score: of what has not come at all
+WIDEST_MORNING = 3 * HOUR       # no history knows the clouds: a useful interval, or nothing
+OUT_OF_REACH = 2.0              # °C above all that outside was lately: it gets no warmer than that
+UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
+
+
+class Outcome(NamedTuple):
+    """What became of the forecast of a full hour."""
+    asked: int
+    event: str
+    score: float                # how far off, in halves of the interval; above 1: missed
+    error: int                  # ms from the median to the truth
+    baseline: int               # the same, had yesterday's curves been shifted to today's values
+
+
+class Forecast(NamedTuple):
+    """When outside gets cooler or warmer than inside: the median, the 80 % interval, the chance.
+
+    Without at it is not more likely than not; without end the interval is open. The curves are
+    what is expected, a value for each quarter of an hour from the next on.
+    """
+    event: str                  # cooler, warmer
+    at: int | None
+    start: int | None
+    end: int | None
+    chance: float               # that it happens within HORIZON
+    days: int                   # of history that it rests on
+    inside: tuple[float, ...]
+    outside: tuple[float, ...]
+    asked: int = 0
+    past: tuple[Outcome, ...] = ()      # of this hour's forecasts, the newest last
+
+
+class Quarters:
+    """A series as a number for each quarter of an hour, the newest reading of each.
+
+    A hole becomes a straight line as soon as its end is known, and until then the last value
+    holds; one longer than the bridge is nan.
+    """
+
+    def __init__(self, bridge: int):
+        self.bridge, self.silent = bridge, KEPT     # quarters since the last number
+        self.values = [math.nan] * KEPT
+
+    def add(self, readings: Sequence[float]) -> None:
+        """One more quarter: its last three readings, as far as there are any."""
+        del self.values[0]
+        if readings:
+            middle = statistics.median(readings)
+            value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
+            if self.silent <= self.bridge:
+                rise = (value - self.values[-1]) / (self.silent + 1)
+                for i in range(-self.silent, 0):
+                    self.values[i] += rise * (i + self.silent + 1)
+            self.silent = 0
+        else:
+            self.silent += 1
+            value = self.values[-1]
+            if self.silent > self.bridge:
+                value = math.nan
+                self.values[-self.bridge:] = [math.nan] * self.bridge
+        self.values.append(value)
+
+
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return sum(map(operator.mul, a, b), 0.0)
+
+
+def solve(rows: list[list[float]]) -> list[list[float]]:
+    """Gauss and Jordan: what stands right of a square matrix, times its inverse.
+
+    Without pivoting: the ridge on the diagonal keeps it from zero.
+    """
+    for i in range(len(rows)):
+        pivot = [value / rows[i][i] for value in rows[i]]
+        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
+                for j, row in enumerate(rows)]
+    return [row[len(rows):] for row in rows]
+
+
+def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
+           prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
+    """For each lead: the mean of the days' moves, and these, as if each day had been like today.
+
+    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, shrunk to the prior.
+    """
+    total = sum(weights)
+    columns = [*zip(*traits, strict=True)]
+    means = [dot(weights, column) / total for column in columns]
+    centered = [[value - mean for value in column]
+                for column, mean in zip(columns, means, strict=True)]
+    weighted = [[*map(operator.mul, weights, column)] for column in centered]
+    slopes = solve([[dot(row, column) + RIDGE * (i == j) for j, column in enumerate(centered)]
+                    + row for i, row in enumerate(weighted)])
+    rest = [slope - dot(prior, [dot(row, column) for column in centered])
+            for slope, row in zip(prior, slopes, strict=True)]
+    for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
+        a, b, c = (dot(row, column) + min(hours, SLOPE_HOURS) * slope
+                   for row, slope in zip(slopes, rest, strict=True))
+        alike = [move - a * x - b * y - c * z
+                 for move, (x, y, z) in zip(column, traits, strict=True)]
+        yield dot(weights, alike) / total, alike
+
+
+def traits_at(outside: list[float], inside: list[float], i: int) -> Pair:
+    """What tells one day from another at quarter i, in units that matter alike: of outside, how
+    far above the last night's lowest, how warm, how long ago; of inside, its move in three hours,
+    how warm, how much warmer outside."""
+    lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
+    moved = inside[i] - inside[i - 12]
+    return ([(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS)],
+            [0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]])
+
+
+def past_days(outside: list[float], inside: list[float]) -> Iterator[tuple[float, Pair, Pair]]:
+    """Of each past day that is known for 12 h from this time of day on: its weight, its moves
+    since then for each lead, and in what it differed from today."""
+    now = len(outside) - 1
+    today = traits_at(outside, inside, now)
+    for age in range(1, PAST_DAYS + 1):
+        i = now - age * QUARTERS
+        fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
+                      for values in (outside, inside))
+        if math.isfinite(sum(fall) + sum(rise)):
+            then = traits_at(outside, inside, i)
+            yield math.exp(-age / MEMORY), (fall, rise), (
+                [*map(operator.sub, then[0], today[0])], [*map(operator.sub, then[1], today[1])])
+
+
+def find_crossing(gaps: Sequence[float]) -> float:
+    """When gaps, below zero at first, rises above it and stays there for HOLD more; else inf."""
+    for i in range(1, len(gaps) - HOLD):
+        if gaps[i] > 0 and min(gaps[i:i + 1 + HOLD]) > 0:
+            return i - gaps[i] / (gaps[i] - min(gaps[i - 1], 0.0))
+    return math.inf
+
+
+def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
+    """Of (value, weight) in order of value."""
+    left = share * sum(weight for _, weight in weighted)
+    return next((value for value, weight in weighted if (left := left - weight) <= 0),
+                weighted[-1][0])
+
+
+def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
+    """From the quarters up to now; nothing that was learned is in it yet."""
+    gap = inside[-1] - outside[-1]
+    if not gap or not math.isfinite(gap):
+        return None
+    if inside[-1] - max(t for t in outside[::-4] if not math.isnan(t)) > OUT_OF_REACH:
+        return None
+    days = [*past_days(outside, inside)]
+    if len(days) < FEWEST_DAYS:
+        return None
+    weights, moves, traits = zip(*days, strict=True)
+    falls, rises = (adjust([move[side] for move in moves], [trait[side] for trait in traits],
+                           weights, slopes) for side, slopes in enumerate(SLOPES))
+    sign = 1 if gap < 0 else -1
+    warm, cool, gaps = [], [], []
+    for hours, (rise, up), (fall, down) in zip(LEADS, rises, falls, strict=True):
+        warm.append(inside[-1] + rise)
+        cool.append(outside[-1] + fall)
+        base = gap + rise * (1 - INSIDE_SHARE)
+        gaps.append([sign * (base + INSIDE_SHARE * a - b)
+                     for a, b in zip(up, down, strict=True)]
+                    + [sign * (gap + rise - fall) + off * math.sqrt(hours) for off, _ in MADE_UP])
+    times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
+    nights = sorted((time if time <= HORIZON // QUARTER else math.inf, weight) for time, weight in
+                    zip(times, (*weights, *(weight for _, weight in MADE_UP)), strict=True))
+    start, at, end = (None if math.isinf(time := quantile(nights, share))
+                      else now + round(time * QUARTER) for share in (TAIL, 0.5, 1 - TAIL))
+    chance = sum(weight for time, weight in nights if math.isfinite(time)) / sum(
+        weight for _, weight in nights)
+    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
+                    (*warm,), (*cool,))
+
+
+def learn_width(scores: Iterable[float]) -> float:
+    """The factor on the interval: adaptive conformal inference (Gibbs and Candes 2021)."""
+    width = FIRST_WIDTH
+    for score in scores:
+        width *= math.exp(LEARNING_RATE * ((score > width) - 2 * TAIL))
+        width = min(MOST_WIDTH, max(LEAST_WIDTH, width))
+    return width
+
+
+def widen(forecast: Forecast, now: int, width: float) -> Forecast:
+    if forecast.at is None or forecast.start is None:
+        return forecast
+    end = forecast.end and round(forecast.at + width * (forecast.end - forecast.at))
+    return forecast._replace(
+        start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
+        end=end if end and end <= now + HORIZON else None)
+
+
+def is_worth_saying(forecast: Forecast) -> bool:
+    """A warm evening always; a morning with a useful interval; "not tonight" when it is sure."""
+    if forecast.at is None:
+        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
+                and forecast.days >= SURE_DAYS)
+    return forecast.event == "cooler" or (
+        forecast.start is not None and forecast.end is not None
+        and forecast.end - forecast.start <= WIDEST_MORNING)
+
+
+def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequence[float]
+           ) -> Outcome | None:
+    """What became of a forecast, before it was widened. gaps are how the quarters from asked on
+    have been, above zero where what it foretold was true; before, those of the day before."""
+    if forecast.at is None or forecast.start is None or not math.isfinite(sum(gaps)):
+        return None
+    crossing, shifted = (asked + find_crossing(night) * QUARTER for night in (
+        gaps, [gap - before[0] + gaps[0] for gap in before]))
+    came = min(crossing, asked + HORIZON)
+    error = abs(came - forecast.at)
+    end = math.inf if forecast.end is None else forecast.end
+    half = forecast.at - forecast.start if came < forecast.at else end - forecast.at
+    is_lost = came < crossing and end < math.inf
+    score = NEVER if is_lost else min(NEVER, error / max(half, MINUTE))
+    return Outcome(asked, forecast.event, score, round(error),
+                   round(abs(came - min(shifted, asked + HORIZON))))
+
+
+class Forecaster:
+    """A room and its outside: their quarters, what was said at full hours and what became of it.
+
+    It learns for each hour of the day by itself, from what is a day old and no older than
+    LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
+    """
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()):
+        self.inside, self.outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
+        self.asked: dict[int, tuple[int, Forecast]] = {}        # by hour of the day
+        self.outcomes = collections.deque(outcomes, DAY // HOUR * LEARNED_DAYS)
+
+    def find_outcomes(self, now: int, event: str) -> list[Outcome]:
+        """Of earlier days at this hour, in order of time."""
+        return [outcome for outcome in self.outcomes
+                if (now - outcome.asked) % DAY < HOUR and outcome.event == event
+                and now - outcome.asked <= LEARNED_DAYS * DAY]
+
+    def learn(self, now: int) -> Outcome | None:
+        """What became of yesterday's forecast of this full hour; to be called before ask."""
+        asked, forecast = self.asked.pop(now % DAY, (0, None))
+        if forecast is None or asked != now - DAY:
+            return None
+        sign = 1 if forecast.event == "cooler" else -1
+        gaps = [sign * (inside - outside) for inside, outside in zip(
+            *(series.values[-1 - 2 * QUARTERS:] for series in (self.inside, self.outside)),
+            strict=True)]
+        night = len(LEADS) + 1
+        outcome = assess(forecast, asked, gaps[QUARTERS:QUARTERS + night], gaps[:night])
+        if outcome:
+            self.outcomes.append(outcome)
+        return outcome
+
+    def ask(self, now: int) -> Forecast | None:
+        """At the end of the quarter that was fed last."""
+        forecast = foretell(self.outside.values, self.inside.values, now)
+        if forecast is None:
+            return None
+        if now % HOUR == 0:
+            self.asked[now % DAY] = now, forecast
+        past = self.find_outcomes(now, forecast.event)
+        forecast = widen(forecast, now, learn_width(outcome.score for outcome in past))
+        return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
+
+
+def foresee(forecaster: Forecaster, read: Callable[[int, int], Sequence[float]], start: int,
+            end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
+    """From start to end, both full quarters of an hour: what is said at each full hour and at the
+    end, and what has become of what was said a day before.
+
+    read gives the last three readings of inside (0) or outside (1) in the quarter up to a time.
+    It is fed from as long before the start as an answer looks back, an hour in a step.
+    """
+    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
+        for side, quarters in enumerate((forecaster.inside, forecaster.outside)):
+            quarters.add(read(side, now))
+        is_full = now % HOUR == 0
+        outcome = forecaster.learn(now) if is_full else None
+        if is_full or now == end:
+            yield now, forecaster.ask(now) if now >= start else None, outcome
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5273,36 +5589,68 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 # -- the demonstration ----------------------------------------------------------------------------
 
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
-# °C: the mean, the waves of the year and of the day, how much larger that of the day is in summer,
-# the weather; and the hour UTC of the warmest time, in UTC-7.
-WAVES = {"inside": (21.5, 3.5, 0.7, 0.5, 0.5, 26), "outside": (12, 10, 4, 3, 1.6, 22)}
+DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
+DEMO_DAYLIGHT = 14.0            # hours
+DEMO_STEP = 10 * MINUTE         # between two readings of its history
 
 
-def simulate(role: str, ms: int, midsummer: int) -> float:
-    """A plausible temperature in degrees Celsius; the house follows hours later."""
-    mean, yearly, daily, summer, weather, warmest = WAVES[role]
-    days = ms / DAY
+def wander(ms: int, period: int) -> float:
+    """From -1 to 1: a new value after each period, smooth between; always the same at a time."""
+    i, rest = divmod(ms, period)
+    before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
+                     for j in (i, i + 1))
+    return before + (after - before) * (1 - math.cos(math.pi * rest / period)) / 2
+
+
+def simulate_outside(ms: int, midsummer: int) -> tuple[float, float]:
+    """(°C, how strong the sun is, from 0 to 1): seasons, warm and cool spells, cloudy days, and
+    days that warm like a sine and cool like an exponential (Parton and Logan 1981)."""
     year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
-    day = math.cos((days - warmest / 24) * math.tau)
-    change = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
-    return round(mean + yearly * year + (daily + summer * year) * day + weather * change, 1)
+    clouds = min(1.0, max(0.0, 0.4 + 0.8 * wander(ms, 31 * HOUR)))
+    hour = (ms - DEMO_SUNRISE) % DAY / HOUR
+    day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
+    shape = math.sin(math.pi * day / (DEMO_DAYLIGHT + 3.7)) * (
+        math.exp(-2.2 * night) - night * math.exp(-2.2))
+    sun = (1 - 0.8 * clouds) * max(0.0, math.sin(math.pi * day / DEMO_DAYLIGHT))
+    spells = 3.5 * wander(ms, 6 * DAY) + 1.5 * wander(ms, 41 * HOUR)
+    noise = (0.1 + 0.7 * sun) * wander(ms, 47 * MINUTE) + 0.15 * wander(ms, 13 * MINUTE)
+    return 12.5 + 9 * year + spells + noise + (6 + 5 * year) * (1 - 0.6 * clouds) * (
+        shape - 0.35), sun
 
 
-def fill_demo(writer: Writer, now: int) -> None:
-    """Two stations and a year of their readings, one in 10 minutes. Now is midsummer."""
-    for name, mac in DEMO_STATIONS:
+class DemoHouse:
+    """A room that follows the weather: its walls, the sun, windows that are open when it cools."""
+
+    def __init__(self, start: int, midsummer: int):
+        self.at, self.midsummer, self.inside = start, midsummer, 21.0
+
+    def advance(self, now: int) -> tuple[float, float]:
+        """What the two stations measure then, in the order of DEMO_STATIONS."""
+        outside, sun = simulate_outside(now, self.midsummer)
+        is_open = self.inside > 22.5 and outside < self.inside - 0.5 and sun < 0.1
+        share = 1 - math.exp((self.at - now) / ((8 if is_open else 40) * HOUR))
+        self.inside = max(20.5, self.inside + (outside + 1.5 + 12 * sun - self.inside) * share)
+        self.at = now
+        return round(self.inside + 0.1 * wander(now, 7 * MINUTE), 1), round(outside, 1)
+
+    def send(self, server: Server) -> None:
+        """The simulated stations send: through the same store as real ones."""
+        now = server.now()
+        for (_, mac), value in zip(DEMO_STATIONS, self.advance(now), strict=True):
+            server.writer.add(server.writer.by_mac[mac], Reading(1, value, 0, None), now)
+        server.turn.end()
+
+
+def fill_demo(writer: Writer, now: int) -> DemoHouse:
+    """Two stations and a year of their readings. Now is midsummer."""
+    house = DemoHouse(now - 365 * DAY, now)
+    times = range(now - 365 * DAY, now, DEMO_STEP)
+    for (name, mac), values in zip(DEMO_STATIONS, zip(*map(house.advance, times), strict=True),
+                                   strict=True):
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-        writer.import_rows([(ms, name, mac, 1, simulate(name, ms, now), None)
-                            for ms in range(now - 365 * DAY, now, 600_000)], now)
-
-
-def play_demo(server: Server) -> None:
-    """The simulated stations send: through the same store as real ones."""
-    now = server.now()
-    for name, mac in DEMO_STATIONS:
-        value = simulate(name, now, now) + random.choice((-0.1, 0, 0, 0.1))
-        server.writer.add(server.writer.by_mac[mac], Reading(1, round(value, 1), 0, None), now)
-    server.turn.end()
+        writer.import_rows([(ms, name, mac, 1, value, None)
+                            for ms, value in zip(times, values, strict=True)], now)
+    return house
 
 
 # -- serving --------------------------------------------------------------------------------------
@@ -5442,11 +5790,12 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
+        jobs = JOBS
         if args.demo:
-            fill_demo(writer, now_ms())
+            jobs += (5, fill_demo(writer, now_ms()).send),
         reader = stack.enter_context(contextlib.closing(Reader(path)))
         server = Server(args, writer, reader)
-        asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
+        asyncio.run(serve(server, jobs))
         if hasattr(socket, "AF_UNIX"):
             beside(path, ".sock").unlink(missing_ok=True)
 
