@@ -178,8 +178,10 @@ MAX_STREAMS = 32                # exports at a time; each holds so many rows for
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
+STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
+MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
@@ -1069,7 +1071,7 @@ def foresee(forecaster: Forecaster, read: Callable[[int, int], Sequence[float]],
         for side, quarters in enumerate((forecaster.inside, forecaster.outside)):
             quarters.add(read(side, now))
         is_full = now % HOUR == 0
-        outcome = forecaster.learn(now) if is_full else None
+        outcome = forecaster.learn(now) if is_full and now >= start else None
         if is_full or now == end:
             yield now, forecaster.ask(now) if now >= start else None, outcome
 
@@ -1167,6 +1169,16 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
+        inside   INTEGER NOT NULL,      -- series
+        outside  INTEGER NOT NULL,
+        asked    INTEGER NOT NULL,
+        event    TEXT NOT NULL,
+        score    REAL NOT NULL,
+        error    INTEGER NOT NULL,
+        baseline INTEGER NOT NULL,
+        PRIMARY KEY (inside, outside, asked)
+    ) STRICT, WITHOUT ROWID;
 """)
 
 WRITER_PRAGMAS = (
@@ -1465,6 +1477,24 @@ class Reader:
                 SELECT time, value, max(entry) FROM reading
                 WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
                 GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
+
+    def quarter(self, series: int | None, end: int) -> list[float]:
+        """The last three numbers of the quarter of an hour up to end, in order: as quick at any
+        interval. Where an hour was pruned, it has its mean at its end."""
+        return [value for _, _, value in reversed(self.db.execute("""
+            SELECT * FROM (
+                SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
+                AND time <= ?2 AND typeof(value) <> 'text' ORDER BY time DESC, entry DESC LIMIT 3)
+            UNION ALL SELECT ?2, 0, total / count FROM hour
+            WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
+            AND pruned = count""", (series, end, QUARTER)).fetchall())]
+
+    def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
+        """What became of the forecasts asked from start to end, for a room's series."""
+        return list(map(Outcome._make, self.db.execute("""
+            SELECT asked, event, score, error, baseline FROM outcome
+            WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
+            (inside, outside, start, end))))
 
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
@@ -1902,6 +1932,14 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
+    def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
+                      ) -> None:
+        """Add what became of forecasts of a room; what is older than start goes."""
+        with self.transaction() as db:
+            db.executemany("REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?)",
+                           [(inside, outside, *outcome) for outcome in outcomes])
+            db.execute("DELETE FROM outcome WHERE asked < ?", (start,))
+
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
     def find(self, name: str) -> Station:
@@ -1988,6 +2026,7 @@ class Writer(Database):
             for table in ("series", "note", "receipt", "gap"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
+            db.execute("DELETE FROM outcome")
         self.load()
         return -1
 
@@ -2033,6 +2072,7 @@ class Writer(Database):
                 AND time >= :start / 3600000 * 3600000
                 AND time < (:stop + 3599999) / 3600000 * 3600000
                 GROUP BY 2 ON CONFLICT DO NOTHING""", wanted)
+            db.execute("DELETE FROM outcome")
         return gone, stop
 
     def prune_notes_step(self, before: int) -> int:
@@ -2063,6 +2103,7 @@ class Writer(Database):
             for row in rows:
                 step.add(*row)
             self._write(step.batch)
+            self.db.execute("DELETE FROM outcome")
         return len(step.batch.readings), step.known, step.pruned
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
@@ -2578,6 +2619,8 @@ NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
 COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
+LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
@@ -2647,6 +2690,7 @@ class Place(NamedTuple):
     outside: "Place | None" = None
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
+    forecast: Forecast | None = None
 
     @property
     def css(self) -> str:
@@ -2685,6 +2729,11 @@ def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
+def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
+    """Of no zone: the machine's."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).astimezone(zone).strftime(form)
+
+
 def say_degrees(difference: float, unit: str) -> str:
     """A difference of temperatures: `4.1 °F`."""
     degrees = abs(difference) * (1 if unit == "C" else 1.8)
@@ -2719,9 +2768,38 @@ def find_expiry(places: list[Place]) -> int:
                 if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
-def say_rooms(places: list[Place], now: int, unit: str) -> str:
+def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
+    """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
+    forecast = room.forecast
+    if forecast is None or room.is_cold:
+        return ""
+    if forecast.at is None or forecast.start is None:
+        return "Hardly cooler outside within the next 12 hours."
+    at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end or 0))
+    named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
+    if forecast.event == "warmer":
+        return (f"Warmer outside some time between {start} and {end}{named}, "
+                f"with a chance of {forecast.chance:.0%}.")
+    until = f"to {end}" if forecast.end else "or later"
+    return f"Cooler outside from about {at} ({start} {until}{named})."
+
+
+def say_record(forecast: Forecast) -> str:
+    """How good such forecasts have been."""
+    days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
+    errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
+    if len(errors) < LEAST_TOLD:
+        return f"Too few {days} have passed to tell how good that is."
+    middle = "" if forecast.event == "cooler" else " of the middle"
+    return (f"The last {len(errors)} {days}: half of them within "
+            f"{round(statistics.median(errors) / MINUTE)} minutes{middle}.")
+
+
+def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = None) -> str:
     """The answers in words, a line a room."""
-    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+    rooms = [" ".join((f"{room.name}:", *say_verdict(room, now, unit),
+                       say_forecast(room, now, zone))).strip() + "\n"
              for room, _ in rank_rooms(places)]
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
@@ -2732,7 +2810,10 @@ def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, 
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+        "text": " ".join(say_verdict(room, now, "C")),
+        "forecast": room.forecast and {
+            "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
+            "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
     } for room, verdict in rank_rooms(places)]}
 
 
@@ -2743,10 +2824,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
         return ""
     change = recent[-1][1] - recent[0][1]
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
-
-
-def say_time(ms: int, zone: tzinfo, form: str) -> str:
-    return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
 
 
 # -- charts ---------------------------------------------------------------------------------------
@@ -2953,6 +3030,17 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
+def find_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+                  ) -> Forecast | None:
+    """What is known by inside and outside series, while it is new and not yet come true."""
+    if not room.verdict or room.verdict.difference is None or not room.outside:
+        return None
+    forecast = known.get((room.series or 0, room.outside.series or 0))
+    event = "cooler" if room.verdict.difference < 0 else "warmer"
+    is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
+    return forecast if is_new else None
+
+
 def choose_places(places: list[Place]) -> list[Place]:
     """Those that a page has room for: the most urgent rooms and the outside that they look at."""
     rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
@@ -3016,12 +3104,17 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(places)
-    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
-    (name, state, headline, reason), *others = said
+    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit),
+             say_forecast(room, now, view.zone))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM, "")]
+    (name, state, headline, reason, when), *others = said
     room = f"<small>{escape(name)}</small> " if others else ""
-    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
-                   for room, _, head, why in others)
+    more = "".join(f"<details><summary>{when}</summary><p class=record>"
+                   f"{say_record(place.forecast)} The times between are meant to hold on 8 days "
+                   "of 10.</p></details>"
+                   for place, _ in rooms[:1] if when and place.forecast)
+    more += "".join(f"<p>{escape(room)} – {head} {escape(why)} {when}</p>"
+                    for room, _, head, why, when in others)
     if len(rooms) > MAX_ROOMS:
         more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
@@ -3286,7 +3379,9 @@ def get_verdict(request: Request, server: "Server") -> Answer:
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
     unit = choose_unit(server.settings.units,
                        request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
+    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
+    return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
+                  TEXT, headers=ANY_ORIGIN)
 
 
 def parse_station(server: "Server", name: str) -> Station:
@@ -4852,6 +4947,7 @@ class Board:
         self.expires = 0                        # then a verdict turns unknown
         self.pages_expire = 0
         self.current: list[Place] = []
+        self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
@@ -4859,7 +4955,9 @@ class Board:
         """Inside and outside stations with their verdicts, of now."""
         now = self.now()
         if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort, self.current)
+            self.current = [
+                place._replace(forecast=find_forecast(place, self.forecasts, now)) for place in
+                find_places(self.reader, now, self.settings.comfort, self.current)]
             self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
@@ -4903,6 +5001,53 @@ class Board:
         return verdicts if is_new else []
 
 
+class Outlook:
+    """What is expected for each room, worked out at each quarter of an hour, in steps.
+
+    All of it is read anew each time: so it knows what was late, imported or deleted.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.at = 0                             # the quarter for which it was worked out
+        self.forecasters: dict[tuple[int, int], Forecaster] = {}    # by series, as Board has it
+
+    def renew(self) -> Iterator[None]:
+        """What is due, the most urgent room first, but not while a command is at work."""
+        quarter, before = self.server.now() // QUARTER * QUARTER, self.at
+        if quarter == before or self.server.controls:
+            return
+        self.at, rooms = quarter, rank_rooms(self.server.board.places())
+        known, self.forecasters = self.forecasters if before < quarter else {}, {}
+        for room, _ in rooms[:MAX_FORECASTS]:
+            if room.series is not None and room.outside and room.outside.series is not None:
+                pair = room.series, room.outside.series
+                yield from self.work_out(pair, quarter, known.get(pair), before)
+
+    def work_out(self, pair: tuple[int, int], quarter: int, known: Forecaster | None, before: int
+                 ) -> Iterator[None]:
+        """Go on from what was known at the quarter before, or else from the newest outcome."""
+        reader, writer, oldest = self.server.reader, self.server.writer, (
+            quarter - LEARNED_DAYS * DAY)
+        forecaster = self.forecasters[pair] = Forecaster(
+            known.outcomes if known else reader.outcomes(*pair, oldest, quarter))
+        start = oldest
+        if known:
+            forecaster.asked, start = known.asked, max(oldest, before + QUARTER)
+        elif forecaster.outcomes:
+            start = forecaster.outcomes[-1].asked + HOUR
+        latest, outcomes = None, []
+        for _, forecast, outcome in foresee(
+                forecaster, lambda side, ms: reader.quarter(pair[side], ms), start, quarter):
+            latest = forecast
+            outcomes += [outcome] if outcome else []
+            yield
+        self.server.board.forecasts[pair], self.server.board.is_stale = latest, True
+        self.server.turn.end()                  # a failure must not lose what it has not stored
+        if outcomes:
+            writer.keep_outcomes(*pair, outcomes, oldest)
+
+
 class Control(asyncio.Protocol):
     """The control socket: one JSON line in, [method, arguments], one JSON line out.
 
@@ -4934,6 +5079,7 @@ class Control(asyncio.Protocol):
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.turn.end()
         self.server.board.is_stale = self.server.events.is_reset = True
+        self.server.outlook.at = 0
         try:
             return as_json({"result": getattr(self.server.writer, method)(*arguments)})
         except StoreError as error:
@@ -4959,6 +5105,7 @@ class Server:
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
         self.board, self.events = Board(reader, settings, self.now), Events(writer)
+        self.outlook = Outlook(self)
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
@@ -5072,10 +5219,16 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
-Job = tuple[float, Callable[[Server], None]]    # every so many s
+def look_ahead(server: Server) -> Iterator[None]:
+    return server.outlook.renew()
+
+
+# Every so many s. What takes longer than STEP_SECONDS comes in steps.
+Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
     (watchdog_seconds(), feed_watchdog))
+LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5088,7 +5241,10 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
             if now >= at:
                 due[i] = now + period, period, job
                 try:
-                    job(server)
+                    for _ in job(server) or ():
+                        if server.monotonic() - now > STEP_SECONDS:
+                            await asyncio.sleep(STEP_SECONDS)
+                            now = server.monotonic()
                 except sqlite3.Error as error:
                     server.turn.fail(error)
                 except Exception:               # updates go on, whatever else is broken
@@ -5737,18 +5893,19 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
         catch_signal(server.loop, number, stopped.set)
     announce(server)
     notify("READY=1")
-    work = asyncio.create_task(run_jobs(server, jobs))
+    works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     for listener in controls:
         listener.close()
     for control in tuple(server.controls):
         control.transport.close()
     await wind_down(server, listeners)
-    work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    for work in works:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
 
 
 def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
