@@ -1059,17 +1059,18 @@ class Forecaster:
         return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
 
 
-def foresee(forecaster: Forecaster, read: Callable[[int, int], Sequence[float]], start: int,
+def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
             end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
     """From start to end, both full quarters of an hour: what is said at each full hour and at the
     end, and what has become of what was said a day before.
 
-    read gives the last three readings of inside (0) or outside (1) in the quarter up to a time.
+    read gives the last three readings of inside and of outside in the quarter up to a time.
     It is fed from as long before the start as an answer looks back, an hour in a step.
     """
     for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
-        for side, quarters in enumerate((forecaster.inside, forecaster.outside)):
-            quarters.add(read(side, now))
+        for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
+                                      strict=True):
+            quarters.add(readings)
         is_full = now % HOUR == 0
         outcome = forecaster.learn(now) if is_full and now >= start else None
         if is_full or now == end:
@@ -1478,16 +1479,16 @@ class Reader:
                 WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
                 GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
 
-    def quarter(self, series: int | None, end: int) -> list[float]:
-        """The last three numbers of the quarter of an hour up to end, in order: as quick at any
-        interval. Where an hour was pruned, it has its mean at its end."""
-        return [value for _, _, value in reversed(self.db.execute("""
+    def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
+        """Of each series the last three numbers of the quarter of an hour up to end, in order: as
+        quick at any interval. Where an hour was pruned, it has its mean at its end."""
+        return [[value for _, _, value in reversed(self.db.execute("""
             SELECT * FROM (
                 SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
                 AND time <= ?2 AND typeof(value) <> 'text' ORDER BY time DESC, entry DESC LIMIT 3)
             UNION ALL SELECT ?2, 0, total / count FROM hour
             WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
-            AND pruned = count""", (series, end, QUARTER)).fetchall())]
+            AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
 
     def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
         """What became of the forecasts asked from start to end, for a room's series."""
@@ -2992,13 +2993,13 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float,
-                before: Iterable[Place] = ()) -> list[Place]:
+def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place] = (),
+                stations: Iterable[Station] | None = None) -> list[Place]:
     """Inside and outside stations, and of each room the verdict, which goes on from before."""
     known = {place.name: place.verdict.course if place.verdict else START for place in before}
     ranks: collections.Counter[str] = collections.Counter()
     places: list[Place] = []
-    for station in reader.stations():
+    for station in reader.stations() if stations is None else stations:
         if role := station.role:
             window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
                       if station.name in known else VERDICT_WINDOW)
@@ -5038,7 +5039,7 @@ class Outlook:
             start = forecaster.outcomes[-1].asked + HOUR
         latest, outcomes = None, []
         for _, forecast, outcome in foresee(
-                forecaster, lambda side, ms: reader.quarter(pair[side], ms), start, quarter):
+                forecaster, functools.partial(reader.quarters, pair), start, quarter):
             latest = forecast
             outcomes += [outcome] if outcome else []
             yield
@@ -5605,15 +5606,20 @@ def set_output(errors: str, encoding: str | None = None) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
-def export(args: argparse.Namespace, path: Path, name: str) -> None:
+@contextlib.contextmanager
+def writing(name: str, path: Path) -> Iterator[TextIO]:
+    """Standard output for -, else a file that is there once all went well."""
     if name == "-":
-        with contextlib.closing(Reader(path)) as reader:
-            set_output("strict", "utf-8")       # this is data, those are words
-            write_csv(reader, sys.stdout)
+        set_output("strict", "utf-8")           # this is data, those are words
+        yield sys.stdout
         return
     with (replacing(Path(name).absolute(), path) as partial,
-          contextlib.closing(Reader(path)) as reader,
           partial.open("w", encoding="utf-8", newline="") as file):
+        yield file
+
+
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
+    with writing(name, path) as file, contextlib.closing(Reader(path)) as reader:
         write_csv(reader, file)
 
 
@@ -5740,6 +5746,82 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     print(f"imported {stored} readings; {known} were there already"
           + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
           + (f"; {texts} of them are texts, no numbers" if texts else ""))
+
+
+# -- the review -----------------------------------------------------------------------------------
+
+REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", "chance")
+REVIEW_DAYS = 90
+
+
+def review_hours(reader: Reader, start: int, end: int, comfort: float
+                 ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
+    """For each full hour how much is done, the hour, the rooms as they would have been told, and
+    what has become of forecasts; before the start there are none.
+
+    What adapts is replayed over a fixed span, the verdict from a midnight of UTC on: no row
+    depends on the start. What a station's pauses have taught is known of today only: left out.
+    """
+    stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
+    inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
+                       for role in ("inside", "outside"))
+    midnight = start // DAY * DAY
+    learns = midnight - (LEARNED_DAYS + 2) * DAY
+    hours = range(learns - (PAST_DAYS + 1) * DAY, end, HOUR)
+    told = {pair: foresee(Forecaster(), functools.partial(reader.quarters, pair), learns,
+                          hours[-1]) for pair in itertools.product(inside, outside)}
+    places: list[Place] = []
+    for now in hours:
+        said = {pair: next(rows)[1:] for pair, rows in told.items()}
+        if now >= midnight:
+            places = find_places(reader, now, comfort, places if now % DAY else (), stations)
+        known = {pair: forecast for pair, (forecast, _) in said.items()}
+        yield (now - hours[0]) / (end - hours[0]), now, [
+            room._replace(forecast=find_forecast(room, known, now))
+            for room in places if room.verdict and now >= start], [
+            outcome for _, outcome in said.values() if outcome and now >= start]
+
+
+def review_row(now: int, room: Place) -> list[Any]:
+    """As the columns of REVIEW have it."""
+    verdict, forecast = cast(Verdict, room.verdict), room.forecast
+    row = [format_time(now), room.name, verdict.state,
+           verdict.difference and round(verdict.difference, 2)]
+    if forecast is None:
+        return row + [None] * 5
+    times = (forecast.at, forecast.start, forecast.end)
+    return [*row, forecast.event, *(ms and format_time(ms) for ms in times),
+            round(forecast.chance, 2)]
+
+
+def review(args: argparse.Namespace, path: Path, name: str) -> None:
+    end = now_ms() if args.end is None else args.end
+    start = end - REVIEW_DAYS * DAY if args.start is None else args.start
+    require(start < end, "--start has to be before --end")
+    states: dict[str, list[str]] = collections.defaultdict(list)
+    evenings: list[Outcome] = []
+    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
+          progress_bar("reviewing") as progress):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(REVIEW)
+        for done, now, rooms, outcomes in review_hours(reader, start, end, args.comfort):
+            rows = [review_row(now, room) for room in rooms]
+            writer.writerows(rows)
+            for _, room_name, state, *_ in rows:
+                states[room_name].append(state)
+            evenings += [outcome for outcome in outcomes if outcome.event == "cooler"]
+            progress(done)
+    for room_name, said in states.items():
+        changes = sum(map(operator.ne, said, said[1:]))
+        hours = ", ".join(f"{state} {count}" for state, count in
+                          collections.Counter(said).most_common())
+        print(f"{room_name}: {changes / len(said) * 24:.1f} changes a day; hours: {hours}",
+              file=sys.stderr)
+    if evenings:
+        ours, theirs = (statistics.median(errors) / MINUTE for errors in zip(
+            *((outcome.error, outcome.baseline) for outcome in evenings), strict=True))
+        print(f"cooler outside, {len(evenings)} forecasts: half of them within {ours:.0f} minutes;"
+              f" by yesterday's curve, shifted: {theirs:.0f}", file=sys.stderr)
 
 
 # -- the demonstration ----------------------------------------------------------------------------
@@ -5989,6 +6071,8 @@ COMMANDS = (
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
     Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
             "SQLite file of the older kind", ("station",)),
+    Command("review", ("FILE",), review, "what verdict and forecast would have said hour by hour, "
+            "with this --comfort, as CSV; - is standard output", ("start", "end")),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),

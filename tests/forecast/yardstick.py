@@ -152,7 +152,8 @@ def foresee(module, house, start, end, forecaster=None):
     """What the server would have said of the house, whose readings are no more than lists here."""
     sides = by_quarter(house.inside), by_quarter(house.outside)
     return module.foresee(forecaster or module.Forecaster(),
-                          lambda side, ms: sides[side].get(ms, [])[-3:], start, end)
+                          lambda ms: [side.get(ms, [])[-3:] for side in sides],
+                          start, end)
 
 
 # -- questions ------------------------------------------------------------------------------------
