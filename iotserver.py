@@ -74,7 +74,6 @@ import json
 import math
 import operator
 import os
-import random
 import re
 import secrets
 import shlex
@@ -195,8 +194,10 @@ MAX_STREAMS = 32                # exports at a time; each holds so many rows for
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
+STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
+MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
@@ -985,6 +986,324 @@ def is_news(state: str, told: str) -> bool:
     return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
+# -- the forecast ---------------------------------------------------------------------------------
+#
+# Every past day is one possible tonight: how both temperatures moved from this time of day on, as
+# they would have moved had that day been like today, which a regression tells. Each such night
+# crosses at some time or never. Quantiles of these times are the answer, and how good answers have
+# been sets the width of its interval. Days are whole days of UTC, which no change of clocks moves.
+
+Pair = tuple[list[float], list[float]]      # of outside, of inside
+QUARTER = 15 * MINUTE
+QUARTERS = DAY // QUARTER       # of a day
+HORIZON = 12 * HOUR             # behind which nothing is said
+HOLD = 3                        # quarters more that a crossing has to last: a cloud is none
+LEADS = [quarters / 4 for quarters in range(1, HORIZON // QUARTER + HOLD + 1)]    # hours ahead
+PAST_DAYS = 45                  # as good as 60, and a quarter quicker
+LOOK_BACK = 12 * HOUR // QUARTER    # for the lowest of the last night
+KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks at
+INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
+OUTSIDE_HOLE = 4 * HOUR // QUARTER
+GLITCH = 3.0                    # °C from the median of three readings: no weather does that
+FEWEST_DAYS = 1                 # of history: from so few, made-up nights make a wide interval
+MEMORY = 12                     # days, behind which a day counts for a third
+RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
+SLOPES = ((-0.16, -0.18, 0.0), (-0.015, 0.0, 0.01))     # °C per hour of the lead and unit of each
+                                # trait, of outside and inside: on other houses they were such
+SLOPE_HOURS = 8                 # until when they grow with the lead
+INSIDE_SHARE = 0.5              # of how far off inside was: the two go wrong together
+# Nights that are made up keep a short history honest: (°C off after an hour, weight in days).
+MADE_UP = ((-2.0, 0.5), (0.0, 1.0), (2.0, 0.5))
+TAIL = 0.1                      # of the nights lie before the interval, and as many behind it
+LEARNED_DAYS = 60               # of earlier answers that set the width of the next one
+FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.3, 0.4, 3.0
+LEARNING_RATE = 0.15
+NEVER = 99.0                    # a score: of what has not come at all
+WIDEST_MORNING = 3 * HOUR       # no history knows the clouds: a useful interval, or nothing
+OUT_OF_REACH = 2.0              # °C above all that outside was lately: it gets no warmer than that
+UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
+
+
+class Outcome(NamedTuple):
+    """What became of the forecast of a full hour."""
+    asked: int
+    event: str
+    score: float                # how far off, in halves of the interval; above 1: missed
+    error: int                  # ms from the median to the truth
+    baseline: int               # the same, had yesterday's curves been shifted to today's values
+
+
+class Forecast(NamedTuple):
+    """When outside gets cooler or warmer than inside: the median, the 80 % interval, the chance.
+
+    Without at it is not more likely than not; without end the interval is open. The curves are
+    what is expected, a value for each quarter of an hour from the next on.
+    """
+    event: str                  # cooler, warmer
+    at: int | None
+    start: int | None
+    end: int | None
+    chance: float               # that it happens within HORIZON
+    days: int                   # of history that it rests on
+    inside: tuple[float, ...]
+    outside: tuple[float, ...]
+    asked: int = 0
+    past: tuple[Outcome, ...] = ()      # of this hour's forecasts, the newest last
+
+
+class Quarters:
+    """A series as a number for each quarter of an hour, the newest reading of each.
+
+    A hole becomes a straight line as soon as its end is known, and until then the last value
+    holds; one longer than the bridge is nan.
+    """
+
+    def __init__(self, bridge: int):
+        self.bridge, self.silent = bridge, KEPT     # quarters since the last number
+        self.values = [math.nan] * KEPT
+
+    def add(self, readings: Sequence[float]) -> None:
+        """One more quarter: its last three readings, as far as there are any."""
+        del self.values[0]
+        if readings:
+            middle = statistics.median(readings)
+            value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
+            if self.silent <= self.bridge:
+                rise = (value - self.values[-1]) / (self.silent + 1)
+                for i in range(-self.silent, 0):
+                    self.values[i] += rise * (i + self.silent + 1)
+            self.silent = 0
+        else:
+            self.silent += 1
+            value = self.values[-1]
+            if self.silent > self.bridge:
+                value = math.nan
+                self.values[-self.bridge:] = [math.nan] * self.bridge
+        self.values.append(value)
+
+
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return sum(map(operator.mul, a, b), 0.0)
+
+
+def solve(rows: list[list[float]]) -> list[list[float]]:
+    """Gauss and Jordan: what stands right of a square matrix, times its inverse.
+
+    Without pivoting: the ridge on the diagonal keeps it from zero.
+    """
+    for i in range(len(rows)):
+        pivot = [value / rows[i][i] for value in rows[i]]
+        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
+                for j, row in enumerate(rows)]
+    return [row[len(rows):] for row in rows]
+
+
+def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
+           prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
+    """For each lead: the mean of the days' moves, and these, as if each day had been like today.
+
+    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, shrunk to the prior.
+    """
+    total = sum(weights)
+    columns = [*zip(*traits, strict=True)]
+    means = [dot(weights, column) / total for column in columns]
+    centered = [[value - mean for value in column]
+                for column, mean in zip(columns, means, strict=True)]
+    weighted = [[*map(operator.mul, weights, column)] for column in centered]
+    slopes = solve([[dot(row, column) + RIDGE * (i == j) for j, column in enumerate(centered)]
+                    + row for i, row in enumerate(weighted)])
+    rest = [slope - dot(prior, [dot(row, column) for column in centered])
+            for slope, row in zip(prior, slopes, strict=True)]
+    for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
+        a, b, c = (dot(row, column) + min(hours, SLOPE_HOURS) * slope
+                   for row, slope in zip(slopes, rest, strict=True))
+        alike = [move - a * x - b * y - c * z
+                 for move, (x, y, z) in zip(column, traits, strict=True)]
+        yield dot(weights, alike) / total, alike
+
+
+def traits_at(outside: list[float], inside: list[float], i: int) -> Pair:
+    """What tells one day from another at quarter i, in units that matter alike: of outside, how
+    far above the last night's lowest, how warm, how long ago; of inside, its move in three hours,
+    how warm, how much warmer outside."""
+    lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
+    moved = inside[i] - inside[i - 12]
+    return ([(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS)],
+            [0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]])
+
+
+def past_days(outside: list[float], inside: list[float]) -> Iterator[tuple[float, Pair, Pair]]:
+    """Of each past day that is known for 12 h from this time of day on: its weight, its moves
+    since then for each lead, and in what it differed from today."""
+    now = len(outside) - 1
+    today = traits_at(outside, inside, now)
+    for age in range(1, PAST_DAYS + 1):
+        i = now - age * QUARTERS
+        fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
+                      for values in (outside, inside))
+        if math.isfinite(sum(fall) + sum(rise)):
+            then = traits_at(outside, inside, i)
+            yield math.exp(-age / MEMORY), (fall, rise), (
+                [*map(operator.sub, then[0], today[0])], [*map(operator.sub, then[1], today[1])])
+
+
+def find_crossing(gaps: Sequence[float]) -> float:
+    """When gaps, below zero at first, rises above it and stays there for HOLD more; else inf."""
+    for i in range(1, len(gaps) - HOLD):
+        if gaps[i] > 0 and min(gaps[i:i + 1 + HOLD]) > 0:
+            return i - gaps[i] / (gaps[i] - min(gaps[i - 1], 0.0))
+    return math.inf
+
+
+def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
+    """Of (value, weight) in order of value."""
+    left = share * sum(weight for _, weight in weighted)
+    return next((value for value, weight in weighted if (left := left - weight) <= 0),
+                weighted[-1][0])
+
+
+def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
+    """From the quarters up to now; nothing that was learned is in it yet."""
+    gap = inside[-1] - outside[-1]
+    if not gap or not math.isfinite(gap):
+        return None
+    if inside[-1] - max(t for t in outside[::-4] if not math.isnan(t)) > OUT_OF_REACH:
+        return None
+    days = [*past_days(outside, inside)]
+    if len(days) < FEWEST_DAYS:
+        return None
+    weights, moves, traits = zip(*days, strict=True)
+    falls, rises = (adjust([move[side] for move in moves], [trait[side] for trait in traits],
+                           weights, slopes) for side, slopes in enumerate(SLOPES))
+    sign = 1 if gap < 0 else -1
+    warm, cool, gaps = [], [], []
+    for hours, (rise, up), (fall, down) in zip(LEADS, rises, falls, strict=True):
+        warm.append(inside[-1] + rise)
+        cool.append(outside[-1] + fall)
+        base = gap + rise * (1 - INSIDE_SHARE)
+        gaps.append([sign * (base + INSIDE_SHARE * a - b)
+                     for a, b in zip(up, down, strict=True)]
+                    + [sign * (gap + rise - fall) + off * math.sqrt(hours) for off, _ in MADE_UP])
+    times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
+    nights = sorted((time if time <= HORIZON // QUARTER else math.inf, weight) for time, weight in
+                    zip(times, (*weights, *(weight for _, weight in MADE_UP)), strict=True))
+    start, at, end = (None if math.isinf(time := quantile(nights, share))
+                      else now + round(time * QUARTER) for share in (TAIL, 0.5, 1 - TAIL))
+    chance = sum(weight for time, weight in nights if math.isfinite(time)) / sum(
+        weight for _, weight in nights)
+    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
+                    (*warm,), (*cool,))
+
+
+def learn_width(scores: Iterable[float]) -> float:
+    """The factor on the interval: adaptive conformal inference (Gibbs and Candes 2021)."""
+    width = FIRST_WIDTH
+    for score in scores:
+        width *= math.exp(LEARNING_RATE * ((score > width) - 2 * TAIL))
+        width = min(MOST_WIDTH, max(LEAST_WIDTH, width))
+    return width
+
+
+def widen(forecast: Forecast, now: int, width: float) -> Forecast:
+    if forecast.at is None or forecast.start is None:
+        return forecast
+    end = forecast.end and round(forecast.at + width * (forecast.end - forecast.at))
+    return forecast._replace(
+        start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
+        end=end if end and end <= now + HORIZON else None)
+
+
+def is_worth_saying(forecast: Forecast) -> bool:
+    """A warm evening always; a morning with a useful interval; "not tonight" when it is sure."""
+    if forecast.at is None:
+        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
+                and forecast.days >= SURE_DAYS)
+    return forecast.event == "cooler" or (
+        forecast.start is not None and forecast.end is not None
+        and forecast.end - forecast.start <= WIDEST_MORNING)
+
+
+def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequence[float]
+           ) -> Outcome | None:
+    """What became of a forecast, before it was widened. gaps are how the quarters from asked on
+    have been, above zero where what it foretold was true; before, those of the day before."""
+    if forecast.at is None or forecast.start is None or not math.isfinite(sum(gaps)):
+        return None
+    crossing, shifted = (asked + find_crossing(night) * QUARTER for night in (
+        gaps, [gap - before[0] + gaps[0] for gap in before]))
+    came = min(crossing, asked + HORIZON)
+    error = abs(came - forecast.at)
+    end = math.inf if forecast.end is None else forecast.end
+    half = forecast.at - forecast.start if came < forecast.at else end - forecast.at
+    is_lost = came < crossing and end < math.inf
+    score = NEVER if is_lost else min(NEVER, error / max(half, MINUTE))
+    return Outcome(asked, forecast.event, score, round(error),
+                   round(abs(came - min(shifted, asked + HORIZON))))
+
+
+class Forecaster:
+    """A room and its outside: their quarters, what was said at full hours and what became of it.
+
+    It learns for each hour of the day by itself, from what is a day old and no older than
+    LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
+    """
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()):
+        self.inside, self.outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
+        self.asked: dict[int, tuple[int, Forecast]] = {}        # by hour of the day
+        self.outcomes = collections.deque(outcomes, DAY // HOUR * LEARNED_DAYS)
+
+    def find_outcomes(self, now: int, event: str) -> list[Outcome]:
+        """Of earlier days at this hour, in order of time."""
+        return [outcome for outcome in self.outcomes
+                if (now - outcome.asked) % DAY < HOUR and outcome.event == event
+                and now - outcome.asked <= LEARNED_DAYS * DAY]
+
+    def learn(self, now: int) -> Outcome | None:
+        """What became of yesterday's forecast of this full hour; to be called before ask."""
+        asked, forecast = self.asked.pop(now % DAY, (0, None))
+        if forecast is None or asked != now - DAY:
+            return None
+        sign = 1 if forecast.event == "cooler" else -1
+        gaps = [sign * (inside - outside) for inside, outside in zip(
+            *(series.values[-1 - 2 * QUARTERS:] for series in (self.inside, self.outside)),
+            strict=True)]
+        night = len(LEADS) + 1
+        outcome = assess(forecast, asked, gaps[QUARTERS:QUARTERS + night], gaps[:night])
+        if outcome:
+            self.outcomes.append(outcome)
+        return outcome
+
+    def ask(self, now: int) -> Forecast | None:
+        """At the end of the quarter that was fed last."""
+        forecast = foretell(self.outside.values, self.inside.values, now)
+        if forecast is None:
+            return None
+        if now % HOUR == 0:
+            self.asked[now % DAY] = now, forecast
+        past = self.find_outcomes(now, forecast.event)
+        forecast = widen(forecast, now, learn_width(outcome.score for outcome in past))
+        return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
+
+
+def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
+            end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
+    """From start to end, both full quarters of an hour: what is said at each full hour and at the
+    end, and what has become of what was said a day before.
+
+    read gives the last three readings of inside and of outside in the quarter up to a time.
+    It is fed from as long before the start as an answer looks back, an hour in a step.
+    """
+    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
+        for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
+                                      strict=True):
+            quarters.add(readings)
+        is_full = now % HOUR == 0
+        outcome = forecaster.learn(now) if is_full and now >= start else None
+        if is_full or now == end:
+            yield now, forecaster.ask(now) if now >= start else None, outcome
+
+
 # ------------------------------------------------------------------------------------------------
 # 5. Store
 #    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
@@ -1086,6 +1405,16 @@ MIGRATIONS = ("""
         state       TEXT NOT NULL,      -- open, close; silent, back; a day; '' is nothing
         time        INTEGER NOT NULL,   -- since then it is true; then it was told
         PRIMARY KEY (destination, station, topic)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
+        inside   INTEGER NOT NULL,      -- series
+        outside  INTEGER NOT NULL,
+        asked    INTEGER NOT NULL,
+        event    TEXT NOT NULL,
+        score    REAL NOT NULL,
+        error    INTEGER NOT NULL,
+        baseline INTEGER NOT NULL,
+        PRIMARY KEY (inside, outside, asked)
     ) STRICT, WITHOUT ROWID;
 """)
 
@@ -1387,6 +1716,24 @@ class Reader:
                 SELECT time, value, max(entry) FROM reading
                 WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
                 GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
+
+    def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
+        """Of each series the last three numbers of the quarter of an hour up to end, in order: as
+        quick at any interval. Where an hour was pruned, it has its mean at its end."""
+        return [[value for _, _, value in reversed(self.db.execute("""
+            SELECT * FROM (
+                SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
+                AND time <= ?2 AND typeof(value) <> 'text' ORDER BY time DESC, entry DESC LIMIT 3)
+            UNION ALL SELECT ?2, 0, total / count FROM hour
+            WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
+            AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
+
+    def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
+        """What became of the forecasts asked from start to end, for a room's series."""
+        return list(map(Outcome._make, self.db.execute("""
+            SELECT asked, event, score, error, baseline FROM outcome
+            WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
+            (inside, outside, start, end))))
 
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
@@ -1893,6 +2240,14 @@ class Writer(Updates):
                                (destination, station, topic, state, now))
                     self.told[destination][station, topic] = state, now
 
+    def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
+                      ) -> None:
+        """Add what became of forecasts of a room; what is older than start goes."""
+        with self.transaction() as db:
+            db.executemany("REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?)",
+                           [(inside, outside, *outcome) for outcome in outcomes])
+            db.execute("DELETE FROM outcome WHERE asked < ?", (start,))
+
     def find(self, name: str) -> Station:
         return find_station(self.stations.values(), name)
 
@@ -2001,6 +2356,7 @@ class Writer(Updates):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
+            db.execute("DELETE FROM outcome")
         self.load()
         return -1
 
@@ -2046,6 +2402,7 @@ class Writer(Updates):
                 AND time >= :start / 3600000 * 3600000
                 AND time < (:stop + 3599999) / 3600000 * 3600000
                 GROUP BY 2 ON CONFLICT DO NOTHING""", wanted)
+            db.execute("DELETE FROM outcome")
         return gone, stop
 
     def prune_notes_step(self, before: int) -> int:
@@ -2076,6 +2433,7 @@ class Writer(Updates):
             for row in rows:
                 step.add(*row)
             self._write(step.batch)
+            self.db.execute("DELETE FROM outcome")
         return len(step.batch.readings), step.known, step.pruned
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
@@ -2595,6 +2953,8 @@ NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
 COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
+LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
@@ -2664,6 +3024,7 @@ class Place(NamedTuple):
     outside: "Place | None" = None
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
+    forecast: Forecast | None = None
 
     @property
     def css(self) -> str:
@@ -2702,6 +3063,11 @@ def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
+def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
+    """Of no zone: the machine's."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).astimezone(zone).strftime(form)
+
+
 def say_degrees(difference: float, units: str) -> str:
     """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
     degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
@@ -2736,9 +3102,38 @@ def find_expiry(places: list[Place]) -> int:
                 if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
-def say_rooms(places: list[Place], now: int, unit: str) -> str:
+def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
+    """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
+    forecast = room.forecast
+    if forecast is None or room.is_cold:
+        return ""
+    if forecast.at is None or forecast.start is None:
+        return "Hardly cooler outside within the next 12 hours."
+    at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end or 0))
+    named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
+    if forecast.event == "warmer":
+        return (f"Warmer outside some time between {start} and {end}{named}, "
+                f"with a chance of {forecast.chance:.0%}.")
+    until = f"to {end}" if forecast.end else "or later"
+    return f"Cooler outside from about {at} ({start} {until}{named})."
+
+
+def say_record(forecast: Forecast) -> str:
+    """How good such forecasts have been."""
+    days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
+    errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
+    if len(errors) < LEAST_TOLD:
+        return f"Too few {days} have passed to tell how good that is."
+    middle = "" if forecast.event == "cooler" else " of the middle"
+    return (f"The last {len(errors)} {days}: half of them within "
+            f"{round(statistics.median(errors) / MINUTE)} minutes{middle}.")
+
+
+def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = None) -> str:
     """The answers in words, a line a room."""
-    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+    rooms = [" ".join((f"{room.name}:", *say_verdict(room, now, unit),
+                       say_forecast(room, now, zone))).strip() + "\n"
              for room, _ in rank_rooms(places)]
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
@@ -2750,7 +3145,10 @@ def verdict_document(places: list[Place], now: int, units: str = "C"
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, units)), "forecast": None,
+        "text": " ".join(say_verdict(room, now, units)),
+        "forecast": room.forecast and {
+            "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
+            "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
     } for room, verdict in rank_rooms(places)]}
 
 
@@ -2781,10 +3179,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
         return ""
     change = recent[-1][1] - recent[0][1]
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
-
-
-def say_time(ms: int, zone: tzinfo, form: str) -> str:
-    return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
 
 
 # -- charts ---------------------------------------------------------------------------------------
@@ -2953,13 +3347,13 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float,
-                before: Iterable[Place] = ()) -> list[Place]:
+def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place] = (),
+                stations: Iterable[Station] | None = None) -> list[Place]:
     """Inside and outside stations, and of each room the verdict, which goes on from before."""
     known = {place.name: place.verdict.course if place.verdict else START for place in before}
     ranks: collections.Counter[str] = collections.Counter()
     places: list[Place] = []
-    for station in reader.stations():
+    for station in reader.stations() if stations is None else stations:
         if role := station.role:
             window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
                       if station.name in known else VERDICT_WINDOW)
@@ -2989,6 +3383,17 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
         verdict = verdict._replace(since=silent.heard)
     is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
+
+
+def find_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+                  ) -> Forecast | None:
+    """What is known by inside and outside series, while it is new and not yet come true."""
+    if not room.verdict or room.verdict.difference is None or not room.outside:
+        return None
+    forecast = known.get((room.series or 0, room.outside.series or 0))
+    event = "cooler" if room.verdict.difference < 0 else "warmer"
+    is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
+    return forecast if is_new else None
 
 
 def choose_places(places: list[Place]) -> list[Place]:
@@ -3054,12 +3459,17 @@ def render_now(place: Place, view: View, now: int) -> str:
 def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(places)
-    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
-    (name, state, headline, reason), *others = said
+    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit),
+             say_forecast(room, now, view.zone))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM, "")]
+    (name, state, headline, reason, when), *others = said
     room = f"<small>{escape(name)}</small> " if others else ""
-    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
-                   for room, _, head, why in others)
+    more = "".join(f"<details><summary>{when}</summary><p class=record>"
+                   f"{say_record(place.forecast)} The times between are meant to hold on 8 days "
+                   "of 10.</p></details>"
+                   for place, _ in rooms[:1] if when and place.forecast)
+    more += "".join(f"<p>{escape(room)} – {head} {escape(why)} {when}</p>"
+                    for room, _, head, why, when in others)
     if len(rooms) > MAX_ROOMS:
         more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
@@ -3326,7 +3736,9 @@ def get_verdict(request: Request, server: "Server") -> Answer:
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
     unit = choose_unit(server.settings.units,
                        request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
+    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
+    return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
+                  TEXT, headers=ANY_ORIGIN)
 
 
 def parse_station(server: "Server", name: str) -> Station:
@@ -4934,6 +5346,7 @@ class Board:
         self.expires = 0                        # then a verdict turns unknown
         self.pages_expire = 0
         self.current: list[Place] = []
+        self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.notes: dict[str, str] = {}         # what else the page has to say
@@ -4942,7 +5355,9 @@ class Board:
         """Inside and outside stations with their verdicts, of now."""
         now = self.now()
         if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort, self.current)
+            self.current = [
+                place._replace(forecast=find_forecast(place, self.forecasts, now)) for place in
+                find_places(self.reader, now, self.settings.comfort, self.current)]
             self.expires = find_expiry(self.current)
             self.pages.clear()
             self.is_stale = False
@@ -4986,6 +5401,53 @@ class Board:
         return verdicts if is_new else []
 
 
+class Outlook:
+    """What is expected for each room, worked out at each quarter of an hour, in steps.
+
+    All of it is read anew each time: so it knows what was late, imported or deleted.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.at = 0                             # the quarter for which it was worked out
+        self.forecasters: dict[tuple[int, int], Forecaster] = {}    # by series, as Board has it
+
+    def renew(self) -> Iterator[None]:
+        """What is due, the most urgent room first, but not while a command is at work."""
+        quarter, before = self.server.now() // QUARTER * QUARTER, self.at
+        if quarter == before or self.server.controls:
+            return
+        self.at, rooms = quarter, rank_rooms(self.server.board.places())
+        known, self.forecasters = self.forecasters if before < quarter else {}, {}
+        for room, _ in rooms[:MAX_FORECASTS]:
+            if room.series is not None and room.outside and room.outside.series is not None:
+                pair = room.series, room.outside.series
+                yield from self.work_out(pair, quarter, known.get(pair), before)
+
+    def work_out(self, pair: tuple[int, int], quarter: int, known: Forecaster | None, before: int
+                 ) -> Iterator[None]:
+        """Go on from what was known at the quarter before, or else from the newest outcome."""
+        reader, writer, oldest = self.server.reader, self.server.writer, (
+            quarter - LEARNED_DAYS * DAY)
+        forecaster = self.forecasters[pair] = Forecaster(
+            known.outcomes if known else reader.outcomes(*pair, oldest, quarter))
+        start = oldest
+        if known:
+            forecaster.asked, start = known.asked, max(oldest, before + QUARTER)
+        elif forecaster.outcomes:
+            start = forecaster.outcomes[-1].asked + HOUR
+        latest, outcomes = None, []
+        for _, forecast, outcome in foresee(
+                forecaster, functools.partial(reader.quarters, pair), start, quarter):
+            latest = forecast
+            outcomes += [outcome] if outcome else []
+            yield
+        self.server.board.forecasts[pair], self.server.board.is_stale = latest, True
+        self.server.turn.end()                  # a failure must not lose what it has not stored
+        if outcomes:
+            writer.keep_outcomes(*pair, outcomes, oldest)
+
+
 class Control(asyncio.Protocol):
     """The control socket: one JSON line in, [method, arguments], one JSON line out.
 
@@ -5017,6 +5479,7 @@ class Control(asyncio.Protocol):
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.turn.end()
         self.server.board.is_stale = self.server.events.is_reset = True
+        self.server.outlook.at = 0
         try:
             return as_json({"result": getattr(self.server.writer, method)(*arguments)})
         except StoreError as error:
@@ -5163,6 +5626,7 @@ class Server:
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
         self.board, self.events = Board(reader, settings, self.now), Events(writer)
+        self.outlook = Outlook(self)
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
@@ -5315,11 +5779,17 @@ async def end_courier(server: Server) -> None:
         child.wait()
 
 
-Job = tuple[float, Callable[[Server], None]]    # every so many s
+def look_ahead(server: Server) -> Iterator[None]:
+    return server.outlook.renew()
+
+
+# Every so many s. What takes longer than STEP_SECONDS comes in steps.
+Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, tell_news), (1, watch_clock), (15, keep_listeners), (10, watch_file),
     (10, watch_space), (RESTART_SECONDS, keep_courier),
     (watchdog_seconds(), feed_watchdog))
+LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5332,7 +5802,10 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
             if now >= at:
                 due[i] = now + period, period, job
                 try:
-                    job(server)
+                    for _ in job(server) or ():
+                        if server.monotonic() - now > STEP_SECONDS:
+                            await asyncio.sleep(STEP_SECONDS)
+                            now = server.monotonic()
                 except sqlite3.Error as error:
                     server.turn.fail(error)
                 except Exception:               # updates go on, whatever else is broken
@@ -6017,15 +6490,20 @@ def set_output(errors: str, encoding: str | None = None) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
-def export(args: argparse.Namespace, path: Path, name: str) -> None:
+@contextlib.contextmanager
+def writing(name: str, path: Path) -> Iterator[TextIO]:
+    """Standard output for -, else a file that is there once all went well."""
     if name == "-":
-        with contextlib.closing(Reader(path)) as reader:
-            set_output("strict", "utf-8")       # this is data, those are words
-            write_csv(reader, sys.stdout)
+        set_output("strict", "utf-8")           # this is data, those are words
+        yield sys.stdout
         return
     with (replacing(Path(name).absolute(), path) as partial,
-          contextlib.closing(Reader(path)) as reader,
           partial.open("w", encoding="utf-8", newline="") as file):
+        yield file
+
+
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
+    with writing(name, path) as file, contextlib.closing(Reader(path)) as reader:
         write_csv(reader, file)
 
 
@@ -6209,39 +6687,147 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
           + (f"; {texts} of them are texts, no numbers" if texts else ""))
 
 
+# -- the review -----------------------------------------------------------------------------------
+
+REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", "chance")
+REVIEW_DAYS = 90
+
+
+def review_hours(reader: Reader, start: int, end: int, comfort: float
+                 ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
+    """For each full hour how much is done, the hour, the rooms as they would have been told, and
+    what has become of forecasts; before the start there are none.
+
+    What adapts is replayed over a fixed span, the verdict from a midnight of UTC on: no row
+    depends on the start. What a station's pauses have taught is known of today only: left out.
+    """
+    stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
+    inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
+                       for role in ("inside", "outside"))
+    midnight = start // DAY * DAY
+    learns = midnight - (LEARNED_DAYS + 2) * DAY
+    hours = range(learns - (PAST_DAYS + 1) * DAY, end, HOUR)
+    told = {pair: foresee(Forecaster(), functools.partial(reader.quarters, pair), learns,
+                          hours[-1]) for pair in itertools.product(inside, outside)}
+    places: list[Place] = []
+    for now in hours:
+        said = {pair: next(rows)[1:] for pair, rows in told.items()}
+        if now >= midnight:
+            places = find_places(reader, now, comfort, places if now % DAY else (), stations)
+        known = {pair: forecast for pair, (forecast, _) in said.items()}
+        yield (now - hours[0]) / (end - hours[0]), now, [
+            room._replace(forecast=find_forecast(room, known, now))
+            for room in places if room.verdict and now >= start], [
+            outcome for _, outcome in said.values() if outcome and now >= start]
+
+
+def review_row(now: int, room: Place) -> list[Any]:
+    """As the columns of REVIEW have it."""
+    verdict, forecast = cast(Verdict, room.verdict), room.forecast
+    row = [format_time(now), room.name, verdict.state,
+           verdict.difference and round(verdict.difference, 2)]
+    if forecast is None:
+        return row + [None] * 5
+    times = (forecast.at, forecast.start, forecast.end)
+    return [*row, forecast.event, *(ms and format_time(ms) for ms in times),
+            round(forecast.chance, 2)]
+
+
+def review(args: argparse.Namespace, path: Path, name: str) -> None:
+    end = now_ms() if args.end is None else args.end
+    start = end - REVIEW_DAYS * DAY if args.start is None else args.start
+    require(start < end, "--start has to be before --end")
+    states: dict[str, list[str]] = collections.defaultdict(list)
+    evenings: list[Outcome] = []
+    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
+          progress_bar("reviewing") as progress):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(REVIEW)
+        for done, now, rooms, outcomes in review_hours(reader, start, end, args.comfort):
+            rows = [review_row(now, room) for room in rooms]
+            writer.writerows(rows)
+            for _, room_name, state, *_ in rows:
+                states[room_name].append(state)
+            evenings += [outcome for outcome in outcomes if outcome.event == "cooler"]
+            progress(done)
+    for room_name, said in states.items():
+        changes = sum(map(operator.ne, said, said[1:]))
+        hours = ", ".join(f"{state} {count}" for state, count in
+                          collections.Counter(said).most_common())
+        print(f"{room_name}: {changes / len(said) * 24:.1f} changes a day; hours: {hours}",
+              file=sys.stderr)
+    if evenings:
+        ours, theirs = (statistics.median(errors) / MINUTE for errors in zip(
+            *((outcome.error, outcome.baseline) for outcome in evenings), strict=True))
+        print(f"cooler outside, {len(evenings)} forecasts: half of them within {ours:.0f} minutes;"
+              f" by yesterday's curve, shifted: {theirs:.0f}", file=sys.stderr)
+
+
 # -- the demonstration ----------------------------------------------------------------------------
 
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
-# °C: the mean, the waves of the year and of the day, how much larger that of the day is in summer,
-# the weather; and the hour UTC of the warmest time, in UTC-7.
-WAVES = {"inside": (21.5, 3.5, 0.7, 0.5, 0.5, 26), "outside": (12, 10, 4, 3, 1.6, 22)}
+DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
+DEMO_DAYLIGHT = 14.0            # hours
+DEMO_STEP = 10 * MINUTE         # between two readings of its history
 
 
-def simulate(role: str, ms: int, midsummer: int) -> float:
-    """A plausible temperature in degrees Celsius; the house follows hours later."""
-    mean, yearly, daily, summer, weather, warmest = WAVES[role]
-    days = ms / DAY
+def wander(ms: int, period: int) -> float:
+    """From -1 to 1: a new value after each period, smooth between; always the same at a time."""
+    i, rest = divmod(ms, period)
+    before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
+                     for j in (i, i + 1))
+    return before + (after - before) * (1 - math.cos(math.pi * rest / period)) / 2
+
+
+def simulate_outside(ms: int, midsummer: int) -> tuple[float, float]:
+    """(°C, how strong the sun is, from 0 to 1): seasons, warm and cool spells, cloudy days, and
+    days that warm like a sine and cool like an exponential (Parton and Logan 1981)."""
     year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
-    day = math.cos((days - warmest / 24) * math.tau)
-    change = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
-    return round(mean + yearly * year + (daily + summer * year) * day + weather * change, 1)
+    clouds = min(1.0, max(0.0, 0.4 + 0.8 * wander(ms, 31 * HOUR)))
+    hour = (ms - DEMO_SUNRISE) % DAY / HOUR
+    day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
+    shape = math.sin(math.pi * day / (DEMO_DAYLIGHT + 3.7)) * (
+        math.exp(-2.2 * night) - night * math.exp(-2.2))
+    sun = (1 - 0.8 * clouds) * max(0.0, math.sin(math.pi * day / DEMO_DAYLIGHT))
+    spells = 3.5 * wander(ms, 6 * DAY) + 1.5 * wander(ms, 41 * HOUR)
+    noise = (0.1 + 0.7 * sun) * wander(ms, 47 * MINUTE) + 0.15 * wander(ms, 13 * MINUTE)
+    return 12.5 + 9 * year + spells + noise + (6 + 5 * year) * (1 - 0.6 * clouds) * (
+        shape - 0.35), sun
 
 
-def fill_demo(writer: Writer, now: int) -> None:
-    """Two stations and a year of their readings, one in 10 minutes. Now is midsummer."""
-    for name, mac in DEMO_STATIONS:
+class DemoHouse:
+    """A room that follows the weather: its walls, the sun, windows that are open when it cools."""
+
+    def __init__(self, start: int, midsummer: int):
+        self.at, self.midsummer, self.inside = start, midsummer, 21.0
+
+    def advance(self, now: int) -> tuple[float, float]:
+        """What the two stations measure then, in the order of DEMO_STATIONS."""
+        outside, sun = simulate_outside(now, self.midsummer)
+        is_open = self.inside > 22.5 and outside < self.inside - 0.5 and sun < 0.1
+        share = 1 - math.exp((self.at - now) / ((8 if is_open else 40) * HOUR))
+        self.inside = max(20.5, self.inside + (outside + 1.5 + 12 * sun - self.inside) * share)
+        self.at = now
+        return round(self.inside + 0.1 * wander(now, 7 * MINUTE), 1), round(outside, 1)
+
+    def send(self, server: Server) -> None:
+        """The simulated stations send: through the same store as real ones."""
+        now = server.now()
+        for (_, mac), value in zip(DEMO_STATIONS, self.advance(now), strict=True):
+            server.writer.add(server.writer.by_mac[mac], Reading(1, value, 0, None), now)
+        server.turn.end()
+
+
+def fill_demo(writer: Writer, now: int) -> DemoHouse:
+    """Two stations and a year of their readings. Now is midsummer."""
+    house = DemoHouse(now - 365 * DAY, now)
+    times = range(now - 365 * DAY, now, DEMO_STEP)
+    for (name, mac), values in zip(DEMO_STATIONS, zip(*map(house.advance, times), strict=True),
+                                   strict=True):
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-        writer.import_rows([(ms, name, mac, 1, simulate(name, ms, now), None)
-                            for ms in range(now - 365 * DAY, now, 600_000)], now)
-
-
-def play_demo(server: Server) -> None:
-    """The simulated stations send: through the same store as real ones."""
-    now = server.now()
-    for name, mac in DEMO_STATIONS:
-        value = simulate(name, now, now) + random.choice((-0.1, 0, 0, 0.1))
-        server.writer.add(server.writer.by_mac[mac], Reading(1, round(value, 1), 0, None), now)
-    server.turn.end()
+        writer.import_rows([(ms, name, mac, 1, value, None)
+                            for ms, value in zip(times, values, strict=True)], now)
+    return house
 
 
 # -- serving --------------------------------------------------------------------------------------
@@ -6336,16 +6922,17 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     announce(server)
     keep_courier(server)
     notify("READY=1")
-    work = asyncio.create_task(run_jobs(server, jobs))
+    works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     hang_up(server, controls, Control)
     await asyncio.gather(wind_down(server, listeners), end_courier(server))
     hang_up(server, counters, Counter)
-    work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    for work in works:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
 
 
 def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
@@ -6394,11 +6981,12 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
+        jobs = JOBS
         if args.demo:
-            fill_demo(writer, now_ms())
+            jobs += (5, fill_demo(writer, now_ms()).send),
         reader = stack.enter_context(contextlib.closing(Reader(path)))
         server = Server(args, writer, reader)
-        asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
+        asyncio.run(serve(server, jobs))
         if hasattr(socket, "AF_UNIX"):
             for suffix in SOCKETS:
                 beside(path, suffix).unlink(missing_ok=True)
@@ -6437,6 +7025,8 @@ COMMANDS = (
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
     Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
             "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
+    Command("review", ("FILE",), review, "what verdict and forecast would have said hour by hour, "
+            "with this --comfort, as CSV; - is standard output", ("start", "end")),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),

@@ -28,6 +28,6 @@ def household(tmp_path, hook):
         def make(*stations, now=NOON, **flags):
             flags.setdefault("notify", f"json://127.0.0.1:{hook.port}/hook")
             made = Household(tmp_path / "house.db", *stations, now=now, **flags)
-            stack.callback(lambda: made.close())
+            stack.callback(made.close)
             return made
         yield make
