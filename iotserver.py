@@ -294,6 +294,7 @@ class Clock(NamedTuple):
 
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
     """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
         zone = zoneinfo.ZoneInfo(name) if name else None
@@ -3385,7 +3386,7 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
-def find_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
                   ) -> Forecast | None:
     """What is known by inside and outside series, while it is new and not yet come true."""
     if not room.verdict or room.verdict.difference is None or not room.outside:
@@ -5356,7 +5357,7 @@ class Board:
         now = self.now()
         if self.is_stale or now >= self.expires:
             self.current = [
-                place._replace(forecast=find_forecast(place, self.forecasts, now)) for place in
+                place._replace(forecast=fresh_forecast(place, self.forecasts, now)) for place in
                 find_places(self.reader, now, self.settings.comfort, self.current)]
             self.expires = find_expiry(self.current)
             self.pages.clear()
@@ -5621,7 +5622,6 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
-        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
@@ -5722,13 +5722,17 @@ def watch_file(server: Server) -> None:
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
-def watch_clock(server: Server) -> None:
-    """Say it once when the clock was set: what was stored before may be of another time."""
-    lead, before = server.clock() - server.monotonic(), server.clock_lead
-    server.clock_lead = lead
-    if abs(lead - before) > CLOCK_STEP:
-        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
-            "readings before that keep their times")
+class ClockWatch:
+    """Says it once when the clock was set: what was stored before may be of another time."""
+
+    def __init__(self) -> None:
+        self.lead = math.nan            # s of the clock before the monotonic one
+
+    def look(self, server: Server) -> None:
+        before, self.lead = self.lead, server.clock() - server.monotonic()
+        if abs(self.lead - before) > CLOCK_STEP:
+            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
+                "slept; readings before that keep their times")
 
 
 def notify(state: str) -> None:
@@ -5786,8 +5790,8 @@ def look_ahead(server: Server) -> Iterator[None]:
 # Every so many s. What takes longer than STEP_SECONDS comes in steps.
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (1, watch_clock), (15, keep_listeners), (10, watch_file),
-    (10, watch_space), (RESTART_SECONDS, keep_courier),
+    (1, close_expired), (1, tell_news), (1, ClockWatch().look), (15, keep_listeners),
+    (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
     (watchdog_seconds(), feed_watchdog))
 LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
@@ -6716,7 +6720,7 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
             places = find_places(reader, now, comfort, places if now % DAY else (), stations)
         known = {pair: forecast for pair, (forecast, _) in said.items()}
         yield (now - hours[0]) / (end - hours[0]), now, [
-            room._replace(forecast=find_forecast(room, known, now))
+            room._replace(forecast=fresh_forecast(room, known, now))
             for room in places if room.verdict and now >= start], [
             outcome for _, outcome in said.values() if outcome and now >= start]
 
