@@ -344,6 +344,11 @@ def test_two_consoles_do_not_share_rooms(console):
     assert [(s.name, s.last_entry) for s in console.reader.stations()[2:]] == [
         ("garden outside", 0), ("garden inside", 1), ("attic outside", 0), ("attic inside", 1),
         ("garden ch1", 1), ("attic ch1", 1)]
+    while console.writer.remove_step("attic ch1") >= 0:
+        pass
+    console.writer.edit_station("garden ch1", None, "attic-ch1", None)
+    assert report(console, "/data/report/ATTIC", temp1f=68).status == 400
+    assert console.reader.stations()[-1].last_entry == 1
 
 
 def test_a_station_that_is_no_console_takes_reports_too(server):
