@@ -413,6 +413,11 @@ def test_a_console_is_registered_as_a_whole_or_not_at_all(server):
     assert len(server.reader.stations()) == 3
 
 
+def test_a_room_of_a_console_is_not_registered_by_somebody_else(console):
+    with pytest.raises(iotserver.StoreError, match="garden inside"):
+        console.writer.add_station("mine", "garden-in", "inside", hash_key("MINE").hex(), NOON)
+
+
 def test_labels_come_with_the_registration(console):
     fields = {s["name"]: {f["field"]: f["label"] for f in s["fields"]}
               for s in console.get("/api/stations").json}
