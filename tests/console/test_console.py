@@ -335,6 +335,9 @@ def test_an_imported_room_is_taken_over(console):
     station, = (s for s in console.reader.stations() if s.name == "garden ch1")
     assert station.console == console.reader.stations()[2].id
     assert station.last_entry == 2
+    assert report(console, temp2f=68).status == 200     # the next one has a number of its own
+    assert [(s.name, s.last_entry) for s in console.reader.stations()[4:]] == [
+        ("garden ch1", 2), ("garden ch2", 1)]
 
 
 def test_two_consoles_do_not_share_rooms(console):
