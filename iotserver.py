@@ -718,8 +718,10 @@ def parse_dateutc(text: str, now: int) -> int:
 
 def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
     """Name and MAC of the station for a place of a console, from those of the one outside."""
-    return (f"{name.removesuffix(' outside')} {'inside' if place == 'in' else place}",
-            f"{mac}-{place}")
+    if not place:
+        return name, mac
+    title = {"in": "inside"}.get(place, place)
+    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -2295,19 +2297,19 @@ class Writer(Updates):
                      role: str | None) -> None:
         """Change what is not None of a station; the role `none` takes its role away."""
         station = self.find(name)
-        macs = {s.id: mac + s.mac.removeprefix(station.mac) for s in self.stations.values()
-                if mac and station.id in (s.id, s.console)}     # those of its rooms follow
-        for other in self.stations.values():
-            if (other.name == new_name and other is not station) or (
-                    other.mac in macs.values() and other.id not in macs):
-                raise StoreError(f"station {other.name!r} has this name or MAC already")
-        if max(map(len, macs.values()), default=0) > MAX_MAC:
+        if len(mac or "") > MAX_CONSOLE and any(
+                part.console == station.id for part in self.stations.values()):
             raise StoreError(f"a console's MAC has at most {MAX_CONSOLE} characters")
-        with self.transaction() as db:
-            db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
-                new_name or station.name, {None: station.role, "none": None}.get(role, role),
-                station.id))
-            db.executemany("UPDATE station SET mac = ?2 WHERE id = ?1", macs.items())
+        try:
+            with self.transaction() as db:
+                db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
+                    new_name or station.name, {None: station.role, "none": None}.get(role, role),
+                    station.id))
+                # The MACs of its rooms, where it is a console's, begin with its own.
+                db.execute("UPDATE station SET mac = ? || substr(mac, ?) WHERE ? IN (id, console)",
+                           (mac or station.mac, len(station.mac) + 1, station.id))
+        except sqlite3.IntegrityError:
+            raise StoreError("another station has this name or MAC already") from None
         self.load()
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
@@ -6605,8 +6607,7 @@ def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[obje
     for column, cell in zip(columns, cells, strict=True):
         if column and cell is not None:
             place, field, unit = column
-            name, mac = (name_part(station.name, station.mac, place) if place else
-                         (station.name, station.mac))
+            name, mac = name_part(station.name, station.mac, place)
             if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
                 yield Row(ms, name, mac, field, value, None)
 

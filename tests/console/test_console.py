@@ -335,6 +335,9 @@ def test_an_imported_room_is_taken_over(console):
     station, = (s for s in console.reader.stations() if s.name == "garden ch1")
     assert station.console == console.reader.stations()[2].id
     assert station.last_entry == 2
+    assert report(console, temp2f=68).status == 200     # the next one has a number of its own
+    assert [(s.name, s.last_entry) for s in console.reader.stations()[4:]] == [
+        ("garden ch1", 2), ("garden ch2", 1)]
 
 
 def test_two_consoles_do_not_share_rooms(console):
@@ -344,6 +347,11 @@ def test_two_consoles_do_not_share_rooms(console):
     assert [(s.name, s.last_entry) for s in console.reader.stations()[2:]] == [
         ("garden outside", 0), ("garden inside", 1), ("attic outside", 0), ("attic inside", 1),
         ("garden ch1", 1), ("attic ch1", 1)]
+    while console.writer.remove_step("attic ch1") >= 0:
+        pass
+    console.writer.edit_station("garden ch1", None, "attic-ch1", None)
+    assert report(console, "/data/report/ATTIC", temp1f=68).status == 400
+    assert console.reader.stations()[-1].last_entry == 1
 
 
 def test_a_station_that_is_no_console_takes_reports_too(server):
@@ -406,6 +414,11 @@ def test_a_console_is_registered_as_a_whole_or_not_at_all(server):
         with pytest.raises(iotserver.StoreError):
             server.writer.add_console(name, mac, hash_key(key).hex(), NOON)
     assert len(server.reader.stations()) == 3
+
+
+def test_a_room_of_a_console_is_not_registered_by_somebody_else(console):
+    with pytest.raises(iotserver.StoreError, match="garden inside"):
+        console.writer.add_station("mine", "garden-in", "inside", hash_key("MINE").hex(), NOON)
 
 
 def test_labels_come_with_the_registration(console):

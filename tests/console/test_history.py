@@ -27,13 +27,13 @@ AT = 1_726_669_500_000          # 2024-09-18 14:25 UTC
 
 @pytest.fixture
 def garden(database, run):
-    run("--add-station", "garden", "--mac", "GARDEN", "--console", "--key", "K1")
+    run("--add-station", "garden", "--mac", "WH2650", "--console", "--key", "K1")
     return database
 
 
 def values(path, ms):
     """{(what follows the console's MAC, field): value} of an instant."""
-    return {(mac.removeprefix("garden"), field): value
+    return {(mac.removeprefix("wh2650"), field): value
             for time, _, mac, field, value, _ in rows_of(path) if time == ms}
 
 
