@@ -64,14 +64,13 @@ class Household:
         server.turn.end()
 
     def carry(self):
-        """Until nothing is on its way."""
+        """One try of all that there is."""
         line = Line(self.house.server)
         self.messenger.step(line)
-        while any(carrier.thread for carrier in self.messenger.carriers):
-            for carrier in self.messenger.carriers:
-                if carrier.thread:
-                    carrier.thread.join(30)
-            self.messenger.step(line)
+        for carrier in self.messenger.carriers:
+            if carrier.thread:
+                carrier.thread.join(30)
+            carrier.finish(line)
 
     def play(self, minutes, **values):
         """So many minutes, with a reading of each station in each of them."""
