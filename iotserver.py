@@ -1731,6 +1731,13 @@ class Reader:
             WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
             AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
 
+    def extremes(self, series: int, start: int, end: int) -> list[Sample]:
+        """The lowest and the highest number of [start, end), each with its time; none: empty."""
+        return [row for extreme in ("min", "max") for row in self.db.execute(f"""
+            SELECT time, {extreme}(value) FROM reading WHERE series = ? AND time >= ?
+            AND time < ? AND typeof(value) <> 'text'""", (series, start, end))
+            if row[0] is not None]
+
     def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
         """What became of the forecasts asked from start to end, for a room's series."""
         return list(map(Outcome._make, self.db.execute("""
@@ -2754,6 +2761,12 @@ svg text { font-size: 11px; fill: var(--dim) }
 path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
 g.second path { stroke-dasharray: 6 3 }
 g.third path { stroke-dasharray: 2 3 }
+g.expected path { stroke-dasharray: 5 4 }
+.interval { fill: var(--dim); fill-opacity: .18; stroke: var(--dim); stroke-dasharray: 1 3 }
+span.interval { border: 1px dotted; padding: 0 .5rem; border-radius: .2rem }
+.day { margin: 0; font-size: .85rem; color: var(--dim) }
+.verdict details { margin-top: .5rem }
+.verdict summary { font-size: 1.1rem; cursor: pointer }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
@@ -2844,16 +2857,17 @@ function renew(old, next) {
 function show() {
   const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
   const d = chart.dataset, part = slider.value / slider.max;
-  const x = +d.left + part * d.width;
-  const said = [local(+d.start + part * (d.end - d.start),
+  const x = +d.left + part * d.width, ms = +d.start + part * (d.end - d.start);
+  const said = [local(ms,
     {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
     for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
       if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
     const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
-    said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
-      ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
+    const isNear = best && Math.abs(best[0] - x) < 6;
+    if (isNear || (ms <= now() && !line.closest('.expected')))
+      said.push(line.dataset.name + (isNear ? ` ${value.toFixed(1)} ${d.unit}` : ' no reading'));
   }
   chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
   slider.setAttribute('aria-valuetext', said.join(', '));
@@ -3206,6 +3220,7 @@ class Chart(NamedTuple):
     zone: tzinfo
     height: int = HEIGHT
     shaded: Iterable[tuple[int, int]] = ()
+    interval: tuple[int, int] | None = None     # in which lines are expected to cross
     bounds: Sequence[float] = ()
 
     def x(self, ms: int) -> float:
@@ -3316,6 +3331,10 @@ def draw_chart(chart: Chart) -> str:
     chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
     shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
               f"height={height} />" for a, b in chart.shaded]
+    if chart.interval:
+        left, right = map(chart.x, chart.interval)
+        shapes.append(f"<rect class=interval x={left:g} y={TOP} width={right - left:.1f} "
+                      f"height={height} />")
     shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
@@ -3422,6 +3441,22 @@ def render_ago(ms: int, view: View, now: int) -> str:
             f"{format_ago(now - ms)} ago</time>")
 
 
+def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
+    """The chart goes on as it is expected for this room, where there is a forecast."""
+    forecast = room.forecast
+    if forecast is None or room.outside is None:
+        return chart
+    curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
+    expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
+        Point(ms, value, value, value) for ms, value in zip(
+            itertools.count(forecast.asked + QUARTER, QUARTER),
+            (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
+        for line in chart.lines if line.name in curves]
+    end = forecast.asked + HORIZON
+    return chart._replace(lines=chart.lines + expected, end=end, interval=(
+        forecast.start, forecast.end or end) if forecast.start else None)
+
+
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
     links = "".join(f'<a href="/?range={name}"{" aria-current=true" * (name == view.range)}>'
@@ -3435,28 +3470,47 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int) 
     spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 30 * DAY
              for span in cooler_spans(points.get(room.name, []),
                                       points.get(room.outside.name, []), now)]
-    chart = render_chart(Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans))
+    chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans)
+    for room, _ in rank_rooms(places)[:1] if view.range == "24h" else []:
+        chart = continue_chart(chart, room, view.unit)
     names = "".join(f'<span class="{line.css}">{escape(line.name)}</span> ' for line in lines)
-    names += "<span class=swatch>cooler outside</span>" * bool(spans)
+    names += "<span class=swatch>cooler outside</span> " * bool(spans)
+    names += "<span class=interval>dashed: expected</span>" * bool(chart.interval)
     rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
                                     for ms in span) + "</tr>"
                    for span in spans[-20:] if length <= 7 * DAY)
     table = ("<details><summary>When it was cooler outside</summary><table><thead>\n"
              f"<tr><th>from</th><th>until</th></tr></thead>{rows}</table></details>")
-    return (f'{nav}{chart}<input type=range max=1000 value=1000 aria-label="Time on the chart">\n'
+    value = 1000 * length // (chart.end - chart.start)
+    return (f"{nav}{render_chart(chart)}<input type=range max=1000 value={value} "
+            'aria-label="Time on the chart">\n'
             f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
 
 
-def render_now(place: Place, view: View, now: int) -> str:
+def render_day(reader: Reader, place: Place, view: View) -> str:
+    """Of the day of its newest reading the lowest and highest, and the difference to a day ago."""
+    (now, celsius), series = place.readings[-1], cast(int, place.series)
+    midnight = datetime.fromtimestamp(now / 1000, view.zone).replace(
+        hour=0, minute=0, second=0, microsecond=0)
+    found = reader.extremes(series, round(midnight.timestamp() * 1000), now + 1)
+    said = [f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, '%H:%M')}"
+            for word, (ms, value) in zip(("Low", "High"), found, strict=True)]
+    for _, before in reader.recent(series, now - DAY - HOUR, now - DAY + 1)[-1:]:
+        word = "warmer" if celsius >= before else "cooler"
+        said.append(f"{say_degrees(celsius - before, view.unit)} {word} than a day ago")
+    return "".join(f"<p class=day>{line}</p>" for line in said)
+
+
+def render_now(reader: Reader, place: Place, view: View, now: int) -> str:
     """One temperature, large."""
-    value, unit, trend, heard = "–", "", "", place.heard
+    value, unit, trend, heard, day = "–", "", "", place.heard, ""
     if place.readings:
         heard, celsius = place.readings[-1]
         value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        trend = say_trend(place.readings, now)
+        trend, day = say_trend(place.readings, now), render_day(reader, place, view)
     ago = render_ago(heard, view, now) if heard else "no reading yet"
     return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
-            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p></section>\n")
+            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p>{day}</section>\n")
 
 
 def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
@@ -3553,10 +3607,11 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
         for place in shown if place.series is not None]
     card, headline, states = render_verdicts(places, view, now)
     card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
+    figures = "".join(render_now(reader, place, view, now) for place in shown)
     table, others = render_stations(reader, stations, view, now)
     return render_page(
         headline,
-        f"{card}<div class=now>{''.join(render_now(place, view, now) for place in shown)}</div>\n"
+        f"{card}<div class=now>{figures}</div>\n"
         f"{render_figure(places, lines, view, now)}<div class=smalls>"
         f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import re
+import shutil
 import sqlite3
 import statistics
 import time
@@ -65,12 +66,24 @@ def open_house(tmp_path, weather):
         yield make
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, weather):
+    """The file of one that has worked out its forecast."""
+    path = tmp_path_factory.mktemp("learned") / "house.db"
+    with contextlib.closing(House(path, ("inside", "inside"), ("outside", "outside"))) as house:
+        house.time = EVENING / 1000
+        house.writer.import_rows(rows_of(weather, 0, EVENING), EVENING)
+        renew(house)
+    return path
+
+
 @pytest.fixture
-def house(open_house):
-    """One that has worked out its forecast."""
-    house = open_house()
-    renew(house)
-    return house
+def house(learned, tmp_path):
+    """One that has worked out its forecast, and is started again."""
+    with contextlib.closing(House(shutil.copy(learned, tmp_path / "house.db"))) as house:
+        house.time = EVENING / 1000
+        renew(house)
+        yield house
 
 
 def outcomes(house):
@@ -198,6 +211,93 @@ def test_a_forecast_that_is_not_renewed_ends():
         assert (iot.find_forecast(place, {(1, 2): said}, now) is said) == is_told
     assert iot.find_forecast(place._replace(verdict=None), {(1, 2): said}, 1000) is None
     assert iot.find_forecast(place._replace(outside=None), {(1, 2): said}, 1000) is None
+
+
+# -- what is drawn --------------------------------------------------------------------------------
+
+
+def corners(page, name):
+    """A line of the first chart: (ms, value) of its corners, from the picture alone."""
+    chart, _ = page.all("svg", role="img")[0]
+    line, = (a["d"] for a, _ in page.all("path") if a.get("data-name") == name)
+    left, width, top, height, low, high, start, end = (float(chart[f"data-{key}"]) for key in (
+        "left", "width", "top", "height", "low", "high", "start", "end"))
+    return [(start + (float(x) - left) / width * (end - start),
+             high - (float(y) - top) / height * (high - low))
+            for x, y in re.findall(r"([\d.]+) ([\d.]+)", line)]
+
+
+def test_the_chart_of_a_day_goes_on_into_the_night(house):
+    page, known = house.page(Cookie="tz=Europe/Berlin"), told(house)
+    said, = house.server.board.forecasts.values()
+    chart, _ = page.all("svg", role="img")[0]
+    assert int(chart["data-start"]) == EVENING - DAY
+    assert int(chart["data-end"]) == EVENING + 12 * HOUR
+    for name, curve in (("inside", said.inside), ("outside", said.outside)):
+        (_, now), *drawn = corners(page, f"{name}, expected")
+        assert now == pytest.approx(corners(page, name)[-1][1])     # it goes on from the line
+        assert [value for _, value in drawn] == pytest.approx(curve[:48], abs=0.1)
+        assert [ms for ms, _ in drawn] == pytest.approx(
+            range(EVENING + QUARTER, EVENING + 12 * HOUR + 1, QUARTER), abs=MINUTE * 5)
+        assert f"{name}, expected: from {min((*curve[:48], now)):.1f} to " in chart["aria-label"]
+    assert {a["class"] for a, _ in page.all("g", class_="expected")} == {
+        "inside first expected", "outside first expected"}
+    band, _ = page.all("rect", class_="interval")[0]
+    left, right = float(band["x"]), float(band["x"]) + float(band["width"])
+    per_ms = float(chart["data-width"]) / (36 * HOUR)
+    assert [left, right] == pytest.approx([
+        float(chart["data-left"]) + (known[key] - EVENING + DAY) * per_ms
+        for key in ("from", "to")], abs=0.15)
+    assert int(page.all("input")[0][0]["value"]) == 1000 * 24 // 36
+
+
+def test_without_a_forecast_and_over_longer_times_the_chart_ends_now(house, weather):
+    longer = house.page("/?range=7d")
+    house.server.board.forecasts.clear()
+    house.server.board.is_stale = True
+    for page in (longer, house.page()):
+        chart, _ = page.all("svg", role="img")[0]
+        assert int(chart["data-end"]) == EVENING
+        assert not page.all("rect", class_="interval") + page.all("g", class_="expected")
+        assert int(page.all("input")[0][0]["value"]) == 1000
+
+
+def test_the_night_is_drawn_in_the_readers_unit(house):
+    page = house.page(Accept_Language="en-US")
+    said, = house.server.board.forecasts.values()
+    assert corners(page, "outside, expected")[-1][1] == pytest.approx(
+        said.outside[47] * 1.8 + 32, abs=0.2)
+
+
+@pytest.mark.parametrize(("zone", "name", "unit"), [
+    (BERLIN, "Europe/Berlin", "C"), (LOS_ANGELES, "America/Los_Angeles", "F")])
+def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, weather, zone, name,
+                                                                      unit):
+    page = house.page(Cookie=f"tz={name}", Accept_Language="en-US" if unit == "F" else "de-DE")
+    told = iter([text for _, text in page.all("p", class_="day")])
+    for side in ("inside", "outside"):
+        readings = [r for r in getattr(weather, side) if r[0] <= EVENING]
+        midnight = datetime.fromtimestamp(EVENING / 1000, zone).replace(hour=0).timestamp() * 1000
+        today = [r for r in readings if r[0] >= midnight]
+        for word, extreme in (("Low", min), ("High", max)):
+            value = extreme(value for _, value in today)
+            shown = value if unit == "C" else value * 1.8 + 32
+            times = {format(datetime.fromtimestamp(ms / 1000, zone), "%H:%M")
+                     for ms, other in today if other == value}
+            assert next(told) in {f"{word} {shown:.1f} at {at}" for at in times}
+        now, celsius = readings[-1]
+        difference = celsius - [value for ms, value in readings if ms <= now - DAY][-1]
+        assert next(told) == (f"{iot.say_degrees(difference, unit)} "
+                              f"{'warmer' if difference >= 0 else 'cooler'} than a day ago")
+    assert [*told] == []
+
+
+def test_a_card_without_a_yesterday_says_nothing_of_it(tmp_path):
+    with contextlib.closing(House(tmp_path / "new.db", ("inside", "inside"),
+                                  ("cellar", "inside"))) as house:
+        house.store("inside", [0], 21.5)
+        assert [text for _, text in house.page().all("p", class_="day")] == [
+            "Low 21.5 at 12:00", "High 21.5 at 12:00"]
 
 
 # -- as time goes by ------------------------------------------------------------------------------
