@@ -33,7 +33,7 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /metrics  /healthz
     GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
 
@@ -180,6 +180,7 @@ MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
+STEP_STATIONS = 200             # likewise stations, with all of their fields
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # entries of a feed at a time
@@ -938,6 +939,8 @@ class Batch:
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
     now: int = 0                # when its updates arrived; 0: they are none
+    entries: int = 0            # that it stores, and those that were repeated
+    repeated: int = 0
 
 
 def refuse_foreign(path: Path) -> None:
@@ -1104,15 +1107,21 @@ class Reader:
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id) FROM station""").fetchall())
 
-    def latest(self, station: int | None = None, now: int = LATEST_TIME) -> list[Latest]:
-        """The newest reading up to now of each series, of one station or of all."""
-        which = "" if station is None else "WHERE s.station = :station"
-        return [Latest(*row) for row in self.db.execute(f"""
-            SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
+    def latest(self, stations: Iterable[int], now: int = LATEST_TIME) -> list[Latest]:
+        """The newest reading up to now of each series of these stations."""
+        return [Latest(*row) for row in self.db.execute("""
+            SELECT s.id, s.station, s.field, s.label, r.time, r.value
+            FROM json_each(?) one JOIN series s ON s.station = one.value
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
-                SELECT time, entry FROM reading WHERE series = s.id AND time <= :now
+                SELECT time, entry FROM reading WHERE series = s.id AND time <= ?
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            {which} ORDER BY s.station, s.field""", {"station": station, "now": now})]
+            ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
+
+    def all_latest(self, now: int) -> Iterator[list[Latest]]:
+        """The same of all stations, STEP_STATIONS of them at a time."""
+        ids = [id for id, in self.db.execute("SELECT id FROM station ORDER BY id")]
+        for first in range(0, len(ids), STEP_STATIONS):
+            yield self.latest(ids[first:first + STEP_STATIONS], now)
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -1162,10 +1171,13 @@ class Reader:
             FROM series""", (EARLIEST_TIME // HOUR,))
         return None if hour is None else int(hour) * HOUR
 
+    def weights(self) -> tuple[int, int]:
+        """Bytes that the database and its log occupy."""
+        log = beside(self.path, "-wal")
+        return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
+
     def weight(self) -> int:
-        """Bytes that the database occupies with its log."""
-        files = (self.path, beside(self.path, "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(self.weights())
 
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
@@ -1520,6 +1532,7 @@ class Writer(Database):
                 self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
             if entry is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
+                self.batch.repeated += 1
                 return entry
             self.batch.receipts[receipt] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1531,6 +1544,7 @@ class Writer(Database):
         batch = self.batch
         batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
+        batch.entries += 1
         for field, value in values.items():
             if (series := self.series.get((station.id, field))) is None:
                 series = self.series_of(batch, station.id, field)
@@ -2735,7 +2749,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
     rows: tuple[list[str], list[str]] = ([], [])
     others: list[tuple[Station, Latest]] = []
     for station in stations[:MAX_ROWS + MAX_FOLDED]:
-        fields = reader.latest(station.id, now)
+        fields = reader.latest([station.id], now)
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
         last = reader.last_time(newest.series, now) if newest else None
@@ -2944,11 +2958,13 @@ def get_events(request: Request, server: "Server") -> Answer:
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
 
-def get_stations(request: Request, server: "Server") -> Answer:
+def get_stations(request: Request, server: "Server") -> Work:
     latest = collections.defaultdict(list)
-    for series in server.reader.latest(now=server.now()):
-        latest[series.station].append({"field": series.field, "label": series.label,
-                                       "value": series.value, "time": series.time})
+    for page in server.reader.all_latest(server.now()):
+        for series in page:
+            latest[series.station].append({"field": series.field, "label": series.label,
+                                           "value": series.value, "time": series.time})
+        yield
     return Answer(as_json([
         {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
          "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
@@ -3030,6 +3046,98 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
+Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
+
+
+def sample_commits(turn: "Turn") -> Samples:
+    """A histogram: its buckets hold what took no longer. A label without a name is a suffix."""
+    for limit, count in zip(COMMIT_SECONDS, itertools.accumulate(turn.commits), strict=True):
+        yield {"": "_bucket", "le": "+Inf" if limit == math.inf else str(limit)}, count
+    yield {"": "_sum"}, turn.seconds
+    yield {"": "_count"}, sum(turn.commits)
+
+
+def sample_readings(server: "Server") -> Samples:
+    stations = server.writer.stations
+    for series in itertools.chain.from_iterable(server.reader.all_latest(server.now())):
+        station = stations.get(series.station)
+        if station and isinstance(series.value, (int, float)):      # neither a text nor none yet
+            yield {"station": station.name, "role": station.role or "",
+                   "field": str(series.field),
+                   "label": series.label or LABELS.get(series.field, "")}, series.value
+
+
+def sample_verdicts(server: "Server") -> Samples:
+    for room in server.board.places():
+        for state in URGENCY if room.verdict else ():
+            yield ({"station": room.name, "state": state},
+                   room.verdict is not None and room.verdict.state == state)
+
+
+METRICS = {                     # kind, help
+    "updates_total": ("counter", "Entries of updates by what became of them; refused: requests"),
+    "readings_total": ("counter", "Readings that updates stored"),
+    "commits_total": ("counter", "Transactions of updates"),
+    "commit_seconds": ("histogram", "How long they took, up to the disk"),
+    "connections": ("gauge", "Open connections"),
+    "listeners": ("gauge", "Those of them that wait for events"),
+    "database_bytes": ("gauge", "Size of the database file"),
+    "log_bytes": ("gauge", "Size of its write-ahead log"),
+    "disk_free_bytes": ("gauge", "Room left on its disk"),
+    "reading": ("gauge", "Newest value of a field"),
+    "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
+    "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
+    "build_info": ("gauge", "Always 1; the versions are its labels"),
+}
+
+
+def sample_metrics(server: "Server") -> Iterator[tuple[str, Samples]]:
+    turn, (size, log) = server.turn, server.reader.weights()
+    yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
+    yield "readings_total", [({}, turn.readings)]
+    yield "commits_total", [({}, sum(turn.commits))]
+    yield "commit_seconds", sample_commits(turn)
+    yield "connections", [({}, len(server.connections))]
+    yield "listeners", [({}, len(server.events.listeners))]
+    yield "database_bytes", [({}, size)]
+    yield "log_bytes", [({}, log)]
+    yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
+    yield "reading", sample_readings(server)
+    yield "heard_timestamp_seconds", [({"station": station.name}, station.heard / 1000) for station
+                                      in server.writer.stations.values() if station.heard]
+    yield "verdict", sample_verdicts(server)
+    yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
+                           "sqlite": sqlite3.sqlite_version}, 1)]
+
+
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def render_sample(name: str, labels: dict[str, str], value: float) -> str:
+    told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                    for label, text in labels.items() if label)
+    return f"iotserver_{name}{labels.get('', '')}{told and f'{{{told}}}'} {value:.15g}\n"
+
+
+def get_metrics(request: Request, server: "Server") -> Work:
+    """What Prometheus asks for, family by family, some lines a step."""
+    lines: list[str] = []
+    for name, samples in sample_metrics(server):
+        yield
+        kind, text = METRICS[name]
+        lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
+        for number, (labels, value) in enumerate(samples, 1):
+            lines.append(render_sample(name, labels, value))
+            if number % STEP_ENTRIES == 0:
+                yield
+    return Answer("".join(lines).encode(), PROMETHEUS)
 
 
 # -- ThingSpeak -----------------------------------------------------------------------------------
@@ -3692,7 +3800,8 @@ def read_channel(request: Request, server: "Server", params: dict[str, Any], pat
         if match := pattern.fullmatch(slash + rest):
             told = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
-                      for series in reader.latest(station.id) if series.field in THINGSPEAK_FIELDS}
+                      for series in reader.latest([station.id])
+                      if series.field in THINGSPEAK_FIELDS}
             fields = [int(told["field"])] if "field" in told else list(labels)
             answer = route(Read(reader, now, station, labels, fields, told, params,
                                 parse_wanted(params, now), suffix))
@@ -3750,6 +3859,7 @@ ROUTES = (
     Route("GET", "/api/verdict", get_verdict, is_open=True),
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
+    Route("GET", "/metrics", get_metrics),
     *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
       for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
@@ -4216,6 +4326,11 @@ class Connection(asyncio.Protocol):
         """Put an answer behind those before it."""
         self.answers.append((request, answer))
         self.answered += 1
+        if not answer.is_update and request.path.startswith(UPDATE_ROOTS) \
+                and request.command != "OPTIONS":
+            # ThingSpeak's clients are told 200 when they come too soon.
+            result = "limited" if answer.status in {200, 429} else "refused"
+            self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
             self.stream = (chunked(answer.stream) if request.request_version == "HTTP/1.1"
                            else answer.stream)
@@ -4347,6 +4462,11 @@ class Turn:
         self.connections: list[Connection] = []
         self.ends = 0.0                         # at the latest
         self.failure: Refused | None = None     # of the last commit
+        # Since the start, for /metrics:
+        self.updates = {"stored": 0, "repeated": 0, "refused": 0, "limited": 0}
+        self.readings = 0
+        self.commits = [0] * len(COMMIT_SECONDS)    # by how long they took
+        self.seconds = 0.0                          # that all of them took
 
     def add(self, connection: Connection) -> None:
         """Flush this connection when the turn ends."""
@@ -4365,7 +4485,7 @@ class Turn:
             self.server.loop.call_soon(self.end, len(self.connections))
             return
         connections, self.connections = self.connections, []
-        failure, batch = None, self.server.writer.batch
+        failure, batch, began = None, self.server.writer.batch, self.server.monotonic()
         if batch.stations:
             try:
                 self.server.writer.commit()
@@ -4375,10 +4495,18 @@ class Turn:
             except Exception:           # whatever it was, nobody is told that it was stored
                 log(f"a commit failed: {traceback.format_exc()}")
                 failure = Refused(500, "not stored: something went wrong here; it was logged")
-        second = int(self.server.clock())
+        second, seconds = int(self.server.clock()), self.server.monotonic() - began
         for connection in connections:
             if not connection.transport.is_closing():
                 connection.flush(second, failure)
+        if failure:
+            self.updates["refused"] += batch.entries
+        elif batch.stations:
+            self.updates["stored"] += batch.entries
+            self.updates["repeated"] += batch.repeated
+            self.readings += len(batch.readings)
+            self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
+            self.seconds += seconds
         if batch.readings and not failure:
             self.server.board.is_stale = True
             if self.server.events.is_used:

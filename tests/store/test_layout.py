@@ -99,7 +99,7 @@ def test_a_file_of_the_first_layout_goes_on(older):
     assert problems_of(older) == []
     with contextlib.closing(iotserver.Reader(older)) as reader:
         assert reader.entries() == {1: 7, 2: 0}
-        assert reader.latest()[0].label == "Kitchen"
+        assert reader.latest([1])[0].label == "Kitchen"
 
 
 def test_reading_a_file_of_an_older_layout_says_what_to_do(older):

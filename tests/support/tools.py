@@ -31,6 +31,8 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "npm": ("npm", "gets what runs in node and in the page, into .cache/"),
     "nsenter": ("util-linux", "runs commands where the server is installed on trial"),
     "openssl": ("openssl", "makes certificates"),
+    "prometheus": ("prometheus", "asks for the server's metrics"),
+    "promtool": ("prometheus", "judges metrics and alert rules"),
     "/usr/bin/python3": ("python3", "is what the systemd units start"),
     "setpriv": ("util-linux", "runs a command as another user"),
     "shellcheck": ("shellcheck", "reads install.sh"),
