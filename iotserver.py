@@ -181,6 +181,7 @@ MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 STEP_STATIONS = 200             # likewise stations, with all of their fields
+STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # entries of a feed at a time
@@ -664,6 +665,26 @@ def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> i
             if readings else 0)
 
 
+class Tail(NamedTuple):
+    """What is left of the readings of a station: enough to go on with the next one."""
+    time: int = 0               # of the newest one
+    limit: int = 0              # how long it may be quiet then
+    last: tuple[float, ...] = ()    # its last three values
+
+    @property
+    def end(self) -> int:
+        """The instant behind which it counts as silent."""
+        return self.time + self.limit
+
+    def add(self, ms: int, value: float, learned: int) -> "Tail":
+        pause = ms - self.time if self.last else 0
+        return Tail(ms, learn_silence(self.limit or learned, pause, learned),
+                    (*self.last[-2:], value))
+
+
+SILENCE = Tail()
+
+
 class Course(NamedTuple):
     """What a verdict remembers from reading to reading."""
     at: int = 0                 # of the last reading that was taken in
@@ -723,40 +744,35 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
 
 
 def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
-          course: Course = START,
-          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
-    """The verdict at now, from readings in order of time. course is that of the verdict before;
-    without it all readings are replayed. learned are the limits of silence that the pauses
-    between updates have taught, of inside and outside."""
+          course: Course = START, learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST),
+          before: Sequence[Tail] = (SILENCE, SILENCE)) -> Verdict:
+    """The verdict at now, from readings in order of time, and what was before them. course is
+    that of the verdict before; without it all readings are replayed. learned are the limits of
+    silence that the pauses between updates have taught, of inside and outside."""
     if course.at > now:
         course = START                  # the clock was wrong before
-    sides = (inside, outside)
-    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
-    times, limits = [0, 0], list(learned)
+    tails = [*before]
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
         is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            pause = ms - times[side] if last[side] else 0
-            if pause > limits[side] and is_new:
+            if tails[side].last and ms > tails[side].end and is_new:
                 course = course._replace(wanted="")     # seen before a silence: confirms nothing
-            limits[side] = learn_silence(limits[side], pause, learned[side])
-            times[side] = ms
-            last[side].append(value)
-        if not is_new or not all(last):
+            tails[side] = tails[side].add(ms, value, learned[side])
+        if not is_new or not all(tail.last for tail in tails):
             continue
-        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+        if any(ms > tail.end for tail in tails):
             course = course._replace(wanted="")
         else:
-            course = advance(course, ms, [values[-1] for values in last],
-                             [believe(values) for values in last], comfort)
-    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
-    for i, silent in ((1, "outside"), (0, "inside")):
-        if not last[i] or now > ends[i]:
-            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
-    warm, cool = (values[-1] if abs(values[-1] - believe(values)) < URGENT_MARGIN
-                  else believe(values) for values in last)      # what is said, but for a wild one
-    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
+            course = advance(course, ms, [tail.last[-1] for tail in tails],
+                             [believe(tail.last) for tail in tails], comfort)
+    for tail, silent in ((tails[1], "outside"), (tails[0], "inside")):
+        if not tail.last or now > tail.end:
+            return Verdict("unknown", None, tail.time or None, None, silent, course=course)
+    warm, cool = (last[-1] if abs(last[-1] - believe(last)) < URGENT_MARGIN
+                  else believe(last) for _, _, last in tails)   # what is said, but for a wild one
+    return Verdict(course.state, warm - cool, course.since, min(tail.end for tail in tails), None,
+                   warm, cool, course)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1037,8 +1053,9 @@ def ask(db: sqlite3.Connection, question: str,
     return row and row[0]
 
 
-def read_stations(db: sqlite3.Connection) -> list[Station]:
-    return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
+def read_stations(db: sqlite3.Connection, which: str = "ORDER BY id",
+                  values: Sequence[Any] = ()) -> list[Station]:
+    return [Station(*row) for row in db.execute(f"SELECT * FROM station {which}", values)]
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
@@ -1098,14 +1115,20 @@ class Reader:
         if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
-    def stations(self) -> list[Station]:
-        return read_stations(self.db)
+    def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
+        """All stations, or those of the end of a SELECT."""
+        return read_stations(self.db, which, values)
 
-    def entries(self) -> dict[int, int]:
-        """{station: entries ever stored}."""
+    def count_stations(self) -> int:
+        return int(ask(self.db, "SELECT count(*) FROM station"))
+
+    def entries(self, stations: Iterable[int]) -> dict[int, int]:
+        """{station: entries ever stored} of these."""
         return dict(self.db.execute("""
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
-                                     WHERE station = id) FROM station""").fetchall())
+                                     WHERE station = id)
+            FROM station WHERE id IN (SELECT value FROM json_each(?))""",
+            (json.dumps([*stations]),)).fetchall())
 
     def latest(self, stations: Iterable[int], now: int = LATEST_TIME) -> list[Latest]:
         """The newest reading up to now of each series of these stations."""
@@ -1164,12 +1187,16 @@ class Reader:
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
 
-    def first_hour(self) -> int | None:
-        """When the history begins that is within reason."""
-        hour = ask(self.db, """
-            SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
-            FROM series""", (EARLIEST_TIME // HOUR,))
-        return None if hour is None else int(hour) * HOUR
+    def first_hour(self) -> Generator[None, None, int | None]:
+        """When the history begins that is within reason; in steps."""
+        hours, last = [], ask(self.db, "SELECT max(id) FROM series")
+        for id in range(0, 0 if last is None else last + 1, STEP_ENTRIES):
+            yield
+            hours.append(ask(self.db, """
+                SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
+                FROM series WHERE id >= ? AND id < ?""",
+                (EARLIEST_TIME // HOUR, id, id + STEP_ENTRIES)))
+        return min((hour * HOUR for hour in hours if hour is not None), default=None)
 
     def weights(self) -> tuple[int, int]:
         """Bytes that the database and its log occupy."""
@@ -2281,6 +2308,7 @@ FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
 CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
+LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
 STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
 MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
@@ -2345,6 +2373,17 @@ class Place(NamedTuple):
     outside: "Place | None" = None
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
+    tail: Tail = SILENCE                # of the readings that verdicts have taken in, but the last
+    fresh: Sequence[Sample] = ()        # the others
+
+    def settle(self, now: int) -> "Place":
+        """The same when verdicts have taken in all: the last one, of this minute, may change."""
+        if len(self.fresh) < 2:
+            return self
+        tail = functools.reduce(lambda tail, r: tail.add(*r, self.silence), self.fresh[:-1],
+                                self.tail)
+        recent = bisect.bisect_left(self.readings, (now - RECENT_WINDOW - self.silence,))
+        return self._replace(tail=tail, fresh=self.fresh[-1:], readings=self.readings[recent:])
 
     @property
     def css(self) -> str:
@@ -2613,37 +2652,61 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float,
-                before: Iterable[Place] = ()) -> list[Place]:
-    """Inside and outside stations, and of each room the verdict, which goes on from before."""
-    known = {place.name: place.verdict.course if place.verdict else START for place in before}
-    ranks: collections.Counter[str] = collections.Counter()
-    places: list[Place] = []
-    for station in reader.stations():
-        if role := station.role:
-            window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
-                      if station.name in known else VERDICT_WINDOW)
-            series = reader.series(station.id).get(1)
-            readings = [] if series is None else reader.recent(series, now - window, now + 1)
-            last = readings[-1][0] if readings else series and reader.last_time(series, now)
-            places.append(Place(station.name, role, ranks[role], series, readings, last,
-                                silence=station.silence))
-            ranks[role] += 1
-    # The outside station that counts is the first that is not silent. Not the one that sent
-    # last: the verdict would turn with each reading.
-    outsides = [place for place in places if place.role == "outside"]
-    heard = (place for place in outsides if now <= silent_from(place.readings, place.silence))
-    outside = next(heard, outsides[0] if outsides else None)
-    return [place if place.role == "outside" else answer_room(
-                place, outside, now, comfort, known.get(place.name, START))
-            for place in places]
+def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
+                touched: set[int] | None) -> Generator[None, None, list[Place]]:
+    """Inside and outside stations, and of each room the verdict, which goes on from before; in
+    steps. Only places whose series were touched are read again, or all: None."""
+    known = {(place.name, place.role): place for place in before}
+    ranks: collections.Counter[str | None] = collections.Counter()
+    places: dict[int, Place] = {}
+    outside: Place | None = None
+    settled: Place | None = None
+    is_heard = False
+    stations = reader.stations("WHERE role IS NOT NULL")
+    for station in sorted(stations, key=lambda station: station.role == "inside"):
+        old = known.get((station.name, str(station.role)))
+        place = renew_place(reader, station, ranks[station.role], now, old, touched)
+        ranks[station.role] += 1
+        if place is not old or len(places) % STEP_PLACES == 0:
+            yield
+        if place.role == "inside":
+            if place is not old or place.outside is not settled or (
+                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
+                place = answer_room(place, outside, now, comfort)._replace(outside=settled)
+        # The outside station that counts is the first that is not silent. Not the one that sent
+        # last: the verdict would turn with each reading.
+        elif not is_heard:
+            is_heard = now <= silent_from(place.readings, place.silence)
+            if is_heard or not outside:
+                outside, settled = place, place.settle(now)
+        places[station.id] = settled if settled and place is outside else place.settle(now)
+    return [places[station.id] for station in stations]
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
-                course: Course = START) -> Place:
+def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
+                touched: set[int] | None) -> Place:
+    """A station with a role as it is now: as before, unless its series was touched."""
+    if before and before.series is not None and not (
+            touched is None or before.series in touched):
+        return before
+    window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
+    series = reader.series(station.id).get(1)
+    readings = [] if series is None else reader.recent(series, now - window, now + 1)
+    last = readings[-1][0] if readings else series and reader.last_time(series, now)
+    place = before or Place(station.name, str(station.role), rank, series, [], None)
+    count = bisect.bisect_left(readings, (place.tail.time + 1,))
+    if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
+        place, count = place._replace(tail=SILENCE), 0
+    return place._replace(rank=rank, series=series, readings=readings, heard=last,
+                          silence=station.silence, fresh=readings[count:])
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course,
-                    (room.silence, outside.silence if outside else SILENT_AT_LEAST))
+    sides = room, outside or room._replace(tail=SILENCE, fresh=())
+    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort,
+                    room.verdict.course if room.verdict else START,
+                    [place.silence for place in sides], [place.tail for place in sides])
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
@@ -2729,26 +2792,30 @@ def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str
 
 
 def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
-                  view: View, now: int) -> Iterator[str]:
+                  view: View, now: int) -> Generator[None, None, str]:
     """Small charts: humidity, pressure, and whatever has no role."""
-    styles = {place.name: place.css for place in places}
+    styles, charts = {place.name: place.css for place in places}, ""
     for station, series in others[:SMALL_CHARTS]:
+        yield
         label = series.label or LABELS.get(series.field) or f"field {series.field}"
         line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
                     read_points(reader, series.series, view, now, SMALL_POINTS))
         if line.points:
             chart = render_chart(Chart([line], "", now - RANGES[view.range], now, view.zone,
                                        SMALL_HEIGHT))
-            yield f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+            charts += f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+    return charts
 
 
 def render_stations(reader: Reader, stations: list[Station], view: View, now: int
-                    ) -> tuple[str, list[tuple[Station, Latest]]]:
+                    ) -> Generator[None, None, tuple[str, list[tuple[Station, Latest]]]]:
     """The table of stations, those long silent folded away, and what else all others send."""
-    entries, since = reader.entries(), reader.first_hour()
+    entries, since = reader.entries(s.id for s in stations), (yield from reader.first_hour())
     rows: tuple[list[str], list[str]] = ([], [])
     others: list[tuple[Station, Latest]] = []
-    for station in stations[:MAX_ROWS + MAX_FOLDED]:
+    for station in stations:
+        if not len(rows[0]) % MAX_ROWS:
+            yield
         fields = reader.latest([station.id], now)
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
@@ -2765,7 +2832,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
         others += [(station, series) for series in fields
                    if not (is_stale or (station.role and series.field == 1))]
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
-    count = len(stations) - len(shown)
+    count = reader.count_stations() - len(shown)
     more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
     details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
                "</details>") * (count > 0)
@@ -2788,22 +2855,28 @@ def render_message(title: str, text: str) -> bytes:
     return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
 
 
-def render_overview(reader: Reader, places: list[Place], view: View, now: int) -> bytes:
-    """The page that answers: open the windows?"""
-    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+def render_overview(reader: Reader, places: list[Place], view: View, now: int
+                    ) -> Generator[None, None, bytes]:
+    """The page that answers: open the windows? In steps."""
+    stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
+                               MAX_ROWS + MAX_FOLDED)
     if not stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
-    shown = choose_places(places)
-    lines = [Line(place.name, place.css, read_points(
-        reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
-        for place in shown if place.series is not None]
+    shown, lines = choose_places(places), []
+    for place in shown:
+        yield
+        lines += [Line(place.name, place.css, read_points(
+            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
+            ] if place.series is not None else []
+    yield
     card, headline, states = render_verdicts(places, view, now)
-    table, others = render_stations(reader, stations, view, now)
+    figure = render_figure(places, lines, view, now)
+    table, others = yield from render_stations(reader, stations, view, now)
+    smalls = yield from render_others(reader, others, places, view, now)
     return render_page(
         headline,
         f"{card}<div class=now>{''.join(render_now(place, view, now) for place in shown)}</div>\n"
-        f"{render_figure(places, lines, view, now)}<div class=smalls>"
-        f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
+        f"{figure}<div class=smalls>{smalls}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
@@ -2897,8 +2970,7 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
 
 
 def make_page(request: Request, server: "Server", view: View) -> Work:
-    yield
-    return answer_page(request, server, server.board.make_page(view))
+    return answer_page(request, server, (yield from server.board.make_page(view)))
 
 
 def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
@@ -2959,19 +3031,22 @@ def get_events(request: Request, server: "Server") -> Answer:
 
 
 def get_stations(request: Request, server: "Server") -> Work:
-    latest = collections.defaultdict(list)
-    for page in server.reader.all_latest(server.now()):
-        for series in page:
+    pieces, last = [], 0
+    while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
+                                             STEP_STATIONS):
+        latest = collections.defaultdict(list)
+        for series in server.reader.latest([s.id for s in stations], server.now()):
             latest[series.station].append({"field": series.field, "label": series.label,
                                            "value": series.value, "time": series.time})
+        pieces.append(as_json([
+            {"id": station.id, "name": station.name, "role": station.role,
+             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
+        last = stations[-1].id
         yield
-    return Answer(as_json([
-        {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
-        headers=ANY_ORIGIN)
+    return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
 
 
-def get_verdict(request: Request, server: "Server") -> Answer:
+def get_verdict(request: Request, server: "Server") -> Work:
     """The answers for widgets and scripts, as JSON or in words, a line a room.
 
     As a widget cannot log in, a key of a station opens them on a private server.
@@ -2981,6 +3056,7 @@ def get_verdict(request: Request, server: "Server") -> Answer:
     stations = server.writer.stations.values()
     if server.access.password and not server.access.admit_key(stations, key, request.address):
         server.access.admit_reader(request.headers, request.address)
+    yield from server.board.look()
     places, now = server.board.places(), server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
@@ -3075,10 +3151,9 @@ def sample_readings(server: "Server") -> Samples:
 
 
 def sample_verdicts(server: "Server") -> Samples:
-    for room in server.board.places():
-        for state in URGENCY if room.verdict else ():
-            yield ({"station": room.name, "state": state},
-                   room.verdict is not None and room.verdict.state == state)
+    for room, verdict in rank_rooms(server.board.places()):
+        for state in URGENCY:
+            yield {"station": room.name, "state": state}, verdict.state == state
 
 
 METRICS = {                     # kind, help
@@ -3128,6 +3203,7 @@ def render_sample(name: str, labels: dict[str, str], value: float) -> str:
 
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
+    yield from server.board.look()
     lines: list[str] = []
     for name, samples in sample_metrics(server):
         yield
@@ -4508,7 +4584,7 @@ class Turn:
             self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
             self.seconds += seconds
         if batch.readings and not failure:
-            self.server.board.is_stale = True
+            self.server.board.touched.update([reading[0] for reading in batch.readings])
             if self.server.events.is_used:
                 self.server.events.tell("reading", batch.readings)
 
@@ -4660,44 +4736,74 @@ class Board:
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
-        self.is_stale = True                    # since then there were readings or commands
+        self.is_stale = True                    # all is to be read again: there was a command
+        self.touched: set[int] = set()          # series that have had readings since
+        self.looking: Generator[None, None, list[Place]] | None = None      # the look in hand
+        self.begun = self.ended = 0             # looks
         self.expires = 0                        # then a verdict turns unknown
+        self.read_again = 0                     # then all is read again
         self.pages_expire = 0
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
 
+    def look(self) -> Generator[None, None, None]:
+        """See to it that current is of now; in steps. One look is taken at a time, and whoever
+        waits for it goes on with it."""
+        is_behind = self.is_stale or self.touched or self.now() >= self.expires
+        needed = self.begun + bool(is_behind)
+        while self.ended < needed:
+            if self.looking is None:
+                self.looking = self.begin()
+            try:
+                next(self.looking)
+            except StopIteration as done:
+                self.looking, self.ended, self.current = None, self.begun, done.value
+                self.expires = min(find_expiry(self.current), self.read_again)
+                self.pages.clear()
+            except BaseException:
+                self.looking, self.ended, self.is_stale = None, self.begun, True
+                raise
+            yield
+
+    def begin(self) -> Generator[None, None, list[Place]]:
+        """A look at what is new, or at all there is."""
+        now, touched = self.now(), None if self.is_stale else self.touched
+        if touched is None or now >= self.read_again:       # what was of the future may be here
+            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
+        self.begun, self.is_stale, self.touched = self.begun + 1, False, set()
+        return find_places(self.reader, now, self.settings.comfort, self.current, touched)
+
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
-        now = self.now()
-        if self.is_stale or now >= self.expires:
-            self.current = find_places(self.reader, now, self.settings.comfort, self.current)
-            self.expires = find_expiry(self.current)
-            self.pages.clear()
-            self.is_stale = False
+        for _ in self.look():
+            pass
         return self.current
 
     def find_page(self, view: View) -> Page | None:
         """The page as view wants it, if it was made since the last reading and minute."""
-        if self.is_stale or self.now() >= min(self.expires, self.pages_expire):
+        if self.is_stale or self.touched or self.now() >= min(self.expires, self.pages_expire):
             return None
         return self.pages.get(view)
 
-    def make_page(self, view: View) -> Page:
-        """The page as view wants it; the oldest one makes room for it."""
+    def make_page(self, view: View) -> Generator[None, None, Page]:
+        """The page as view wants it, in steps; the oldest one makes room for it."""
+        yield from self.look()
         if page := self.find_page(view):
             return page
-        places, now = self.places(), self.now()
+        places, now = self.current, self.now()
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = render_overview(self.reader, places, view, now)
+        body = yield from render_overview(self.reader, places, view, now)
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        if len(self.pages) >= MAX_PAGES:
-            del self.pages[next(iter(self.pages))]
-        self.pages[view] = page = Page(body, tag, (
+        page = Page(body, tag, (
             *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
+        if self.current is places:              # nothing came in between
+            if len(self.pages) >= MAX_PAGES:
+                del self.pages[next(iter(self.pages))]
+            self.pages[view] = page
         return page
 
     def verdicts(self) -> list[dict[str, Any]]:
@@ -4848,6 +4954,11 @@ def keep_listeners(server: Server) -> None:
     server.events.publish(b":\n\n")
 
 
+def keep_current(server: Server) -> Iterator[None]:
+    """What takes long of a look is done before news are told."""
+    return server.board.look()
+
+
 def tell_news(server: Server) -> None:
     """Publish what has changed through a reading, through silence, or through a command."""
     server.turn.end()                           # nothing comes between an answer and its flush
@@ -4884,10 +4995,10 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
-Job = tuple[float, Callable[[Server], None]]    # every so many s
+Job = tuple[float, Callable[[Server], Iterator[None] | None]]       # every so many s; in steps
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
-    (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, keep_current), (1, tell_news), (15, keep_listeners), (10, watch_file),
+    (10, watch_space), (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -4900,7 +5011,8 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
             if now >= at:
                 due[i] = now + period, period, job
                 try:
-                    job(server)
+                    for _ in job(server) or ():
+                        await asyncio.sleep(0)
                 except sqlite3.Error as error:
                     server.turn.fail(error)
                 except Exception:               # updates go on, whatever else is broken
@@ -5056,7 +5168,7 @@ def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
     with contextlib.closing(Reader(path)) as reader:
-        entries = reader.entries()
+        entries = reader.entries(s.id for s in reader.stations())
         table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
              format_time(s.heard) if s.heard else "never", str(entries[s.id]))

@@ -21,8 +21,7 @@ def rooms(house):
 
 
 def places(house):
-    now = round(house.time * 1000)
-    return iot.find_places(house.reader, now, 22), now
+    return house.server.board.places(), round(house.time * 1000)
 
 
 # -- rooms ----------------------------------------------------------------------------------------
