@@ -1718,11 +1718,13 @@ class Writer(Database):
 
     def prune_step(self, before: int) -> int:
         """Delete up to STEP_ROWS raw readings older than before; how many. 0: no more."""
+        series = ask(self.db, """
+            SELECT id FROM series WHERE EXISTS (
+                SELECT 1 FROM reading WHERE series = id AND time < ?) LIMIT 1""", (before,))
+        if series is None:
+            return 0
         with self.transaction():
-            for series in self.series.values():
-                if deleted := self._delete_oldest(series, before):
-                    return deleted
-        return 0
+            return self._delete_oldest(series, before)
 
     def _delete_oldest(self, series: int, before: int) -> int:
         bound = self.db.execute("""
@@ -2703,10 +2705,13 @@ def renew_place(reader: Reader, station: Station, rank: int, now: int, before: P
 
 def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
     """An inside station with its verdict."""
-    sides = room, outside or room._replace(tail=SILENCE, fresh=())
-    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort,
-                    room.verdict.course if room.verdict else START,
-                    [place.silence for place in sides], [place.tail for place in sides])
+    course = room.verdict.course if room.verdict else START
+    sides = [room, outside or room._replace(tail=SILENCE, fresh=())]
+    begin = max(side.tail.time for side in sides)
+    if any(course.at < ms <= begin for side in sides for ms, _ in side.fresh):  # late, and counts
+        sides = [side._replace(tail=SILENCE, fresh=side.readings) for side in sides]
+    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort, course,
+                    [side.silence for side in sides], [side.tail for side in sides])
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
@@ -3185,8 +3190,9 @@ def sample_metrics(server: "Server") -> Iterator[tuple[str, Samples]]:
     yield "log_bytes", [({}, log)]
     yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
     yield "reading", sample_readings(server)
-    yield "heard_timestamp_seconds", [({"station": station.name}, station.heard / 1000) for station
-                                      in server.writer.stations.values() if station.heard]
+    yield "heard_timestamp_seconds", (
+        ({"station": station.name}, station.heard / 1000)
+        for station in tuple(server.writer.stations.values()) if station.heard)
     yield "verdict", sample_verdicts(server)
     yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
                            "sqlite": sqlite3.sqlite_version}, 1)]
