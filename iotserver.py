@@ -79,18 +79,24 @@ import secrets
 import shlex
 import shutil
 import signal
+import smtplib
 import socket
 import sqlite3
+import ssl
 import statistics
 import string
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.parse
+import urllib.request
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -130,6 +136,11 @@ PATIENCE = {                    # s that a connection may spend in a state
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
+COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
+RESTART_SECONDS = 10            # between two starts of a courier that does not stay
+TRY_SECONDS = 10                # for a destination to answer
+PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
+MAX_WORDS = 300                 # characters of an answer that are shown
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -254,12 +265,83 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """For what is only handed on, as it was written: whether it can be parsed."""
+    def check(text: str) -> str:
+        parse(text)
+        return text
+    return check
+
+
 def parse_switch(text: str) -> bool:
     return text.lower() not in {"", "0", "no", "false"}
 
 
 def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
+
+
+class Clock(NamedTuple):
+    """A time of day on a clock on the wall; zone None: of this machine."""
+    hour: int
+    minute: int
+    zone: tzinfo | None
+
+
+def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
+    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    times, _, name = text.partition(" ")
+    try:
+        zone = zoneinfo.ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise Usage(f"{name!r}: no time zone of that name is known here") from None
+    clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
+              for part in times.split("-") if text]
+    found = tuple(Clock(int(match[1]), int(match[2]), zone) for match in clocks if match)
+    require(not text or (len(found) == len(clocks) == len({*found}) == count),
+            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
+    return found
+
+
+class Destination(NamedTuple):
+    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
+    url: urllib.parse.SplitResult
+    kind: str
+    is_secure: bool
+    host: str                   # with the port, if there is one
+    name: str
+    id: str
+    login: tuple[str, str]      # user and password
+    options: dict[str, str]
+
+
+REST = {                        # what may stand behind the host, in words and as a pattern
+    "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
+    "json": ("a path", r"(/[^\x7f]*)?"),
+    "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
+
+
+def parse_destination(text: str) -> Destination:
+    """A URL of --notify. What is wrong is said without the URL."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        kind = url.scheme.removesuffix("s")
+        rest, pattern = REST[kind]
+        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
+    except (ValueError, KeyError):
+        raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
+                    " in names and passwords write %XX for : / ? # @ and blanks") from None
+    name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
+    behind = url._replace(scheme="", netloc="").geturl()
+    require(re.fullmatch(pattern, behind, re.ASCII), f"{name}: behind the host comes {rest}")
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
+        f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
+        dict(urllib.parse.parse_qsl(url.query)))
+
+
+def parse_notify(text: str) -> list[Destination]:
+    return [parse_destination(url) for url in text.split()]
 
 
 SETTINGS = (
@@ -276,12 +358,22 @@ SETTINGS = (
     Setting("private", "FILE", "", str,
             "ask for the password of this file, which --set-password makes, on every page but "
             "updates"),
+    Setting("notify", "URLS", "", as_text(parse_notify),
+            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
+            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
+            "where every user of the machine can read it"),
+    Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
+            "once a day at this time, when it is hot: when it will be cooler outside"),
+    Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
+            "no messages in these hours; the zone is this machine's, or of a name like "
+            "America/New_York"),
     Setting("link", "URL", "", str,
-            "this server's own address, as people type it: needed where a private address has a "
-            "public name"),
+            "this server's own address, as people type it, for messages: also needed where a "
+            "private address has a public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
+COURIER_SETTINGS = [s for s in SETTINGS if s.name in {"notify", "notify-plan", "quiet", "link"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -775,6 +867,53 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
                    warm, cool, course)
 
 
+# -- messages -------------------------------------------------------------------------------------
+
+MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
+SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
+TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
+ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
+
+
+def last_at(clock: Clock, now: int) -> int:
+    """When that clock last showed its time."""
+    wall = datetime.fromtimestamp(now / 1000, clock.zone).replace(
+        hour=clock.hour, minute=clock.minute, second=0, microsecond=0, fold=0)
+    today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
+    return today if today <= now else before
+
+
+def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
+    """When the quiet hours ended; 0 where there are none, None while they last."""
+    began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
+    return ended if ended >= began else None
+
+
+def choose_kind(verdict: Verdict, is_cold: bool) -> str:
+    """What there is to do, in a word: open, close, or nothing."""
+    is_warmer = verdict.difference is not None and verdict.difference < -CLOSE_MARGIN
+    if verdict.state == "comfortable" and is_warmer and not is_cold:
+        return "close"
+    return verdict.state if verdict.state in {"open", "close"} else ""
+
+
+def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
+    """Whether it is hot in a room, or outside, and known when it gets cooler."""
+    forecast = room.get("forecast")
+    return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
+                and max(room["inside"], room["outside"]) > comfort)
+
+
+def is_timely(since: int, now: int, awake: int | None) -> bool:
+    """Whether what is true since then may still be told, or again after quiet hours."""
+    return awake is not None and now - max(since, awake) < MESSAGE_AGE
+
+
+def is_news(state: str, told: str) -> bool:
+    """Whether a state is to be told to whom that was told last."""
+    return state not in {"", told} and told == ONLY_AFTER.get(state, told)
+
+
 # ------------------------------------------------------------------------------------------------
 # 5. Store
 #    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
@@ -868,6 +1007,14 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    CREATE TABLE told (                 -- of messages: what is true, and who was told what last
+        destination TEXT NOT NULL,      -- a hash of its URL; '' is what is true
+        station     INTEGER NOT NULL REFERENCES station,
+        topic       TEXT NOT NULL,      -- verdict, silence, plan
+        state       TEXT NOT NULL,      -- open, close; silent, back; a day; '' is nothing
+        time        INTEGER NOT NULL,   -- since then it is true; then it was told
+        PRIMARY KEY (destination, station, topic)
+    ) STRICT, WITHOUT ROWID;
 """)
 
 WRITER_PRAGMAS = (
@@ -993,7 +1140,8 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
+SOCKETS = (".sock", ".courier")         # beside a database that a server has open
+COMPANIONS = ("-wal", "-shm", "-journal", ".lock", *SOCKETS)    # files that go with a database
 
 
 def require_database(path: Path) -> None:
@@ -1423,6 +1571,10 @@ class Database:
         self.series = {place: series for series, place in self.series_places.items()}
         last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
         self.next_series = 0 if last is None else last + 1
+        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
+            collections.defaultdict(dict))
+        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
+            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1627,6 +1779,15 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
+    def tell(self, destination: str, now: int, *told: tuple[int, str, str]) -> None:
+        """Note who was told what: (station, topic, state). Without destination: what is true."""
+        with self.transaction() as db:
+            for station, topic, state in told:
+                if station in self.stations:
+                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
+                               (destination, station, topic, state, now))
+                    self.told[destination][station, topic] = state, now
+
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
     def find(self, name: str) -> Station:
@@ -1710,7 +1871,7 @@ class Writer(Database):
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
             db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
-            for table in ("series", "note", "receipt", "gap"):
+            for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
         self.load()
@@ -2424,10 +2585,10 @@ def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
-def say_degrees(difference: float, unit: str) -> str:
-    """A difference of temperatures: `4.1 °F`."""
-    degrees = abs(difference) * (1 if unit == "C" else 1.8)
-    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
+def say_degrees(difference: float, units: str) -> str:
+    """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
+    degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
+    return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
 
 
 def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
@@ -2465,14 +2626,35 @@ def say_rooms(places: list[Place], now: int, unit: str) -> str:
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
 
-def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
-    """The answers for programs: °C and ms, whatever people are shown."""
+def verdict_document(places: list[Place], now: int, units: str = "C"
+                     ) -> dict[str, list[dict[str, Any]]]:
+    """The answers for programs: °C and ms, whatever people are shown; units are for the text."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, "C")), "forecast": None,
+        "text": " ".join(say_verdict(room, now, units)), "forecast": None,
     } for room, verdict in rank_rooms(places)]}
+
+
+def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
+                zone: tzinfo | None, units: str) -> tuple[str, str]:
+    """Title and text of a message."""
+    name = f'"{station.name}"'
+    if state == "back":
+        return f"{name} is heard again", f"{name} is heard again."
+    if state == "silent":
+        ago = format_ago(now - (station.heard or now))
+        return f"{name} is silent", f"{name} has been silent for {ago}."
+    if topic == "plan":
+        at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
+                          for ms in map(room["forecast"].get, ("at", "from", "to")))
+        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
+                + (f"to {end})." if end else "or later)."))
+    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
+                       for side in ("inside", "outside"))
+    said = room["text"].removesuffix(".")
+    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -2860,8 +3042,8 @@ def render_message(title: str, text: str) -> bytes:
     return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
 
 
-def render_overview(reader: Reader, places: list[Place], view: View, now: int
-                    ) -> Generator[None, None, bytes]:
+def render_overview(reader: Reader, places: list[Place], view: View, now: int,
+                    notes: Iterable[str] = ()) -> Generator[None, None, bytes]:
     """The page that answers: open the windows? In steps."""
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
@@ -2875,6 +3057,7 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int
             ] if place.series is not None else []
     yield
     card, headline, states = render_verdicts(places, view, now)
+    card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
     figure = render_figure(places, lines, view, now)
     table, others = yield from render_stations(reader, stations, view, now)
     smalls = yield from render_others(reader, others, places, view, now)
@@ -4752,6 +4935,7 @@ class Board:
         self.current: list[Place] = []
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
+        self.notes: dict[str, str] = {}         # what else the page has to say
 
     def look(self) -> Generator[None, None, None]:
         """See to it that current is of now; in steps. One look is taken at a time, and whoever
@@ -4801,7 +4985,7 @@ class Board:
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = yield from render_overview(self.reader, places, view, now)
+        body = yield from render_overview(self.reader, places, view, now, self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         page = Page(body, tag, (
             *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
@@ -4871,6 +5055,126 @@ WRITER_METHODS = frozenset({
     "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
 
 
+class Counter(Control):
+    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
+
+    def execute(self, line: bytes) -> bytes:
+        method, arguments = json.loads(line)
+        if method not in COURIER_METHODS:
+            return as_json({"error": f"{method}: this server does not know it; is it older?"})
+        self.server.turn.end()
+        try:
+            return as_json({"result": COURIER_METHODS[method](self.server, *arguments)})
+        except sqlite3.Error as error:
+            return as_json({"error": self.server.turn.fail(error).message})
+
+
+Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
+
+
+class Post:
+    """What the courier is to carry: worked out when it asks. Without one, nothing is.
+
+    For each station it is kept what is true, and for each destination what it was told last: so
+    what is tried again is true by then, and what is true no more is never sent.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server, self.settings = server, server.settings
+        self.units = server.settings.units.replace("auto", "CF")
+        self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
+        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
+        self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
+        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
+
+    def collect(self, destinations: list[str], quiet: str, plan: str) -> dict[str, list[Any]]:
+        """What each destination is to be told, after a look at what is true by now."""
+        now, told, stations = self.server.now(), self.server.writer.told, [
+            station for station in self.server.writer.stations.values() if station.role]
+        awake = awake_since(parse_clocks(quiet, 2), now)
+        clock = next(iter(parse_clocks(plan, 1)), None)
+        rooms = {room["station"]: room for room in verdict_document(
+            self.server.board.places(), now, self.units)["verdicts"]}
+        for since, (station, topic, state) in self.look(stations, rooms, clock, now):
+            if state != told[""].get((station, topic), ("", 0))[0]:
+                self.server.writer.tell("", since, (station, topic, state))
+        self.report(destinations)
+        timely = [(station, topic, *true) for station in stations for topic in TOPICS
+                  if (true := told[""].get((station.id, topic)))
+                  and is_timely(true[1], now, awake)]
+        return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
+                     for station, topic, state, since in timely
+                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
+                for id in destinations}
+
+    def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
+             ) -> Iterator[tuple[int, Told]]:
+        """What is true of each station, and since when."""
+        places = {place.name: place for place in self.server.board.places()}
+        for station in stations:
+            kind, since, verdict = "", now, places[station.name].verdict
+            if verdict:
+                kind = choose_kind(verdict, places[station.name].is_cold)
+                since = verdict.since if kind == verdict.state and verdict.since else now
+            yield since, (station.id, "verdict", kind)
+            yield from self.listen(station, station.heard or 0, now)
+            if clock:
+                at = last_at(clock, now)
+                day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
+                is_worth = is_worth_a_plan(rooms.get(station.name, {}), self.settings.comfort)
+                yield at, (station.id, "plan", day if is_worth else "")
+
+    def listen(self, station: Station, heard: int, now: int) -> Iterator[tuple[int, Told]]:
+        """Whether a station is silent, by the time that this server itself was there."""
+        state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
+        before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
+        self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
+        quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
+        if state == "silent" and (heard != before or heard > since):
+            yield heard, (station.id, "silence", "back")
+        elif heard and quiet >= max(SILENCE_TOLD, station.silence):
+            yield now, (station.id, "silence", "silent")
+
+    def compose(self, station: Station, topic: str, state: str, since: int,
+                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+        """A message, as it is true now; of several rooms with the name."""
+        room = rooms.get(station.name, {})
+        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
+        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
+        return {"told": (station.id, topic, state), "line": f"{topic}-{station.created}",
+                "id": f"{topic}-{station.created}-{state}-{since}",
+                "kind": "plan" if topic == "plan" else state, "station": station.name,
+                "title": which + title, "message": which + text, "time": format_time(since),
+                **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
+
+    def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
+        """What became of a try: what that destination knows by now, and why the rest failed."""
+        self.counts["sent"] += len(told)
+        self.counts["failed"] += bool(failure)
+        if told:
+            self.server.writer.tell(id, self.server.now(), *told)
+        since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
+        if failure:
+            self.failing[id] = name, since, failure
+
+    def report(self, destinations: list[str]) -> None:
+        """Say of a destination that it has failed for an hour, on the page and once in the log."""
+        notes = {id: f"Messages to {name} have failed for an hour: {why}."
+                 for id, (name, since, why) in self.failing.items()
+                 if id in destinations and self.server.monotonic() - since >= MESSAGE_AGE / 1000}
+        for id in notes.keys() - self.server.board.notes.keys():
+            log(notes[id])
+        if notes != self.server.board.notes:
+            self.server.board.notes = notes
+            self.server.board.pages.clear()
+
+
+COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
+    "collect": lambda server, *wishes: server.post.collect(*wishes),
+    "note": lambda server, *outcome: server.post.note(*outcome),
+}
+
+
 class Server:
     """What one process serves: the store, who may write to it, and all connections."""
 
@@ -4886,6 +5190,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
+        self.post = Post(self)
         self.where = ""                         # its address, for people
         self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
@@ -4927,7 +5232,8 @@ class Server:
 
 # ------------------------------------------------------------------------------------------------
 # 11. Jobs
-#    Law: what happens on a clock; each is short, and none is needed for an answer.
+#    Law: what happens on a clock; each is short, and none is needed for an answer. The courier
+#    is a process of its own: it may block, and has no hand on the database.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -5001,10 +5307,38 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
+def keep_courier(server: Server) -> None:
+    """Start the courier, if there is something to carry; start it again when it has ended. What
+    it has to know goes by its environment: a list of processes shows command lines to all."""
+    child, settings = server.post.child, server.settings
+    is_wanted = any(getattr(settings, errand.setting) for errand in ERRANDS)
+    if not is_wanted or server.is_stopping or (child and child.poll() is None):
+        return
+    if child:
+        log(f"the courier ended with status {child.returncode}; it is started again")
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in COURIER_SETTINGS}
+    server.post.child = subprocess.Popen(
+        [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
+         "--db", str(server.writer.path)],
+        env={**os.environ, **told, PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+async def end_courier(server: Server) -> None:
+    """Let the courier say what it has done; then it has to go."""
+    if child := server.post.child:
+        child.terminate()
+        deadline = server.monotonic() + STOP_SECONDS
+        while child.poll() is None and server.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        child.kill()
+        child.wait()
+
+
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]       # every so many s; in steps
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, keep_current), (1, tell_news), (15, keep_listeners), (10, watch_file),
-    (10, watch_space), (watchdog_seconds(), feed_watchdog))
+    (10, watch_space), (RESTART_SECONDS, keep_courier), (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5025,29 +5359,9 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
                     log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
-# ------------------------------------------------------------------------------------------------
-# 12. Commands and main
-#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
-#     2 wrong usage. A command that writes asks the running server, if there is one.
-# ------------------------------------------------------------------------------------------------
+# -- the courier ----------------------------------------------------------------------------------
 
-
-@contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; silence otherwise."""
-    drawn = 0.0
-
-    def draw(fraction: float) -> None:
-        nonlocal drawn
-        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
-            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
-            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
-                  flush=True)
-    try:
-        yield draw
-    finally:
-        if drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
 
 
 @contextlib.contextmanager
@@ -5062,15 +5376,16 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 class Remote:
-    """The Writer of a running server, through its control socket: the same methods."""
+    """The Writer of a running server, through its control socket: the same methods. Or what a
+    courier may ask, through the socket that is for it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, suffix: str = ".sock"):
         self.path = path
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(ANSWER_SECONDS)
         try:
             with working_in(path.parent):
-                self.channel.connect(path.name + ".sock")
+                self.channel.connect(path.name + suffix)
         except OSError:
             self.channel.close()
             raise
@@ -5098,6 +5413,330 @@ class Remote:
         self.channel.close()
 
 
+class Errand:
+    """What a courier does again and again, in a thread of its own, with a line to the server of
+    its own: one that blocks delays no other. A second one is one more class in ERRANDS; what it
+    asks the server and tells it are its lines in COURIER_METHODS, what it has to know is one more
+    name in COURIER_SETTINGS."""
+    setting = ""                # there is something to do if this one is given
+
+    def __init__(self, settings: argparse.Namespace):
+        self.settings = settings
+
+    def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
+        raise NotImplementedError
+
+    def finish(self, server: Remote) -> None:
+        """Tell the server what else was done; COURIER_SECONDS at the most."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A message goes to nobody but the one that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Undelivered(Exception):
+    """Why a destination did not take a message, its own words, and after how many s to ask it."""
+
+    def __init__(self, reason: str, words: str = "", pause: float = 0):
+        super().__init__(reason)
+        self.words, self.pause = words, pause
+
+
+def post_json(to: Destination, path: str, document: dict[str, Any],
+              authorization: str | None) -> str:
+    """The answer's text."""
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
+        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
+         **({"Authorization": authorization} if authorization else {})})
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    opener = urllib.request.build_opener(NoRedirect, secure)    # and a proxy of the environment
+    with opener.open(request, timeout=TRY_SECONDS) as answer:
+        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
+
+
+def as_basic(to: Destination) -> str | None:
+    """The header Authorization, if the URL has a user."""
+    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
+        to.login) else None
+
+
+def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
+    """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
+    user, _ = to.login
+    document = {
+        "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
+        "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
+        "sequence_id": message["line"], "click": message["link"], "delay": message.get("delay")}
+    return post_json(to, "/", {name: value for name, value in document.items() if value},
+                     f"Bearer {user}" if user.startswith("tk_") else as_basic(to))
+
+
+def send_json(to: Destination, message: dict[str, Any]) -> str:
+    """Slack looks at text, Discord at content, Apprise's server at body."""
+    shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
+    text = message["message"]
+    return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
+                     {**shown, "text": text, "content": text[:2000], "body": text}, as_basic(to))
+
+
+def send_mail(to: Destination, message: dict[str, Any]) -> str:
+    """RFC 3834 asks for Auto-Submitted, so that nobody's absence answers us."""
+    mail = EmailMessage()
+    for name, value in (("Subject", message["title"]), ("From", to.options["from"]),
+                        ("To", to.options["to"]), ("Date", email.utils.formatdate()),
+                        ("Message-ID", f"<{message['id']}@iotserver>"),
+                        ("Auto-Submitted", "auto-generated")):
+        mail[name] = value
+    mail.set_content("\n\n".join(filter(None, (message["message"], message["link"]))))
+    host, context = to.url.hostname or "", ssl.create_default_context()
+    port = to.url.port or (587 if to.is_secure else 25)
+    how: dict[str, Any] = {"timeout": TRY_SECONDS, "local_hostname": socket.gethostname()}
+    channel = (smtplib.SMTP_SSL(host, port, context=context, **how) if to.is_secure and port == 465
+               else smtplib.SMTP(host, port, **how))
+    with contextlib.closing(channel):
+        if to.is_secure and port != 465:
+            channel.starttls(context=context)
+        if any(to.login):
+            channel.login(*to.login)
+        channel.send_message(mail)
+    return "250 taken"
+
+
+SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
+    "ntfy": send_ntfy, "json": send_json, "mailto": send_mail}
+
+
+def hide(to: Destination, text: str) -> str:
+    """What others say, without what is secret: an error may repeat what it was given."""
+    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login, to.url.path.strip("/"),
+                 to.url.query, *to.options.values()):
+        text = text.replace(part, "***") if len(part) > 3 else text
+    return " ".join(text.split())[:MAX_WORDS]
+
+
+def send(to: Destination, message: dict[str, Any]) -> str:
+    """The other side's words. Raises Undelivered, in which no secret stands."""
+    try:
+        return hide(to, SENDERS[to.kind](to, message))
+    except urllib.error.HTTPError as error:
+        with error:
+            words = error.read1(MAX_WORDS).decode(errors="replace")
+        raise Undelivered(f"it answers {error.code}", hide(to, words),
+                          parse_pause(error.headers.get("Retry-After", ""))) from None
+    except smtplib.SMTPResponseException as error:
+        words = error.smtp_error if isinstance(error.smtp_error, str) else error.smtp_error.decode(
+            errors="replace")
+        raise Undelivered(f"it answers {error.smtp_code}", hide(to, words)) from None
+    except Exception as error:          # whatever it does, the others are served
+        said = getattr(error, "reason", error)
+        raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
+
+
+def parse_pause(text: str) -> float:
+    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return min(int(text), MESSAGE_AGE / 1000)
+    with contextlib.suppress(TypeError, ValueError):
+        date = email.utils.parsedate_to_datetime(text)
+        return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
+    return 0
+
+
+TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
+
+
+class Carrier:
+    """One destination: one try at a time, in a thread of its own, and growing pauses."""
+
+    def __init__(self, to: Destination):
+        self.to = to
+        self.thread: threading.Thread | None = None
+        self.told: list[Told] = []      # by this try
+        self.failure: Undelivered | None = None
+        self.words = ""
+        self.pause, self.next_try = PAUSES[0], 0.0
+        self.late = self.renewed = -math.inf    # when a try has lasted long; and for the alive one
+
+    def start(self, messages: list[dict[str, Any]]) -> None:
+        self.told, self.failure, self.late = [], None, time.monotonic() + TRY_SECONDS + 1
+        self.thread = threading.Thread(target=self.deliver, args=(messages,), daemon=True)
+        self.thread.start()
+
+    def deliver(self, messages: list[dict[str, Any]]) -> None:
+        for told, message in gather(self.to.kind, messages):
+            try:
+                self.words = send(self.to, message)
+                self.told += told
+                self.renewed = time.monotonic() if message["kind"] == "alive" else self.renewed
+            except Undelivered as error:
+                self.failure = error
+                return
+
+    def finish(self, server: Remote) -> bool:
+        """Whether a new try may begin; the server is told what became of the one before."""
+        now, failed = time.monotonic(), self.failure
+        if self.thread and self.thread.is_alive() and now > self.late:
+            self.late = math.inf
+            server.note(self.to.id, self.to.name, [], TOO_LATE)
+        elif self.thread and not self.thread.is_alive():
+            server.note(self.to.id, self.to.name, self.told, str(failed or ""))
+            if failed and self.pause == PAUSES[0]:
+                log(f"courier: {self.to.name}: {failed}; this is tried again")
+            self.next_try = now + max(self.pause, failed.pause) if failed else now
+            self.pause = min(2 * self.pause, PAUSES[1]) if failed else PAUSES[0]
+            self.thread = None
+        return not self.thread and now >= self.next_try
+
+
+def gather(kind: str, messages: list[dict[str, Any]]
+           ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
+    """Messages as they go out: of several rooms that change at once one names them all. Not with
+    ntfy, where each room has a line on the phone that changes in place."""
+    def key(message: dict[str, Any]) -> str:
+        return str(message["id"] if kind == "ntfy" else message["kind"])
+    for _, group in itertools.groupby(sorted(messages, key=key), key):
+        first, *others = group
+        parts = ("title", "message", "station")
+        yield ([m["told"] for m in (first, *others) if m["told"]],
+               {**first, **{part: "; ".join(m[part] for m in (first, *others)) for part in parts}}
+               if others else first)
+
+
+class Messenger(Errand):
+    """Carries messages to where --notify says."""
+    setting = "notify"
+
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
+
+    def step(self, server: Remote) -> float:
+        ready = [carrier for carrier in self.carriers if carrier.finish(server)]
+        wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
+                                self.settings.notify_plan)
+        for carrier in ready:
+            if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
+                carrier.start([{**message, "link": self.settings.link} for message in messages])
+        return 1
+
+    def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
+        """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
+        off, or the machine is. It does not come in quiet hours either."""
+        delay = parse_duration(carrier.to.options.get("alive", "0s"))
+        if delay and time.monotonic() >= carrier.renewed + delay / 3000:
+            then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
+            if awake_since(quiet, then) is None:
+                delay += last_at(quiet[1], then + DAY) - then
+            house = hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+            yield {"kind": "alive", "id": f"alive-{house}", "line": f"alive-{house}", "told": None,
+                   "title": "No word from iotserver", "delay": f"{delay // 1000}s",
+                   "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
+                              "line or the machine may be cut off."}
+
+    def finish(self, server: Remote) -> None:
+        """What is on its way gets there, if it does so soon."""
+        deadline = time.monotonic() + COURIER_SECONDS
+        for carrier in self.carriers:
+            if carrier.thread:
+                carrier.thread.join(max(0, deadline - time.monotonic()))
+                carrier.finish(server)
+
+
+ERRANDS: tuple[type[Errand], ...] = (Messenger,)
+
+
+def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+    """Until the courier is stopped; a server that is away is waited for."""
+    failures = 0
+    while not stopped.wait(min(failures, 1)):
+        try:
+            with contextlib.closing(Remote(path, ".courier")) as server:
+                pause = 0.0
+                while not stopped.wait(pause):
+                    pause, failures = errand.step(server), 0
+                errand.finish(server)
+        except (OSError, StoreError) as error:
+            failures += 1
+            if failures == 3:           # the first ones are a restart, or the end of our parent
+                log(f"courier: {path}: {error}; waiting for the server")
+
+
+def try_message(args: argparse.Namespace, path: Path) -> None:
+    """Tell each destination something, all at once, and say what each says to that."""
+    require(args.notify, "--try-message needs --notify URLS")
+    carriers = [Carrier(to) for to in parse_notify(args.notify)]
+    message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
+    for carrier in carriers:
+        carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
+                        "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
+                        "time": format_time(now_ms()), "link": args.link}])
+    deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
+    for carrier in carriers:
+        cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
+        if not carrier.words:
+            failed += 1
+            failure = carrier.failure or Undelivered(TOO_LATE)
+        print(f"{carrier.to.name}: " + (
+            carrier.words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+    if failed:
+        raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
+
+
+def run_courier(args: argparse.Namespace, path: Path) -> None:
+    """Carry messages until SIGTERM; a server's child also until its server is no more."""
+    errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
+    require(errands, "--courier needs --notify URLS")
+    stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with working_in(path.parent):           # so that no thread changes what is the others', too
+        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
+                   for errand in errands]
+        for thread in threads:
+            thread.start()
+        while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
+               and not stopped.wait(1)):
+            pass
+        stopped.set()
+        deadline = time.monotonic() + COURIER_SECONDS
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+
+
+# ------------------------------------------------------------------------------------------------
+# 12. Commands and main
+#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
+#     2 wrong usage. A command that writes asks the running server, if there is one.
+# ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr while it is a terminal; silence otherwise."""
+    drawn = 0.0
+
+    def draw(fraction: float) -> None:
+        nonlocal drawn
+        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
+            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
+            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
+                  flush=True)
+    try:
+        yield draw
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
     if not may_create:
@@ -5113,10 +5752,6 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
         time.sleep(0.1)
     raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
                      "try again, or stop it")
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def parse_key(text: str) -> str:
@@ -5585,18 +6220,24 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     return listeners, where
 
 
-async def listen_control(server: Server) -> list[asyncio.Server]:
-    """The control socket beside the database, for its owner only."""
+async def listen_control(server: Server, suffix: str, protocol: type[Control], mode: int
+                         ) -> list[asyncio.Server]:
+    """A socket beside the database, for commands or for the courier."""
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
     with working_in(path.parent):
-        name = Path(path.name + ".sock")
+        name = Path(path.name + suffix)
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         channel.bind(str(name))
-        name.chmod(0o600)
-    return [await server.loop.create_unix_server(lambda: Control(server), sock=channel)]
+        name.chmod(mode)
+    return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
+
+
+def share(folder: Path) -> int:
+    """The mode of the courier's socket: for a group, too, where the folder lets in nobody else."""
+    return 0o660 if folder.stat().st_mode & 0o011 == 0o010 else 0o600
 
 
 def raise_file_limit() -> int:
@@ -5629,24 +6270,31 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     # The rest is for those that are refused, and for what is no connection.
     server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
-    controls = await listen_control(server)
+    controls = await listen_control(server, ".sock", Control, 0o600)
+    counters = await listen_control(server, ".courier", Counter, share(server.writer.path.parent))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
     announce(server)
+    keep_courier(server)
     notify("READY=1")
     work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for listener in controls:
-        listener.close()
-    for control in tuple(server.controls):
-        control.transport.close()
-    await wind_down(server, listeners)
+    hang_up(server, controls, Control)
+    await asyncio.gather(wind_down(server, listeners), end_courier(server))
+    hang_up(server, counters, Counter)
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
+
+
+def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
+    for listener in listeners:
+        listener.close()
+    for control in [c for c in server.controls if type(c) is protocol]:
+        control.transport.close()
 
 
 def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
@@ -5694,7 +6342,8 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         server = Server(args, writer, reader)
         asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
         if hasattr(socket, "AF_UNIX"):
-            beside(path, ".sock").unlink(missing_ok=True)
+            for suffix in SOCKETS:
+                beside(path, suffix).unlink(missing_ok=True)
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -5732,6 +6381,9 @@ COMMANDS = (
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
+    Command("courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"),
+    Command("try-message", (), try_message, "send a test message to each --notify destination; "
+            "says what each answers"),
     Command("check", (), check, "full integrity check of file and summaries"),
 )
 OPTIONS = (
