@@ -61,6 +61,7 @@ import email.utils
 import errno
 import functools
 import getpass
+import gzip
 import hashlib
 import heapq
 import hmac
@@ -141,6 +142,12 @@ RESTART_SECONDS = 10            # between two starts of a courier that does not 
 TRY_SECONDS = 10                # for a destination to answer
 PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
 MAX_WORDS = 300                 # characters of an answer that are shown
+FORWARD_ROWS = 5000             # readings in one piece for an engine: as its makers advise
+FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
+FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
+GZIP_BYTES = 1000               # a longer body is compressed
+LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
+SAMPLES = 20                    # readings that an engine is asked for
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -344,6 +351,24 @@ def parse_notify(text: str) -> list[Destination]:
     return [parse_destination(url) for url in text.split()]
 
 
+def parse_engine(text: str) -> Destination | None:
+    """The URL of --forward, None of an empty text. What is wrong is said without the URL."""
+    if not text:
+        return None
+    try:
+        url = urllib.parse.urlsplit(text)
+        require(url.scheme in {"http", "https"} and url.hostname and url.port != 0
+                and re.fullmatch("[!-~]+", text), "")
+    except (ValueError, Usage):
+        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
+    host = url.netloc.rpartition("@")[2]
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
+                       hashlib.sha256(f"{url.scheme} {host} {url.path} {url.query}".encode()
+                                      ).hexdigest(), (user, password),
+                       dict(urllib.parse.parse_qsl(url.query)))
+
+
 SETTINGS = (
     Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
     Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
@@ -367,13 +392,17 @@ SETTINGS = (
     Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
             "no messages in these hours; the zone is this machine's, or of a name like "
             "America/New_York"),
+    Setting("forward", "URL", "", as_text(parse_engine),
+            "where all readings go, in InfluxDB's line protocol: http[s]://[USER:PASSWORD@|TOKEN@]"
+            "HOST[:PORT]/write?db=iot; better in the environment, too"),
     Setting("link", "URL", "", str,
             "this server's own address, as people type it, for messages: also needed where a "
             "private address has a public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-COURIER_SETTINGS = [s for s in SETTINGS if s.name in {"notify", "notify-plan", "quiet", "link"}]
+COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
+    "notify", "notify-plan", "quiet", "link", "forward"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1015,6 +1044,15 @@ MIGRATIONS = ("""
         time        INTEGER NOT NULL,   -- since then it is true; then it was told
         PRIMARY KEY (destination, station, topic)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE forward (              -- who gets all readings: a hash of the engine's address
+        target TEXT PRIMARY KEY,
+        asked  INTEGER NOT NULL         -- when it was last asked for what is next, about
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE unsent (               -- from where on the engine lacks readings of a series
+        series INTEGER PRIMARY KEY,
+        time   INTEGER NOT NULL,
+        entry  INTEGER NOT NULL
+    ) STRICT;
 """)
 
 WRITER_PRAGMAS = (
@@ -1080,6 +1118,17 @@ class Entry(NamedTuple):
     number: int | None
     values: dict[int, Any]      # by field
     note: Note = Note()
+
+
+class Piece(NamedTuple):
+    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
+    series: int
+    behind: tuple[int, int]     # time and entry from where to go on
+    station: str
+    role: str | None
+    field: int
+    label: str | None
+    points: list[tuple[int, float]]
 
 
 class Row(NamedTuple):
@@ -1464,6 +1513,38 @@ class Reader:
             SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
             FROM series""", (before,)))
 
+    def unsent(self, limit: int) -> Iterator[Piece]:
+        """What is to be forwarded next, the oldest first."""
+        for series, ms, entry, *names in self.db.execute("""
+                SELECT unsent.*, name, role, field, label FROM unsent
+                JOIN series ON series.id = series JOIN station ON station.id = station
+                ORDER BY time LIMIT ?""", (STEP_ENTRIES,)).fetchall():
+            if limit > 0:
+                rows = read_readings(self.db, series, (ms, entry), limit=limit)
+                limit -= len(rows)
+                behind = (rows[-1][0], rows[-1][1] + 1) if rows else (ms, entry)
+                yield Piece._make((series, behind, *names, [
+                    (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
+
+    def count_unsent(self) -> Generator[None, None, int]:
+        """Readings that are to be forwarded, in steps."""
+        total = 0
+        for series, ms, entry in self.db.execute("SELECT * FROM unsent").fetchall():
+            total += ask(self.db, """
+                SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
+                        AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
+                    + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
+                (series, ms, entry, max(ms // HOUR, 0)))
+            yield
+        return int(total)
+
+    def count_unsent_before(self, before: int) -> int:
+        """Those of them that --prune would take."""
+        return int(ask(self.db, """
+            SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series
+                          AND (r.time, entry) >= (u.time, u.entry) AND r.time < ?
+                          AND typeof(value) <> 'text')) FROM unsent u""", (before,)))
+
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """How many readings delete_step would take, and how many pruned hours stay as they are."""
         wanted = {**wanted, "series": series, "stop": wanted["end"]}
@@ -1569,6 +1650,14 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
+        engine: tuple[str | None, int] = (
+            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
+        self.engine, self.asked = engine
+        self.unsent: dict[int, tuple[int, int]] = {
+            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
+        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.ticket = secrets.randbits(32)              # of what is on its way
         last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
         self.next_series = 0 if last is None else last + 1
         self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
@@ -1753,6 +1842,8 @@ class Writer(Database):
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
+        if self.engine:
+            self._mark(batch.readings)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
             count = count + excluded.count,
@@ -1787,6 +1878,65 @@ class Writer(Database):
                     db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
                                (destination, station, topic, state, now))
                     self.told[destination][station, topic] = state, now
+
+    # -- forwarding: of each series, from where on the engine lacks readings ----------------------
+
+    def _mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
+        """What was just stored is to be forwarded. While an engine is away that is no row more."""
+        first: dict[int, int] = {}
+        for series, ms, _, _ in readings:
+            if ms < first.get(series, LATEST_TIME):
+                first[series] = ms
+        marks = []
+        for series, ms in first.items():
+            place = (ms, 0)
+            if place < self.unsent.get(series, (LATEST_TIME, 0)):
+                self.unsent[series] = place
+                marks.append((series, *place))
+            if place < self.sending.get(series, (0, 0)):
+                self.late[series] = min(place, self.late.get(series, place))
+        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
+
+    def forward_to(self, engine: str | None, now: int) -> None:
+        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
+        one that asks for the first time, or again after long, lacks all there is."""
+        is_known = (self.engine is not None and engine in {None, self.engine}
+                    and now - self.asked < FORWARD_MEMORY)
+        if engine == self.engine is None or (is_known and (
+                engine is None or now - self.asked < HOUR)):
+            return
+        with self.transaction() as db:
+            db.execute("DELETE FROM forward")
+            if not is_known:
+                db.execute("DELETE FROM unsent")
+            if engine:
+                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+        self.asked = now
+        if engine is None:
+            self.load()
+        elif not is_known:
+            self.forward_again()
+
+    def forward_again(self) -> None:
+        """The engine has lost something: it gets all there is."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO unsent SELECT id, 0, 0 FROM series")
+        self.load()
+
+    def forwarded(self, ticket: int) -> None:
+        """The engine has what was taken last; what came late meanwhile is still to be sent."""
+        if ticket != self.ticket:
+            return
+        with self.transaction(places=len(self.sending)) as db:
+            for series, sent in self.sending.items():
+                place = self.unsent[series] = min(sent, self.late.get(series, sent))
+                if read_readings(db, series, place, limit=1):
+                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
+                               (*place, series))
+                else:
+                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
+                    del self.unsent[series]
+        self.sending, self.late = {}, {}
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
@@ -1870,7 +2020,8 @@ class Writer(Database):
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
-            db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
+            for table in ("hour", "unsent"):
+                db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
             for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
@@ -3357,11 +3508,13 @@ METRICS = {                     # kind, help
     "reading": ("gauge", "Newest value of a field"),
     "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
     "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
+    "messages_total": ("counter", "Messages by what became of them"),
+    "forward_lag_readings": ("gauge", "Readings that an engine has yet to get, about"),
     "build_info": ("gauge", "Always 1; the versions are its labels"),
 }
 
 
-def sample_metrics(server: "Server") -> Iterator[tuple[str, Samples]]:
+def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, Samples]]:
     turn, (size, log) = server.turn, server.reader.weights()
     yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
     yield "readings_total", [({}, turn.readings)]
@@ -3377,6 +3530,9 @@ def sample_metrics(server: "Server") -> Iterator[tuple[str, Samples]]:
         ({"station": station.name}, station.heard / 1000)
         for station in tuple(server.writer.stations.values()) if station.heard)
     yield "verdict", sample_verdicts(server)
+    yield "messages_total", [({"result": result}, server.post.counts[result])
+                             for result in ("sent", "failed")]
+    yield "forward_lag_readings", [({}, lag)]
     yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
                            "sqlite": sqlite3.sqlite_version}, 1)]
 
@@ -3393,8 +3549,9 @@ def render_sample(name: str, labels: dict[str, str], value: float) -> str:
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
     yield from server.board.look()
+    lag = yield from server.reader.count_unsent()
     lines: list[str] = []
-    for name, samples in sample_metrics(server):
+    for name, samples in sample_metrics(server, lag):
         yield
         kind, text = METRICS[name]
         lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
@@ -5169,7 +5326,21 @@ class Post:
             self.server.board.pages.clear()
 
 
+def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
+    """What an engine is to get next, a number for that, and whether it is all there is."""
+    writer = server.writer
+    writer.forward_to(engine, server.now())
+    pieces = [*server.reader.unsent(FORWARD_ROWS)]
+    writer.sending, writer.late = {piece.series: piece.behind for piece in pieces}, {}
+    writer.ticket += 1
+    return writer.ticket, (len(pieces) < STEP_ENTRIES and sum(
+        len(piece.points) for piece in pieces) < FORWARD_ROWS), pieces
+
+
 COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
+    "take_unsent": take_unsent,
+    "forwarded": lambda server, ticket: server.writer.forwarded(ticket),
+    "forward_again": lambda server: server.writer.forward_again(),
     "collect": lambda server, *wishes: server.post.collect(*wishes),
     "note": lambda server, *outcome: server.post.note(*outcome),
 }
@@ -5281,6 +5452,10 @@ def tell_news(server: Server) -> None:
         server.events.tell("verdict", [verdicts])
 
 
+def forget_engine(server: Server) -> None:
+    server.writer.forward_to(None, server.now())
+
+
 def watch_file(server: Server) -> None:
     """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
     if not server.writer.is_in_place():
@@ -5338,7 +5513,8 @@ async def end_courier(server: Server) -> None:
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]       # every so many s; in steps
 JOBS: tuple[Job, ...] = (
     (1, close_expired), (1, keep_current), (1, tell_news), (15, keep_listeners), (10, watch_file),
-    (10, watch_space), (RESTART_SECONDS, keep_courier), (watchdog_seconds(), feed_watchdog))
+    (10, watch_space), (RESTART_SECONDS, keep_courier), (600, forget_engine),
+     (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5450,6 +5626,13 @@ class Undelivered(Exception):
         self.words, self.pause = words, pause
 
 
+@functools.lru_cache(1)
+def make_opener() -> urllib.request.OpenerDirector:
+    """What asks others: by way of the environment's proxy, and only if their certificate holds."""
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    return urllib.request.build_opener(NoRedirect, secure)
+
+
 def post_json(to: Destination, path: str, document: dict[str, Any],
               authorization: str | None) -> str:
     """The answer's text."""
@@ -5457,9 +5640,7 @@ def post_json(to: Destination, path: str, document: dict[str, Any],
         f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
         {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
          **({"Authorization": authorization} if authorization else {})})
-    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    opener = urllib.request.build_opener(NoRedirect, secure)    # and a proxy of the environment
-    with opener.open(request, timeout=TRY_SECONDS) as answer:
+    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
 
@@ -5651,7 +5832,153 @@ class Messenger(Errand):
                 carrier.finish(server)
 
 
-ERRANDS: tuple[type[Errand], ...] = (Messenger,)
+# -- forwarding -----------------------------------------------------------------------------------
+
+TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engines lose a backslash
+
+
+def render_lines(series: int, behind: Any, station: str, role: str | None, field: int,
+                 label: str | None, points: Iterable[tuple[int, float]]) -> list[str]:
+    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
+    tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
+    head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
+    return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
+
+
+class Forwarder(Errand):
+    """Carries all readings to the engine of --forward, and asks whether they are there."""
+    setting = "forward"
+
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.to = cast(Destination, parse_engine(settings.forward))
+        self.pause, self.said = float(PAUSES[0]), ""
+        self.is_new = True              # nothing was looked for there yet
+        self.samples: list[tuple[str, int, int, float]] | None = []     # None: it has all history
+
+    def step(self, server: Remote) -> float:
+        ticket, is_last, pieces = server.take_unsent(self.to.id)
+        try:
+            self.post([line for piece in pieces for line in render_lines(*piece)])
+            self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
+        except Undelivered as error:
+            self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
+            pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
+            return pause
+        if pieces:
+            server.forwarded(ticket)
+            self.say("it takes readings")
+        self.pause = PAUSES[0]
+        return FORWARD_SECONDS if is_last else 0
+
+    def say(self, text: str) -> None:
+        if text != self.said:
+            log(f"courier: {self.to.name}: {text}")
+        self.said = text
+
+    def post(self, lines: list[str]) -> None:
+        """Raises Undelivered unless all are there, or refused for good."""
+        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
+        status, words, pause = self.ask(self.to.url.path or "/", query, "".join(lines).encode()
+                                        ) if lines else (204, "", 0)
+        is_partial = status == 400 and "partial write" in words     # the rest of them is there
+        is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
+        if 200 <= status < 300:
+            return
+        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
+            self.post(lines[:len(lines) // 2])
+            self.post(lines[len(lines) // 2:])
+        elif is_partial or is_refused:
+            log(f"courier: {self.to.name} refuses readings for good: {words[:MAX_WORDS]}")
+        else:
+            raise Undelivered(f"it answers {status}", words[:MAX_WORDS], pause)
+
+    def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
+        """Status, words, and the pause that is asked for. Raises Undelivered."""
+        user, password = self.to.login
+        login = as_basic(self.to) if password or not user else f"Token {user}"
+        headers = {"User-Agent": f"iotserver/{__version__}", **(
+            {"Authorization": login} if login else {})}
+        if body and len(body) > GZIP_BYTES:
+            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
+        request = urllib.request.Request(
+            f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
+        try:
+            try:
+                answer = make_opener().open(request, timeout=TRY_SECONDS)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                words = answer.read(CONTROL_LINE).decode(errors="replace")
+                for part in self.to.login:
+                    words = words.replace(part, "***") if len(part) > 3 else words
+                return answer.status, words.strip(), parse_pause(
+                    answer.headers.get("Retry-After", ""))
+        except Exception as error:              # whatever it does, it is tried again
+            raise Undelivered(f"no answer: {getattr(error, 'reason', error)}") from None
+
+    def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
+        """Look for some of the first readings, and for some of all history: an engine may say
+        that it took what it dropped. Raises Undelivered."""
+        sent = [(piece.station, piece.field, *point) for piece in pieces
+                for point in piece.points]
+        if sent and self.is_new:
+            self.look_for([min(sent, key=operator.itemgetter(2)), random.choice(sent)])
+            self.is_new = False
+        if self.samples is None:
+            return
+        self.samples = [*self.samples, *random.sample(sent, min(len(sent), 2))]
+        while len(self.samples) > SAMPLES:
+            del self.samples[random.randrange(SAMPLES)]
+        if is_last:
+            try:
+                self.look_for(self.samples)
+            except Undelivered:
+                self.samples = []
+                server.forward_again()
+                raise
+            self.samples = None
+
+    def look_for(self, samples: Iterable[tuple[str, int, int, float]]) -> None:
+        """Raises Undelivered unless they are there, or nobody can say."""
+        for station, field, ms, value in samples:
+            deadline = time.monotonic() + LOOK_SECONDS
+            while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
+                    and not any(math.isclose(value, other) for other in found):
+                if time.monotonic() > deadline:
+                    raise Undelivered(
+                        f"it took the reading of {format_time(ms)}, but does not have it. Does it "
+                        "keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
+                        "the retention policy of the database")
+                time.sleep(0.2)
+            if found is None and self.is_new:
+                log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
+            if found is None:
+                break
+
+    def find(self, station: str, field: int, ms: int) -> list[float] | None:
+        """The values that it has at an instant. None: this one cannot be asked."""
+        base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
+        name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
+        status, words, _ = self.ask(f"{base}/api/v1/export", urllib.parse.urlencode({
+            "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            if status == 200:                   # VictoriaMetrics: one JSON a line
+                return [value for row in map(json.loads, words.splitlines())
+                        for at, value in zip(row["timestamps"], row["values"], strict=True)
+                        if at == ms]
+            status, words, _ = self.ask(f"{base}/query", urllib.parse.urlencode({
+                "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
+                "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
+            result = json.loads(words)["results"][0]
+            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
+                return [row[1] for series in result.get("series", ()) for row in series["values"]]
+        return None
+
+
+ERRANDS: tuple[type[Errand], ...] = (Messenger, Forwarder)
 
 
 def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
@@ -5694,7 +6021,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
 def run_courier(args: argparse.Namespace, path: Path) -> None:
     """Carry messages until SIGTERM; a server's child also until its server is no more."""
     errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
-    require(errands, "--courier needs --notify URLS")
+    require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -5852,9 +6179,10 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count(before)
+        expected, unsent = reader.count(before), reader.count_unsent_before(before)
+    lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
     if args.dry_run:
-        print(f"{expected} readings are older than {age}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted{lost}")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
@@ -5863,7 +6191,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
             progress(total / max(expected, 1))
         sum(iter(functools.partial(writer.prune_notes_step, before), 0))
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
 
 
 def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
