@@ -4,11 +4,9 @@ import contextlib
 import csv
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
-import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -151,7 +149,8 @@ class Agent(Engine):
 
     def command(self):
         return [need("vmagent"), f"-httpListenAddr=127.0.0.1:{self.port}",
-                f"-remoteWrite.tmpDataPath={self.folder}/queue", "-remoteWrite.flushInterval=100ms",
+                f"-remoteWrite.tmpDataPath={self.folder}/queue",
+                "-remoteWrite.flushInterval=100ms",
                 *(f"-remoteWrite.url={node.base}/api/v1/write" for node in self.nodes)]
 
     @property
@@ -166,10 +165,3 @@ def exported(text, to_time):
         with contextlib.suppress(ValueError):
             found[row["station"], int(row["field"])][to_time(row["time"])] = float(row["value"])
     return dict(found)
-
-
-def is_there(number):
-    with contextlib.suppress(OSError):
-        os.kill(number, 0)
-        return True
-    return False
