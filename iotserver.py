@@ -33,7 +33,7 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /metrics  /healthz
     GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
     GET, POST  /weatherstation/...  /data/report/KEY               as bought stations send
@@ -62,6 +62,7 @@ import email.utils
 import errno
 import functools
 import getpass
+import gzip
 import hashlib
 import heapq
 import hmac
@@ -74,6 +75,7 @@ import json
 import math
 import operator
 import os
+import random
 import re
 import secrets
 import shlex
@@ -144,6 +146,12 @@ RESTART_SECONDS = 10            # between two starts of a courier that does not 
 TRY_SECONDS = 10                # for a destination to answer
 PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
 MAX_WORDS = 300                 # characters of an answer that are shown
+FORWARD_ROWS = 5000             # readings in one piece for an engine: as its makers advise
+FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
+FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
+GZIP_BYTES = 1000               # a longer body is compressed
+LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
+SAMPLES = 20                    # readings that an engine is asked for
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -196,6 +204,8 @@ MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
 STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
+STEP_STATIONS = 200             # likewise stations, with all of their fields
+STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
@@ -349,6 +359,24 @@ def parse_notify(text: str) -> list[Destination]:
     return [parse_destination(url) for url in text.split()]
 
 
+def parse_engine(text: str) -> Destination | None:
+    """The URL of --forward, None of an empty text. What is wrong is said without the URL."""
+    if not text:
+        return None
+    try:
+        url = urllib.parse.urlsplit(text)
+        require(url.scheme in {"http", "https"} and url.hostname and url.port != 0
+                and re.fullmatch("[!-~]+", text), "")
+    except (ValueError, Usage):
+        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
+    host = url.netloc.rpartition("@")[2]
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
+                       hashlib.sha256(f"{url.scheme} {host} {url.path} {url.query}".encode()
+                                      ).hexdigest(), (user, password),
+                       dict(urllib.parse.parse_qsl(url.query)))
+
+
 SETTINGS = (
     Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
     Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
@@ -372,13 +400,17 @@ SETTINGS = (
     Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
             "no messages in these hours; the zone is this machine's, or of a name like "
             "America/New_York"),
+    Setting("forward", "URL", "", as_text(parse_engine),
+            "where all readings go, in InfluxDB's line protocol: http[s]://[USER:PASSWORD@|TOKEN@]"
+            "HOST[:PORT]/write?db=iot; better in the environment, too"),
     Setting("link", "URL", "", str,
             "this server's own address, as people type it, for messages: also needed where a "
             "private address has a public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-COURIER_SETTINGS = [s for s in SETTINGS if s.name in {"notify", "notify-plan", "quiet", "link"}]
+COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
+    "notify", "notify-plan", "quiet", "link", "forward"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -847,6 +879,26 @@ def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> i
             if readings else 0)
 
 
+class Tail(NamedTuple):
+    """What is left of the readings of a station: enough to go on with the next one."""
+    time: int = 0               # of the newest one
+    limit: int = 0              # how long it may be quiet then
+    last: tuple[float, ...] = ()    # its last three values
+
+    @property
+    def end(self) -> int:
+        """The instant behind which it counts as silent."""
+        return self.time + self.limit
+
+    def add(self, ms: int, value: float, learned: int) -> "Tail":
+        pause = ms - self.time if self.last else 0
+        return Tail(ms, learn_silence(self.limit or learned, pause, learned),
+                    (*self.last[-2:], value))
+
+
+SILENCE = Tail()
+
+
 class Course(NamedTuple):
     """What a verdict remembers from reading to reading."""
     at: int = 0                 # of the last reading that was taken in
@@ -906,40 +958,35 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
 
 
 def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
-          course: Course = START,
-          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
-    """The verdict at now, from readings in order of time. course is that of the verdict before;
-    without it all readings are replayed. learned are the limits of silence that the pauses
-    between updates have taught, of inside and outside."""
+          course: Course = START, learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST),
+          before: Sequence[Tail] = (SILENCE, SILENCE)) -> Verdict:
+    """The verdict at now, from readings in order of time, and what was before them. course is
+    that of the verdict before; without it all readings are replayed. learned are the limits of
+    silence that the pauses between updates have taught, of inside and outside."""
     if course.at > now:
         course = START                  # the clock was wrong before
-    sides = (inside, outside)
-    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
-    times, limits = [0, 0], list(learned)
+    tails = [*before]
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
         is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            pause = ms - times[side] if last[side] else 0
-            if pause > limits[side] and is_new:
+            if tails[side].last and ms > tails[side].end and is_new:
                 course = course._replace(wanted="")     # seen before a silence: confirms nothing
-            limits[side] = learn_silence(limits[side], pause, learned[side])
-            times[side] = ms
-            last[side].append(value)
-        if not is_new or not all(last):
+            tails[side] = tails[side].add(ms, value, learned[side])
+        if not is_new or not all(tail.last for tail in tails):
             continue
-        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+        if any(ms > tail.end for tail in tails):
             course = course._replace(wanted="")
         else:
-            course = advance(course, ms, [values[-1] for values in last],
-                             [believe(values) for values in last], comfort)
-    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
-    for i, silent in ((1, "outside"), (0, "inside")):
-        if not last[i] or now > ends[i]:
-            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
-    warm, cool = (values[-1] if abs(values[-1] - believe(values)) < URGENT_MARGIN
-                  else believe(values) for values in last)      # what is said, but for a wild one
-    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
+            course = advance(course, ms, [tail.last[-1] for tail in tails],
+                             [believe(tail.last) for tail in tails], comfort)
+    for tail, silent in ((tails[1], "outside"), (tails[0], "inside")):
+        if not tail.last or now > tail.end:
+            return Verdict("unknown", None, tail.time or None, None, silent, course=course)
+    warm, cool = (last[-1] if abs(last[-1] - believe(last)) < URGENT_MARGIN
+                  else believe(last) for _, _, last in tails)   # what is said, but for a wild one
+    return Verdict(course.state, warm - cool, course.since, min(tail.end for tail in tails), None,
+                   warm, cool, course)
 
 
 # -- messages -------------------------------------------------------------------------------------
@@ -1419,6 +1466,15 @@ MIGRATIONS = ("""
         baseline INTEGER NOT NULL,
         PRIMARY KEY (inside, outside, asked)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE forward (              -- who gets all readings: a hash of the engine's address
+        target TEXT PRIMARY KEY,
+        asked  INTEGER NOT NULL         -- when it was last asked for what is next, about
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE unsent (               -- from where on the engine lacks readings of a series
+        series INTEGER PRIMARY KEY,
+        time   INTEGER NOT NULL,
+        entry  INTEGER NOT NULL
+    ) STRICT;
 """)
 
 WRITER_PRAGMAS = (
@@ -1486,6 +1542,17 @@ class Entry(NamedTuple):
     note: Note = Note()
 
 
+class Piece(NamedTuple):
+    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
+    series: int
+    behind: tuple[int, int]     # time and entry from where to go on
+    station: str
+    role: str | None
+    field: int
+    label: str | None
+    points: list[tuple[int, float]]
+
+
 class Row(NamedTuple):
     """A reading on its way out of or into a CSV file. entry is None where the source has none."""
     time: int
@@ -1507,6 +1574,8 @@ class Batch:
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
     parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
     now: int = 0                # when its updates arrived; 0: they are none
+    entries: int = 0            # that it stores, and those that were repeated
+    repeated: int = 0
 
 
 def refuse_foreign(path: Path) -> None:
@@ -1604,8 +1673,9 @@ def ask(db: sqlite3.Connection, question: str,
     return row and row[0]
 
 
-def read_stations(db: sqlite3.Connection) -> list[Station]:
-    return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
+def read_stations(db: sqlite3.Connection, which: str = "ORDER BY id",
+                  values: Sequence[Any] = ()) -> list[Station]:
+    return [Station(*row) for row in db.execute(f"SELECT * FROM station {which}", values)]
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
@@ -1665,24 +1735,36 @@ class Reader:
         if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
-    def stations(self) -> list[Station]:
-        return read_stations(self.db)
+    def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
+        """All stations, or those of the end of a SELECT."""
+        return read_stations(self.db, which, values)
 
-    def entries(self) -> dict[int, int]:
-        """{station: entries ever stored}."""
+    def count_stations(self) -> int:
+        return int(ask(self.db, "SELECT count(*) FROM station"))
+
+    def entries(self, stations: Iterable[int]) -> dict[int, int]:
+        """{station: entries ever stored} of these."""
         return dict(self.db.execute("""
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
-                                     WHERE station = id) FROM station""").fetchall())
+                                     WHERE station = id)
+            FROM station WHERE id IN (SELECT value FROM json_each(?))""",
+            (json.dumps([*stations]),)).fetchall())
 
-    def latest(self, station: int | None = None, now: int = LATEST_TIME) -> list[Latest]:
-        """The newest reading up to now of each series, of one station or of all."""
-        which = "" if station is None else "WHERE s.station = :station"
-        return [Latest(*row) for row in self.db.execute(f"""
-            SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
+    def latest(self, stations: Iterable[int], now: int = LATEST_TIME) -> list[Latest]:
+        """The newest reading up to now of each series of these stations."""
+        return [Latest(*row) for row in self.db.execute("""
+            SELECT s.id, s.station, s.field, s.label, r.time, r.value
+            FROM json_each(?) one JOIN series s ON s.station = one.value
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
-                SELECT time, entry FROM reading WHERE series = s.id AND time <= :now
+                SELECT time, entry FROM reading WHERE series = s.id AND time <= ?
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            {which} ORDER BY s.station, s.field""", {"station": station, "now": now})]
+            ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
+
+    def all_latest(self, now: int) -> Iterator[list[Latest]]:
+        """The same of all stations, STEP_STATIONS of them at a time."""
+        ids = [id for id, in self.db.execute("SELECT id FROM station ORDER BY id")]
+        for first in range(0, len(ids), STEP_STATIONS):
+            yield self.latest(ids[first:first + STEP_STATIONS], now)
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -1750,17 +1832,24 @@ class Reader:
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
 
-    def first_hour(self) -> int | None:
-        """When the history begins that is within reason."""
-        hour = ask(self.db, """
-            SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
-            FROM series""", (EARLIEST_TIME // HOUR,))
-        return None if hour is None else int(hour) * HOUR
+    def first_hour(self) -> Generator[None, None, int | None]:
+        """When the history begins that is within reason; in steps."""
+        hours, last = [], ask(self.db, "SELECT max(id) FROM series")
+        for id in range(0, 0 if last is None else last + 1, STEP_ENTRIES):
+            yield
+            hours.append(ask(self.db, """
+                SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
+                FROM series WHERE id >= ? AND id < ?""",
+                (EARLIEST_TIME // HOUR, id, id + STEP_ENTRIES)))
+        return min((hour * HOUR for hour in hours if hour is not None), default=None)
+
+    def weights(self) -> tuple[int, int]:
+        """Bytes that the database and its log occupy."""
+        log = beside(self.path, "-wal")
+        return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
     def weight(self) -> int:
-        """Bytes that the database occupies with its log."""
-        files = (self.path, beside(self.path, "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(self.weights())
 
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
@@ -1877,6 +1966,38 @@ class Reader:
             SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
             FROM series""", (before,)))
 
+    def unsent(self, limit: int) -> Iterator[Piece]:
+        """What is to be forwarded next, the oldest first."""
+        for series, ms, entry, *names in self.db.execute("""
+                SELECT unsent.*, name, role, field, label FROM unsent
+                JOIN series ON series.id = series JOIN station ON station.id = station
+                ORDER BY time LIMIT ?""", (STEP_ENTRIES,)).fetchall():
+            if limit > 0:
+                rows = read_readings(self.db, series, (ms, entry), limit=limit)
+                limit -= len(rows)
+                behind = (rows[-1][0], rows[-1][1] + 1) if rows else (ms, entry)
+                yield Piece._make((series, behind, *names, [
+                    (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
+
+    def count_unsent(self) -> Generator[None, None, int]:
+        """Readings that are to be forwarded, in steps."""
+        total = 0
+        for series, ms, entry in self.db.execute("SELECT * FROM unsent").fetchall():
+            total += ask(self.db, """
+                SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
+                        AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
+                    + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
+                (series, ms, entry, max(ms // HOUR, 0)))
+            yield
+        return int(total)
+
+    def count_unsent_before(self, before: int) -> int:
+        """Those of them that --prune would take."""
+        return int(ask(self.db, """
+            SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series
+                          AND (r.time, entry) >= (u.time, u.entry) AND r.time < ?
+                          AND typeof(value) <> 'text')) FROM unsent u""", (before,)))
+
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """How many readings delete_step would take, and how many pruned hours stay as they are."""
         wanted = {**wanted, "series": series, "stop": wanted["end"]}
@@ -1986,6 +2107,14 @@ class Database:
         last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
         self.next_series = last.get("series", -1) + 1
         self.next_station = last.get("station", 0) + 1
+        engine: tuple[str | None, int] = (
+            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
+        self.engine, self.asked = engine
+        self.unsent: dict[int, tuple[int, int]] = {
+            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
+        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.ticket = secrets.randbits(32)              # of what is on its way
         self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
             collections.defaultdict(dict))
         for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
@@ -2122,6 +2251,7 @@ class Updates(Database):
             seq = hash_seq(reading.field, reading.seq)
             if (entry := self.find_receipt(station.id, seq)) is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
+                self.batch.repeated += 1
                 return entry
             self.batch.receipts[station.id, seq] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -2151,6 +2281,7 @@ class Updates(Database):
         batch = self.batch
         batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
+        batch.entries += 1
         for field, value in values.items():
             if (series := self.series.get((station.id, field))) is None:
                 series = self.series_of(batch, station.id, field)
@@ -2207,6 +2338,8 @@ class Updates(Database):
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
+        if self.engine:
+            self._mark(batch.readings)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
             count = count + excluded.count,
@@ -2235,6 +2368,65 @@ class Updates(Database):
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
             self.index_keys()
+
+    # -- forwarding: of each series, from where on the engine lacks readings ----------------------
+
+    def _mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
+        """What was just stored is to be forwarded. While an engine is away that is no row more."""
+        first: dict[int, int] = {}
+        for series, ms, _, _ in readings:
+            if ms < first.get(series, LATEST_TIME):
+                first[series] = ms
+        marks = []
+        for series, ms in first.items():
+            place = (ms, 0)
+            if place < self.unsent.get(series, (LATEST_TIME, 0)):
+                self.unsent[series] = place
+                marks.append((series, *place))
+            if place < self.sending.get(series, (0, 0)):
+                self.late[series] = min(place, self.late.get(series, place))
+        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
+
+    def forward_to(self, engine: str | None, now: int) -> None:
+        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
+        one that asks for the first time, or again after long, lacks all there is."""
+        is_known = (self.engine is not None and engine in {None, self.engine}
+                    and now - self.asked < FORWARD_MEMORY)
+        if engine == self.engine is None or (is_known and (
+                engine is None or now - self.asked < HOUR)):
+            return
+        with self.transaction() as db:
+            db.execute("DELETE FROM forward")
+            if not is_known:
+                db.execute("DELETE FROM unsent")
+            if engine:
+                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+        self.asked = now
+        if engine is None:
+            self.load()
+        elif not is_known:
+            self.forward_again()
+
+    def forward_again(self) -> None:
+        """The engine has lost something: it gets all there is."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO unsent SELECT id, 0, 0 FROM series")
+        self.load()
+
+    def forwarded(self, ticket: int) -> None:
+        """The engine has what was taken last; what came late meanwhile is still to be sent."""
+        if ticket != self.ticket:
+            return
+        with self.transaction(places=len(self.sending)) as db:
+            for series, sent in self.sending.items():
+                place = self.unsent[series] = min(sent, self.late.get(series, sent))
+                if read_readings(db, series, place, limit=1):
+                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
+                               (*place, series))
+                else:
+                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
+                    del self.unsent[series]
+        self.sending, self.late = {}, {}
 
 
 class Writer(Updates):
@@ -2361,7 +2553,8 @@ class Writer(Updates):
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
-            db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
+            for table in ("hour", "unsent"):
+                db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
             for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
@@ -2372,11 +2565,13 @@ class Writer(Updates):
 
     def prune_step(self, before: int) -> int:
         """Delete up to STEP_ROWS raw readings older than before; how many. 0: no more."""
+        series = ask(self.db, """
+            SELECT id FROM series WHERE EXISTS (
+                SELECT 1 FROM reading WHERE series = id AND time < ?) LIMIT 1""", (before,))
+        if series is None:
+            return 0
         with self.transaction():
-            for series in self.series.values():
-                if deleted := self._delete_oldest(series, before):
-                    return deleted
-        return 0
+            return self._delete_oldest(series, before)
 
     def _delete_oldest(self, series: int, before: int) -> int:
         bound = self.db.execute("""
@@ -2977,6 +3172,7 @@ FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
 CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
+LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
 STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
 MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
@@ -3042,6 +3238,17 @@ class Place(NamedTuple):
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
     forecast: Forecast | None = None
+    tail: Tail = SILENCE                # of the readings that verdicts have taken in, but the last
+    fresh: Sequence[Sample] = ()        # the others
+
+    def settle(self, now: int) -> "Place":
+        """The same when verdicts have taken in all: the last one, of this minute, may change."""
+        if len(self.fresh) < 2:
+            return self
+        tail = functools.reduce(lambda tail, r: tail.add(*r, self.silence), self.fresh[:-1],
+                                self.tail)
+        recent = bisect.bisect_left(self.readings, (now - RECENT_WINDOW - self.silence,))
+        return self._replace(tail=tail, fresh=self.fresh[-1:], readings=self.readings[recent:])
 
     @property
     def css(self) -> str:
@@ -3369,37 +3576,74 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place] = (),
-                stations: Iterable[Station] | None = None) -> list[Place]:
-    """Inside and outside stations, and of each room the verdict, which goes on from before."""
-    known = {place.name: place.verdict.course if place.verdict else START for place in before}
-    ranks: collections.Counter[str] = collections.Counter()
-    places: list[Place] = []
-    for station in reader.stations() if stations is None else stations:
-        if role := station.role:
-            window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
-                      if station.name in known else VERDICT_WINDOW)
-            series = reader.series(station.id).get(1)
-            readings = [] if series is None else reader.recent(series, now - window, now + 1)
-            last = readings[-1][0] if readings else series and reader.last_time(series, now)
-            places.append(Place(station.name, role, ranks[role], series, readings, last,
-                                silence=station.silence))
-            ranks[role] += 1
-    # The outside station that counts is the first that is not silent. Not the one that sent
-    # last: the verdict would turn with each reading.
-    outsides = [place for place in places if place.role == "outside"]
-    heard = (place for place in outsides if now <= silent_from(place.readings, place.silence))
-    outside = next(heard, outsides[0] if outsides else None)
-    return [place if place.role == "outside" else answer_room(
-                place, outside, now, comfort, known.get(place.name, START))
-            for place in places]
+def end_steps(steps: Generator[None, None, list[Place]]) -> list[Place]:
+    """What comes of them, where nobody waits meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(list[Place], done.value)
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
-                course: Course = START) -> Place:
+def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
+                touched: set[int] | None = None, stations: Iterable[Station] | None = None
+                ) -> Generator[None, None, list[Place]]:
+    """Inside and outside stations, and of each room the verdict, which goes on from before; in
+    steps. Only places whose series were touched are read again, or all: None."""
+    known = {(place.name, place.role): place for place in before}
+    ranks: collections.Counter[str | None] = collections.Counter()
+    places: dict[int, Place] = {}
+    outside: Place | None = None
+    settled: Place | None = None
+    is_heard = False
+    given = [station for station in stations or reader.stations() if station.role]
+    for station in sorted(given, key=lambda station: station.role == "inside"):
+        old = known.get((station.name, str(station.role)))
+        place = renew_place(reader, station, ranks[station.role], now, old, touched)
+        ranks[station.role] += 1
+        if place is not old or len(places) % STEP_PLACES == 0:
+            yield
+        if place.role == "inside":
+            if place is not old or place.outside is not settled or (
+                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
+                place = answer_room(place, outside, now, comfort)._replace(outside=settled)
+        # The outside station that counts is the first that is not silent. Not the one that sent
+        # last: the verdict would turn with each reading.
+        elif not is_heard:
+            is_heard = now <= silent_from(place.readings, place.silence)
+            if is_heard or not outside:
+                outside, settled = place, place.settle(now)
+        places[station.id] = settled if settled and place is outside else place.settle(now)
+    return [places[station.id] for station in given]
+
+
+def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
+                touched: set[int] | None) -> Place:
+    """A station with a role as it is now: as before, unless its series was touched."""
+    if before and before.series is not None and not (
+            touched is None or before.series in touched):
+        return before
+    window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
+    series = reader.series(station.id).get(1)
+    readings = [] if series is None else reader.recent(series, now - window, now + 1)
+    last = readings[-1][0] if readings else series and reader.last_time(series, now)
+    place = before or Place(station.name, str(station.role), rank, series, [], None)
+    count = bisect.bisect_left(readings, (place.tail.time + 1,))
+    if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
+        place, count = place._replace(tail=SILENCE), 0
+    return place._replace(rank=rank, series=series, readings=readings, heard=last,
+                          silence=station.silence, fresh=readings[count:])
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course,
-                    (room.silence, outside.silence if outside else SILENT_AT_LEAST))
+    course = room.verdict.course if room.verdict else START
+    sides = [room, outside or room._replace(tail=SILENCE, fresh=())]
+    begin = max(side.tail.time for side in sides)
+    if any(course.at < ms <= begin for side in sides for ms, _ in side.fresh):  # late, and counts
+        sides = [side._replace(tail=SILENCE, fresh=side.readings) for side in sides]
+    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort, course,
+                    [side.silence for side in sides], [side.tail for side in sides])
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
@@ -3536,27 +3780,31 @@ def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str
 
 
 def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
-                  view: View, now: int) -> Iterator[str]:
+                  view: View, now: int) -> Generator[None, None, str]:
     """Small charts: humidity, pressure, and whatever has no role."""
-    styles = {place.name: place.css for place in places}
+    styles, charts = {place.name: place.css for place in places}, ""
     for station, series in others[:SMALL_CHARTS]:
+        yield
         label = series.label or LABELS.get(series.field) or f"field {series.field}"
         line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
                     read_points(reader, series.series, view, now, SMALL_POINTS))
         if line.points:
             chart = render_chart(Chart([line], "", now - RANGES[view.range], now, view.zone,
                                        SMALL_HEIGHT))
-            yield f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+            charts += f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+    return charts
 
 
 def render_stations(reader: Reader, stations: list[Station], view: View, now: int
-                    ) -> tuple[str, list[tuple[Station, Latest]]]:
+                    ) -> Generator[None, None, tuple[str, list[tuple[Station, Latest]]]]:
     """The table of stations, those long silent folded away, and what else all others send."""
-    entries, since = reader.entries(), reader.first_hour()
+    entries, since = reader.entries(s.id for s in stations), (yield from reader.first_hour())
     rows: tuple[list[str], list[str]] = ([], [])
     others: list[tuple[Station, Latest]] = []
-    for station in stations[:MAX_ROWS + MAX_FOLDED]:
-        fields = reader.latest(station.id, now)
+    for station in stations:
+        if not len(rows[0]) % MAX_ROWS:
+            yield
+        fields = reader.latest([station.id], now)
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
         last = reader.last_time(newest.series, now) if newest else None
@@ -3572,7 +3820,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
         others += [(station, series) for series in fields
                    if not (is_stale or (station.role and series.field == 1))]
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
-    count = len(stations) - len(shown)
+    count = reader.count_stations() - len(shown)
     more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
     details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
                "</details>") * (count > 0)
@@ -3596,24 +3844,29 @@ def render_message(title: str, text: str) -> bytes:
 
 
 def render_overview(reader: Reader, places: list[Place], view: View, now: int,
-                    notes: Iterable[str] = ()) -> bytes:
-    """The page that answers: open the windows?"""
-    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+                    notes: Iterable[str] = ()) -> Generator[None, None, bytes]:
+    """The page that answers: open the windows? In steps."""
+    stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
+                               MAX_ROWS + MAX_FOLDED)
     if not stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
-    shown = choose_places(places)
-    lines = [Line(place.name, place.css, read_points(
-        reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
-        for place in shown if place.series is not None]
+    shown, lines = choose_places(places), []
+    for place in shown:
+        yield
+        lines += [Line(place.name, place.css, read_points(
+            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
+            ] if place.series is not None else []
+    yield
     card, headline, states = render_verdicts(places, view, now)
     card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
     figures = "".join(render_now(reader, place, view, now) for place in shown)
-    table, others = render_stations(reader, stations, view, now)
+    figure = render_figure(places, lines, view, now)
+    table, others = yield from render_stations(reader, stations, view, now)
+    smalls = yield from render_others(reader, others, places, view, now)
     return render_page(
         headline,
         f"{card}<div class=now>{figures}</div>\n"
-        f"{render_figure(places, lines, view, now)}<div class=smalls>"
-        f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
+        f"{figure}<div class=smalls>{smalls}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
@@ -3707,8 +3960,7 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
 
 
 def make_page(request: Request, server: "Server", view: View) -> Work:
-    yield
-    return answer_page(request, server, server.board.make_page(view))
+    return answer_page(request, server, (yield from server.board.make_page(view)))
 
 
 def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
@@ -3768,18 +4020,23 @@ def get_events(request: Request, server: "Server") -> Answer:
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
 
-def get_stations(request: Request, server: "Server") -> Answer:
-    latest = collections.defaultdict(list)
-    for series in server.reader.latest(now=server.now()):
-        latest[series.station].append({"field": series.field, "label": series.label,
-                                       "value": series.value, "time": series.time})
-    return Answer(as_json([
-        {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
-        headers=ANY_ORIGIN)
+def get_stations(request: Request, server: "Server") -> Work:
+    pieces, last = [], 0
+    while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
+                                             STEP_STATIONS):
+        latest = collections.defaultdict(list)
+        for series in server.reader.latest([s.id for s in stations], server.now()):
+            latest[series.station].append({"field": series.field, "label": series.label,
+                                           "value": series.value, "time": series.time})
+        pieces.append(as_json([
+            {"id": station.id, "name": station.name, "role": station.role,
+             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
+        last = stations[-1].id
+        yield
+    return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
 
 
-def get_verdict(request: Request, server: "Server") -> Answer:
+def get_verdict(request: Request, server: "Server") -> Work:
     """The answers for widgets and scripts, as JSON or in words, a line a room.
 
     As a widget cannot log in, a key of a station opens them on a private server.
@@ -3789,6 +4046,7 @@ def get_verdict(request: Request, server: "Server") -> Answer:
     stations = server.writer.stations.values()
     if server.access.password and not server.access.admit_key(stations, key, request.address):
         server.access.admit_reader(request.headers, request.address)
+    yield from server.board.look()
     places, now = server.board.places(), server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
@@ -3856,6 +4114,105 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
+Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
+
+
+def sample_commits(turn: "Turn") -> Samples:
+    """A histogram: its buckets hold what took no longer. A label without a name is a suffix."""
+    for limit, count in zip(COMMIT_SECONDS, itertools.accumulate(turn.commits), strict=True):
+        yield {"": "_bucket", "le": "+Inf" if limit == math.inf else str(limit)}, count
+    yield {"": "_sum"}, turn.seconds
+    yield {"": "_count"}, sum(turn.commits)
+
+
+def sample_readings(server: "Server") -> Samples:
+    stations = server.writer.stations
+    for series in itertools.chain.from_iterable(server.reader.all_latest(server.now())):
+        station = stations.get(series.station)
+        if station and isinstance(series.value, (int, float)):      # neither a text nor none yet
+            yield {"station": station.name, "role": station.role or "",
+                   "field": str(series.field),
+                   "label": series.label or LABELS.get(series.field, "")}, series.value
+
+
+def sample_verdicts(server: "Server") -> Samples:
+    for room, verdict in rank_rooms(server.board.places()):
+        for state in URGENCY:
+            yield {"station": room.name, "state": state}, verdict.state == state
+
+
+METRICS = {                     # kind, help
+    "updates_total": ("counter", "Entries of updates by what became of them; refused: requests"),
+    "readings_total": ("counter", "Readings that updates stored"),
+    "commits_total": ("counter", "Transactions of updates"),
+    "commit_seconds": ("histogram", "How long they took, up to the disk"),
+    "connections": ("gauge", "Open connections"),
+    "listeners": ("gauge", "Those of them that wait for events"),
+    "database_bytes": ("gauge", "Size of the database file"),
+    "log_bytes": ("gauge", "Size of its write-ahead log"),
+    "disk_free_bytes": ("gauge", "Room left on its disk"),
+    "reading": ("gauge", "Newest value of a field"),
+    "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
+    "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
+    "messages_total": ("counter", "Messages by what became of them"),
+    "forward_lag_readings": ("gauge", "Readings that an engine has yet to get, about"),
+    "build_info": ("gauge", "Always 1; the versions are its labels"),
+}
+
+
+def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, Samples]]:
+    turn, (size, log) = server.turn, server.reader.weights()
+    yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
+    yield "readings_total", [({}, turn.readings)]
+    yield "commits_total", [({}, sum(turn.commits))]
+    yield "commit_seconds", sample_commits(turn)
+    yield "connections", [({}, len(server.connections))]
+    yield "listeners", [({}, len(server.events.listeners))]
+    yield "database_bytes", [({}, size)]
+    yield "log_bytes", [({}, log)]
+    yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
+    yield "reading", sample_readings(server)
+    yield "heard_timestamp_seconds", (
+        ({"station": station.name}, station.heard / 1000)
+        for station in tuple(server.writer.stations.values()) if station.heard)
+    yield "verdict", sample_verdicts(server)
+    yield "messages_total", [({"result": result}, server.post.counts[result])
+                             for result in ("sent", "failed")]
+    yield "forward_lag_readings", [({}, lag)]
+    yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
+                           "sqlite": sqlite3.sqlite_version}, 1)]
+
+
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def render_sample(name: str, labels: dict[str, str], value: float) -> str:
+    told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                    for label, text in labels.items() if label)
+    return f"iotserver_{name}{labels.get('', '')}{told and f'{{{told}}}'} {value:.15g}\n"
+
+
+def get_metrics(request: Request, server: "Server") -> Work:
+    """What Prometheus asks for, family by family, some lines a step."""
+    yield from server.board.look()
+    lag = yield from server.reader.count_unsent()
+    lines: list[str] = []
+    for name, samples in sample_metrics(server, lag):
+        yield
+        kind, text = METRICS[name]
+        lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
+        for number, (labels, value) in enumerate(samples, 1):
+            lines.append(render_sample(name, labels, value))
+            if number % STEP_ENTRIES == 0:
+                yield
+    return Answer("".join(lines).encode(), PROMETHEUS)
 
 
 # -- ThingSpeak -----------------------------------------------------------------------------------
@@ -4518,7 +4875,8 @@ def read_channel(request: Request, server: "Server", params: dict[str, Any], pat
         if match := pattern.fullmatch(slash + rest):
             told = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
-                      for series in reader.latest(station.id) if series.field in THINGSPEAK_FIELDS}
+                      for series in reader.latest([station.id])
+                      if series.field in THINGSPEAK_FIELDS}
             fields = [int(told["field"])] if "field" in told else list(labels)
             answer = route(Read(reader, now, station, labels, fields, told, params,
                                 parse_wanted(params, now), suffix))
@@ -4612,6 +4970,7 @@ ROUTES = (
     Route("GET", "/api/verdict", get_verdict, is_open=True),
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
+    Route("GET", "/metrics", get_metrics),
     *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
       for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
@@ -5083,6 +5442,11 @@ class Connection(asyncio.Protocol):
         """Put an answer behind those before it."""
         self.answers.append((request, answer))
         self.answered += 1
+        if not answer.is_update and request.path.startswith(UPDATE_ROOTS) \
+                and request.command != "OPTIONS":
+            # ThingSpeak's clients are told 200 when they come too soon.
+            result = "limited" if answer.status in {200, 429} else "refused"
+            self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
             self.stream = (chunked(answer.stream) if request.request_version == "HTTP/1.1"
                            else answer.stream)
@@ -5214,6 +5578,11 @@ class Turn:
         self.connections: list[Connection] = []
         self.ends = 0.0                         # at the latest
         self.failure: Refused | None = None     # of the last commit
+        # Since the start, for /metrics:
+        self.updates = {"stored": 0, "repeated": 0, "refused": 0, "limited": 0}
+        self.readings = 0
+        self.commits = [0] * len(COMMIT_SECONDS)    # by how long they took
+        self.seconds = 0.0                          # that all of them took
 
     def add(self, connection: Connection) -> None:
         """Flush this connection when the turn ends."""
@@ -5232,7 +5601,7 @@ class Turn:
             self.server.loop.call_soon(self.end, len(self.connections))
             return
         connections, self.connections = self.connections, []
-        failure, batch = None, self.server.writer.batch
+        failure, batch, began = None, self.server.writer.batch, self.server.monotonic()
         if batch.stations:
             try:
                 self.server.writer.commit()
@@ -5242,12 +5611,20 @@ class Turn:
             except Exception:           # whatever it was, nobody is told that it was stored
                 log(f"a commit failed: {traceback.format_exc()}")
                 failure = Refused(500, "not stored: something went wrong here; it was logged")
-        second = int(self.server.clock())
+        second, seconds = int(self.server.clock()), self.server.monotonic() - began
         for connection in connections:
             if not connection.transport.is_closing():
                 connection.flush(second, failure)
+        if failure:
+            self.updates["refused"] += batch.entries
+        elif batch.stations:
+            self.updates["stored"] += batch.entries
+            self.updates["repeated"] += batch.repeated
+            self.readings += len(batch.readings)
+            self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
+            self.seconds += seconds
         if batch.readings and not failure:
-            self.server.board.is_stale = True
+            self.server.board.touched.update([reading[0] for reading in batch.readings])
             self.server.events.is_reset |= bool(batch.parts)
             if self.server.events.is_used:
                 self.server.events.tell("reading", batch.readings)
@@ -5400,8 +5777,12 @@ class Board:
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
-        self.is_stale = True                    # since then there were readings or commands
+        self.is_stale = True                    # all is to be read again: there was a command
+        self.touched: set[int] = set()          # series that have had readings since
+        self.looking: Generator[None, None, list[Place]] | None = None      # the look in hand
+        self.begun = self.ended = 0             # looks
         self.expires = 0                        # then a verdict turns unknown
+        self.read_again = 0                     # then all is read again
         self.pages_expire = 0
         self.current: list[Place] = []
         self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
@@ -5409,39 +5790,69 @@ class Board:
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.notes: dict[str, str] = {}         # what else the page has to say
 
+    def look(self) -> Generator[None, None, None]:
+        """See to it that current is of now; in steps. One look is taken at a time, and whoever
+        waits for it goes on with it."""
+        is_behind = self.is_stale or self.touched or self.now() >= self.expires
+        needed = self.begun + bool(is_behind)
+        while self.ended < needed:
+            if self.looking is None:
+                self.looking = self.begin()
+            try:
+                next(self.looking)
+            except StopIteration as done:
+                self.looking, self.ended = None, self.begun
+                self.current = [self.with_forecast(place) for place in done.value]
+                self.expires = min(find_expiry(self.current), self.read_again)
+                self.pages.clear()
+            except BaseException:
+                self.looking, self.ended, self.is_stale = None, self.begun, True
+                raise
+            yield
+
+    def with_forecast(self, place: Place) -> Place:
+        """The very same where none is new: what has been looked at is known by that."""
+        forecast = fresh_forecast(place, self.forecasts, self.now())
+        return place if forecast is place.forecast else place._replace(forecast=forecast)
+
+    def begin(self) -> Generator[None, None, list[Place]]:
+        """A look at what is new, or at all there is."""
+        now, touched = self.now(), None if self.is_stale else self.touched
+        if touched is None or now >= self.read_again:       # what was of the future may be here
+            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
+        self.begun, self.is_stale, self.touched = self.begun + 1, False, set()
+        return find_places(self.reader, now, self.settings.comfort, self.current, touched)
+
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
-        now = self.now()
-        if self.is_stale or now >= self.expires:
-            self.current = [
-                place._replace(forecast=fresh_forecast(place, self.forecasts, now)) for place in
-                find_places(self.reader, now, self.settings.comfort, self.current)]
-            self.expires = find_expiry(self.current)
-            self.pages.clear()
-            self.is_stale = False
+        for _ in self.look():
+            pass
         return self.current
 
     def find_page(self, view: View) -> Page | None:
         """The page as view wants it, if it was made since the last reading and minute."""
-        if self.is_stale or self.now() >= min(self.expires, self.pages_expire):
+        if self.is_stale or self.touched or self.now() >= min(self.expires, self.pages_expire):
             return None
         return self.pages.get(view)
 
-    def make_page(self, view: View) -> Page:
-        """The page as view wants it; the oldest one makes room for it."""
+    def make_page(self, view: View) -> Generator[None, None, Page]:
+        """The page as view wants it, in steps; the oldest one makes room for it."""
+        yield from self.look()
         if page := self.find_page(view):
             return page
-        places, now = self.places(), self.now()
+        places, now = self.current, self.now()
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = render_overview(self.reader, places, view, now, self.notes.values())
+        body = yield from render_overview(self.reader, places, view, now, self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        if len(self.pages) >= MAX_PAGES:
-            del self.pages[next(iter(self.pages))]
-        self.pages[view] = page = Page(body, tag, (
+        page = Page(body, tag, (
             *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
+        if self.current is places:              # nothing came in between
+            if len(self.pages) >= MAX_PAGES:
+                del self.pages[next(iter(self.pages))]
+            self.pages[view] = page
         return page
 
     def verdicts(self) -> list[dict[str, Any]]:
@@ -5475,7 +5886,8 @@ class Outlook:
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
         if quarter == before or self.server.controls:
             return
-        self.at, rooms = quarter, rank_rooms(self.server.board.places())
+        yield from self.server.board.look()
+        self.at, rooms = quarter, rank_rooms(self.server.board.current)
         known, self.forecasters = self.forecasters if before < quarter else {}, {}
         for room, _ in rooms[:MAX_FORECASTS]:
             if room.series is not None and room.outside and room.outside.series is not None:
@@ -5500,7 +5912,8 @@ class Outlook:
             latest = forecast
             outcomes += [outcome] if outcome else []
             yield
-        self.server.board.forecasts[pair], self.server.board.is_stale = latest, True
+        self.server.board.forecasts[pair] = latest
+        self.server.board.touched.add(pair[0])
         self.server.turn.end()                  # a failure must not lose what it has not stored
         if outcomes:
             writer.keep_outcomes(*pair, outcomes, oldest)
@@ -5665,7 +6078,21 @@ class Post:
             self.server.board.pages.clear()
 
 
+def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
+    """What an engine is to get next, a number for that, and whether it is all there is."""
+    writer = server.writer
+    writer.forward_to(engine, server.now())
+    pieces = [*server.reader.unsent(FORWARD_ROWS)]
+    writer.sending, writer.late = {piece.series: piece.behind for piece in pieces}, {}
+    writer.ticket += 1
+    return writer.ticket, (len(pieces) < STEP_ENTRIES and sum(
+        len(piece.points) for piece in pieces) < FORWARD_ROWS), pieces
+
+
 COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
+    "take_unsent": take_unsent,
+    "forwarded": lambda server, ticket: server.writer.forwarded(ticket),
+    "forward_again": lambda server: server.writer.forward_again(),
     "collect": lambda server, *wishes: server.post.collect(*wishes),
     "note": lambda server, *outcome: server.post.note(*outcome),
 }
@@ -5763,6 +6190,11 @@ def keep_listeners(server: Server) -> None:
     server.events.publish(b":\n\n")
 
 
+def keep_current(server: Server) -> Iterator[None]:
+    """What takes long of a look is done before news are told."""
+    return server.board.look()
+
+
 def tell_news(server: Server) -> None:
     """Publish what has changed through a reading, through silence, or through a command."""
     server.turn.end()                           # nothing comes between an answer and its flush
@@ -5771,6 +6203,10 @@ def tell_news(server: Server) -> None:
         server.events.publish(RESET)
     if verdicts := server.board.news():
         server.events.tell("verdict", [verdicts])
+
+
+def forget_engine(server: Server) -> None:
+    server.writer.forward_to(None, server.now())
 
 
 def watch_file(server: Server) -> None:
@@ -5847,9 +6283,9 @@ def look_ahead(server: Server) -> Iterator[None]:
 # Every so many s. What takes longer than STEP_SECONDS comes in steps.
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (1, ClockWatch().look), (15, keep_listeners),
-    (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
-    (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, keep_current), (1, tell_news), (1, ClockWatch().look),
+    (15, keep_listeners), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
+    (600, forget_engine), (watchdog_seconds(), feed_watchdog))
 LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
 
@@ -5964,6 +6400,13 @@ class Undelivered(Exception):
         self.words, self.pause = words, pause
 
 
+@functools.lru_cache(1)
+def make_opener() -> urllib.request.OpenerDirector:
+    """What asks others: by way of the environment's proxy, and only if their certificate holds."""
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    return urllib.request.build_opener(NoRedirect, secure)
+
+
 def post_json(to: Destination, path: str, document: dict[str, Any],
               authorization: str | None) -> str:
     """The answer's text."""
@@ -5971,9 +6414,7 @@ def post_json(to: Destination, path: str, document: dict[str, Any],
         f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
         {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
          **({"Authorization": authorization} if authorization else {})})
-    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    opener = urllib.request.build_opener(NoRedirect, secure)    # and a proxy of the environment
-    with opener.open(request, timeout=TRY_SECONDS) as answer:
+    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
 
@@ -6165,7 +6606,153 @@ class Messenger(Errand):
                 carrier.finish(server)
 
 
-ERRANDS: tuple[type[Errand], ...] = (Messenger,)
+# -- forwarding -----------------------------------------------------------------------------------
+
+TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engines lose a backslash
+
+
+def render_lines(series: int, behind: Any, station: str, role: str | None, field: int,
+                 label: str | None, points: Iterable[tuple[int, float]]) -> list[str]:
+    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
+    tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
+    head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
+    return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
+
+
+class Forwarder(Errand):
+    """Carries all readings to the engine of --forward, and asks whether they are there."""
+    setting = "forward"
+
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.to = cast(Destination, parse_engine(settings.forward))
+        self.pause, self.said = float(PAUSES[0]), ""
+        self.is_new = True              # nothing was looked for there yet
+        self.samples: list[tuple[str, int, int, float]] | None = []     # None: it has all history
+
+    def step(self, server: Remote) -> float:
+        ticket, is_last, pieces = server.take_unsent(self.to.id)
+        try:
+            self.post([line for piece in pieces for line in render_lines(*piece)])
+            self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
+        except Undelivered as error:
+            self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
+            pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
+            return pause
+        if pieces:
+            server.forwarded(ticket)
+            self.say("it takes readings")
+        self.pause = PAUSES[0]
+        return FORWARD_SECONDS if is_last else 0
+
+    def say(self, text: str) -> None:
+        if text != self.said:
+            log(f"courier: {self.to.name}: {text}")
+        self.said = text
+
+    def post(self, lines: list[str]) -> None:
+        """Raises Undelivered unless all are there, or refused for good."""
+        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
+        status, words, pause = self.ask(self.to.url.path or "/", query, "".join(lines).encode()
+                                        ) if lines else (204, "", 0)
+        is_partial = status == 400 and "partial write" in words     # the rest of them is there
+        is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
+        if 200 <= status < 300:
+            return
+        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
+            self.post(lines[:len(lines) // 2])
+            self.post(lines[len(lines) // 2:])
+        elif is_partial or is_refused:
+            log(f"courier: {self.to.name} refuses readings for good: {words[:MAX_WORDS]}")
+        else:
+            raise Undelivered(f"it answers {status}", words[:MAX_WORDS], pause)
+
+    def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
+        """Status, words, and the pause that is asked for. Raises Undelivered."""
+        user, password = self.to.login
+        login = as_basic(self.to) if password or not user else f"Token {user}"
+        headers = {"User-Agent": f"iotserver/{__version__}", **(
+            {"Authorization": login} if login else {})}
+        if body and len(body) > GZIP_BYTES:
+            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
+        request = urllib.request.Request(
+            f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
+        try:
+            try:
+                answer = make_opener().open(request, timeout=TRY_SECONDS)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                words = answer.read(CONTROL_LINE).decode(errors="replace")
+                for part in self.to.login:
+                    words = words.replace(part, "***") if len(part) > 3 else words
+                return answer.status, words.strip(), parse_pause(
+                    answer.headers.get("Retry-After", ""))
+        except Exception as error:              # whatever it does, it is tried again
+            raise Undelivered(f"no answer: {getattr(error, 'reason', error)}") from None
+
+    def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
+        """Look for some of the first readings, and for some of all history: an engine may say
+        that it took what it dropped. Raises Undelivered."""
+        sent = [(piece.station, piece.field, *point) for piece in pieces
+                for point in piece.points]
+        if sent and self.is_new:
+            self.look_for([min(sent, key=operator.itemgetter(2)), random.choice(sent)])
+            self.is_new = False
+        if self.samples is None:
+            return
+        self.samples = [*self.samples, *random.sample(sent, min(len(sent), 2))]
+        while len(self.samples) > SAMPLES:
+            del self.samples[random.randrange(SAMPLES)]
+        if is_last:
+            try:
+                self.look_for(self.samples)
+            except Undelivered:
+                self.samples = []
+                server.forward_again()
+                raise
+            self.samples = None
+
+    def look_for(self, samples: Iterable[tuple[str, int, int, float]]) -> None:
+        """Raises Undelivered unless they are there, or nobody can say."""
+        for station, field, ms, value in samples:
+            deadline = time.monotonic() + LOOK_SECONDS
+            while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
+                    and not any(math.isclose(value, other) for other in found):
+                if time.monotonic() > deadline:
+                    raise Undelivered(
+                        f"it took the reading of {format_time(ms)}, but does not have it. Does it "
+                        "keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
+                        "the retention policy of the database")
+                time.sleep(0.2)
+            if found is None and self.is_new:
+                log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
+            if found is None:
+                break
+
+    def find(self, station: str, field: int, ms: int) -> list[float] | None:
+        """The values that it has at an instant. None: this one cannot be asked."""
+        base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
+        name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
+        status, words, _ = self.ask(f"{base}/api/v1/export", urllib.parse.urlencode({
+            "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            if status == 200:                   # VictoriaMetrics: one JSON a line
+                return [value for row in map(json.loads, words.splitlines())
+                        for at, value in zip(row["timestamps"], row["values"], strict=True)
+                        if at == ms]
+            status, words, _ = self.ask(f"{base}/query", urllib.parse.urlencode({
+                "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
+                "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
+            result = json.loads(words)["results"][0]
+            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
+                return [row[1] for series in result.get("series", ()) for row in series["values"]]
+        return None
+
+
+ERRANDS: tuple[type[Errand], ...] = (Messenger, Forwarder)
 
 
 def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
@@ -6208,7 +6795,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
 def run_courier(args: argparse.Namespace, path: Path) -> None:
     """Carry messages until SIGTERM; a server's child also until its server is no more."""
     errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
-    require(errands, "--courier needs --notify URLS")
+    require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -6346,7 +6933,7 @@ def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
     with contextlib.closing(Reader(path)) as reader:
-        entries = reader.entries()
+        entries = reader.entries(s.id for s in reader.stations())
         table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
              format_time(s.heard) if s.heard else "never", str(entries[s.id]))
@@ -6389,9 +6976,10 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count(before)
+        expected, unsent = reader.count(before), reader.count_unsent_before(before)
+    lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
     if args.dry_run:
-        print(f"{expected} readings are older than {age}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted{lost}")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
@@ -6400,7 +6988,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
             progress(total / max(expected, 1))
         sum(iter(functools.partial(writer.prune_notes_step, before), 0))
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
 
 
 def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -6773,7 +7361,8 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
     for now in hours:
         said = {pair: next(rows)[1:] for pair, rows in told.items()}
         if now >= midnight:
-            places = find_places(reader, now, comfort, places if now % DAY else (), stations)
+            places = end_steps(find_places(reader, now, comfort, places if now % DAY else (),
+                                           stations=stations))
         known = {pair: forecast for pair, (forecast, _) in said.items()}
         yield (now - hours[0]) / (end - hours[0]), now, [
             room._replace(forecast=fresh_forecast(room, known, now))
