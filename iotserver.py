@@ -1709,8 +1709,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
-class Reader:
-    """Every question asked of the file, on a connection that cannot write."""
+class Overview:
+    """What is shown of the file: stations, newest values, charts; it cannot be written here."""
 
     def __init__(self, path: Path):
         require_database(path)
@@ -1897,6 +1897,11 @@ class Reader:
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
+
+
+class Reader(Overview):
+    """Every question asked of the file, on a connection that cannot write: single entries, what
+    is still to be forwarded, copies and checks."""
 
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
