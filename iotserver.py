@@ -2,7 +2,7 @@
 """iotserver: a household's own ThingSpeak in one file. Python's standard library, nothing else.
 
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
-what it is inside and outside and whether to open the windows.
+what it is inside and outside and whether to open the windows, and when.
 
 MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
 the firmware of the stations and the guide are in the repository that it comes from: iotserver.
@@ -25,6 +25,8 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+    forecast  when outside gets cooler or warmer than inside, with an interval
+    outcome   what became of a forecast
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -2423,6 +2425,8 @@ svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: 
 svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
 path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.outside path { stroke-width: 2.6 }
+figcaption .outside { text-decoration-thickness: 5px }
 g.second path { stroke-dasharray: 6 3 }
 g.third path { stroke-dasharray: 2 3 }
 g.expected path { stroke-dasharray: 5 4 }
