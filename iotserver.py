@@ -5077,35 +5077,37 @@ class Outlook:
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
         if quarter == before or self.server.controls:
             return
-        self.at, rooms = quarter, rank_rooms(self.server.board.places())
-        known, self.forecasters = self.forecasters if before < quarter else {}, {}
-        for room, _ in rooms[:MAX_FORECASTS]:
+        known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
+        self.at = quarter
+        for room, _ in rank_rooms(self.server.board.places())[:MAX_FORECASTS]:
             if room.series is not None and room.outside and room.outside.series is not None:
                 pair = room.series, room.outside.series
-                yield from self.work_out(pair, quarter, known.get(pair), before)
+                yield from self.work_out(pair, known.get(pair), before + QUARTER)
 
-    def work_out(self, pair: tuple[int, int], quarter: int, known: Forecaster | None, before: int
+    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int
                  ) -> Iterator[None]:
-        """Go on from what was known at the quarter before, or else from the newest outcome."""
-        reader, writer, oldest = self.server.reader, self.server.writer, (
-            quarter - LEARNED_DAYS * DAY)
-        forecaster = self.forecasters[pair] = Forecaster(
-            known.outcomes if known else reader.outcomes(*pair, oldest, quarter))
-        start = oldest
+        """From start on with what was known; else from the newest outcome, or what can be."""
+        now, reader = self.at, self.server.reader
+        oldest = now - LEARNED_DAYS * DAY
+        forecaster = Forecaster(
+            known.outcomes if known else reader.outcomes(*pair, oldest, now))
         if known:
-            forecaster.asked, start = known.asked, max(oldest, before + QUARTER)
-        elif forecaster.outcomes:
-            start = forecaster.outcomes[-1].asked + HOUR
+            forecaster.asked = known.asked
+        else:
+            start = forecaster.outcomes[-1].asked + HOUR if forecaster.outcomes else oldest
         latest, outcomes = None, []
-        for _, forecast, outcome in foresee(
-                forecaster, functools.partial(reader.quarters, pair), start, quarter):
+        for _, forecast, outcome in foresee(forecaster, functools.partial(reader.quarters, pair),
+                                            max(start, oldest), now):
             latest = forecast
             outcomes += [outcome] if outcome else []
             yield
+        if self.at != now:
+            return                              # history has changed meanwhile: all begins anew
+        self.forecasters[pair] = forecaster
         self.server.board.forecasts[pair], self.server.board.is_stale = latest, True
         self.server.turn.end()                  # a failure must not lose what it has not stored
         if outcomes:
-            writer.keep_outcomes(*pair, outcomes, oldest)
+            self.server.writer.keep_outcomes(*pair, outcomes, oldest)
 
 
 class Control(asyncio.Protocol):
@@ -5941,12 +5943,11 @@ class DemoHouse:
 def fill_demo(writer: Writer, now: int) -> DemoHouse:
     """Two stations and a year of their readings. Now is midsummer."""
     house = DemoHouse(now - 365 * DAY, now)
-    times = range(now - 365 * DAY, now, DEMO_STEP)
-    for (name, mac), values in zip(DEMO_STATIONS, zip(*map(house.advance, times), strict=True),
-                                   strict=True):
+    for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-        writer.import_rows([(ms, name, mac, 1, value, None)
-                            for ms, value in zip(times, values, strict=True)], now)
+    writer.import_rows(((ms, name, mac, 1, value, None)
+                        for ms in range(house.at, now, DEMO_STEP) for (name, mac), value
+                        in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
     return house
 
 

@@ -368,6 +368,22 @@ def test_what_changes_history_has_it_learned_anew(house, weather, change):
     after = outcomes(house)
     assert len(after) > 100
     assert (after == before) == (change == "remove")
+    forecaster, = house.server.outlook.forecasters.values()     # it has not learned them twice
+    assert [row[2:] for row in after] == [*map(tuple, forecaster.outcomes)]
+
+
+def test_what_changes_meanwhile_has_all_begin_anew(open_house):
+    house = open_house()
+    work = house.server.outlook.renew()
+    for _ in range(1500):
+        next(work)
+    house.writer.import_rows([(EVENING - 30 * DAY, "inside", "mac-0", 1, 20.0, None)], EVENING)
+    house.server.outlook.at = 0                                 # as any command does
+    assert [*work] or outcomes(house) == []
+    assert (outcomes(house), told(house)) == ([], None)
+    renew(house)
+    assert told(house)
+    assert len(outcomes(house)) > 100
 
 
 def test_late_readings_count_from_the_next_quarter_on(house, weather):
