@@ -113,6 +113,7 @@ MAX_SEQ = 32                    # characters; boot number and counter of a stati
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
+RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -137,6 +138,7 @@ IDLE_STOP_SECONDS = 1
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together
+CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
 TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
@@ -1165,11 +1167,11 @@ MIGRATIONS = ("""
     ALTER TABLE receipt RENAME TO old_receipt;
     CREATE TABLE receipt (              -- of the newest entries with a seq: hash of field and seq
         station INTEGER NOT NULL REFERENCES station,
-        hash    INTEGER NOT NULL,
-        entry   INTEGER NOT NULL,
-        PRIMARY KEY (station, hash)
+        entry   INTEGER NOT NULL,       -- in this order, so that new ones lie together
+        hash    BLOB NOT NULL,
+        PRIMARY KEY (station, entry)
     ) STRICT, WITHOUT ROWID;
-    INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
+    INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
     CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
@@ -1217,10 +1219,9 @@ class Station:
     silence: int                # ms that it may be quiet, as its pauses have taught
 
 
-def hash_seq(field: int, seq: str) -> int:
-    """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
-    digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def hash_seq(field: int, seq: str) -> bytes:
+    """Eight bytes for what a station calls a reading: of 1,000 names no two will ever meet."""
+    return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
 
 
 class Latest(NamedTuple):
@@ -1264,7 +1265,7 @@ class Batch:
     """What one turn wants stored."""
     readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
     notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
@@ -1540,10 +1541,11 @@ class Reader:
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
             points = thin(hours, origin, width)
             return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
-        samples = self.samples(series, start, end, hours)
-        if len(samples) > limit:
-            return thin(samples, start, width)
-        return [sample.point for sample in samples]
+        if count > limit:
+            samples = self.samples(series, start, end, hours, width)
+            if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
+                return thin(samples, start, width)
+        return [sample.point for sample in self.samples(series, start, end, hours)]
 
     def hours(self, series: int, start: int, end: int) -> list[Summary]:
         """Of all hours that touch [start, end)."""
@@ -1552,15 +1554,19 @@ class Reader:
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
             (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
-        """In order of time: readings where an hour has them all, else its summary."""
+    def samples(self, series: int, start: int, end: int, hours: list[Summary],
+                width: int = 0) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary. With a width
+        those of as many ms are one: SQLite adds up 10,000 readings in a fifth of our time."""
         pruned = {hour.time: hour for hour in hours if hour.pruned}
-        readings = map(Summary._make, self.db.execute("""
-            SELECT time, 0, 1, value, value, value, 0 FROM (
+        readings = map(Summary._make, self.db.execute(f"""
+            SELECT min(time), 0, count(*), min(value), max(value),
+                max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
                 SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
                 ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
-            WHERE typeof(value) <> 'text' ORDER BY time, entry""",
-            (series, start, end, MAX_SCAN)))
+            WHERE typeof(value) <> 'text'
+            GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
+            (series, start, end, MAX_SCAN, start, width or 1, not width)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
@@ -1731,6 +1737,7 @@ class Database:
     def load(self) -> None:
         """Take stations and series as the file has them; nothing is on its way to it."""
         self.batch = Batch()
+        self.known_seqs: dict[int, set[bytes]] = {}     # of the stations that sent last
         self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
@@ -1871,15 +1878,31 @@ class Writer(Database):
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
-            receipt = (station.id, hash_seq(reading.field, reading.seq))
-            entry: int | None = self.batch.receipts.get(receipt) or ask(
-                self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
-            if entry is not None:
+            seq = hash_seq(reading.field, reading.seq)
+            if (entry := self.find_receipt(station.id, seq)) is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
                 return entry
-            self.batch.receipts[receipt] = station.last_entry + 1
+            self.batch.receipts[station.id, seq] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
+
+    def find_receipt(self, station: int, seq: bytes) -> int | None:
+        """The entry of the reading that came with this hash before. Nearly all are new: the file
+        is asked only for a hash that it has."""
+        entry = self.batch.receipts.get((station, seq))
+        if entry is None and seq in self.find_seqs(station):
+            entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
+                        (station, seq))
+        return entry
+
+    def find_seqs(self, station: int) -> set[bytes]:
+        """The hashes that the file has of a station."""
+        if (known := self.known_seqs.get(station)) is None:
+            if len(self.known_seqs) >= RECEIPT_STATIONS:
+                self.known_seqs.clear()
+            known = self.known_seqs[station] = {hash for hash, in self.db.execute(
+                "SELECT hash FROM receipt WHERE station = ?", (station,))}
+        return known
 
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
@@ -1923,11 +1946,14 @@ class Writer(Database):
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        receipts = [(*receipt, entry) for receipt, entry in batch.receipts.items()]
+        receipts = [(station, entry, seq) for (station, seq), entry in batch.receipts.items()]
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
-        self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
-            (station, entry - RECEIPTS) for station, hash, entry in receipts
-            if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for sender, seq in batch.receipts:
+            self.find_seqs(sender).add(seq)
+            if len(self.known_seqs[sender]) > 2 * RECEIPTS:
+                self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
+                                (sender, self.stations[sender].last_entry - RECEIPTS))
+                del self.known_seqs[sender]
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
@@ -5163,6 +5189,7 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
+        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
@@ -5261,6 +5288,15 @@ def watch_file(server: Server) -> None:
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
+def watch_clock(server: Server) -> None:
+    """Say it once when the clock was set: what was stored before may be of another time."""
+    lead, before = server.clock() - server.monotonic(), server.clock_lead
+    server.clock_lead = lead
+    if abs(lead - before) > CLOCK_STEP:
+        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
+            "readings before that keep their times")
+
+
 def notify(state: str) -> None:
     """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
     if address := os.environ.get("NOTIFY_SOCKET"):
@@ -5288,7 +5324,8 @@ def look_ahead(server: Server) -> Iterator[None]:
 # Every so many s. What takes longer than STEP_SECONDS comes in steps.
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (15, keep_listeners), (10, watch_file), (10, watch_space),
+    (1, close_expired), (1, tell_news), (1, watch_clock), (15, keep_listeners), (10, watch_file),
+    (10, watch_space),
     (watchdog_seconds(), feed_watchdog))
 LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
