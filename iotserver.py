@@ -2,7 +2,7 @@
 """iotserver: a household's own ThingSpeak in one file. Python's standard library, nothing else.
 
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
-what it is inside and outside and whether to open the windows.
+what it is inside and outside and whether to open the windows, and when.
 
 MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
 the firmware of the stations and the guide are in the repository that it comes from: iotserver.
@@ -25,6 +25,8 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+    forecast  when outside gets cooler or warmer than inside, with an interval
+    outcome   what became of a forecast
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -2959,6 +2961,8 @@ svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: 
 svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
 path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.outside path { stroke-width: 2.6 }
+figcaption .outside { text-decoration-thickness: 5px }
 g.second path { stroke-dasharray: 6 3 }
 g.third path { stroke-dasharray: 2 3 }
 g.expected path { stroke-dasharray: 5 4 }
@@ -5891,37 +5895,38 @@ class Outlook:
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
         if quarter == before or self.server.controls:
             return
+        known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
+        self.at = quarter
         yield from self.server.board.look()
-        self.at, rooms = quarter, rank_rooms(self.server.board.current)
-        known, self.forecasters = self.forecasters if before < quarter else {}, {}
-        for room, _ in rooms[:MAX_FORECASTS]:
+        for room, _ in rank_rooms(self.server.board.current)[:MAX_FORECASTS]:
             if room.series is not None and room.outside and room.outside.series is not None:
                 pair = room.series, room.outside.series
-                yield from self.work_out(pair, quarter, known.get(pair), before)
+                yield from self.work_out(pair, known.get(pair), before + QUARTER, quarter)
 
-    def work_out(self, pair: tuple[int, int], quarter: int, known: Forecaster | None, before: int
+    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int, now: int
                  ) -> Iterator[None]:
-        """Go on from what was known at the quarter before, or else from the newest outcome."""
-        reader, writer, oldest = self.server.reader, self.server.writer, (
-            quarter - LEARNED_DAYS * DAY)
-        forecaster = self.forecasters[pair] = Forecaster(
-            known.outcomes if known else reader.outcomes(*pair, oldest, quarter))
-        start = oldest
+        """From start on with what was known; else from the newest outcome, or what can be."""
+        reader, oldest = self.server.reader, now - LEARNED_DAYS * DAY
+        forecaster = Forecaster(
+            known.outcomes if known else reader.outcomes(*pair, oldest, now))
         if known:
-            forecaster.asked, start = known.asked, max(oldest, before + QUARTER)
-        elif forecaster.outcomes:
-            start = forecaster.outcomes[-1].asked + HOUR
+            forecaster.asked = known.asked
+        else:
+            start = forecaster.outcomes[-1].asked + HOUR if forecaster.outcomes else oldest
         latest, outcomes = None, []
-        for _, forecast, outcome in foresee(
-                forecaster, functools.partial(reader.quarters, pair), start, quarter):
+        for _, forecast, outcome in foresee(forecaster, functools.partial(reader.quarters, pair),
+                                            max(start, oldest), now):
             latest = forecast
             outcomes += [outcome] if outcome else []
             yield
+            if self.at != now:
+                return                          # history has changed meanwhile: all begins anew
+        self.forecasters[pair] = forecaster
         self.server.board.forecasts[pair] = latest
         self.server.board.touched.add(pair[0])
         self.server.turn.end()                  # a failure must not lose what it has not stored
         if outcomes:
-            writer.keep_outcomes(*pair, outcomes, oldest)
+            self.server.writer.keep_outcomes(*pair, outcomes, oldest)
 
 
 class Control(asyncio.Protocol):
@@ -7475,12 +7480,11 @@ class DemoHouse:
 def fill_demo(writer: Writer, now: int) -> DemoHouse:
     """Two stations and a year of their readings. Now is midsummer."""
     house = DemoHouse(now - 365 * DAY, now)
-    times = range(now - 365 * DAY, now, DEMO_STEP)
-    for (name, mac), values in zip(DEMO_STATIONS, zip(*map(house.advance, times), strict=True),
-                                   strict=True):
+    for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-        writer.import_rows([(ms, name, mac, 1, value, None)
-                            for ms, value in zip(times, values, strict=True)], now)
+    writer.import_rows(((ms, name, mac, 1, value, None)
+                        for ms in range(house.at, now, DEMO_STEP) for (name, mac), value
+                        in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
     return house
 
 

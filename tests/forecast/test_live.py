@@ -368,6 +368,22 @@ def test_what_changes_history_has_it_learned_anew(house, weather, change):
     after = outcomes(house)
     assert len(after) > 100
     assert (after == before) == (change == "remove")
+    forecaster, = house.server.outlook.forecasters.values()     # it has not learned them twice
+    assert [row[2:] for row in after] == [*map(tuple, forecaster.outcomes)]
+
+
+def test_what_changes_meanwhile_has_all_begin_anew(open_house):
+    house = open_house()
+    work = house.server.outlook.renew()
+    for _ in range(1500):
+        next(work)
+    house.writer.import_rows([(EVENING - 30 * DAY, "inside", "mac-0", 1, 20.0, None)], EVENING)
+    house.server.outlook.at = 0                                 # as any command does
+    assert [*work] or outcomes(house) == []
+    assert (outcomes(house), told(house)) == ([], None)
+    renew(house)
+    assert told(house)
+    assert len(outcomes(house)) > 100
 
 
 def test_late_readings_count_from_the_next_quarter_on(house, weather):
@@ -402,12 +418,26 @@ def test_another_outside_station_has_a_forecast_of_its_own(house, weather):
 
 
 def test_pruned_hours_still_tell(house):
-    before = told(house)
-    while house.writer.prune_step(EVENING - 4 * DAY):
+    before, = house.server.board.forecasts.values()
+    while house.writer.prune_step(EVENING - DAY):
         pass
     house.server.outlook.at = 0
     renew(house)
-    assert abs(told(house)["at"] - before["at"]) < 20 * MINUTE
+    after, = house.server.board.forecasts.values()
+    assert after.days == before.days > 7
+    assert abs(after.at - before.at) < 30 * MINUTE
+
+
+def test_of_each_quarter_the_last_three_readings_are_read(house):
+    station, end = house.writer.find("inside"), EVENING + QUARTER
+    for ms, value in ((EVENING, 1), (EVENING + 1, 2), (EVENING + 2, 3), (end - 1, 85), (end, 5),
+                      (end, 6), (end + 1, 7)):
+        house.writer.add_entry(station, ms, {7: value, 8: str(value)}, EVENING)
+    house.server.turn.end()
+    series = house.reader.series(station.id)
+    assert house.reader.quarters([series[7], series[8], 99], end) == [[85, 5, 6], [], []]
+    assert house.reader.quarters([series[7]], end + QUARTER) == [[7]]
+    assert house.reader.quarters([series[7]], EVENING) == [[1]]
 
 
 def test_old_outcomes_are_pruned(house):
@@ -496,5 +526,6 @@ def test_updates_are_served_while_all_is_worked_out(template, tmp_path, weather)
         assert len(meanwhile) > 200
         slowest, slow = (sorted(took)[len(took) * 99 // 100] for took in (meanwhile, usual))
         assert slowest < max(0.1, 3 * slow)
+        assert max(meanwhile) < 2                       # all at once it takes twice as long
     finally:
         house.check_end()

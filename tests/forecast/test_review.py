@@ -94,6 +94,19 @@ def test_no_row_depends_on_the_start(whole, database):
                     if stamp(MIDDLE + 2 * HOUR) <= row["time"] < stamp(LAST - 2 * DAY)]
 
 
+def test_a_verdict_that_lasts_does_not_depend_on_the_start_either(tmp_path):
+    """A room that was comfortable once, and stays within the margin for days."""
+    with contextlib.closing(House(tmp_path / "iot.db", ("inside", "inside"),
+                                  ("outside", "outside"))) as house:
+        house.writer.import_rows([
+            (ms, name, mac, 1, 18.0 if name == "outside" else 21.0 if ms < FIRST + 10 * HOUR
+             else 23.0, None) for ms in range(FIRST, FIRST + 4 * DAY, 10 * MINUTE)
+            for name, mac in (("inside", "mac-0"), ("outside", "mac-1"))], LAST)
+    states = [[row["state"] for row in review(tmp_path / "iot.db", *between(
+        FIRST + hours * HOUR, FIRST + 73 * HOUR))[0]] for hours in (0, 60)]
+    assert states[0][60:] == states[1] == ["comfortable"] * 12 + ["open"]   # it reaches back 40 h
+
+
 def test_no_row_depends_on_what_comes_later(whole, tmp_path, weather, monkeypatch):
     """The readings end there, or all that follows is nonsense; a copy that peeks is found out."""
     now = MIDDLE + 15 * HOUR
