@@ -7208,7 +7208,7 @@ def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row
         else:
             raise ValueError("neither our CSV, nor ThingSpeak's or Ecowitt's, nor an SQLite file; "
                              f"our first line is {','.join(Row._fields)}")
-    except (ValueError, csv.Error, Refused) as error:
+    except (ValueError, OverflowError, csv.Error, Refused) as error:
         raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
                          "stored; importing again does not double it") from None
     finally:
@@ -7254,7 +7254,9 @@ def find_columns(header: list[str]) -> list[Column | None]:
 
 def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
                  station: Station | None) -> Iterator[Row]:
-    """What a console has measured at an instant, inside and outside."""
+    """What a console has measured at an instant, inside and outside. Raises ValueError."""
+    if not 0 <= ms < LATEST_TIME:
+        raise ValueError("before 1970 or after 2099")
     if station is None:
         raise Usage("what comes from a console needs --station NAME: whose readings these are")
     for column, cell in zip(columns, cells, strict=True):
@@ -7274,7 +7276,7 @@ def read_archive(db: sqlite3.Connection, station: Station | None) -> Iterator[Ro
             "ORDER BY dateTime"):
         if (units := SYSTEMS.get(system)) is None:
             raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
-        yield from console_rows(seconds * 1000, [
+        yield from console_rows(int(seconds) * 1000, [
             (place, field, units.get(unit, unit)) for place, field, unit, *_ in sensors],
             cells, station)
 

@@ -80,7 +80,9 @@ def test_its_other_rooms_are_those_that_report_later(garden, bring, serve):
 
 @pytest.mark.parametrize(("old", "new", "said"), [
     ("Solar Rad(w/m2)", "Solar Rad(lux)", "lux"), ("22.8", "warm", "line 2"),
-    ("2024-09-18 14:25", "18.9.2024", "line 2"), (",23.2,54,", ",54,", "line 2")])
+    ("2024-09-18 14:25", "18.9.2024", "line 2"), (",23.2,54,", ",54,", "line 2"),
+    ("2024-09-18", "0001-01-01", "line 2"), ("2024-09-18", "1969-01-01", "before 1970"),
+    ("2024-09-18", "9999-12-31", "after 2099")])
 def test_what_is_odd_is_told_with_its_line(garden, bring, old, new, said):
     bring(METRIC.replace(old, new, 1), status=1, stderr=said)
     assert rows_of(garden) == []
@@ -91,11 +93,11 @@ def test_a_console_has_to_be_named(garden, run, tmp_path):
     run("--import", "history.csv", status=2, stderr="--station")
 
 
-def make_archive(path, columns="outTemp REAL, inTemp REAL", rows=((1, 68, 70),)):
+def make_archive(path, columns="outTemp REAL, inTemp REAL", rows=((1, 68, 70),), start=AT // 1000):
     with contextlib.closing(sqlite3.connect(path)) as db, db:
-        db.execute(f"CREATE TABLE archive (dateTime INTEGER, usUnits INTEGER, {columns})")
-        db.executemany("INSERT INTO archive VALUES (?, ?, ?, ?)",
-                       [(AT // 1000 + 60 * n, *row) for n, row in enumerate(rows)])
+        db.execute(f"CREATE TABLE archive (dateTime, usUnits INTEGER, {columns})")
+        db.executemany("INSERT INTO archive VALUES (?, ?, ?, ?)", [
+            (start + 60 * n if n else start, *row) for n, row in enumerate(rows)])
 
 
 def test_an_archive_may_change_its_units_and_have_holes(garden, run, tmp_path):
@@ -119,6 +121,13 @@ def test_an_archive_comes_through_a_pipe_too(garden, run, tmp_path):
 def test_an_odd_archive_is_refused(garden, run, tmp_path, columns, rows, said):
     make_archive(tmp_path / "w.sdb", columns, rows)
     run("--import", "w.sdb", "--station", "garden", status=1, stderr=said)
+    assert rows_of(garden) == []
+
+
+@pytest.mark.parametrize("start", [-1, 2 ** 40, 2 ** 62, "soon", None])
+def test_an_archive_of_a_wrong_clock_is_refused(garden, run, tmp_path, start):
+    make_archive(tmp_path / "w.sdb", start=start)
+    run("--import", "w.sdb", "--station", "garden", status=1, stderr="w.sdb")
     assert rows_of(garden) == []
 
 
