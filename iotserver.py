@@ -27,6 +27,7 @@ Vocabulary
     verdict   open, close, comfortable or unknown, with the reason
     forecast  when outside gets cooler or warmer than inside, with an interval
     outcome   what became of a forecast
+    courier   the process that carries messages; the server itself never connects to anything
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -45,8 +46,9 @@ Usage
     python3 iotserver.py --help        all the rest
 
 Refused, to stay what it is
-    a second thread, a second writing process, a dependency, a configuration file, user accounts,
-    dashboards to assemble, plug-ins, and a reading acknowledged before it is on the disk
+    a second thread in the server, a second writing process, a dependency, a configuration file,
+    user accounts, dashboards to assemble, plug-ins, and a reading acknowledged before it is on the
+    disk
 """
 # ------------------------------------------------------------------------------------------------
 # 2. Imports, version, limits
@@ -334,7 +336,7 @@ class Destination(NamedTuple):
 
 REST = {                        # what may stand behind the host, in words and as a pattern
     "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
-    "json": ("a path", r"(/[^\x7f]*)?"),
+    "json": ("a path", r"([/?].*)?"),
     "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
 
 
@@ -2440,14 +2442,14 @@ class Writer(Updates):
     """All that changes the file: updates, and commands, each so short that a server can carry it
     out between two updates."""
 
-    def tell(self, destination: str, now: int, *told: tuple[int, str, str]) -> None:
-        """Note who was told what: (station, topic, state). Without destination: what is true."""
+    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """Note who was told what, and when; without destination what is true, since when."""
         with self.transaction() as db:
-            for station, topic, state in told:
+            for station, topic, state, ms in rows:
                 if station in self.stations:
                     db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
-                               (destination, station, topic, state, now))
-                    self.told[destination][station, topic] = state, now
+                               (destination, station, topic, state, ms))
+                    self.told[destination][station, topic] = state, ms
 
     def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
                       ) -> None:
@@ -6014,9 +6016,9 @@ class Post:
         clock = next(iter(parse_clocks(plan, 1)), None)
         rooms = {room["station"]: room for room in verdict_document(
             self.server.board.places(), now, self.units)["verdicts"]}
-        for since, (station, topic, state) in self.look(stations, rooms, clock, now):
-            if state != told[""].get((station, topic), ("", 0))[0]:
-                self.server.writer.tell("", since, (station, topic, state))
+        if changes := [row for row in self.look(stations, rooms, clock, now)
+                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
+            self.server.writer.tell("", changes)
         self.report(destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
                   if (true := told[""].get((station.id, topic)))
@@ -6027,32 +6029,33 @@ class Post:
                 for id in destinations}
 
     def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
-             ) -> Iterator[tuple[int, Told]]:
-        """What is true of each station, and since when."""
+             ) -> Iterator[tuple[int, str, str, int]]:
+        """What is true of each station, and since when: rows of the table told."""
         places = {place.name: place for place in self.server.board.places()}
         for station in stations:
             kind, since, verdict = "", now, places[station.name].verdict
             if verdict:
                 kind = choose_kind(verdict, places[station.name].is_cold)
                 since = verdict.since if kind == verdict.state and verdict.since else now
-            yield since, (station.id, "verdict", kind)
+            yield station.id, "verdict", kind, since
             yield from self.listen(station, station.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
                 is_worth = is_worth_a_plan(rooms.get(station.name, {}), self.settings.comfort)
-                yield at, (station.id, "plan", day if is_worth else "")
+                yield station.id, "plan", day if is_worth else "", at
 
-    def listen(self, station: Station, heard: int, now: int) -> Iterator[tuple[int, Told]]:
+    def listen(self, station: Station, heard: int, now: int
+               ) -> Iterator[tuple[int, str, str, int]]:
         """Whether a station is silent, by the time that this server itself was there."""
         state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
         quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
         if state == "silent" and (heard != before or heard > since):
-            yield heard, (station.id, "silence", "back")
+            yield station.id, "silence", "back", heard
         elif heard and quiet >= max(SILENCE_TOLD, station.silence):
-            yield now, (station.id, "silence", "silent")
+            yield station.id, "silence", "silent", now
 
     def compose(self, station: Station, topic: str, state: str, since: int,
                 rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
@@ -6071,7 +6074,7 @@ class Post:
         self.counts["sent"] += len(told)
         self.counts["failed"] += bool(failure)
         if told:
-            self.server.writer.tell(id, self.server.now(), *told)
+            self.server.writer.tell(id, [(*row, self.server.now()) for row in told])
         since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
         if failure:
             self.failing[id] = name, since, failure
@@ -6417,32 +6420,31 @@ def make_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(NoRedirect, secure)
 
 
-def post_json(to: Destination, path: str, document: dict[str, Any],
-              authorization: str | None) -> str:
-    """The answer's text."""
-    request = urllib.request.Request(
-        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
-        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
-         **({"Authorization": authorization} if authorization else {})})
-    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
-        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
-
-
 def as_basic(to: Destination) -> str | None:
     """The header Authorization, if the URL has a user."""
     return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
         to.login) else None
 
 
+def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
+    """The answer's status and text. tk_... is a token of ntfy's."""
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
+        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
+    is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
+    if login := f"Bearer {to.login[0]}" if is_token else as_basic(to):
+        request.add_header("Authorization", login)
+    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
+        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
+
+
 def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
     """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
-    user, _ = to.login
     document = {
         "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
         "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
         "sequence_id": message["line"], "click": message["link"], "delay": message.get("delay")}
-    return post_json(to, "/", {name: value for name, value in document.items() if value},
-                     f"Bearer {user}" if user.startswith("tk_") else as_basic(to))
+    return post_json(to, "/", {name: value for name, value in document.items() if value})
 
 
 def send_json(to: Destination, message: dict[str, Any]) -> str:
@@ -6450,7 +6452,7 @@ def send_json(to: Destination, message: dict[str, Any]) -> str:
     shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
     text = message["message"]
     return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
-                     {**shown, "text": text, "content": text[:2000], "body": text}, as_basic(to))
+                     {**shown, "text": text, "content": text[:2000], "body": text})
 
 
 def send_mail(to: Destination, message: dict[str, Any]) -> str:
@@ -6497,12 +6499,8 @@ def send(to: Destination, message: dict[str, Any]) -> str:
             words = error.read1(MAX_WORDS).decode(errors="replace")
         raise Undelivered(f"it answers {error.code}", hide(to, words),
                           parse_pause(error.headers.get("Retry-After", ""))) from None
-    except smtplib.SMTPResponseException as error:
-        words = error.smtp_error if isinstance(error.smtp_error, str) else error.smtp_error.decode(
-            errors="replace")
-        raise Undelivered(f"it answers {error.smtp_code}", hide(to, words)) from None
     except Exception as error:          # whatever it does, the others are served
-        said = getattr(error, "reason", error)
+        said = error.reason if isinstance(error, urllib.error.URLError) else error
         raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
 
 
@@ -6566,14 +6564,13 @@ def gather(kind: str, messages: list[dict[str, Any]]
            ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
     """Messages as they go out: of several rooms that change at once one names them all. Not with
     ntfy, where each room has a line on the phone that changes in place."""
-    def key(message: dict[str, Any]) -> str:
-        return str(message["id"] if kind == "ntfy" else message["kind"])
+    key = operator.itemgetter("id" if kind == "ntfy" else "kind")
     for _, group in itertools.groupby(sorted(messages, key=key), key):
-        first, *others = group
-        parts = ("title", "message", "station")
-        yield ([m["told"] for m in (first, *others) if m["told"]],
-               {**first, **{part: "; ".join(m[part] for m in (first, *others)) for part in parts}}
-               if others else first)
+        all_of_them = list(group)
+        yield ([message["told"] for message in all_of_them if message["told"]],
+               {**all_of_them[0], **{
+                   part: "; ".join(message[part] or "" for message in all_of_them) or None
+                   for part in ("title", "message", "station")}})
 
 
 class Messenger(Errand):
@@ -6590,7 +6587,8 @@ class Messenger(Errand):
                                 self.settings.notify_plan)
         for carrier in ready:
             if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
-                carrier.start([{**message, "link": self.settings.link} for message in messages])
+                carrier.start([{**message, "link": self.settings.link or None}
+                               for message in messages])
         return 1
 
     def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
@@ -6601,8 +6599,8 @@ class Messenger(Errand):
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:
                 delay += last_at(quiet[1], then + DAY) - then
-            house = hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
-            yield {"kind": "alive", "id": f"alive-{house}", "line": f"alive-{house}", "told": None,
+            house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+            yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
                    "title": "No word from iotserver", "delay": f"{delay // 1000}s",
                    "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
                               "line or the machine may be cut off."}
@@ -6789,7 +6787,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     for carrier in carriers:
         carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
                         "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
-                        "time": format_time(now_ms()), "link": args.link}])
+                        "time": format_time(now_ms()), "link": args.link or None}])
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
     for carrier in carriers:
         cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
@@ -7580,7 +7578,8 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
     announce(server)
-    keep_courier(server)
+    with contextlib.suppress(OSError):          # it is tried again
+        keep_courier(server)
     notify("READY=1")
     works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
     stop = asyncio.create_task(stopped.wait())

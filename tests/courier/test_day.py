@@ -9,9 +9,9 @@ import pytest
 WEEKS = Path(__file__).parents[1] / "data/falkensee_two_weeks.csv"
 BERLIN = ZoneInfo("Europe/Berlin")
 
-# Two hot days of August 2018 near Berlin, with quiet hours from half past ten to seven. In the first
-# night it gets cooler outside at 23:19 only, which is told in the morning. On both evenings outside
-# and inside hover around each other: it is warmer outside again for some half an hour.
+# Two hot days of August 2018 near Berlin, with quiet hours from half past ten to seven. In the
+# first night it gets cooler outside at 23:19 only, which is told in the morning. On both evenings
+# outside and inside hover around each other: it is warmer outside again for some half an hour.
 TWO_HOT_DAYS = """
 08 07:01 open   Open the windows: it is 2.7 °C cooler outside
 08 08:28 close  Keep the windows closed: it is 0.5 °C warmer outside
