@@ -1918,9 +1918,11 @@ class Writer(Database):
             self.forward_again()
 
     def forward_again(self) -> None:
-        """The engine has lost something: it gets all there is."""
+        """It gets all there is, from the first hour of each series on."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO unsent SELECT id, 0, 0 FROM series")
+            db.execute("""
+                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
         self.load()
 
     def forwarded(self, ticket: int) -> None:

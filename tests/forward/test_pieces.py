@@ -112,6 +112,30 @@ def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, 
     assert problems_of(server.path) == []
 
 
+def test_what_is_late_while_its_time_is_on_its_way_comes_after(server):
+    for i in range(5):
+        put(server, INSIDE, NOON + i * 1000, float(i))
+    engine = Memory(server)
+    engine.take()
+    put(server, INSIDE, NOON + 1500, 1.5)
+    put(server, INSIDE, NOON - 1500, -1.5)
+    put(server, INSIDE, NOON + 9000, 9.0)
+    engine.say()
+    assert engine.drain() == stored(server)
+
+
+def test_who_was_overtaken_says_nothing(server):
+    for i in range(5):
+        put(server, INSIDE, NOON + i * 1000, float(i))
+    first, second = Memory(server), Memory(server)
+    first.take()
+    second.take()
+    first.say()
+    assert finish(server.reader.count_unsent()) == 5
+    second.say()
+    assert finish(server.reader.count_unsent()) == 0
+
+
 def test_the_oldest_go_first_and_each_once(server, small_pieces):
     for minute in range(40):
         put(server, (INSIDE, OUTSIDE)[minute % 2], NOON - DAY + minute * 60_000, 20.0 + minute)
