@@ -155,6 +155,7 @@ FORWARD_SECONDS = 0.5           # between two looks for readings that are to be 
 FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
 GZIP_BYTES = 1000               # a longer body is compressed
 LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
+SETTLE_SECONDS = 30             # an engine that crashes may lose the last 5: these come again
 SAMPLES = 20                    # readings that an engine is asked for
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
@@ -1975,28 +1976,28 @@ class Reader(Overview):
             SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
             FROM series""", (before,)))
 
-    def unsent(self, limit: int) -> Iterator[Piece]:
-        """What is to be forwarded next, the oldest first."""
-        for series, ms, entry, *names in self.db.execute("""
-                SELECT unsent.*, name, role, field, label FROM unsent
-                JOIN series ON series.id = series JOIN station ON station.id = station
-                ORDER BY time LIMIT ?""", (STEP_ENTRIES,)).fetchall():
-            if limit > 0:
-                rows = read_readings(self.db, series, (ms, entry), limit=limit)
-                limit -= len(rows)
-                behind = (rows[-1][0], rows[-1][1] + 1) if rows else (ms, entry)
+    def pieces(self, places: Iterable[tuple[int, tuple[int, int]]], limit: int
+               ) -> Iterator[Piece]:
+        """Readings of series from a place on, of all together so many and one piece more."""
+        for series, place in places:
+            rows = read_readings(self.db, series, place, limit=limit) if limit > 0 else []
+            limit -= len(rows)
+            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
+            for names in self.db.execute("""
+                    SELECT name, role, field, label FROM series JOIN station
+                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
                 yield Piece._make((series, behind, *names, [
                     (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
 
-    def count_unsent(self) -> Generator[None, None, int]:
-        """Readings that are to be forwarded, in steps."""
+    def count_from(self, places: Mapping[int, tuple[int, int]]) -> Generator[None, None, int]:
+        """Readings of series from a place on, in steps."""
         total = 0
-        for series, ms, entry in self.db.execute("SELECT * FROM unsent").fetchall():
+        for series, place in tuple(places.items()):
             total += ask(self.db, """
                 SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
                         AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
                     + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
-                (series, ms, entry, max(ms // HOUR, 0)))
+                (series, *place, place[0] // HOUR))
             yield
         return int(total)
 
@@ -2119,10 +2120,13 @@ class Database:
         engine: tuple[str | None, int] = (
             self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
         self.engine, self.asked = engine
-        self.unsent: dict[int, tuple[int, int]] = {
+        self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.pending = dict(self.unsent)    # the same as it is: that of the file comes after it
         self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
         self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.reached: dict[int, tuple[int, int]] = {}   # what the engine has had since it was
+        self.settled: dict[int, tuple[int, int]] = {}   # settled, and what it had by then
         self.ticket = secrets.randbits(32)              # of what is on its way
         self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
             collections.defaultdict(dict))
@@ -2392,8 +2396,12 @@ class Updates(Database):
             if place < self.unsent.get(series, (LATEST_TIME, 0)):
                 self.unsent[series] = place
                 marks.append((series, *place))
+            self.pending[series] = min(place, self.pending.get(series, place))
             if place < self.sending.get(series, (0, 0)):
                 self.late[series] = min(place, self.late.get(series, place))
+            for had in (self.reached, self.settled):
+                if place < had.get(series, (0, 0)):
+                    had[series] = place
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
 
     def forward_to(self, engine: str | None, now: int) -> None:
@@ -2417,25 +2425,43 @@ class Updates(Database):
             self.forward_again()
 
     def forward_again(self) -> None:
-        """The engine has lost something: it gets all there is."""
+        """It gets all there is, from the first hour of each series on."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO unsent SELECT id, 0, 0 FROM series")
+            db.execute("""
+                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
         self.load()
 
     def forwarded(self, ticket: int) -> None:
         """The engine has what was taken last; what came late meanwhile is still to be sent."""
         if ticket != self.ticket:
             return
-        with self.transaction(places=len(self.sending)) as db:
-            for series, sent in self.sending.items():
-                place = self.unsent[series] = min(sent, self.late.get(series, sent))
+        for series, sent in self.sending.items():
+            place = self.reached[series] = min(sent, self.late.get(series, sent))
+            if read_readings(self.db, series, place, limit=1):
+                self.pending[series] = place
+            else:
+                self.pending.pop(series, None)
+        self.sending, self.late = {}, {}
+
+    def settle(self) -> None:
+        """Note in the file what the engine has had since the last time but one: it may lose what
+        came in the seconds before a crash."""
+        with self.transaction(places=len(self.settled)) as db:
+            for series, place in self.settled.items():
                 if read_readings(db, series, place, limit=1):
+                    self.unsent[series] = place
                     db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
                                (*place, series))
                 else:
+                    self.unsent.pop(series, None)
                     db.execute("DELETE FROM unsent WHERE series = ?", (series,))
-                    del self.unsent[series]
-        self.sending, self.late = {}, {}
+        self.settled, self.reached = self.reached, {}
+
+    def look_back(self) -> None:
+        """The engine was away: it gets again what is not settled."""
+        self.pending = dict(self.unsent)
+        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
 
 
 class Writer(Updates):
@@ -4213,7 +4239,7 @@ def render_sample(name: str, labels: dict[str, str], value: float) -> str:
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
     yield from server.board.look()
-    lag = yield from server.reader.count_unsent()
+    lag = yield from server.reader.count_from(server.writer.pending)
     lines: list[str] = []
     for name, samples in sample_metrics(server, lag):
         yield
@@ -6004,6 +6030,7 @@ class Post:
         self.server, self.settings = server, server.settings
         self.units = server.settings.units.replace("auto", "CF")
         self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
+        self.settles = 0.0              # when the writer next notes what an engine has
         self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
@@ -6095,10 +6122,14 @@ def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
     """What an engine is to get next, a number for that, and whether it is all there is."""
     writer = server.writer
     writer.forward_to(engine, server.now())
-    pieces = [*server.reader.unsent(FORWARD_ROWS)]
+    if server.monotonic() >= server.post.settles:
+        server.post.settles = server.monotonic() + SETTLE_SECONDS
+        writer.settle()
+    places = heapq.nsmallest(STEP_ENTRIES, writer.pending.items(), key=operator.itemgetter(1))
+    pieces = [*server.reader.pieces(places, FORWARD_ROWS)]
     writer.sending, writer.late = {piece.series: piece.behind for piece in pieces}, {}
     writer.ticket += 1
-    return writer.ticket, (len(pieces) < STEP_ENTRIES and sum(
+    return writer.ticket, (len(places) < STEP_ENTRIES and sum(
         len(piece.points) for piece in pieces) < FORWARD_ROWS), pieces
 
 
@@ -6106,6 +6137,7 @@ COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and wha
     "take_unsent": take_unsent,
     "forwarded": lambda server, ticket: server.writer.forwarded(ticket),
     "forward_again": lambda server: server.writer.forward_again(),
+    "look_back": lambda server: server.writer.look_back(),
     "collect": lambda server, *wishes: server.post.collect(*wishes),
     "note": lambda server, *outcome: server.post.note(*outcome),
 }
@@ -6645,6 +6677,7 @@ class Forwarder(Errand):
             self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
         except Undelivered as error:
             self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
+            server.look_back()
             pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
             return pause
         if pieces:

@@ -32,18 +32,36 @@ def stored(server):
     return dict(found)
 
 
+def lag(server):
+    return finish(server.reader.count_from(server.writer.pending))
+
+
 class Memory:
     """An engine that keeps points in memory, and a courier to it."""
 
     def __init__(self, server, name=ENGINE):
         self.server, self.name, self.ticket = server, name, None
         self.points = collections.defaultdict(dict)
-        self.taken = 0
+        self.taken, self.recent = 0, []
+
+    def crash(self):
+        """What came in the last 25 s is lost; the courier has found it away."""
+        now = self.server.time
+        for at, place, ms, before in reversed(self.recent):
+            if now - at < 25:
+                self.points[place][ms] = before
+                if before is None:
+                    del self.points[place][ms]
+        self.recent.clear()
+        self.server.writer.look_back()
 
     def take(self):
         self.ticket, _, pieces = iot.take_unsent(self.server.server, self.name)
         for piece in pieces:
-            self.points[piece.station, piece.field] |= dict(piece.points)
+            place = piece.station, piece.field
+            for ms, value in piece.points:
+                self.recent.append((self.server.time, place, ms, self.points[place].get(ms)))
+                self.points[place][ms] = value
             self.taken += len(piece.points)
         return bool(pieces)
 
@@ -76,7 +94,8 @@ STEPS = some.lists(some.one_of(
     some.tuples(some.just("put"), some.sampled_from([INSIDE, OUTSIDE]),
                 some.integers(-3 * DAY, 0), some.integers(1, 3)),
     some.tuples(some.just("import"), some.integers(-9 * DAY, 0), some.integers(1, 20)),
-    some.sampled_from([("take",), ("say",), ("take",), ("say",), ("reload",), ("reopen",)]),
+    some.sampled_from([("take",), ("say",), ("take",), ("say",), ("reload",), ("reopen",),
+                       ("settle",), ("settle",), ("crash",)]),
     some.tuples(some.just("label"), some.sampled_from(["x", "y"]))), max_size=60)
 
 
@@ -104,12 +123,41 @@ def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, 
             server.writer.label("inside", 1, more[0])
         elif kind == "reopen":
             engine.ticket = None        # a courier that was killed knows nothing of its pieces
+        elif kind == "settle":
+            server.time += iot.SETTLE_SECONDS
+            engine.take()
+        elif kind == "crash":
+            engine.crash()
         else:
             server.writer.load()
     wanted = stored(server)
     assert engine.drain() == wanted
-    assert finish(server.reader.count_unsent()) == 0
+    assert lag(server) == 0
     assert problems_of(server.path) == []
+
+
+def test_what_is_late_while_its_time_is_on_its_way_comes_after(server):
+    for i in range(5):
+        put(server, INSIDE, NOON + i * 1000, float(i))
+    engine = Memory(server)
+    engine.take()
+    put(server, INSIDE, NOON + 1500, 1.5)
+    put(server, INSIDE, NOON - 1500, -1.5)
+    put(server, INSIDE, NOON + 9000, 9.0)
+    engine.say()
+    assert engine.drain() == stored(server)
+
+
+def test_who_was_overtaken_says_nothing(server):
+    for i in range(5):
+        put(server, INSIDE, NOON + i * 1000, float(i))
+    first, second = Memory(server), Memory(server)
+    first.take()
+    second.take()
+    first.say()
+    assert lag(server) == 5
+    second.say()
+    assert lag(server) == 0
 
 
 def test_the_oldest_go_first_and_each_once(server, small_pieces):
@@ -138,7 +186,7 @@ def test_texts_stay_and_hold_nothing_up(server, small_pieces):
 def test_what_is_not_forwarded_costs_nothing(server):
     put(server, INSIDE, NOON, 1.0)
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
 
 
 def test_while_an_engine_is_away_what_it_lacks_is_one_row_a_series(server):
@@ -146,7 +194,21 @@ def test_while_an_engine_is_away_what_it_lacks_is_one_row_a_series(server):
     for minute in range(2000):
         put(server, INSIDE, NOON + minute * 60_000, 20.0)
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (1,)
-    assert finish(server.reader.count_unsent()) == 2000
+    assert lag(server) == 2000
+
+
+def test_what_is_settled_is_forgotten(server):
+    engine = Memory(server)
+    for _ in range(4):
+        put(server, INSIDE, NOON, 1.0)
+        engine.drain()
+        server.time += iot.SETTLE_SECONDS
+    assert {*server.writer.unsent.values()} == {(NOON, 0)}
+    for _ in range(3):
+        engine.drain()
+        server.time += iot.SETTLE_SECONDS
+    assert server.writer.unsent == {}
+    assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
 
 
 def test_it_is_remembered_for_a_week_for_the_same_engine(server):
@@ -177,7 +239,7 @@ def test_a_station_that_is_removed_is_not_waited_for(server):
         pass
     engine.say()
     assert engine.drain() == {("inside", 1): {NOON: 1.0}, ("outside", 1): {NOON: 2.0}}
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
 
 
 def test_prune_says_what_had_not_been_forwarded(run, database):
@@ -291,7 +353,7 @@ def test_taken(server, engine, courier, capsys):
     assert values(engine.got) == [*range(20)]
     request, = engine.requests
     assert request.path == "/write?db=iot&precision=ms"
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
     said = capsys.readouterr().err
     assert "cannot be asked" in said
     assert "it takes readings" in said
@@ -307,7 +369,7 @@ def test_refused_for_now(server, engine, courier, capsys, answer):
     engine.behave = lambda lines: answer
     assert courier.step() == 10
     assert courier.step() == 20
-    assert finish(server.reader.count_unsent()) == 20
+    assert lag(server) == 20
     assert capsys.readouterr().err.count("readings wait") == 1
     engine.behave = lambda lines: (204, "")
     assert courier.step() < 1
@@ -323,7 +385,7 @@ def test_smaller_pieces(server, engine, courier):
     engine.behave = lambda lines: (413, "") if len(lines) > 3 else (204, "")
     courier.step()
     assert values(engine.got) == [*range(20)]
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
 
 
 def test_one_bad_line_does_not_hold_up_the_rest(server, engine, courier, capsys):
@@ -333,7 +395,7 @@ def test_one_bad_line_does_not_hold_up_the_rest(server, engine, courier, capsys)
     courier.step()
     assert values(engine.got) == [n for n in range(20) if n != 7]
     assert capsys.readouterr().err.count("for good") == 1
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
 
 
 def test_the_rest_of_a_partial_write_is_there(server, engine, courier, capsys):
@@ -341,7 +403,7 @@ def test_the_rest_of_a_partial_write_is_there(server, engine, courier, capsys):
     courier.step()
     assert len(engine.requests) == 1
     assert "field type conflict" in capsys.readouterr().err
-    assert server.writer.unsent == {}
+    assert server.writer.pending == {}
 
 
 @pytest.mark.parametrize(("login", "header"), [
