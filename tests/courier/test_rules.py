@@ -247,16 +247,10 @@ def test_a_station_that_is_removed_is_told_of_no_more(household, hook):
 
 
 def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
-    document = iotserver.verdict_document
-    forecast = {"event": "cooler", "at": NOON + 8 * HOUR, "from": NOON + 7 * HOUR, "to": None,
-                "chance": 0.9}
-
-    def forecasting(*arguments):
-        found = document(*arguments)
-        for room in found["verdicts"]:
-            room["forecast"] = forecast
-        return found
-    monkeypatch.setattr(iotserver, "verdict_document", forecasting)
+    places = iotserver.Board.places
+    forecast = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, None, 0.9, 30, (), ())
+    monkeypatch.setattr(iotserver.Board, "places", lambda board: [
+        place._replace(forecast=place.verdict and forecast) for place in places(board)])
     home = household(notify_plan="12:30 UTC")
     home.play(20, inside=26, outside=30)
     assert hook.kinds == []
