@@ -248,7 +248,8 @@ def test_a_station_that_is_removed_is_told_of_no_more(household, hook):
 
 def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
     places = iotserver.Board.places
-    forecast = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, None, 0.9, 30, (), ())
+    forecast = iotserver.Forecast(
+        "cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, None, 0.9, 30, (), ())
     monkeypatch.setattr(iotserver.Board, "places", lambda board: [
         place._replace(forecast=place.verdict and forecast) for place in places(board)])
     home = household(notify_plan="12:30 UTC")
