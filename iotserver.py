@@ -3368,8 +3368,7 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    until = f"to {end}" if forecast.end else "or later"
-    return f"Cooler outside from about {at} ({start} {until}{named})."
+    return f"Cooler outside from about {at} ({start} to {end}{named})."
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3417,8 +3416,7 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
     if topic == "plan":
         at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
                           for ms in map(room["forecast"].get, ("at", "from", "to")))
-        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
-                + (f"to {end})." if end else "or later)."))
+        return "When it gets cooler", f"Cooler outside from about {at} ({start} to {end})."
     inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
                        for side in ("inside", "outside"))
     said = room["text"].removesuffix(".")
@@ -5974,19 +5972,25 @@ class Control(asyncio.Protocol):
 
     def execute(self, line: bytes) -> bytes:
         method, arguments = json.loads(line)
-        if method == "address":
-            return as_json({"result": self.server.where})
-        if method not in WRITER_METHODS:
+        if (call := self.find(method)) is None:
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.turn.end()
-        self.server.board.is_stale = self.server.events.is_reset = True
-        self.server.outlook.at = 0
         try:
-            return as_json({"result": getattr(self.server.writer, method)(*arguments)})
+            return as_json({"result": call(*arguments)})
         except StoreError as error:
             return as_json({"error": str(error)})
         except sqlite3.Error as error:
             return as_json({"error": self.server.turn.fail(error).message})
+
+    def find(self, method: str) -> Callable[..., Any] | None:
+        """What a line may ask for."""
+        if method == "address":
+            return lambda: self.server.where
+        if method not in WRITER_METHODS:
+            return None
+        self.server.board.is_stale = self.server.events.is_reset = True
+        self.server.outlook.at = 0
+        return cast(Callable[..., Any], getattr(self.server.writer, method))
 
 
 WRITER_METHODS = frozenset({
@@ -5997,15 +6001,9 @@ WRITER_METHODS = frozenset({
 class Counter(Control):
     """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
 
-    def execute(self, line: bytes) -> bytes:
-        method, arguments = json.loads(line)
-        if method not in COURIER_METHODS:
-            return as_json({"error": f"{method}: this server does not know it; is it older?"})
-        self.server.turn.end()
-        try:
-            return as_json({"result": COURIER_METHODS[method](self.server, *arguments)})
-        except sqlite3.Error as error:
-            return as_json({"error": self.server.turn.fail(error).message})
+    def find(self, method: str) -> Callable[..., Any] | None:
+        known = COURIER_METHODS.get(method)
+        return known and functools.partial(known, self.server)
 
 
 Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
@@ -7564,11 +7562,6 @@ async def listen_control(server: Server, suffix: str, protocol: type[Control], m
     return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
 
 
-def share(folder: Path) -> int:
-    """The mode of the courier's socket: for a group, too, where the folder lets in nobody else."""
-    return 0o660 if folder.stat().st_mode & 0o011 == 0o010 else 0o600
-
-
 def raise_file_limit() -> int:
     """Have as many files open as we need, if the system allows it; how many it allows."""
     try:
@@ -7600,7 +7593,8 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
     controls = await listen_control(server, ".sock", Control, 0o600)
-    counters = await listen_control(server, ".courier", Counter, share(server.writer.path.parent))
+    is_shared = server.writer.path.parent.stat().st_mode & 0o011 == 0o010   # with a group only
+    counters = await listen_control(server, ".courier", Counter, 0o660 if is_shared else 0o600)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)

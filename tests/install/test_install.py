@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from harness import (
     INSIDE,
+    OUTSIDE,
     SCRIPT,
     basic,
     bulk,
@@ -23,14 +24,17 @@ from harness import (
     receive,
     request,
     update_path,
+    wait_for,
 )
 from injection import strace
 from machine import HOST, MACHINE
+from receivers import Receiver
 from tools import IS_ROOT, SYSTEMD, need, needs
 
 pytestmark = needs("openssl")
 SERVE, PRUNE, BACKUP = SERVICES = (
     "iotserver.service", "iotserver-prune.service", "iotserver-backup.service")
+COURIER = "iotserver-courier.service"
 INSTALL = SYSTEMD / "install.sh"
 
 
@@ -56,7 +60,7 @@ def test_units_are_as_systemd_wants_them():
 @needs("systemd-analyze", "/usr/bin/python3")
 @pytest.mark.parametrize(("service", "most"), [
     *[(service, 0.5) for service in SERVICES],
-    ("iotserver-courier.service", 2.0),                                     # which goes out
+    (COURIER, 2.0),                                                         # which goes out
     ("iotserver-log.service", 2.0), ("iotserver-limit.service", 2.0)])      # which are root
 def test_nothing_is_open_that_can_be_shut(service, most, record_property):
     said = analyze("security", "--offline=true", "--no-pager", SYSTEMD / service)
@@ -148,6 +152,7 @@ def command_of(service, folder):
     command = dict(lines_of(service))["ExecStart"]
     for shipped, ours in (("/usr/local/lib/iotserver", str(folder)),
                           ("/var/lib/iotserver/backup", str(folder)),
+                          ("/var/lib/iotserver", str(folder)),
                           ("${IOTSERVER_PRUNE_AGE}", "90d"), ("$$", "$"), ("%%", "%")):
         command = command.replace(shipped, ours)
     return command
@@ -238,6 +243,25 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
         assert "fdatasync" in calls_in(log) or "fsync" in calls_in(log) or service == PRUNE
     assert {"accept4", "fdatasync", "epoll_wait"} <= calls_in(serve_log)
     assert len(list(public_folder.glob("iot-[1-7].db"))) == 1
+
+
+@needs("strace", "systemd-analyze", "/usr/bin/python3")
+def test_the_filter_of_system_calls_lets_the_courier_work(database, serve, tmp_path):
+    """From the verdict to a destination, and to an end in good order."""
+    live, log = serve("--rate-limit", "0"), tmp_path / "courier.strace"
+    shutil.copy(SCRIPT, tmp_path)
+    with contextlib.closing(Receiver()) as hook, subprocess.Popen(
+            [*strace(log), "sh", "-c", f"exec {command_of(COURIER, tmp_path)}"], text=True,
+            env=environment(IOTSERVER_NOTIFY=f"json://localhost:{hook.port}/"),
+            stdin=subprocess.DEVNULL) as process:
+        for _ in range(3):
+            live.update(INSIDE, 26)
+            live.update(OUTSIDE, 20)
+        wait_for(lambda: hook.kinds == ["open"], 30)
+        os.kill(int(log.read_text().split(maxsplit=1)[0]), signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert calls_in(log) - allowed(COURIER) == set()
+    assert {"connect", "sendto"} <= calls_in(log)
 
 
 # -- install.sh -----------------------------------------------------------------------------------

@@ -36,13 +36,15 @@ class Household:
         self.house, self.messenger = None, None
         self.start(now, stations or ROOMS)
 
-    def start(self, now, stations=()):
-        """Server and courier, from what the file says."""
+    def start(self, now, stations=(), courier=True):
+        """The server, from what the file says, and perhaps a new courier."""
+        self.now = now
         self.house = House(self.path, **self.flags)
         self.house.time = now / 1000
         for number, (name, role) in enumerate(stations):
             self.house.writer.add_station(name, f"mac-{number}", role, None, now + number)
-        self.restart_courier()
+        if courier:
+            self.restart_courier()
 
     def restart_courier(self):
         self.messenger = iotserver.Messenger(settings(**self.flags))
