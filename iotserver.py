@@ -767,10 +767,10 @@ def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort
 #
 # Every past day is one possible tonight: how both temperatures moved from this time of day on, as
 # they would have moved had that day been like today, which a regression tells. Each such night
-# crosses at some time or never. Quantiles of these times are the answer, and how good answers have
-# been sets the width of its interval. Days are whole days of UTC, which no change of clocks moves.
+# crosses at some time or never: the share of those that do is the chance, quantiles of their times
+# are the answer, and how good answers have been sets the width of its interval. Days are whole
+# days of UTC, which no change of clocks moves.
 
-Pair = tuple[list[float], list[float]]      # of outside, of inside
 QUARTER = 15 * MINUTE
 QUARTERS = DAY // QUARTER       # of a day
 HORIZON = 12 * HOUR             # behind which nothing is said
@@ -782,22 +782,21 @@ KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks
 INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
 OUTSIDE_HOLE = 4 * HOUR // QUARTER
 GLITCH = 3.0                    # °C from the median of three readings: no weather does that
-FEWEST_DAYS = 1                 # of history: from so few, made-up nights make a wide interval
 MEMORY = 12                     # days, behind which a day counts for a third
 RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
-SLOPES = ((-0.16, -0.18, 0.0), (-0.015, 0.0, 0.01))     # °C per hour of the lead and unit of each
-                                # trait, of outside and inside: on other houses they were such
+OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of the lead and unit of each trait:
+INSIDE_SLOPES = (-0.015, 0.0, 0.01)     # on other houses they were such
 SLOPE_HOURS = 8                 # until when they grow with the lead
-INSIDE_SHARE = 0.5              # of how far off inside was: the two go wrong together
-# Nights that are made up keep a short history honest: (°C off after an hour, weight in days).
-MADE_UP = ((-2.0, 0.5), (0.0, 1.0), (2.0, 0.5))
+UNSEEN = 0.2                    # the weight in days of a night nobody saw, which goes down in a
+UNSEEN_HOURS = 9                # half wave to the last night's lowest: for the first days
+OFF = 1.5                       # °C after an hour: so far off the mean, on either side, one night
+                                # is made up that weighs a day; keeps a short history honest
 TAIL = 0.1                      # of the nights lie before the interval, and as many behind it
 LEARNED_DAYS = 60               # of earlier answers that set the width of the next one
-FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.3, 0.4, 3.0
+FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.2, 0.4, 3.0
 LEARNING_RATE = 0.15
-NEVER = 99.0                    # a score: of what has not come at all
-WIDEST_MORNING = 3 * HOUR       # no history knows the clouds: a useful interval, or nothing
-OUT_OF_REACH = 2.0              # °C above all that outside was lately: it gets no warmer than that
+WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # no history knows the clouds: of use, or nothing
+OUT_OF_REACH = 2.0              # °C above all that outside was lately: so warm it does not get
 UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
 
 
@@ -805,22 +804,22 @@ class Outcome(NamedTuple):
     """What became of the forecast of a full hour."""
     asked: int
     event: str
-    score: float                # how far off, in halves of the interval; above 1: missed
+    score: float                # how far off, in halves of the interval; inf: it never came
     error: int                  # ms from the median to the truth
     baseline: int               # the same, had yesterday's curves been shifted to today's values
 
 
 class Forecast(NamedTuple):
-    """When outside gets cooler or warmer than inside: the median, the 80 % interval, the chance.
+    """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
+    the 80 % interval, which are None where that is UNLIKELY; and the chance that it does.
 
-    Without at it is not more likely than not; without end the interval is open. The curves are
-    what is expected, a value for each quarter of an hour from the next on.
+    The curves are what is expected, a value for each quarter of an hour from the next on.
     """
     event: str                  # cooler, warmer
     at: int | None
     start: int | None
     end: int | None
-    chance: float               # that it happens within HORIZON
+    chance: float
     days: int                   # of history that it rests on
     inside: tuple[float, ...]
     outside: tuple[float, ...]
@@ -866,7 +865,7 @@ def dot(a: Iterable[float], b: Iterable[float]) -> float:
 def solve(rows: list[list[float]]) -> list[list[float]]:
     """Gauss and Jordan: what stands right of a square matrix, times its inverse.
 
-    Without pivoting: the ridge on the diagonal keeps it from zero.
+    Without pivoting: weights and the ridge on the diagonal keep it from zero.
     """
     for i in range(len(rows)):
         pivot = [value / rows[i][i] for value in rows[i]]
@@ -879,39 +878,36 @@ def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights:
            prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
     """For each lead: the mean of the days' moves, and these, as if each day had been like today.
 
-    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, shrunk to the prior.
+    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, of which today's are
+    zero, shrunk to the prior.
     """
-    total = sum(weights)
-    columns = [*zip(*traits, strict=True)]
-    means = [dot(weights, column) / total for column in columns]
-    centered = [[value - mean for value in column]
-                for column, mean in zip(columns, means, strict=True)]
-    weighted = [[*map(operator.mul, weights, column)] for column in centered]
-    slopes = solve([[dot(row, column) + RIDGE * (i == j) for j, column in enumerate(centered)]
+    columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
+    weighted = [[*map(operator.mul, weights, column)] for column in columns]
+    slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
                     + row for i, row in enumerate(weighted)])
-    rest = [slope - dot(prior, [dot(row, column) for column in centered])
-            for slope, row in zip(prior, slopes, strict=True)]
+    expected = [dot(prior, trait) for trait in traits]
     for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
-        a, b, c = (dot(row, column) + min(hours, SLOPE_HOURS) * slope
-                   for row, slope in zip(slopes, rest, strict=True))
-        alike = [move - a * x - b * y - c * z
-                 for move, (x, y, z) in zip(column, traits, strict=True)]
-        yield dot(weights, alike) / total, alike
+        grown = min(hours, SLOPE_HOURS)
+        rest = [move - grown * slope for move, slope in zip(column, expected, strict=True)]
+        mean, a, b, c = (dot(row, rest) for row in slopes)
+        yield mean, [value - a * x - b * y - c * z
+                     for value, (x, y, z) in zip(rest, traits, strict=True)]
 
 
-def traits_at(outside: list[float], inside: list[float], i: int) -> Pair:
+def traits_at(outside: list[float], inside: list[float], i: int) -> list[float]:
     """What tells one day from another at quarter i, in units that matter alike: of outside, how
     far above the last night's lowest, how warm, how long ago; of inside, its move in three hours,
     how warm, how much warmer outside."""
     lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
     moved = inside[i] - inside[i - 12]
-    return ([(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS)],
-            [0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]])
+    return [(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS),
+            0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]]
 
 
-def past_days(outside: list[float], inside: list[float]) -> Iterator[tuple[float, Pair, Pair]]:
-    """Of each past day that is known for 12 h from this time of day on: its weight, its moves
-    since then for each lead, and in what it differed from today."""
+def past_days(outside: list[float], inside: list[float]
+              ) -> Iterator[tuple[float, list[float], list[float], list[float]]]:
+    """Of each past day that is known for 12 h from this time of day on, and of the unseen one: its
+    weight, its moves since then for each lead, and in what it differed from today."""
     now = len(outside) - 1
     today = traits_at(outside, inside, now)
     for age in range(1, PAST_DAYS + 1):
@@ -919,9 +915,11 @@ def past_days(outside: list[float], inside: list[float]) -> Iterator[tuple[float
         fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
                       for values in (outside, inside))
         if math.isfinite(sum(fall) + sum(rise)):
-            then = traits_at(outside, inside, i)
-            yield math.exp(-age / MEMORY), (fall, rise), (
-                [*map(operator.sub, then[0], today[0])], [*map(operator.sub, then[1], today[1])])
+            yield math.exp(-age / MEMORY), fall, rise, [
+                *map(operator.sub, traits_at(outside, inside, i), today)]
+    swing = 8 * today[0]
+    waves = (math.cos(math.pi * min(hours / UNSEEN_HOURS, 1)) for hours in LEADS)
+    yield UNSEEN, [swing * (wave - 1) / 2 for wave in waves], [0.0] * len(LEADS), [0.0] * 6
 
 
 def find_crossing(gaps: Sequence[float]) -> float:
@@ -946,76 +944,68 @@ def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | 
         return None
     if inside[-1] - max(t for t in outside[::-4] if not math.isnan(t)) > OUT_OF_REACH:
         return None
-    days = [*past_days(outside, inside)]
-    if len(days) < FEWEST_DAYS:
-        return None
-    weights, moves, traits = zip(*days, strict=True)
-    falls, rises = (adjust([move[side] for move in moves], [trait[side] for trait in traits],
-                           weights, slopes) for side, slopes in enumerate(SLOPES))
+    weights, falls, rises, traits = zip(*past_days(outside, inside), strict=True)
+    air = adjust(falls, [trait[:3] for trait in traits], weights, OUTSIDE_SLOPES)
+    room = adjust(rises, [trait[3:] for trait in traits], weights, INSIDE_SLOPES)
     sign = 1 if gap < 0 else -1
     warm, cool, gaps = [], [], []
-    for hours, (rise, up), (fall, down) in zip(LEADS, rises, falls, strict=True):
+    for hours, (rise, _), (fall, alike) in zip(LEADS, room, air, strict=True):
         warm.append(inside[-1] + rise)
         cool.append(outside[-1] + fall)
-        base = gap + rise * (1 - INSIDE_SHARE)
-        gaps.append([sign * (base + INSIDE_SHARE * a - b)
-                     for a, b in zip(up, down, strict=True)]
-                    + [sign * (gap + rise - fall) + off * math.sqrt(hours) for off, _ in MADE_UP])
+        off = OFF * math.sqrt(hours)
+        gaps.append([sign * (gap + rise - move) for move in (*alike, fall - off, fall + off)])
     times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
-    nights = sorted((time if time <= HORIZON // QUARTER else math.inf, weight) for time, weight in
-                    zip(times, (*weights, *(weight for _, weight in MADE_UP)), strict=True))
-    start, at, end = (None if math.isinf(time := quantile(nights, share))
-                      else now + round(time * QUARTER) for share in (TAIL, 0.5, 1 - TAIL))
-    chance = sum(weight for time, weight in nights if math.isfinite(time)) / sum(
-        weight for _, weight in nights)
-    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
+    weights = (*weights, 1.0, 1.0)
+    nights = sorted((time, weight) for time, weight in zip(times, weights, strict=True)
+                    if time <= HORIZON // QUARTER)
+    chance = math.fsum(weight for _, weight in nights) / math.fsum(weights)
+    start, at, end = (None if chance < UNLIKELY
+                      else now + round(quantile(nights, share) * QUARTER)
+                      for share in (TAIL, 0.5, 1 - TAIL))
+    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(falls) - 1,
                     (*warm,), (*cool,))
 
 
 def learn_width(scores: Iterable[float]) -> float:
     """The factor on the interval: adaptive conformal inference (Gibbs and Candes 2021)."""
     width = FIRST_WIDTH
-    for score in scores:
+    for score in filter(math.isfinite, scores):
         width *= math.exp(LEARNING_RATE * ((score > width) - 2 * TAIL))
         width = min(MOST_WIDTH, max(LEAST_WIDTH, width))
     return width
 
 
 def widen(forecast: Forecast, now: int, width: float) -> Forecast:
-    if forecast.at is None or forecast.start is None:
+    if forecast.at is None or forecast.start is None or forecast.end is None:
         return forecast
-    end = forecast.end and round(forecast.at + width * (forecast.end - forecast.at))
     return forecast._replace(
         start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
-        end=end if end and end <= now + HORIZON else None)
+        end=min(now + HORIZON, round(forecast.at + width * (forecast.end - forecast.at))))
 
 
 def is_worth_saying(forecast: Forecast) -> bool:
-    """A warm evening always; a morning with a useful interval; "not tonight" when it is sure."""
-    if forecast.at is None:
-        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
-                and forecast.days >= SURE_DAYS)
+    """An evening's always, but "not tonight" when it is sure; a morning's if it is of use."""
+    if forecast.start is None or forecast.end is None:
+        return forecast.event == "cooler" and forecast.days >= SURE_DAYS
     return forecast.event == "cooler" or (
-        forecast.start is not None and forecast.end is not None
-        and forecast.end - forecast.start <= WIDEST_MORNING)
+        forecast.chance >= LIKELY and forecast.end - forecast.start <= WIDEST_MORNING)
 
 
 def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequence[float]
            ) -> Outcome | None:
     """What became of a forecast, before it was widened. gaps are how the quarters from asked on
-    have been, above zero where what it foretold was true; before, those of the day before."""
-    if forecast.at is None or forecast.start is None or not math.isfinite(sum(gaps)):
+    have been, above zero where what it foretold was true; before, those of the day before. What
+    never came is as far off as HORIZON, and teaches nothing of when it comes."""
+    if forecast.at is None or forecast.start is None or forecast.end is None or not math.isfinite(
+            sum(gaps)):
         return None
-    crossing, shifted = (asked + find_crossing(night) * QUARTER for night in (
-        gaps, [gap - before[0] + gaps[0] for gap in before]))
-    came = min(crossing, asked + HORIZON)
+    crossing = find_crossing(gaps) * QUARTER
+    came, shifted = (asked + round(min(passed, HORIZON)) for passed in (
+        crossing, find_crossing([gap - before[0] + gaps[0] for gap in before]) * QUARTER))
     error = abs(came - forecast.at)
-    end = math.inf if forecast.end is None else forecast.end
-    half = forecast.at - forecast.start if came < forecast.at else end - forecast.at
-    is_lost = came < crossing and end < math.inf
-    score = NEVER if is_lost else min(NEVER, error / max(half, MINUTE))
-    return Outcome(asked, forecast.event, score, round(error),
-                   round(abs(came - min(shifted, asked + HORIZON))))
+    half = forecast.at - forecast.start if came < forecast.at else forecast.end - forecast.at
+    score = error / max(half, MINUTE) if crossing <= HORIZON else math.inf
+    return Outcome(asked, forecast.event, score, error, abs(came - shifted))
 
 
 class Forecaster:
@@ -2818,16 +2808,16 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     forecast = room.forecast
     if forecast is None or room.is_cold:
         return ""
-    if forecast.at is None or forecast.start is None:
+    if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
     at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, forecast.end or 0))
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end))
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    until = f"to {end}" if forecast.end else "or later"
-    return f"Cooler outside from about {at} ({start} {until}{named})."
+    doubt = ", if at all" if forecast.chance < 0.5 else ""
+    return f"Cooler outside from about {at} ({start} to {end}{named}){doubt}."
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3125,9 +3115,9 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
             itertools.count(forecast.asked + QUARTER, QUARTER),
             (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
         for line in chart.lines if line.name in curves]
-    end = forecast.asked + HORIZON
-    return chart._replace(lines=chart.lines + expected, end=end, interval=(
-        forecast.start, forecast.end or end) if forecast.start else None)
+    return chart._replace(
+        lines=chart.lines + expected, end=forecast.asked + HORIZON,
+        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
 
 
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:

@@ -77,11 +77,38 @@ def test_equal_days_are_foretold_to_the_quarter():
     assert said.chance > 0.8
 
 
+def test_the_first_evening_has_an_answer_without_any_day_before():
+    """From the last night's lowest alone; within two hours, where days are a wave."""
+    now = NOON + 4 * HOUR
+    house = make_house(1)
+    house = house._replace(outside=[r for r in house.outside if r[0] > now - 16 * HOUR])
+    said = feed(house, now).ask(now)
+    came = feed(make_house(10), now).ask(now).at
+    assert (said.event, said.days) == ("cooler", 0)
+    assert abs(said.at - came) < 2 * HOUR
+    assert said.start < said.at - 30 * MINUTE
+    assert said.at + 30 * MINUTE < said.end
+
+
+def test_an_evening_that_may_not_come_says_when_if_it_does():
+    """Every other evening stayed warm until long after midnight, the rest were alike."""
+    now = NOON + 4 * HOUR
+    house = make_house(30)
+    odd = house._replace(outside=[
+        (ms, value + 15 * ((ms - now) // DAY % 2 and 3 * HOUR < (ms - now) % DAY < 18 * HOUR))
+        for ms, value in house.outside])
+    always, sometimes = (feed(h, now).ask(now) for h in (house, odd))
+    assert always.chance > 0.9
+    assert 0.3 < sometimes.chance < 0.7
+    assert abs(sometimes.at - always.at) < HOUR
+
+
 def test_the_morning_of_equal_days_is_foretold_too():
     house = make_house(40)
     said = feed(house, NOON - 9 * HOUR).ask(NOON - 9 * HOUR)
     assert said.event == "warmer"
-    assert say(said)[1:4] == sorted(say(said)[1:4])
+    assert said.start <= said.at <= said.end
+    assert said.chance > 0.8
 
 
 def test_a_room_that_no_day_has_cooled_gets_no_answer_for_the_morning():
@@ -89,6 +116,14 @@ def test_a_room_that_no_day_has_cooled_gets_no_answer_for_the_morning():
     forecaster = feed(house, NOON)
     assert forecaster.ask(NOON) is None
     assert count_calls(forecaster, NOON) < 3000                 # nor is one looked for
+
+
+@pytest.mark.parametrize(("event", "hours", "chance", "is_said"), [
+    ("warmer", 3, 0.8, True), ("warmer", 3, 0.7, False), ("warmer", 4, 0.9, False),
+    ("cooler", 9, 0.3, True)])
+def test_a_morning_is_said_when_it_is_likely_and_narrow(event, hours, chance, is_said):
+    said = iot.Forecast(event, NOON + HOUR, NOON, NOON + hours * HOUR, chance, 9, (), ())
+    assert iot.is_worth_saying(said) == is_said
 
 
 def test_not_tonight_takes_thirty_days():
@@ -192,7 +227,8 @@ def test_interval_and_curves_are_in_order(warmth, walls, every, silent, quarter)
     points = [now, said.start, said.at, said.end, now + HORIZON]
     known = [point for point in points if point is not None]
     assert known == sorted(known)
-    assert said.at is None or said.chance >= 0.5
+    assert (said.at is None) == (said.start is None) == (said.end is None) == (
+        said.chance < iot.UNLIKELY)
 
 
 @pytest.mark.parametrize(("silent", "hours", "is_said"), [
@@ -246,6 +282,7 @@ def test_misses_widen_and_hits_narrow_the_interval_within_bounds():
     assert iot.learn_width([99.0] * 3) > iot.FIRST_WIDTH > iot.learn_width([0.1] * 3)
     assert iot.learn_width([99.0] * 100) == iot.MOST_WIDTH
     assert iot.learn_width([0.0] * 100) == iot.LEAST_WIDTH
+    assert iot.learn_width([math.inf, 0.1, math.inf]) == iot.learn_width([0.1])     # never came
     settled = [iot.learn_width([5 * (i % 5 == 0) for i in range(n)]) for n in (50, 55, 60)]
     assert max(settled) / min(settled) == pytest.approx(1)      # one in five missed: as it is
 
@@ -260,8 +297,8 @@ def test_what_came_is_measured_in_halves_of_the_interval():
     assert outcome(4.0) == Outcome(NOON, "cooler", pytest.approx(67.5 / 60),
                                      67.5 * MINUTE, 90 * MINUTE)
     assert outcome(20).score == pytest.approx((292.5 - 120) / 180)
-    assert outcome(60).score == iot.NEVER                     # it has not come at all
-    assert outcome(60, end=None).score == 0.0                   # which the interval allowed
+    assert outcome(60) == Outcome(NOON, "cooler", math.inf,         # it never came
+                                  600 * MINUTE, 720 * MINUTE - 9.5 * QUARTER)
     assert outcome(4.0, at=None) is None
     assert iot.assess(forecast, NOON, [math.nan] * 52, [math.nan] * 52) is None
 
