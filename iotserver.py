@@ -3360,10 +3360,10 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     forecast = room.forecast
     if forecast is None or room.is_cold or forecast.days < FEWEST_DAYS:
         return ""
-    if forecast.at is None or forecast.start is None:
+    if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
     at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, forecast.end or 0))
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end))
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
@@ -3723,9 +3723,9 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
             itertools.count(forecast.asked + QUARTER, QUARTER),
             (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
         for line in chart.lines if line.name in curves]
-    end = forecast.asked + HORIZON
-    return chart._replace(lines=chart.lines + expected, end=end, interval=(
-        forecast.start, forecast.end or end) if forecast.start else None)
+    return chart._replace(
+        lines=chart.lines + expected, end=forecast.asked + HORIZON,
+        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
 
 
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
