@@ -5877,6 +5877,9 @@ def render_lines(series: int, behind: Any, station: str, role: str | None, field
     return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
 
 
+Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
+
+
 class Forwarder(Errand):
     """Carries all readings to the engine of --forward, and asks whether they are there."""
     setting = "forward"
@@ -5886,7 +5889,7 @@ class Forwarder(Errand):
         self.to = cast(Destination, parse_engine(settings.forward))
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
-        self.samples: list[tuple[str, int, int, float]] | None = []     # None: it has all history
+        self.samples: list[Sent] | None = []    # None: it has all history
 
     def step(self, server: Remote) -> float:
         ticket, is_last, pieces = server.take_unsent(self.to.id)
@@ -5953,17 +5956,18 @@ class Forwarder(Errand):
     def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
         """Look for some of the first readings, and for some of all history: an engine may say
         that it took what it dropped. Raises Undelivered."""
-        sent = [(piece.station, piece.field, *point) for piece in pieces
-                for point in piece.points]
-        if sent and self.is_new:
-            self.look_for([min(sent, key=operator.itemgetter(2)), random.choice(sent)])
-            self.is_new = False
         if self.samples is None:
             return
-        self.samples = [*self.samples, *random.sample(sent, min(len(sent), 2))]
+        sent = [(piece.station, piece.field, ms, [value for at, value in piece.points if at == ms])
+                for piece in pieces if piece.points
+                for ms in (piece.points[0][0], random.choice(piece.points)[0])]
+        if sent and self.is_new:
+            self.look_for([min(sent, key=operator.itemgetter(2)), sent[-1]])
+            self.is_new = False
+        self.samples += random.sample(sent, min(len(sent), 2))
         while len(self.samples) > SAMPLES:
             del self.samples[random.randrange(SAMPLES)]
-        if is_last:
+        if is_last and self.samples:
             try:
                 self.look_for(self.samples)
             except Undelivered:
@@ -5972,12 +5976,13 @@ class Forwarder(Errand):
                 raise
             self.samples = None
 
-    def look_for(self, samples: Iterable[tuple[str, int, int, float]]) -> None:
+    def look_for(self, samples: Iterable[Sent]) -> None:
         """Raises Undelivered unless they are there, or nobody can say."""
-        for station, field, ms, value in samples:
+        for station, field, ms, values in samples:
             deadline = time.monotonic() + LOOK_SECONDS
             while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
-                    and not any(math.isclose(value, other) for other in found):
+                    and not any(itertools.starmap(
+                        math.isclose, itertools.product(values, found))):
                 if time.monotonic() > deadline:
                     raise Undelivered(
                         f"it took the reading of {format_time(ms)}, but does not have it. Does it "

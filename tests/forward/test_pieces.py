@@ -90,16 +90,17 @@ def bring(server, rows):
 
 
 NUMBERS = itertools.count()
+PUT = some.tuples(some.just("put"), some.sampled_from([INSIDE, OUTSIDE]),
+                  some.integers(-3 * DAY, 0), some.integers(1, 3))
 STEPS = some.lists(some.one_of(
-    some.tuples(some.just("put"), some.sampled_from([INSIDE, OUTSIDE]),
-                some.integers(-3 * DAY, 0), some.integers(1, 3)),
+    PUT, PUT,
     some.tuples(some.just("import"), some.integers(-9 * DAY, 0), some.integers(1, 20)),
-    some.sampled_from([("take",), ("say",), ("take",), ("say",), ("reload",), ("reopen",),
-                       ("settle",), ("settle",), ("crash",)]),
-    some.tuples(some.just("label"), some.sampled_from(["x", "y"]))), max_size=60)
+    some.sampled_from([("take",), ("say",)]), some.sampled_from([("take",), ("say",)]),
+    some.sampled_from([("all",), ("settle",), ("crash",)]),
+    some.sampled_from([("load",), ("reopen",), ("label", "x")])), min_size=10, max_size=60)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, steps):
     """Updates, late ones, imports; pieces that are taken and never acknowledged, or late; what is
@@ -128,6 +129,8 @@ def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, 
             engine.take()
         elif kind == "crash":
             engine.crash()
+        elif kind == "all":
+            engine.drain()
         else:
             server.writer.load()
     wanted = stored(server)
@@ -195,6 +198,21 @@ def test_while_an_engine_is_away_what_it_lacks_is_one_row_a_series(server):
         put(server, INSIDE, NOON + minute * 60_000, 20.0)
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (1,)
     assert lag(server) == 2000
+
+
+def test_what_was_late_shortly_before_a_crash_comes_again(server):
+    engine = Memory(server)
+    put(server, INSIDE, NOON, 1.0)
+    for _ in range(2):
+        engine.drain()
+        server.time += iot.SETTLE_SECONDS - 1
+        put(server, INSIDE, NOON - round(server.time), 2.0)
+        engine.drain()
+        server.time += 1
+        engine.take()
+        engine.say()
+    engine.crash()
+    assert engine.drain() == stored(server)
 
 
 def test_what_is_settled_is_forgotten(server):
