@@ -25,6 +25,7 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+    courier   the process that carries messages; the server itself never connects to anything
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -42,8 +43,9 @@ Usage
     python3 iotserver.py --help        all the rest
 
 Refused, to stay what it is
-    a second thread, a second writing process, a dependency, a configuration file, user accounts,
-    dashboards to assemble, plug-ins, and a reading acknowledged before it is on the disk
+    a second thread in the server, a second writing process, a dependency, a configuration file,
+    user accounts, dashboards to assemble, plug-ins, and a reading acknowledged before it is on the
+    disk
 """
 # ------------------------------------------------------------------------------------------------
 # 2. Imports, version, limits
@@ -119,6 +121,7 @@ MAX_SEQ = 32                    # characters; boot number and counter of a stati
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
+RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -155,6 +158,7 @@ IDLE_STOP_SECONDS = 1
 MAX_EVENTS = 1000               # kept for listeners that come back
 MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
 MAX_TURN = 1024                 # connections answered together
+CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
 TURN_SECONDS = 0.01             # that a turn is open for more of them
 BACKLOG = 1024                  # connections the kernel holds while a turn is committed
 MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
@@ -325,7 +329,7 @@ class Destination(NamedTuple):
 
 REST = {                        # what may stand behind the host, in words and as a pattern
     "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
-    "json": ("a path", r"(/[^\x7f]*)?"),
+    "json": ("a path", r"([/?].*)?"),
     "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
 
 
@@ -1030,11 +1034,11 @@ MIGRATIONS = ("""
     ALTER TABLE receipt RENAME TO old_receipt;
     CREATE TABLE receipt (              -- of the newest entries with a seq: hash of field and seq
         station INTEGER NOT NULL REFERENCES station,
-        hash    INTEGER NOT NULL,
-        entry   INTEGER NOT NULL,
-        PRIMARY KEY (station, hash)
+        entry   INTEGER NOT NULL,       -- in this order, so that new ones lie together
+        hash    BLOB NOT NULL,
+        PRIMARY KEY (station, entry)
     ) STRICT, WITHOUT ROWID;
-    INSERT INTO receipt SELECT r.station, hash_seq(r.field, r.seq), r.entry FROM old_receipt r
+    INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
     CREATE TABLE told (                 -- of messages: what is true, and who was told what last
@@ -1089,10 +1093,9 @@ class Station:
     silence: int                # ms that it may be quiet, as its pauses have taught
 
 
-def hash_seq(field: int, seq: str) -> int:
-    """64 bits for what a station calls a reading: of 1,000 names no two will ever meet."""
-    digest = hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
+def hash_seq(field: int, seq: str) -> bytes:
+    """Eight bytes for what a station calls a reading: of 1,000 names no two will ever meet."""
+    return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
 
 
 class Latest(NamedTuple):
@@ -1147,7 +1150,7 @@ class Batch:
     """What one turn wants stored."""
     readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
     notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-    receipts: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
@@ -1421,10 +1424,11 @@ class Reader:
             width = -(-(end - origin) // (limit * HOUR)) * HOUR
             points = thin(hours, origin, width)
             return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
-        samples = self.samples(series, start, end, hours)
-        if len(samples) > limit:
-            return thin(samples, start, width)
-        return [sample.point for sample in samples]
+        if count > limit:
+            samples = self.samples(series, start, end, hours, width)
+            if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
+                return thin(samples, start, width)
+        return [sample.point for sample in self.samples(series, start, end, hours)]
 
     def hours(self, series: int, start: int, end: int) -> list[Summary]:
         """Of all hours that touch [start, end)."""
@@ -1433,15 +1437,19 @@ class Reader:
             WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
             (series, start // HOUR, (end - 1) // HOUR))))
 
-    def samples(self, series: int, start: int, end: int, hours: list[Summary]) -> list[Summary]:
-        """In order of time: readings where an hour has them all, else its summary."""
+    def samples(self, series: int, start: int, end: int, hours: list[Summary],
+                width: int = 0) -> list[Summary]:
+        """In order of time: readings where an hour has them all, else its summary. With a width
+        those of as many ms are one: SQLite adds up 10,000 readings in a fifth of our time."""
         pruned = {hour.time: hour for hour in hours if hour.pruned}
-        readings = map(Summary._make, self.db.execute("""
-            SELECT time, 0, 1, value, value, value, 0 FROM (
+        readings = map(Summary._make, self.db.execute(f"""
+            SELECT min(time), 0, count(*), min(value), max(value),
+                max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
                 SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
                 ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
-            WHERE typeof(value) <> 'text' ORDER BY time, entry""",
-            (series, start, end, MAX_SCAN)))
+            WHERE typeof(value) <> 'text'
+            GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
+            (series, start, end, MAX_SCAN, start, width or 1, not width)))
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
@@ -1754,6 +1762,7 @@ class Database:
     def load(self) -> None:
         """Take stations and series as the file has them; nothing is on its way to it."""
         self.batch = Batch()
+        self.known_seqs: dict[int, set[bytes]] = {}     # of the stations that sent last
         self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
@@ -1899,16 +1908,32 @@ class Writer(Database):
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
         if reading.seq is not None:
-            receipt = (station.id, hash_seq(reading.field, reading.seq))
-            entry: int | None = self.batch.receipts.get(receipt) or ask(
-                self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?", receipt)
-            if entry is not None:
+            seq = hash_seq(reading.field, reading.seq)
+            if (entry := self.find_receipt(station.id, seq)) is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
                 self.batch.repeated += 1
                 return entry
-            self.batch.receipts[receipt] = station.last_entry + 1
+            self.batch.receipts[station.id, seq] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
+
+    def find_receipt(self, station: int, seq: bytes) -> int | None:
+        """The entry of the reading that came with this hash before. Nearly all are new: the file
+        is asked only for a hash that it has."""
+        entry = self.batch.receipts.get((station, seq))
+        if entry is None and seq in self.find_seqs(station):
+            entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
+                        (station, seq))
+        return entry
+
+    def find_seqs(self, station: int) -> set[bytes]:
+        """The hashes that the file has of a station."""
+        if (known := self.known_seqs.get(station)) is None:
+            if len(self.known_seqs) >= RECEIPT_STATIONS:
+                self.known_seqs.clear()
+            known = self.known_seqs[station] = {hash for hash, in self.db.execute(
+                "SELECT hash FROM receipt WHERE station = ?", (station,))}
+        return known
 
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
@@ -1955,11 +1980,14 @@ class Writer(Database):
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        receipts = [(*receipt, entry) for receipt, entry in batch.receipts.items()]
+        receipts = [(station, entry, seq) for (station, seq), entry in batch.receipts.items()]
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
-        self.db.executemany("DELETE FROM receipt WHERE station = ? AND entry <= ?", [
-            (station, entry - RECEIPTS) for station, hash, entry in receipts
-            if not hash % RECEIPTS])            # one in so many, whatever has a seq
+        for sender, seq in batch.receipts:
+            self.find_seqs(sender).add(seq)
+            if len(self.known_seqs[sender]) > 2 * RECEIPTS:
+                self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
+                                (sender, self.stations[sender].last_entry - RECEIPTS))
+                del self.known_seqs[sender]
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
@@ -1974,14 +2002,14 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
-    def tell(self, destination: str, now: int, *told: tuple[int, str, str]) -> None:
-        """Note who was told what: (station, topic, state). Without destination: what is true."""
+    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """Note who was told what, and when; without destination what is true, since when."""
         with self.transaction() as db:
-            for station, topic, state in told:
+            for station, topic, state, ms in rows:
                 if station in self.stations:
                     db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
-                               (destination, station, topic, state, now))
-                    self.told[destination][station, topic] = state, now
+                               (destination, station, topic, state, ms))
+                    self.told[destination][station, topic] = state, ms
 
     # -- commands: each is short, so that a server can carry them out between two updates ---------
 
@@ -5238,18 +5266,24 @@ class Control(asyncio.Protocol):
 
     def execute(self, line: bytes) -> bytes:
         method, arguments = json.loads(line)
-        if method == "address":
-            return as_json({"result": self.server.where})
-        if method not in WRITER_METHODS:
+        if (call := self.find(method)) is None:
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.turn.end()
-        self.server.board.is_stale = self.server.events.is_reset = True
         try:
-            return as_json({"result": getattr(self.server.writer, method)(*arguments)})
+            return as_json({"result": call(*arguments)})
         except StoreError as error:
             return as_json({"error": str(error)})
         except sqlite3.Error as error:
             return as_json({"error": self.server.turn.fail(error).message})
+
+    def find(self, method: str) -> Callable[..., Any] | None:
+        """What a line may ask for."""
+        if method == "address":
+            return lambda: self.server.where
+        if method not in WRITER_METHODS:
+            return None
+        self.server.board.is_stale = self.server.events.is_reset = True
+        return cast(Callable[..., Any], getattr(self.server.writer, method))
 
 
 WRITER_METHODS = frozenset({
@@ -5260,15 +5294,9 @@ WRITER_METHODS = frozenset({
 class Counter(Control):
     """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
 
-    def execute(self, line: bytes) -> bytes:
-        method, arguments = json.loads(line)
-        if method not in COURIER_METHODS:
-            return as_json({"error": f"{method}: this server does not know it; is it older?"})
-        self.server.turn.end()
-        try:
-            return as_json({"result": COURIER_METHODS[method](self.server, *arguments)})
-        except sqlite3.Error as error:
-            return as_json({"error": self.server.turn.fail(error).message})
+    def find(self, method: str) -> Callable[..., Any] | None:
+        known = COURIER_METHODS.get(method)
+        return known and functools.partial(known, self.server)
 
 
 Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
@@ -5297,9 +5325,9 @@ class Post:
         clock = next(iter(parse_clocks(plan, 1)), None)
         rooms = {room["station"]: room for room in verdict_document(
             self.server.board.places(), now, self.units)["verdicts"]}
-        for since, (station, topic, state) in self.look(stations, rooms, clock, now):
-            if state != told[""].get((station, topic), ("", 0))[0]:
-                self.server.writer.tell("", since, (station, topic, state))
+        if changes := [row for row in self.look(stations, rooms, clock, now)
+                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
+            self.server.writer.tell("", changes)
         self.report(destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
                   if (true := told[""].get((station.id, topic)))
@@ -5310,32 +5338,33 @@ class Post:
                 for id in destinations}
 
     def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
-             ) -> Iterator[tuple[int, Told]]:
-        """What is true of each station, and since when."""
+             ) -> Iterator[tuple[int, str, str, int]]:
+        """What is true of each station, and since when: rows of the table told."""
         places = {place.name: place for place in self.server.board.places()}
         for station in stations:
             kind, since, verdict = "", now, places[station.name].verdict
             if verdict:
                 kind = choose_kind(verdict, places[station.name].is_cold)
                 since = verdict.since if kind == verdict.state and verdict.since else now
-            yield since, (station.id, "verdict", kind)
+            yield station.id, "verdict", kind, since
             yield from self.listen(station, station.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
                 is_worth = is_worth_a_plan(rooms.get(station.name, {}), self.settings.comfort)
-                yield at, (station.id, "plan", day if is_worth else "")
+                yield station.id, "plan", day if is_worth else "", at
 
-    def listen(self, station: Station, heard: int, now: int) -> Iterator[tuple[int, Told]]:
+    def listen(self, station: Station, heard: int, now: int
+               ) -> Iterator[tuple[int, str, str, int]]:
         """Whether a station is silent, by the time that this server itself was there."""
         state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
         quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
         if state == "silent" and (heard != before or heard > since):
-            yield heard, (station.id, "silence", "back")
+            yield station.id, "silence", "back", heard
         elif heard and quiet >= max(SILENCE_TOLD, station.silence):
-            yield now, (station.id, "silence", "silent")
+            yield station.id, "silence", "silent", now
 
     def compose(self, station: Station, topic: str, state: str, since: int,
                 rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
@@ -5354,7 +5383,7 @@ class Post:
         self.counts["sent"] += len(told)
         self.counts["failed"] += bool(failure)
         if told:
-            self.server.writer.tell(id, self.server.now(), *told)
+            self.server.writer.tell(id, [(*row, self.server.now()) for row in told])
         since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
         if failure:
             self.failing[id] = name, since, failure
@@ -5401,6 +5430,7 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
+        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
@@ -5509,6 +5539,15 @@ def watch_file(server: Server) -> None:
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
+def watch_clock(server: Server) -> None:
+    """Say it once when the clock was set: what was stored before may be of another time."""
+    lead, before = server.clock() - server.monotonic(), server.clock_lead
+    server.clock_lead = lead
+    if abs(lead - before) > CLOCK_STEP:
+        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
+            "readings before that keep their times")
+
+
 def notify(state: str) -> None:
     """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
     if address := os.environ.get("NOTIFY_SOCKET"):
@@ -5559,9 +5598,9 @@ async def end_courier(server: Server) -> None:
 
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]       # every so many s; in steps
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, keep_current), (1, tell_news), (15, keep_listeners), (10, watch_file),
-    (10, watch_space), (RESTART_SECONDS, keep_courier), (600, forget_engine),
-     (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, keep_current), (1, tell_news), (1, watch_clock), (15, keep_listeners),
+    (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier), (600, forget_engine),
+    (watchdog_seconds(), feed_watchdog))
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5680,32 +5719,27 @@ def make_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(NoRedirect, secure)
 
 
-def post_json(to: Destination, path: str, document: dict[str, Any],
-              authorization: str | None) -> str:
-    """The answer's text."""
+def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
+    """The answer's status and text. tk_... is a token of ntfy's."""
     request = urllib.request.Request(
         f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
-        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}",
-         **({"Authorization": authorization} if authorization else {})})
+        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
+    if any(to.login):
+        pair = base64.b64encode(":".join(to.login).encode()).decode()
+        is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
+        request.add_header("Authorization",
+                           f"Bearer {to.login[0]}" if is_token else f"Basic {pair}")
     with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
 
-def as_basic(to: Destination) -> str | None:
-    """The header Authorization, if the URL has a user."""
-    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
-        to.login) else None
-
-
 def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
     """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
-    user, _ = to.login
     document = {
         "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
         "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
         "sequence_id": message["line"], "click": message["link"], "delay": message.get("delay")}
-    return post_json(to, "/", {name: value for name, value in document.items() if value},
-                     f"Bearer {user}" if user.startswith("tk_") else as_basic(to))
+    return post_json(to, "/", {name: value for name, value in document.items() if value})
 
 
 def send_json(to: Destination, message: dict[str, Any]) -> str:
@@ -5713,7 +5747,7 @@ def send_json(to: Destination, message: dict[str, Any]) -> str:
     shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
     text = message["message"]
     return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
-                     {**shown, "text": text, "content": text[:2000], "body": text}, as_basic(to))
+                     {**shown, "text": text, "content": text[:2000], "body": text})
 
 
 def send_mail(to: Destination, message: dict[str, Any]) -> str:
@@ -5760,12 +5794,8 @@ def send(to: Destination, message: dict[str, Any]) -> str:
             words = error.read1(MAX_WORDS).decode(errors="replace")
         raise Undelivered(f"it answers {error.code}", hide(to, words),
                           parse_pause(error.headers.get("Retry-After", ""))) from None
-    except smtplib.SMTPResponseException as error:
-        words = error.smtp_error if isinstance(error.smtp_error, str) else error.smtp_error.decode(
-            errors="replace")
-        raise Undelivered(f"it answers {error.smtp_code}", hide(to, words)) from None
     except Exception as error:          # whatever it does, the others are served
-        said = getattr(error, "reason", error)
+        said = error.reason if isinstance(error, urllib.error.URLError) else error
         raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
 
 
@@ -5829,14 +5859,13 @@ def gather(kind: str, messages: list[dict[str, Any]]
            ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
     """Messages as they go out: of several rooms that change at once one names them all. Not with
     ntfy, where each room has a line on the phone that changes in place."""
-    def key(message: dict[str, Any]) -> str:
-        return str(message["id"] if kind == "ntfy" else message["kind"])
+    key = operator.itemgetter("id" if kind == "ntfy" else "kind")
     for _, group in itertools.groupby(sorted(messages, key=key), key):
-        first, *others = group
-        parts = ("title", "message", "station")
-        yield ([m["told"] for m in (first, *others) if m["told"]],
-               {**first, **{part: "; ".join(m[part] for m in (first, *others)) for part in parts}}
-               if others else first)
+        all_of_them = list(group)
+        yield ([message["told"] for message in all_of_them if message["told"]],
+               {**all_of_them[0], **{
+                   part: "; ".join(message[part] or "" for message in all_of_them) or None
+                   for part in ("title", "message", "station")}})
 
 
 class Messenger(Errand):
@@ -5853,7 +5882,8 @@ class Messenger(Errand):
                                 self.settings.notify_plan)
         for carrier in ready:
             if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
-                carrier.start([{**message, "link": self.settings.link} for message in messages])
+                carrier.start([{**message, "link": self.settings.link or None}
+                               for message in messages])
         return 1
 
     def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
@@ -5864,8 +5894,8 @@ class Messenger(Errand):
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:
                 delay += last_at(quiet[1], then + DAY) - then
-            house = hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
-            yield {"kind": "alive", "id": f"alive-{house}", "line": f"alive-{house}", "told": None,
+            house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+            yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
                    "title": "No word from iotserver", "delay": f"{delay // 1000}s",
                    "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
                               "line or the machine may be cut off."}
@@ -5947,9 +5977,10 @@ class Forwarder(Errand):
     def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
         """Status, words, and the pause that is asked for. Raises Undelivered."""
         user, password = self.to.login
-        login = as_basic(self.to) if password or not user else f"Token {user}"
-        headers = {"User-Agent": f"iotserver/{__version__}", **(
-            {"Authorization": login} if login else {})}
+        headers = {"User-Agent": f"iotserver/{__version__}"}
+        if user:
+            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}" if password else f"Token {user}"
         if body and len(body) > GZIP_BYTES:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
         request = urllib.request.Request(
@@ -6058,7 +6089,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     for carrier in carriers:
         carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
                         "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
-                        "time": format_time(now_ms()), "link": args.link}])
+                        "time": format_time(now_ms()), "link": args.link or None}])
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
     for carrier in carriers:
         cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
@@ -6618,11 +6649,6 @@ async def listen_control(server: Server, suffix: str, protocol: type[Control], m
     return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
 
 
-def share(folder: Path) -> int:
-    """The mode of the courier's socket: for a group, too, where the folder lets in nobody else."""
-    return 0o660 if folder.stat().st_mode & 0o011 == 0o010 else 0o600
-
-
 def raise_file_limit() -> int:
     """Have as many files open as we need, if the system allows it; how many it allows."""
     try:
@@ -6654,12 +6680,14 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
     controls = await listen_control(server, ".sock", Control, 0o600)
-    counters = await listen_control(server, ".courier", Counter, share(server.writer.path.parent))
+    is_shared = server.writer.path.parent.stat().st_mode & 0o011 == 0o010   # with a group only
+    counters = await listen_control(server, ".courier", Counter, 0o660 if is_shared else 0o600)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
     announce(server)
-    keep_courier(server)
+    with contextlib.suppress(OSError):          # it is tried again
+        keep_courier(server)
     notify("READY=1")
     work = asyncio.create_task(run_jobs(server, jobs))
     stop = asyncio.create_task(stopped.wait())

@@ -34,6 +34,7 @@ class House(Live):
     def __init__(self, folder, *flags, **options):
         super().__init__(folder, "--rate-limit", "0", *flags, command=(CLOCK, SCRIPT), **options)
         self.folder, self.address = folder, f"http://127.0.0.1:{self.port}/"
+        self.expected = r"(.* the clock of this machine was set .*\n)*"
 
     def send(self, station, *values, field=1, every=60):
         """Readings one in so many seconds, of which the last one is now."""

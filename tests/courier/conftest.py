@@ -1,7 +1,9 @@
-"""Destinations for the tests of messages."""
+"""Destinations and households for the tests of messages."""
 import contextlib
 
 import pytest
+from harness import NOON
+from household import Household
 from receivers import Receiver
 
 
@@ -17,3 +19,15 @@ def receiver():
 @pytest.fixture
 def hook(receiver):
     return receiver()
+
+
+@pytest.fixture
+def household(tmp_path, hook):
+    """Makes Households that tell the hook: household(("attic", "inside"), quiet="22:00-07:00")."""
+    with contextlib.ExitStack() as stack:
+        def make(*stations, now=NOON, **flags):
+            flags.setdefault("notify", f"json://127.0.0.1:{hook.port}/hook")
+            made = Household(tmp_path / "house.db", *stations, now=now, **flags)
+            stack.callback(made.close)
+            return made
+        yield make

@@ -2,10 +2,12 @@
 under it, while the monotonic clock goes on, as it does on a real machine."""
 import contextlib
 import glob
+import re
 import socket
 import time
 from contextlib import closing
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from harness import INSIDE, SCRIPT, problems_of, read_until, request, update_path
@@ -23,6 +25,7 @@ JUMPS = (
     "1970-01-01T00:00:01+00:00",        # a board without a battery starts so
     "2099-12-31T23:59:59+00:00",        # the last second that a reading can have
 )
+SAID = r"(.* the clock of this machine was set by [+-]\d+ s, .*\n)*"
 IN_BERLIN = {"Cookie": "tz=Europe/Berlin"}
 
 
@@ -80,6 +83,7 @@ def listening(live):
 def test_all_goes_on_whatever_the_clock_says(database, tmp_path, clock):
     entries = {}
     with living(tmp_path, env=clock.environment) as live, listening(live) as events:
+        live.expected = SAID
         for number, now in enumerate(JUMPS):
             clock.set(now)
             for seq, age in (2 * number, 60), (2 * number + 1, 0):
@@ -99,10 +103,26 @@ def test_all_goes_on_whatever_the_clock_says(database, tmp_path, clock):
         assert live.get("/").status == 200
 
 
+def test_a_jump_of_the_clock_is_logged_once_and_forgets_no_receipt(tmp_path, clock):
+    with living(tmp_path, env=clock.environment) as live:
+        live.expected = SAID
+        entry = live.update(INSIDE, 21, more="/seq=before")
+        times = [datetime.fromisoformat(now).timestamp() for now in (TODAY, AHEAD, BACK, TODAY)]
+        for now in (AHEAD, BACK, TODAY):
+            clock.set(now)
+            for _ in range(3):
+                clock.wait_for_jobs()
+            assert live.update(INSIDE, 21, more="/seq=before") == entry
+    steps = map(int, re.findall(r"was set by ([+-]\d+) s", (tmp_path / "stderr").read_text()))
+    assert list(steps) == pytest.approx([b - a for a, b in pairwise(times)], abs=60)
+
+
 def jump_while_limited(folder, clock, script=SCRIPT):
     """A jump ahead gives nobody more updates and cuts nobody off; one back takes none away."""
     with (living(folder, "--rate-limit", "40", env=clock.environment, command=(script,)) as live,
           closing(live.client()) as client):
+        live.expected = SAID
+
         def update():
             client.request("GET", update_path(INSIDE, 1))
             response = client.getresponse()

@@ -71,6 +71,27 @@ def test_a_whole_bulk_sent_again_is_known(server):
         server.writer.commit()
 
 
+def test_a_seq_is_known_in_its_turn_after_its_commit_and_not_after_a_failed_one(server):
+    writer, station = server.writer, server.writer.by_mac[INSIDE.mac]
+    names = [f"n{i}" for i in range(3 * RECEIPTS)]          # the sets of memory are filled anew
+
+    def add(begin=0):
+        return [writer.add(station, Reading(1, 5, 0, name), NOON) for name in names[begin:]]
+
+    first = add()
+    assert add() == first, "in one turn"
+    writer.db.execute("CREATE TEMP TRIGGER fail BEFORE INSERT ON reading BEGIN "
+                      "SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(sqlite3.Error):
+        writer.commit()
+    writer.db.execute("DROP TRIGGER fail")
+    station = writer.by_mac[INSIDE.mac]
+    assert add() == first, "none was stored, so the numbers are free"
+    writer.commit()
+    assert add(-RECEIPTS) == first[-RECEIPTS:]
+    assert station.last_entry == first[-1]
+
+
 def test_seqs_of_other_fields_and_stations_are_others():
     names = [(field, f"{a}-{b}") for field in range(1, 10) for a in range(30) for b in range(30)]
     assert len({iotserver.hash_seq(*name) for name in names}) == len(names)

@@ -72,7 +72,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         elif status == "garble":
             self.wfile.write(b"\x00\xff nonsense " * 20 + b"\r\n\r\n")
         elif status == "cut":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+            self.wfile.write(b"HTTP/1.1 20")
         elif status == "slow":
             time.sleep(2)
             request.status = 200
@@ -113,10 +113,10 @@ def authenticate(server, session, envelope, mechanism, data):
 
 
 @contextlib.contextmanager
-def mail_server(context=None, at_once=False, **more):
+def mail_server(context=None, at_once=False, port=0, **more):
     """An SMTP server with AUTH, with TLS from the start or by STARTTLS; yields its mailbox."""
     box = Mailbox()
-    with socket.create_server(("127.0.0.1", 0)) as channel:
+    with socket.create_server(("127.0.0.1", port)) as channel:
         port = channel.getsockname()[1]
     how = ({"ssl_context": context} if at_once else {"tls_context": context}) if context else {}
     if context and not at_once:
