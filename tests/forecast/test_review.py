@@ -167,7 +167,8 @@ def test_interrupted_it_leaves_nothing(database, tmp_path):
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--db", database, "--review", target, "--start", "2010-01-01",
          "--end", "2019-01-01"], stderr=subprocess.PIPE, text=True, env=environment(),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell may ignore it
+        preexec_fn=lambda: signal.signal(       # noqa: PLW1509  (a shell may have it ignored)
+            signal.SIGINT, signal.SIG_DFL))
     try:
         wait_for(lambda: [*tmp_path.glob("*.partial")])
         process.send_signal(signal.SIGINT)
