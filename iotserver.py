@@ -27,6 +27,7 @@ Vocabulary
     verdict   open, close, comfortable or unknown, with the reason
     forecast  when outside gets cooler or warmer than inside, with an interval
     outcome   what became of a forecast
+    courier   the process that carries messages; the server itself never connects to anything
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -35,17 +36,19 @@ Vocabulary
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
     POST /update                                                   store many, as JSON
-    GET  /  /verdict.txt  /events  /export.csv  /healthz
+    GET  /  /verdict.txt  /events  /export.csv  /metrics  /healthz
     GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
+    GET, POST  /weatherstation/...  /data/report/KEY               as bought stations send
 
 Usage
     python3 iotserver.py --demo        everything at once, with two simulated stations
     python3 iotserver.py --help        all the rest
 
 Refused, to stay what it is
-    a second thread, a second writing process, a dependency, a configuration file, user accounts,
-    dashboards to assemble, plug-ins, and a reading acknowledged before it is on the disk
+    a second thread in the server, a second writing process, a dependency, a configuration file,
+    user accounts, dashboards to assemble, plug-ins, and a reading acknowledged before it is on the
+    disk
 """
 # ------------------------------------------------------------------------------------------------
 # 2. Imports, version, limits
@@ -63,6 +66,7 @@ import email.utils
 import errno
 import functools
 import getpass
+import gzip
 import hashlib
 import heapq
 import hmac
@@ -75,23 +79,30 @@ import json
 import math
 import operator
 import os
+import random
 import re
 import secrets
 import shlex
 import shutil
 import signal
+import smtplib
 import socket
 import sqlite3
+import ssl
 import statistics
 import string
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import urllib.parse
+import urllib.request
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -111,6 +122,8 @@ MAX_NUMBER = 32                 # characters of a number: any double fits in 24
 MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
+MAX_MAC = 32                    # characters of a MAC
+MAX_CONSOLE = 28                # of a console's: `-ch1` has to fit behind it
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
 RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
@@ -132,6 +145,18 @@ PATIENCE = {                    # s that a connection may spend in a state
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
 LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
+COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
+RESTART_SECONDS = 10            # between two starts of a courier that does not stay
+TRY_SECONDS = 10                # for a destination to answer
+PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
+MAX_WORDS = 300                 # characters of an answer that are shown
+FORWARD_ROWS = 5000             # readings in one piece for an engine: as its makers advise
+FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
+FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
+GZIP_BYTES = 1000               # a longer body is compressed
+LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
+SETTLE_SECONDS = 30             # an engine that crashes may lose the last 5: these come again
+SAMPLES = 20                    # readings that an engine is asked for
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
 IDLE_STOP_SECONDS = 1
@@ -184,6 +209,8 @@ MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
 STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
+STEP_STATIONS = 200             # likewise stations, with all of their fields
+STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
@@ -257,12 +284,102 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """For what is only handed on, as it was written: whether it can be parsed."""
+    def check(text: str) -> str:
+        parse(text)
+        return text
+    return check
+
+
 def parse_switch(text: str) -> bool:
     return text.lower() not in {"", "0", "no", "false"}
 
 
 def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
+
+
+class Clock(NamedTuple):
+    """A time of day on a clock on the wall; zone None: of this machine."""
+    hour: int
+    minute: int
+    zone: tzinfo | None
+
+
+def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
+    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    require(len(text) <= 64, "too long")
+    times, _, name = text.partition(" ")
+    try:
+        zone = zoneinfo.ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise Usage(f"{name!r}: no time zone of that name is known here") from None
+    clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
+              for part in times.split("-") if text]
+    found = tuple(Clock(int(match[1]), int(match[2]), zone) for match in clocks if match)
+    require(not text or (len(found) == len(clocks) == len({*found}) == count),
+            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
+    return found
+
+
+class Destination(NamedTuple):
+    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
+    url: urllib.parse.SplitResult
+    kind: str
+    is_secure: bool
+    host: str                   # with the port, if there is one
+    name: str
+    id: str
+    login: tuple[str, str]      # user and password
+    options: dict[str, str]
+
+
+REST = {                        # what may stand behind the host, in words and as a pattern
+    "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
+    "json": ("a path", r"([/?].*)?"),
+    "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
+
+
+def parse_destination(text: str) -> Destination:
+    """A URL of --notify. What is wrong is said without the URL."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        kind = url.scheme.removesuffix("s")
+        rest, pattern = REST[kind]
+        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
+    except (ValueError, KeyError):
+        raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
+                    " in names and passwords write %XX for : / ? # @ and blanks") from None
+    name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
+    behind = url._replace(scheme="", netloc="").geturl()
+    require(re.fullmatch(pattern, behind, re.ASCII), f"{name}: behind the host comes {rest}")
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
+        f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
+        dict(urllib.parse.parse_qsl(url.query)))
+
+
+def parse_notify(text: str) -> list[Destination]:
+    return [parse_destination(url) for url in text.split()]
+
+
+def parse_engine(text: str) -> Destination | None:
+    """The URL of --forward, None of an empty text. What is wrong is said without the URL."""
+    if not text:
+        return None
+    try:
+        url = urllib.parse.urlsplit(text)
+        require(url.scheme in {"http", "https"} and url.hostname and url.port != 0
+                and re.fullmatch("[!-~]+", text), "")
+    except (ValueError, Usage):
+        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
+    host = url.netloc.rpartition("@")[2]
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    return Destination(url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
+                       hashlib.sha256(f"{url.scheme} {host} {url.path} {url.query}".encode()
+                                      ).hexdigest(), (user, password),
+                       dict(urllib.parse.parse_qsl(url.query)))
 
 
 SETTINGS = (
@@ -279,12 +396,26 @@ SETTINGS = (
     Setting("private", "FILE", "", str,
             "ask for the password of this file, which --set-password makes, on every page but "
             "updates"),
+    Setting("notify", "URLS", "", as_text(parse_notify),
+            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
+            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
+            "where every user of the machine can read it"),
+    Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
+            "once a day at this time, when it is hot: when it will be cooler outside"),
+    Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
+            "no messages in these hours; the zone is this machine's, or of a name like "
+            "America/New_York"),
+    Setting("forward", "URL", "", as_text(parse_engine),
+            "where all readings go, in InfluxDB's line protocol: http[s]://[USER:PASSWORD@|TOKEN@]"
+            "HOST[:PORT]/write?db=iot; better in the environment, too"),
     Setting("link", "URL", "", str,
-            "this server's own address, as people type it: needed where a private address has a "
-            "public name"),
+            "this server's own address, as people type it, for messages: also needed where a "
+            "private address has a public name"),
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
+COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
+    "notify", "notify-plan", "quiet", "link", "forward"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -350,7 +481,7 @@ class Point(NamedTuple):
 
 # Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
-MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
+MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
@@ -545,6 +676,91 @@ def parse_instant(name: str, text: str) -> int:
                       ) from None
 
 
+# -- consoles -------------------------------------------------------------------------------------
+
+ROOMS = range(1, 9)
+# The place (the console's own station, which is outside, `in`, or a room), the field and our unit;
+# the names in uploads (Weather Underground's, Ecowitt's), in weewx's archive, in Ecowitt's CSV.
+SENSORS = (
+    ("", 1, "°c", "tempf", "outTemp", "outdoor temperature"),
+    ("", 2, "%", "humidity", "outHumidity", "outdoor humidity"),
+    ("", 3, "hpa", "baromrelin baromin", "barometer", "rel pressure"),
+    ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
+    ("", 5, "m/s", "windgustmph", "windGust", "gust"),
+    ("", 6, "°", "winddir", "windDir", "wind direction"),
+    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
+    ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
+    ("", 9, "index", "uv", "UV", "uv-index"),
+    ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
+    ("in", 2, "%", "humidityin indoorhumidity", "inHumidity", "indoor humidity"),
+    ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
+    *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
+    *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
+CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
+                  "wind from °", "rain mm/h", "sun W/m²", "UV index")
+# Systems of units by weewx's numbers: what they have in place of ours. Uploads are in number 1.
+SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
+           16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
+UNITS = {                       # to take off, to multiply with, decimals that are left
+    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
+    "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
+    "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
+# Numbers that say that there is no such sensor; 999 and 1000 a Shelly's without its probe.
+ABSENT = {"": frozenset[float]()} | {unit: {-9999, -999, 999, 1000} for unit in ("°c", "°f", "%")}
+Column: TypeAlias = tuple[str, int, str]    # place, field, unit
+UPLOADS: dict[str, Column] = {
+    name: (place, field, SYSTEMS[1].get(unit, unit))
+    for place, field, unit, names, *_ in SENSORS for name in names.split()} | {
+    f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
+    "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+
+
+def parse_measure(name: str, text: str, unit: str) -> float | None:
+    """A number in a unit to one in ours; None: there is no such sensor. Raises Refused."""
+    if (text := text.strip()) in {"", "--", "null"}:
+        return None
+    try:
+        number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
+        if math.isinf(value := (number - origin) * factor):
+            raise ValueError("not a finite decimal number")
+    except ValueError as error:
+        raise Refused(400, f"{name}: {error}") from None
+    return None if number in ABSENT.get(unit, {-9999, -999}) else round(value, decimals)
+
+
+def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
+    """What a console or sensor sends, names in lower case, as numbers by place and field. Raises
+    Refused."""
+    report: dict[str, dict[int, float]] = {}
+    for name, (place, field, unit) in UPLOADS.items():
+        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
+            report.setdefault(place, {}).setdefault(field, value)
+    return report
+
+
+def parse_clock(text: str) -> datetime:
+    """`2016-5-10 2:34:15` or `2024/05/10 02:34`, as consoles write it. Raises ValueError."""
+    text = text[:MAX_TIME].replace("/", "-") + ":00" * (text.count(":") == 1)
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+
+
+def parse_dateutc(text: str, now: int) -> int:
+    """When a console has measured: what it says if that can be, else now."""
+    with contextlib.suppress(ValueError):
+        ms = (parse_clock(text) - EPOCH) // MILLISECOND
+        if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
+            return ms
+    return now
+
+
+def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
+    """Name and MAC of the station for a place of a console, from those of the one outside."""
+    if not place:
+        return name, mac
+    title = {"in": "inside"}.get(place, place)
+    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
+
+
 @functools.lru_cache(maxsize=64)
 def date_text(day: int) -> str:
     return (EPOCH + timedelta(days=day)).strftime("%Y-%m-%d")
@@ -668,6 +884,26 @@ def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> i
             if readings else 0)
 
 
+class Tail(NamedTuple):
+    """What is left of the readings of a station: enough to go on with the next one."""
+    time: int = 0               # of the newest one
+    limit: int = 0              # how long it may be quiet then
+    last: tuple[float, ...] = ()    # its last three values
+
+    @property
+    def end(self) -> int:
+        """The instant behind which it counts as silent."""
+        return self.time + self.limit
+
+    def add(self, ms: int, value: float, learned: int) -> "Tail":
+        pause = ms - self.time if self.last else 0
+        return Tail(ms, learn_silence(self.limit or learned, pause, learned),
+                    (*self.last[-2:], value))
+
+
+SILENCE = Tail()
+
+
 class Course(NamedTuple):
     """What a verdict remembers from reading to reading."""
     at: int = 0                 # of the last reading that was taken in
@@ -727,40 +963,82 @@ def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence
 
 
 def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
-          course: Course = START,
-          learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST)) -> Verdict:
-    """The verdict at now, from readings in order of time. course is that of the verdict before;
-    without it all readings are replayed. learned are the limits of silence that the pauses
-    between updates have taught, of inside and outside."""
+          course: Course = START, learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST),
+          before: Sequence[Tail] = (SILENCE, SILENCE)) -> Verdict:
+    """The verdict at now, from readings in order of time, and what was before them. course is
+    that of the verdict before; without it all readings are replayed. learned are the limits of
+    silence that the pauses between updates have taught, of inside and outside."""
     if course.at > now:
         course = START                  # the clock was wrong before
-    sides = (inside, outside)
-    last: list[collections.deque[float]] = [collections.deque(maxlen=3) for _ in sides]
-    times, limits = [0, 0], list(learned)
+    tails = [*before]
     merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
     for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
         is_new = not course.state or ms > course.at
         for _, side, value in instant:
-            pause = ms - times[side] if last[side] else 0
-            if pause > limits[side] and is_new:
+            if tails[side].last and ms > tails[side].end and is_new:
                 course = course._replace(wanted="")     # seen before a silence: confirms nothing
-            limits[side] = learn_silence(limits[side], pause, learned[side])
-            times[side] = ms
-            last[side].append(value)
-        if not is_new or not all(last):
+            tails[side] = tails[side].add(ms, value, learned[side])
+        if not is_new or not all(tail.last for tail in tails):
             continue
-        if any(ms - at > limit for at, limit in zip(times, limits, strict=True)):
+        if any(ms > tail.end for tail in tails):
             course = course._replace(wanted="")
         else:
-            course = advance(course, ms, [values[-1] for values in last],
-                             [believe(values) for values in last], comfort)
-    ends = [at + limit for at, limit in zip(times, limits, strict=True)]
-    for i, silent in ((1, "outside"), (0, "inside")):
-        if not last[i] or now > ends[i]:
-            return Verdict("unknown", None, times[i] or None, None, silent, course=course)
-    warm, cool = (values[-1] if abs(values[-1] - believe(values)) < URGENT_MARGIN
-                  else believe(values) for values in last)      # what is said, but for a wild one
-    return Verdict(course.state, warm - cool, course.since, min(ends), None, warm, cool, course)
+            course = advance(course, ms, [tail.last[-1] for tail in tails],
+                             [believe(tail.last) for tail in tails], comfort)
+    for tail, silent in ((tails[1], "outside"), (tails[0], "inside")):
+        if not tail.last or now > tail.end:
+            return Verdict("unknown", None, tail.time or None, None, silent, course=course)
+    warm, cool = (last[-1] if abs(last[-1] - believe(last)) < URGENT_MARGIN
+                  else believe(last) for _, _, last in tails)   # what is said, but for a wild one
+    return Verdict(course.state, warm - cool, course.since, min(tail.end for tail in tails), None,
+                   warm, cool, course)
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
+SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
+TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
+ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
+
+
+def last_at(clock: Clock, now: int) -> int:
+    """When that clock last showed its time."""
+    wall = datetime.fromtimestamp(now / 1000, clock.zone).replace(
+        hour=clock.hour, minute=clock.minute, second=0, microsecond=0, fold=0)
+    today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
+    return today if today <= now else before
+
+
+def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
+    """When the quiet hours ended; 0 where there are none, None while they last."""
+    began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
+    return ended if ended >= began else None
+
+
+def choose_kind(verdict: Verdict, is_cold: bool) -> str:
+    """What there is to do, in a word: open, close, or nothing."""
+    is_warmer = verdict.difference is not None and verdict.difference < -CLOSE_MARGIN
+    if verdict.state == "comfortable" and is_warmer and not is_cold:
+        return "close"
+    return verdict.state if verdict.state in {"open", "close"} else ""
+
+
+def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
+    """Whether it is hot in a room, or outside, and known when it gets cooler."""
+    forecast = room.get("forecast")
+    return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
+                and max(room["inside"], room["outside"]) > comfort)
+
+
+def is_timely(since: int, now: int, awake: int | None) -> bool:
+    """Whether what is true since then may still be told, or again after quiet hours."""
+    return awake is not None and now - max(since, awake) < MESSAGE_AGE
+
+
+def is_news(state: str, told: str) -> bool:
+    """Whether a state is to be told to whom that was told last."""
+    return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
 # -- the forecast ---------------------------------------------------------------------------------
@@ -798,6 +1076,7 @@ LEARNING_RATE = 0.15
 WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # no history knows the clouds: of use, or nothing
 OUT_OF_REACH = 2.0              # °C above all that outside was lately: so warm it does not get
 UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
+FEWEST_DAYS = 5                 # of history; with fewer programs get an answer, people none
 
 
 class Outcome(NamedTuple):
@@ -811,7 +1090,7 @@ class Outcome(NamedTuple):
 
 class Forecast(NamedTuple):
     """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
-    the 80 % interval, which are None where that is UNLIKELY; and the chance that it does.
+    the 80 % interval, which are None unless that is more likely than not; and the chance of it.
 
     The curves are what is expected, a value for each quarter of an hour from the next on.
     """
@@ -959,7 +1238,7 @@ def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | 
     nights = sorted((time, weight) for time, weight in zip(times, weights, strict=True)
                     if time <= HORIZON // QUARTER)
     chance = math.fsum(weight for _, weight in nights) / math.fsum(weights)
-    start, at, end = (None if chance < UNLIKELY
+    start, at, end = (None if chance <= 0.5
                       else now + round(quantile(nights, share) * QUARTER)
                       for share in (TAIL, 0.5, 1 - TAIL))
     return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(falls) - 1,
@@ -984,9 +1263,10 @@ def widen(forecast: Forecast, now: int, width: float) -> Forecast:
 
 
 def is_worth_saying(forecast: Forecast) -> bool:
-    """An evening's always, but "not tonight" when it is sure; a morning's if it is of use."""
+    """An evening's if it has a time; "not tonight" if sure; a morning's if it is of use."""
     if forecast.start is None or forecast.end is None:
-        return forecast.event == "cooler" and forecast.days >= SURE_DAYS
+        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
+                and forecast.days >= SURE_DAYS)
     return forecast.event == "cooler" or (
         forecast.chance >= LIKELY and forecast.end - forecast.start <= WIDEST_MORNING)
 
@@ -1164,6 +1444,15 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    ALTER TABLE station ADD COLUMN console INTEGER REFERENCES station;  -- whose key writes here
+    CREATE TABLE told (                 -- of messages: what is true, and who was told what last
+        destination TEXT NOT NULL,      -- a hash of its URL; '' is what is true
+        station     INTEGER NOT NULL REFERENCES station,
+        topic       TEXT NOT NULL,      -- verdict, silence, plan
+        state       TEXT NOT NULL,      -- open, close; silent, back; a day; '' is nothing
+        time        INTEGER NOT NULL,   -- since then it is true; then it was told
+        PRIMARY KEY (destination, station, topic)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
         inside   INTEGER NOT NULL,      -- series
         outside  INTEGER NOT NULL,
@@ -1174,6 +1463,15 @@ MIGRATIONS = ("""
         baseline INTEGER NOT NULL,
         PRIMARY KEY (inside, outside, asked)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE forward (              -- who gets all readings: a hash of the engine's address
+        target TEXT PRIMARY KEY,
+        asked  INTEGER NOT NULL         -- when it was last asked for what is next, about
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE unsent (               -- from where on the engine lacks readings of a series
+        series INTEGER PRIMARY KEY,
+        time   INTEGER NOT NULL,
+        entry  INTEGER NOT NULL
+    ) STRICT;
 """)
 
 WRITER_PRAGMAS = (
@@ -1207,6 +1505,7 @@ class Station:
     heard: int | None
     last_entry: int
     silence: int                # ms that it may be quiet, as its pauses have taught
+    console: int | None = None  # the station whose key writes here, too: a console's outside
 
 
 def hash_seq(field: int, seq: str) -> bytes:
@@ -1240,6 +1539,17 @@ class Entry(NamedTuple):
     note: Note = Note()
 
 
+class Piece(NamedTuple):
+    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
+    series: int
+    behind: tuple[int, int]     # time and entry from where to go on
+    station: str
+    role: str | None
+    field: int
+    label: str | None
+    points: list[tuple[int, float]]
+
+
 class Row(NamedTuple):
     """A reading on its way out of or into a CSV file. entry is None where the source has none."""
     time: int
@@ -1259,7 +1569,10 @@ class Batch:
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
+    parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
     now: int = 0                # when its updates arrived; 0: they are none
+    entries: int = 0            # that it stores, and those that were repeated
+    repeated: int = 0
 
 
 def refuse_foreign(path: Path) -> None:
@@ -1296,7 +1609,8 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-COMPANIONS = ("-wal", "-shm", "-journal", ".lock", ".sock")     # files that go with a database
+SOCKETS = (".sock", ".courier")         # beside a database that a server has open
+COMPANIONS = ("-wal", "-shm", "-journal", ".lock", *SOCKETS)    # files that go with a database
 
 
 def require_database(path: Path) -> None:
@@ -1356,8 +1670,9 @@ def ask(db: sqlite3.Connection, question: str,
     return row and row[0]
 
 
-def read_stations(db: sqlite3.Connection) -> list[Station]:
-    return [Station(*row) for row in db.execute("SELECT * FROM station ORDER BY id")]
+def read_stations(db: sqlite3.Connection, which: str = "ORDER BY id",
+                  values: Sequence[Any] = ()) -> list[Station]:
+    return [Station(*row) for row in db.execute(f"SELECT * FROM station {which}", values)]
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
@@ -1391,8 +1706,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
-class Reader:
-    """Every question asked of the file, on a connection that cannot write."""
+class Overview:
+    """What is shown of the file: stations, newest values, charts; it cannot be written here."""
 
     def __init__(self, path: Path):
         require_database(path)
@@ -1417,24 +1732,36 @@ class Reader:
         if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
-    def stations(self) -> list[Station]:
-        return read_stations(self.db)
+    def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
+        """All stations, or those of the end of a SELECT."""
+        return read_stations(self.db, which, values)
 
-    def entries(self) -> dict[int, int]:
-        """{station: entries ever stored}."""
+    def count_stations(self) -> int:
+        return int(ask(self.db, "SELECT count(*) FROM station"))
+
+    def entries(self, stations: Iterable[int]) -> dict[int, int]:
+        """{station: entries ever stored} of these."""
         return dict(self.db.execute("""
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
-                                     WHERE station = id) FROM station""").fetchall())
+                                     WHERE station = id)
+            FROM station WHERE id IN (SELECT value FROM json_each(?))""",
+            (json.dumps([*stations]),)).fetchall())
 
-    def latest(self, station: int | None = None, now: int = LATEST_TIME) -> list[Latest]:
-        """The newest reading up to now of each series, of one station or of all."""
-        which = "" if station is None else "WHERE s.station = :station"
-        return [Latest(*row) for row in self.db.execute(f"""
-            SELECT s.id, s.station, s.field, s.label, r.time, r.value FROM series s
+    def latest(self, stations: Iterable[int], now: int = LATEST_TIME) -> list[Latest]:
+        """The newest reading up to now of each series of these stations."""
+        return [Latest(*row) for row in self.db.execute("""
+            SELECT s.id, s.station, s.field, s.label, r.time, r.value
+            FROM json_each(?) one JOIN series s ON s.station = one.value
             LEFT JOIN reading r ON r.series = s.id AND (r.time, r.entry) = (
-                SELECT time, entry FROM reading WHERE series = s.id AND time <= :now
+                SELECT time, entry FROM reading WHERE series = s.id AND time <= ?
                 ORDER BY time DESC, entry DESC LIMIT 1)
-            {which} ORDER BY s.station, s.field""", {"station": station, "now": now})]
+            ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
+
+    def all_latest(self, now: int) -> Iterator[list[Latest]]:
+        """The same of all stations, STEP_STATIONS of them at a time."""
+        ids = [id for id, in self.db.execute("SELECT id FROM station ORDER BY id")]
+        for first in range(0, len(ids), STEP_STATIONS):
+            yield self.latest(ids[first:first + STEP_STATIONS], now)
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
@@ -1502,17 +1829,24 @@ class Reader:
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
 
-    def first_hour(self) -> int | None:
-        """When the history begins that is within reason."""
-        hour = ask(self.db, """
-            SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
-            FROM series""", (EARLIEST_TIME // HOUR,))
-        return None if hour is None else int(hour) * HOUR
+    def first_hour(self) -> Generator[None, None, int | None]:
+        """When the history begins that is within reason; in steps."""
+        hours, last = [], ask(self.db, "SELECT max(id) FROM series")
+        for id in range(0, 0 if last is None else last + 1, STEP_ENTRIES):
+            yield
+            hours.append(ask(self.db, """
+                SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
+                FROM series WHERE id >= ? AND id < ?""",
+                (EARLIEST_TIME // HOUR, id, id + STEP_ENTRIES)))
+        return min((hour * HOUR for hour in hours if hour is not None), default=None)
+
+    def weights(self) -> tuple[int, int]:
+        """Bytes that the database and its log occupy."""
+        log = beside(self.path, "-wal")
+        return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
     def weight(self) -> int:
-        """Bytes that the database occupies with its log."""
-        files = (self.path, beside(self.path, "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(self.weights())
 
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
@@ -1560,6 +1894,11 @@ class Reader:
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
+
+
+class Reader(Overview):
+    """Every question asked of the file, on a connection that cannot write: single entries, what
+    is still to be forwarded, copies and checks."""
 
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
@@ -1628,6 +1967,38 @@ class Reader:
         return int(ask(self.db, """
             SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
             FROM series""", (before,)))
+
+    def pieces(self, places: Iterable[tuple[int, tuple[int, int]]], limit: int
+               ) -> Iterator[Piece]:
+        """Readings of series from a place on, of all together so many and one piece more."""
+        for series, place in places:
+            rows = read_readings(self.db, series, place, limit=limit) if limit > 0 else []
+            limit -= len(rows)
+            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
+            for names in self.db.execute("""
+                    SELECT name, role, field, label FROM series JOIN station
+                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
+                yield Piece._make((series, behind, *names, [
+                    (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
+
+    def count_from(self, places: Mapping[int, tuple[int, int]]) -> Generator[None, None, int]:
+        """Readings of series from a place on, in steps."""
+        total = 0
+        for series, place in tuple(places.items()):
+            total += ask(self.db, """
+                SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
+                        AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
+                    + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
+                (series, *place, place[0] // HOUR))
+            yield
+        return int(total)
+
+    def count_unsent_before(self, before: int) -> int:
+        """Those of them that --prune would take."""
+        return int(ask(self.db, """
+            SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series
+                          AND (r.time, entry) >= (u.time, u.entry) AND r.time < ?
+                          AND typeof(value) <> 'text')) FROM unsent u""", (before,)))
 
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """How many readings delete_step would take, and how many pruned hours stay as they are."""
@@ -1735,8 +2106,24 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
-        last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
-        self.next_series = 0 if last is None else last + 1
+        last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
+        self.next_series = last.get("series", -1) + 1
+        self.next_station = last.get("station", 0) + 1
+        engine: tuple[str | None, int] = (
+            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
+        self.engine, self.asked = engine
+        self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
+            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.pending = dict(self.unsent)    # the same as it is: that of the file comes after it
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
+        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.reached: dict[int, tuple[int, int]] = {}   # what the engine has had since it was
+        self.settled: dict[int, tuple[int, int]] = {}   # settled, and what it had by then
+        self.ticket = secrets.randbits(32)              # of what is on its way
+        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
+            collections.defaultdict(dict))
+        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
+            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -1860,10 +2247,8 @@ class ImportStep:
         return True
 
 
-class Writer(Database):
-    """All that changes the file: updates, turn by turn, and commands between two turns."""
-
-    # -- updates: add as many as the turn brings, then commit -------------------------------------
+class Updates(Database):
+    """What stations send: as many are added as the turn brings, then all are committed."""
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
@@ -1871,6 +2256,7 @@ class Writer(Database):
             seq = hash_seq(reading.field, reading.seq)
             if (entry := self.find_receipt(station.id, seq)) is not None:
                 self.batch.stations[station.id], self.batch.now = station, now
+                self.batch.repeated += 1
                 return entry
             self.batch.receipts[station.id, seq] = station.last_entry + 1
         ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
@@ -1900,6 +2286,7 @@ class Writer(Database):
         batch = self.batch
         batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
+        batch.entries += 1
         for field, value in values.items():
             if (series := self.series.get((station.id, field))) is None:
                 series = self.series_of(batch, station.id, field)
@@ -1917,6 +2304,28 @@ class Writer(Database):
             batch.series.append((series, station, field))
         return series
 
+    def find_part(self, console: Station, place: str, now: int) -> Station | None:
+        """The station for a place of a console; a new one comes with the batch. None: its name
+        or MAC is that of a station which was registered otherwise."""
+        if not place:
+            return console
+        name, mac = name_part(console.name, console.mac, place)
+        part = self.by_mac.get(mac)
+        if part is None:
+            taken = {station.name for station in self.stations.values()}
+            if len(mac) > MAX_MAC or not (free := {name, mac} - taken):
+                return None
+            part = Station(self.next_station, name if name in free else mac, mac, None, None, None,
+                           None, now, None, 0, SILENT_AT_LEAST)
+            self.stations[part.id] = self.by_mac[mac] = part
+            self.next_station += 1
+        if part.console != console.id:
+            if part.key or part.console:
+                return None
+            part.console = console.id           # an import may have left it, without a key
+            self.batch.parts.append(part)
+        return part
+
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
@@ -1926,9 +2335,16 @@ class Writer(Database):
         return batch
 
     def _write(self, batch: Batch) -> None:
+        for part in batch.parts:
+            self.db.execute("""
+                INSERT INTO station (id, name, mac, created, console) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT (id) DO UPDATE SET console = excluded.console""",
+                (part.id, part.name, part.mac, part.created, part.console))
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
+        if self.engine:
+            self._mark(batch.readings)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
             count = count + excluded.count,
@@ -1958,6 +2374,101 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
+    # -- forwarding: of each series, from where on the engine lacks readings ----------------------
+
+    def _mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
+        """What was just stored is to be forwarded. While an engine is away that is no row more."""
+        first: dict[int, int] = {}
+        for series, ms, _, _ in readings:
+            if ms < first.get(series, LATEST_TIME):
+                first[series] = ms
+        marks = []
+        for series, ms in first.items():
+            place = (ms, 0)
+            if place < self.unsent.get(series, (LATEST_TIME, 0)):
+                self.unsent[series] = place
+                marks.append((series, *place))
+            self.pending[series] = min(place, self.pending.get(series, place))
+            if place < self.sending.get(series, (0, 0)):
+                self.late[series] = min(place, self.late.get(series, place))
+            for had in (self.reached, self.settled):
+                if place < had.get(series, (0, 0)):
+                    had[series] = place
+        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
+
+    def forward_to(self, engine: str | None, now: int) -> None:
+        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
+        one that asks for the first time, or again after long, lacks all there is."""
+        is_known = (self.engine is not None and engine in {None, self.engine}
+                    and now - self.asked < FORWARD_MEMORY)
+        if engine == self.engine is None or (is_known and (
+                engine is None or now - self.asked < HOUR)):
+            return
+        with self.transaction() as db:
+            db.execute("DELETE FROM forward")
+            if not is_known:
+                db.execute("DELETE FROM unsent")
+            if engine:
+                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+        self.asked = now
+        if engine is None:
+            self.load()
+        elif not is_known:
+            self.forward_again()
+
+    def forward_again(self) -> None:
+        """It gets all there is, from the first hour of each series on."""
+        with self.transaction() as db:
+            db.execute("""
+                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
+        self.load()
+
+    def forwarded(self, ticket: int) -> None:
+        """The engine has what was taken last; what came late meanwhile is still to be sent."""
+        if ticket != self.ticket:
+            return
+        for series, sent in self.sending.items():
+            place = self.reached[series] = min(sent, self.late.get(series, sent))
+            if read_readings(self.db, series, place, limit=1):
+                self.pending[series] = place
+            else:
+                self.pending.pop(series, None)
+        self.sending, self.late = {}, {}
+
+    def settle(self) -> None:
+        """Note in the file what the engine has had since the last time but one: it may lose what
+        came in the seconds before a crash."""
+        with self.transaction(places=len(self.settled)) as db:
+            for series, place in self.settled.items():
+                if read_readings(db, series, place, limit=1):
+                    self.unsent[series] = place
+                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
+                               (*place, series))
+                else:
+                    self.unsent.pop(series, None)
+                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
+        self.settled, self.reached = self.reached, {}
+
+    def look_back(self) -> None:
+        """The engine was away: it gets again what is not settled."""
+        self.pending = dict(self.unsent)
+        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
+
+
+class Writer(Updates):
+    """All that changes the file: updates, and commands, each so short that a server can carry it
+    out between two updates."""
+
+    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """Note who was told what, and when; without destination what is true, since when."""
+        with self.transaction() as db:
+            for station, topic, state, ms in rows:
+                if station in self.stations:
+                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
+                               (destination, station, topic, state, ms))
+                    self.told[destination][station, topic] = state, ms
+
     def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
                       ) -> None:
         """Add what became of forecasts of a room; what is older than start goes."""
@@ -1966,8 +2477,6 @@ class Writer(Database):
                            [(inside, outside, *outcome) for outcome in outcomes])
             db.execute("DELETE FROM outcome WHERE asked < ?", (start,))
 
-    # -- commands: each is short, so that a server can carry them out between two updates ---------
-
     def find(self, name: str) -> Station:
         return find_station(self.stations.values(), name)
 
@@ -1975,19 +2484,36 @@ class Writer(Database):
                     now: int) -> None:
         """Register a station, or complete one that an import has left without a key. key is the
         SHA-256 in hex, or None."""
+        with self.transaction():
+            self._register(name, mac, role, key, now)
+        self.load()
+
+    def add_console(self, name: str, mac: str, key: str, now: int) -> None:
+        """Register a console, by the name and MAC of its station outside, and that inside."""
+        with self.transaction():
+            id = self._register(name, mac, "outside", key, now)
+            inside = self._register(*name_part(name, mac, "in"), "inside", None, now)
+            self.db.execute("UPDATE station SET console = ? WHERE id = ?", (id, inside))
+            self.db.executemany("""
+                INSERT INTO series (station, field, label) VALUES (?, ?, ?)
+                ON CONFLICT (station, field) DO UPDATE SET label = excluded.label""", [
+                (station, field, label) for station, count in ((id, MAX_FIELDS), (inside, 3))
+                for field, label in enumerate(CONSOLE_LABELS[:count], 1)])
+        self.load()
+
+    def _register(self, name: str, mac: str, role: str | None, key: str | None, now: int) -> int:
         imported = self.by_mac.get(mac)
-        if imported and imported.key:
+        if imported and (imported.key or imported.console):
             raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
         if any(name == s.name and s is not imported for s in self.stations.values()):
             raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
                              "a new key")
         self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("""
-                INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
-                ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
-                key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self.load()
+        return int(ask(self.db, """
+            INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
+            key = excluded.key RETURNING id""",
+            (name, mac, role, key and bytes.fromhex(key), now)))
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -1997,13 +2523,19 @@ class Writer(Database):
                      role: str | None) -> None:
         """Change what is not None of a station; the role `none` takes its role away."""
         station = self.find(name)
-        for other in self.stations.values():
-            if other is not station and (other.name == new_name or other.mac == mac):
-                raise StoreError(f"station {other.name!r} has this name or MAC already")
-        with self.transaction() as db:
-            db.execute("UPDATE station SET name = ?, mac = ?, role = ? WHERE id = ?", (
-                new_name or station.name, mac or station.mac,
-                {None: station.role, "none": None}.get(role, role), station.id))
+        if len(mac or "") > MAX_CONSOLE and any(
+                part.console == station.id for part in self.stations.values()):
+            raise StoreError(f"a console's MAC has at most {MAX_CONSOLE} characters")
+        try:
+            with self.transaction() as db:
+                db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
+                    new_name or station.name, {None: station.role, "none": None}.get(role, role),
+                    station.id))
+                # The MACs of its rooms, where it is a console's, begin with its own.
+                db.execute("UPDATE station SET mac = ? || substr(mac, ?) WHERE ? IN (id, console)",
+                           (mac or station.mac, len(station.mac) + 1, station.id))
+        except sqlite3.IntegrityError:
+            raise StoreError("another station has this name or MAC already") from None
         self.load()
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
@@ -2048,9 +2580,11 @@ class Writer(Database):
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
-            db.executemany("DELETE FROM hour WHERE series = ?", [(id,) for id in series])
-            for table in ("series", "note", "receipt", "gap"):
+            for table in ("hour", "unsent"):
+                db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
+            for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
+            db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
             db.execute("DELETE FROM outcome")
         self.load()
@@ -2058,11 +2592,13 @@ class Writer(Database):
 
     def prune_step(self, before: int) -> int:
         """Delete up to STEP_ROWS raw readings older than before; how many. 0: no more."""
+        series = ask(self.db, """
+            SELECT id FROM series WHERE EXISTS (
+                SELECT 1 FROM reading WHERE series = id AND time < ?) LIMIT 1""", (before,))
+        if series is None:
+            return 0
         with self.transaction():
-            for series in self.series.values():
-                if deleted := self._delete_oldest(series, before):
-                    return deleted
-        return 0
+            return self._delete_oldest(series, before)
 
     def _delete_oldest(self, series: int, before: int) -> int:
         bound = self.db.execute("""
@@ -2140,6 +2676,7 @@ class Writer(Database):
             INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
             (name, mac, now)).fetchone())
         self.stations[station.id] = self.by_mac[mac] = station
+        self.next_station = station.id + 1
         return station
 
 
@@ -2296,9 +2833,12 @@ class Access:
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        stored = (station and station.key) or NO_KEY    # compared with always: takes as long
+        holder = station                                # of the key: a console's, for its rooms
+        if station and station.console and not station.key:
+            holder = writer.stations[station.console]
+        stored = (holder and holder.key) or NO_KEY      # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
-        if not station or not (is_current or matches(digest, station.next_key)):
+        if not (station and holder) or not (is_current or matches(digest, holder.next_key)):
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
         if (address, digest) not in self.guesses.right:
@@ -2311,7 +2851,7 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
-            writer.batch.promoted.add(station.id)
+            writer.batch.promoted.add(holder.id)
         return station
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
@@ -2661,6 +3201,7 @@ FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
 CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
 SMALL_CHARTS = 6
+LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
 STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
 MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
@@ -2726,6 +3267,17 @@ class Place(NamedTuple):
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
     forecast: Forecast | None = None
+    tail: Tail = SILENCE                # of the readings that verdicts have taken in, but the last
+    fresh: Sequence[Sample] = ()        # the others
+
+    def settle(self, now: int) -> "Place":
+        """The same when verdicts have taken in all: the last one, of this minute, may change."""
+        if len(self.fresh) < 2:
+            return self
+        tail = functools.reduce(lambda tail, r: tail.add(*r, self.silence), self.fresh[:-1],
+                                self.tail)
+        recent = bisect.bisect_left(self.readings, (now - RECENT_WINDOW - self.silence,))
+        return self._replace(tail=tail, fresh=self.fresh[-1:], readings=self.readings[recent:])
 
     @property
     def css(self) -> str:
@@ -2769,10 +3321,10 @@ def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
     return datetime.fromtimestamp(ms / 1000, timezone.utc).astimezone(zone).strftime(form)
 
 
-def say_degrees(difference: float, unit: str) -> str:
-    """A difference of temperatures: `4.1 °F`."""
-    degrees = abs(difference) * (1 if unit == "C" else 1.8)
-    return f"{say_number(degrees).removesuffix('.0')} °{unit}"
+def say_degrees(difference: float, units: str) -> str:
+    """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
+    degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
+    return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
 
 
 def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
@@ -2806,7 +3358,7 @@ def find_expiry(places: list[Place]) -> int:
 def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
     forecast = room.forecast
-    if forecast is None or room.is_cold:
+    if forecast is None or room.is_cold or forecast.days < FEWEST_DAYS:
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
@@ -2839,17 +3391,38 @@ def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = No
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
 
-def verdict_document(places: list[Place], now: int) -> dict[str, list[dict[str, object]]]:
-    """The answers for programs: °C and ms, whatever people are shown."""
+def verdict_document(places: list[Place], now: int, units: str = "C"
+                     ) -> dict[str, list[dict[str, Any]]]:
+    """The answers for programs: °C and ms, whatever people are shown; units are for the text."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, "C")),
+        "text": " ".join(say_verdict(room, now, units)),
         "forecast": room.forecast and {
             "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
             "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
     } for room, verdict in rank_rooms(places)]}
+
+
+def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
+                zone: tzinfo | None, units: str) -> tuple[str, str]:
+    """Title and text of a message."""
+    name = f'"{station.name}"'
+    if state == "back":
+        return f"{name} is heard again", f"{name} is heard again."
+    if state == "silent":
+        ago = format_ago(now - (station.heard or now))
+        return f"{name} is silent", f"{name} has been silent for {ago}."
+    if topic == "plan":
+        at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
+                          for ms in map(room["forecast"].get, ("at", "from", "to")))
+        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
+                + (f"to {end})." if end else "or later)."))
+    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
+                       for side in ("inside", "outside"))
+    said = room["text"].removesuffix(".")
+    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
 
 
 def say_trend(readings: list[tuple[int, float]], now: int) -> str:
@@ -3032,37 +3605,74 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
-def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place] = (),
-                stations: Iterable[Station] | None = None) -> list[Place]:
-    """Inside and outside stations, and of each room the verdict, which goes on from before."""
-    known = {place.name: place.verdict.course if place.verdict else START for place in before}
-    ranks: collections.Counter[str] = collections.Counter()
-    places: list[Place] = []
-    for station in reader.stations() if stations is None else stations:
-        if role := station.role:
-            window = (min(VERDICT_WINDOW, RECENT_WINDOW + station.silence)
-                      if station.name in known else VERDICT_WINDOW)
-            series = reader.series(station.id).get(1)
-            readings = [] if series is None else reader.recent(series, now - window, now + 1)
-            last = readings[-1][0] if readings else series and reader.last_time(series, now)
-            places.append(Place(station.name, role, ranks[role], series, readings, last,
-                                silence=station.silence))
-            ranks[role] += 1
-    # The outside station that counts is the first that is not silent. Not the one that sent
-    # last: the verdict would turn with each reading.
-    outsides = [place for place in places if place.role == "outside"]
-    heard = (place for place in outsides if now <= silent_from(place.readings, place.silence))
-    outside = next(heard, outsides[0] if outsides else None)
-    return [place if place.role == "outside" else answer_room(
-                place, outside, now, comfort, known.get(place.name, START))
-            for place in places]
+def end_steps(steps: Generator[None, None, list[Place]]) -> list[Place]:
+    """What comes of them, where nobody waits meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(list[Place], done.value)
 
 
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
-                course: Course = START) -> Place:
+def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
+                touched: set[int] | None = None, stations: Iterable[Station] | None = None
+                ) -> Generator[None, None, list[Place]]:
+    """Inside and outside stations, and of each room the verdict, which goes on from before; in
+    steps. Only places whose series were touched are read again, or all: None."""
+    known = {(place.name, place.role): place for place in before}
+    ranks: collections.Counter[str | None] = collections.Counter()
+    places: dict[int, Place] = {}
+    outside: Place | None = None
+    settled: Place | None = None
+    is_heard = False
+    given = [station for station in stations or reader.stations() if station.role]
+    for station in sorted(given, key=lambda station: station.role == "inside"):
+        old = known.get((station.name, str(station.role)))
+        place = renew_place(reader, station, ranks[station.role], now, old, touched)
+        ranks[station.role] += 1
+        if place is not old or len(places) % STEP_PLACES == 0:
+            yield
+        if place.role == "inside":
+            if place is not old or place.outside is not settled or (
+                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
+                place = answer_room(place, outside, now, comfort)._replace(outside=settled)
+        # The outside station that counts is the first that is not silent. Not the one that sent
+        # last: the verdict would turn with each reading.
+        elif not is_heard:
+            is_heard = now <= silent_from(place.readings, place.silence)
+            if is_heard or not outside:
+                outside, settled = place, place.settle(now)
+        places[station.id] = settled if settled and place is outside else place.settle(now)
+    return [places[station.id] for station in given]
+
+
+def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
+                touched: set[int] | None) -> Place:
+    """A station with a role as it is now: as before, unless its series was touched."""
+    if before and before.series is not None and not (
+            touched is None or before.series in touched):
+        return before
+    window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
+    series = reader.series(station.id).get(1)
+    readings = [] if series is None else reader.recent(series, now - window, now + 1)
+    last = readings[-1][0] if readings else series and reader.last_time(series, now)
+    place = before or Place(station.name, str(station.role), rank, series, [], None)
+    count = bisect.bisect_left(readings, (place.tail.time + 1,))
+    if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
+        place, count = place._replace(tail=SILENCE), 0
+    return place._replace(rank=rank, series=series, readings=readings, heard=last,
+                          silence=station.silence, fresh=readings[count:])
+
+
+def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
     """An inside station with its verdict."""
-    verdict = judge(room.readings, outside.readings if outside else [], now, comfort, course,
-                    (room.silence, outside.silence if outside else SILENT_AT_LEAST))
+    course = room.verdict.course if room.verdict else START
+    sides = [room, outside or room._replace(tail=SILENCE, fresh=())]
+    begin = max(side.tail.time for side in sides)
+    if any(course.at < ms <= begin for side in sides for ms, _ in side.fresh):  # late, and counts
+        sides = [side._replace(tail=SILENCE, fresh=side.readings) for side in sides]
+    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort, course,
+                    [side.silence for side in sides], [side.tail for side in sides])
     silent = room if verdict.silent == "inside" else outside
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
@@ -3070,7 +3680,7 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float,
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
-def find_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
                   ) -> Forecast | None:
     """What is known by inside and outside series, while it is new and not yet come true."""
     if not room.verdict or room.verdict.difference is None or not room.outside:
@@ -3107,7 +3717,7 @@ def render_ago(ms: int, view: View, now: int) -> str:
 def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
     """The chart goes on as it is expected for this room, where there is a forecast."""
     forecast = room.forecast
-    if forecast is None or room.outside is None:
+    if forecast is None or room.outside is None or forecast.days < FEWEST_DAYS:
         return chart
     curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
     expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
@@ -3199,27 +3809,31 @@ def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str
 
 
 def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
-                  view: View, now: int) -> Iterator[str]:
+                  view: View, now: int) -> Generator[None, None, str]:
     """Small charts: humidity, pressure, and whatever has no role."""
-    styles = {place.name: place.css for place in places}
+    styles, charts = {place.name: place.css for place in places}, ""
     for station, series in others[:SMALL_CHARTS]:
+        yield
         label = series.label or LABELS.get(series.field) or f"field {series.field}"
         line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
                     read_points(reader, series.series, view, now, SMALL_POINTS))
         if line.points:
             chart = render_chart(Chart([line], "", now - RANGES[view.range], now, view.zone,
                                        SMALL_HEIGHT))
-            yield f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+            charts += f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
+    return charts
 
 
 def render_stations(reader: Reader, stations: list[Station], view: View, now: int
-                    ) -> tuple[str, list[tuple[Station, Latest]]]:
+                    ) -> Generator[None, None, tuple[str, list[tuple[Station, Latest]]]]:
     """The table of stations, those long silent folded away, and what else all others send."""
-    entries, since = reader.entries(), reader.first_hour()
+    entries, since = reader.entries(s.id for s in stations), (yield from reader.first_hour())
     rows: tuple[list[str], list[str]] = ([], [])
     others: list[tuple[Station, Latest]] = []
-    for station in stations[:MAX_ROWS + MAX_FOLDED]:
-        fields = reader.latest(station.id, now)
+    for station in stations:
+        if not len(rows[0]) % MAX_ROWS:
+            yield
+        fields = reader.latest([station.id], now)
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
         last = reader.last_time(newest.series, now) if newest else None
@@ -3235,7 +3849,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
         others += [(station, series) for series in fields
                    if not (is_stale or (station.role and series.field == 1))]
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
-    count = len(stations) - len(shown)
+    count = reader.count_stations() - len(shown)
     more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
     details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
                "</details>") * (count > 0)
@@ -3258,23 +3872,30 @@ def render_message(title: str, text: str) -> bytes:
     return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
 
 
-def render_overview(reader: Reader, places: list[Place], view: View, now: int) -> bytes:
-    """The page that answers: open the windows?"""
-    stations = sorted(reader.stations(), key=lambda s: (not s.role, -(s.heard or s.created)))
+def render_overview(reader: Reader, places: list[Place], view: View, now: int,
+                    notes: Iterable[str] = ()) -> Generator[None, None, bytes]:
+    """The page that answers: open the windows? In steps."""
+    stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
+                               MAX_ROWS + MAX_FOLDED)
     if not stations:
         return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
-    shown = choose_places(places)
-    lines = [Line(place.name, place.css, read_points(
-        reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
-        for place in shown if place.series is not None]
+    shown, lines = choose_places(places), []
+    for place in shown:
+        yield
+        lines += [Line(place.name, place.css, read_points(
+            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
+            ] if place.series is not None else []
+    yield
     card, headline, states = render_verdicts(places, view, now)
+    card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
     figures = "".join(render_now(reader, place, view, now) for place in shown)
-    table, others = render_stations(reader, stations, view, now)
+    figure = render_figure(places, lines, view, now)
+    table, others = yield from render_stations(reader, stations, view, now)
+    smalls = yield from render_others(reader, others, places, view, now)
     return render_page(
         headline,
         f"{card}<div class=now>{figures}</div>\n"
-        f"{render_figure(places, lines, view, now)}<div class=smalls>"
-        f"{''.join(render_others(reader, others, places, view, now))}</div>\n{table}",
+        f"{figure}<div class=smalls>{smalls}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
 
@@ -3368,8 +3989,7 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
 
 
 def make_page(request: Request, server: "Server", view: View) -> Work:
-    yield
-    return answer_page(request, server, server.board.make_page(view))
+    return answer_page(request, server, (yield from server.board.make_page(view)))
 
 
 def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
@@ -3429,18 +4049,23 @@ def get_events(request: Request, server: "Server") -> Answer:
                   headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
 
 
-def get_stations(request: Request, server: "Server") -> Answer:
-    latest = collections.defaultdict(list)
-    for series in server.reader.latest(now=server.now()):
-        latest[series.station].append({"field": series.field, "label": series.label,
-                                       "value": series.value, "time": series.time})
-    return Answer(as_json([
-        {"id": station.id, "name": station.name, "role": station.role, "heard": station.heard,
-         "fields": latest[station.id]} for station in server.reader.stations()]), JSON,
-        headers=ANY_ORIGIN)
+def get_stations(request: Request, server: "Server") -> Work:
+    pieces, last = [], 0
+    while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
+                                             STEP_STATIONS):
+        latest = collections.defaultdict(list)
+        for series in server.reader.latest([s.id for s in stations], server.now()):
+            latest[series.station].append({"field": series.field, "label": series.label,
+                                           "value": series.value, "time": series.time})
+        pieces.append(as_json([
+            {"id": station.id, "name": station.name, "role": station.role,
+             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
+        last = stations[-1].id
+        yield
+    return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
 
 
-def get_verdict(request: Request, server: "Server") -> Answer:
+def get_verdict(request: Request, server: "Server") -> Work:
     """The answers for widgets and scripts, as JSON or in words, a line a room.
 
     As a widget cannot log in, a key of a station opens them on a private server.
@@ -3450,6 +4075,7 @@ def get_verdict(request: Request, server: "Server") -> Answer:
     stations = server.writer.stations.values()
     if server.access.password and not server.access.admit_key(stations, key, request.address):
         server.access.admit_reader(request.headers, request.address)
+    yield from server.board.look()
     places, now = server.board.places(), server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
@@ -3517,6 +4143,105 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
     return Answer(b"ok")
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
+Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
+
+
+def sample_commits(turn: "Turn") -> Samples:
+    """A histogram: its buckets hold what took no longer. A label without a name is a suffix."""
+    for limit, count in zip(COMMIT_SECONDS, itertools.accumulate(turn.commits), strict=True):
+        yield {"": "_bucket", "le": "+Inf" if limit == math.inf else str(limit)}, count
+    yield {"": "_sum"}, turn.seconds
+    yield {"": "_count"}, sum(turn.commits)
+
+
+def sample_readings(server: "Server") -> Samples:
+    stations = server.writer.stations
+    for series in itertools.chain.from_iterable(server.reader.all_latest(server.now())):
+        station = stations.get(series.station)
+        if station and isinstance(series.value, (int, float)):      # neither a text nor none yet
+            yield {"station": station.name, "role": station.role or "",
+                   "field": str(series.field),
+                   "label": series.label or LABELS.get(series.field, "")}, series.value
+
+
+def sample_verdicts(server: "Server") -> Samples:
+    for room, verdict in rank_rooms(server.board.places()):
+        for state in URGENCY:
+            yield {"station": room.name, "state": state}, verdict.state == state
+
+
+METRICS = {                     # kind, help
+    "updates_total": ("counter", "Entries of updates by what became of them; refused: requests"),
+    "readings_total": ("counter", "Readings that updates stored"),
+    "commits_total": ("counter", "Transactions of updates"),
+    "commit_seconds": ("histogram", "How long they took, up to the disk"),
+    "connections": ("gauge", "Open connections"),
+    "listeners": ("gauge", "Those of them that wait for events"),
+    "database_bytes": ("gauge", "Size of the database file"),
+    "log_bytes": ("gauge", "Size of its write-ahead log"),
+    "disk_free_bytes": ("gauge", "Room left on its disk"),
+    "reading": ("gauge", "Newest value of a field"),
+    "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
+    "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
+    "messages_total": ("counter", "Messages by what became of them"),
+    "forward_lag_readings": ("gauge", "Readings that an engine has yet to get, about"),
+    "build_info": ("gauge", "Always 1; the versions are its labels"),
+}
+
+
+def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, Samples]]:
+    turn, (size, log) = server.turn, server.reader.weights()
+    yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
+    yield "readings_total", [({}, turn.readings)]
+    yield "commits_total", [({}, sum(turn.commits))]
+    yield "commit_seconds", sample_commits(turn)
+    yield "connections", [({}, len(server.connections))]
+    yield "listeners", [({}, len(server.events.listeners))]
+    yield "database_bytes", [({}, size)]
+    yield "log_bytes", [({}, log)]
+    yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
+    yield "reading", sample_readings(server)
+    yield "heard_timestamp_seconds", (
+        ({"station": station.name}, station.heard / 1000)
+        for station in tuple(server.writer.stations.values()) if station.heard)
+    yield "verdict", sample_verdicts(server)
+    yield "messages_total", [({"result": result}, server.post.counts[result])
+                             for result in ("sent", "failed")]
+    yield "forward_lag_readings", [({}, lag)]
+    yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
+                           "sqlite": sqlite3.sqlite_version}, 1)]
+
+
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def render_sample(name: str, labels: dict[str, str], value: float) -> str:
+    told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                    for label, text in labels.items() if label)
+    return f"iotserver_{name}{labels.get('', '')}{told and f'{{{told}}}'} {value:.15g}\n"
+
+
+def get_metrics(request: Request, server: "Server") -> Work:
+    """What Prometheus asks for, family by family, some lines a step."""
+    yield from server.board.look()
+    lag = yield from server.reader.count_from(server.writer.pending)
+    lines: list[str] = []
+    for name, samples in sample_metrics(server, lag):
+        yield
+        kind, text = METRICS[name]
+        lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
+        for number, (labels, value) in enumerate(samples, 1):
+            lines.append(render_sample(name, labels, value))
+            if number % STEP_ENTRIES == 0:
+                yield
+    return Answer("".join(lines).encode(), PROMETHEUS)
 
 
 # -- ThingSpeak -----------------------------------------------------------------------------------
@@ -4179,7 +4904,8 @@ def read_channel(request: Request, server: "Server", params: dict[str, Any], pat
         if match := pattern.fullmatch(slash + rest):
             told = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
-                      for series in reader.latest(station.id) if series.field in THINGSPEAK_FIELDS}
+                      for series in reader.latest([station.id])
+                      if series.field in THINGSPEAK_FIELDS}
             fields = [int(told["field"])] if "field" in told else list(labels)
             answer = route(Read(reader, now, station, labels, fields, told, params,
                                 parse_wanted(params, now), suffix))
@@ -4209,6 +4935,41 @@ def get_channels(request: Request, server: "Server") -> Work:
         return render_error(refused, suffix)
 
 
+# -- consoles and sensors -------------------------------------------------------------------------
+#
+# Weather Underground's protocol and Ecowitt's. A gateway sends nothing twice: so all that can be
+# understood is taken.
+
+REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report/?([^/&]*)/?(.*)")
+PURPOSE = Answer(render_message("For weather stations", "Bought weather stations send here what "
+                                "they measure; <code>--add-station NAME --mac ID --console</code> "
+                                'says what to type into their app. <a href="/">Overview</a>'),
+                 HTML, headers=PAGE_HEADERS)
+
+
+def take_report(request: Request, server: "Server") -> Answer:
+    """Store all that a console says, or nothing: an entry of each station that it concerns."""
+    if not (match := REPORT.fullmatch(request.path)):
+        raise Refused(404, "there is nothing here; / is the page")
+    glued, key, rest = match.groups()           # to a path of which the `?` was forgotten
+    form = {name.lower(): value for text in (
+        glued or rest or "", request.query.lstrip("?"), request.body.decode("utf-8", "replace"))
+        for name, value in parse_form(text).items()}
+    if not form and "text/html" in request.headers.get("accept", ""):
+        return PURPOSE
+    mac = parse_mac(form.get("id", "")) if key is None else None
+    key = key or form.get("password") or request.headers.get("x-api-key", "")
+    console, now = server.access.admit(mac, key, request.address), server.now()
+    ms = parse_dateutc(form.get("dateutc", ""), now)
+    found = [(part, values) for place, values in parse_report(form).items()
+             if (part := server.writer.find_part(console, place, now))]
+    if not found:
+        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
+    for part, values in found:
+        server.writer.add_entry(part, ms, values, now)
+    return Answer(b"success", is_update=True)
+
+
 NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
                                         Allow="GET, POST, OPTIONS"), "json"))
 NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
@@ -4229,6 +4990,7 @@ class Route(NamedTuple):
 
 
 ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
+Console = functools.partial(ThingSpeak, answer=take_report, is_safe=False)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -4237,6 +4999,7 @@ ROUTES = (
     Route("GET", "/api/verdict", get_verdict, is_open=True),
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
+    Route("GET", "/metrics", get_metrics),
     *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
       for path, (asset, kind) in ASSETS.items()),
     Route("GET", "/healthz", get_healthz, is_open=True),
@@ -4248,6 +5011,8 @@ ROUTES = (
     ThingSpeak("POST", "/channels/", post_channel),
     *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
     *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(Console(method, path) for method in ("GET", "POST")
+      for path in ("/weatherstation/", "/data/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
@@ -4457,6 +5222,9 @@ class Known:
 def render_refusal(request: Request, refused: Refused) -> Answer:
     """A refusal in the form that the client asked for."""
     accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    if REPORT.match(request.path):              # in Weather Underground's words
+        text = "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
+        return Answer(f"{text}\n".encode(), TEXT, refused.status, refused.headers)
     if "text/html" in accept:
         return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
                       refused.headers + PAGE_HEADERS)
@@ -4703,6 +5471,11 @@ class Connection(asyncio.Protocol):
         """Put an answer behind those before it."""
         self.answers.append((request, answer))
         self.answered += 1
+        if not answer.is_update and request.path.startswith(UPDATE_ROOTS) \
+                and request.command != "OPTIONS":
+            # ThingSpeak's clients are told 200 when they come too soon.
+            result = "limited" if answer.status in {200, 429} else "refused"
+            self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
             self.stream = (chunked(answer.stream) if request.request_version == "HTTP/1.1"
                            else answer.stream)
@@ -4834,6 +5607,11 @@ class Turn:
         self.connections: list[Connection] = []
         self.ends = 0.0                         # at the latest
         self.failure: Refused | None = None     # of the last commit
+        # Since the start, for /metrics:
+        self.updates = {"stored": 0, "repeated": 0, "refused": 0, "limited": 0}
+        self.readings = 0
+        self.commits = [0] * len(COMMIT_SECONDS)    # by how long they took
+        self.seconds = 0.0                          # that all of them took
 
     def add(self, connection: Connection) -> None:
         """Flush this connection when the turn ends."""
@@ -4852,7 +5630,7 @@ class Turn:
             self.server.loop.call_soon(self.end, len(self.connections))
             return
         connections, self.connections = self.connections, []
-        failure, batch = None, self.server.writer.batch
+        failure, batch, began = None, self.server.writer.batch, self.server.monotonic()
         if batch.stations:
             try:
                 self.server.writer.commit()
@@ -4862,12 +5640,21 @@ class Turn:
             except Exception:           # whatever it was, nobody is told that it was stored
                 log(f"a commit failed: {traceback.format_exc()}")
                 failure = Refused(500, "not stored: something went wrong here; it was logged")
-        second = int(self.server.clock())
+        second, seconds = int(self.server.clock()), self.server.monotonic() - began
         for connection in connections:
             if not connection.transport.is_closing():
                 connection.flush(second, failure)
+        if failure:
+            self.updates["refused"] += batch.entries
+        elif batch.stations:
+            self.updates["stored"] += batch.entries
+            self.updates["repeated"] += batch.repeated
+            self.readings += len(batch.readings)
+            self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
+            self.seconds += seconds
         if batch.readings and not failure:
-            self.server.board.is_stale = True
+            self.server.board.touched.update([reading[0] for reading in batch.readings])
+            self.server.events.is_reset |= bool(batch.parts)
             if self.server.events.is_used:
                 self.server.events.tell("reading", batch.readings)
 
@@ -5019,47 +5806,82 @@ class Board:
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
-        self.is_stale = True                    # since then there were readings or commands
+        self.is_stale = True                    # all is to be read again: there was a command
+        self.touched: set[int] = set()          # series that have had readings since
+        self.looking: Generator[None, None, list[Place]] | None = None      # the look in hand
+        self.begun = self.ended = 0             # looks
         self.expires = 0                        # then a verdict turns unknown
+        self.read_again = 0                     # then all is read again
         self.pages_expire = 0
         self.current: list[Place] = []
         self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
+        self.notes: dict[str, str] = {}         # what else the page has to say
+
+    def look(self) -> Generator[None, None, None]:
+        """See to it that current is of now; in steps. One look is taken at a time, and whoever
+        waits for it goes on with it."""
+        is_behind = self.is_stale or self.touched or self.now() >= self.expires
+        needed = self.begun + bool(is_behind)
+        while self.ended < needed:
+            if self.looking is None:
+                self.looking = self.begin()
+            try:
+                next(self.looking)
+            except StopIteration as done:
+                self.looking, self.ended = None, self.begun
+                self.current = [self.with_forecast(place) for place in done.value]
+                self.expires = min(find_expiry(self.current), self.read_again)
+                self.pages.clear()
+            except BaseException:
+                self.looking, self.ended, self.is_stale = None, self.begun, True
+                raise
+            yield
+
+    def with_forecast(self, place: Place) -> Place:
+        """The very same where none is new: what has been looked at is known by that."""
+        forecast = fresh_forecast(place, self.forecasts, self.now())
+        return place if forecast is place.forecast else place._replace(forecast=forecast)
+
+    def begin(self) -> Generator[None, None, list[Place]]:
+        """A look at what is new, or at all there is."""
+        now, touched = self.now(), None if self.is_stale else self.touched
+        if touched is None or now >= self.read_again:       # what was of the future may be here
+            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
+        self.begun, self.is_stale, self.touched = self.begun + 1, False, set()
+        return find_places(self.reader, now, self.settings.comfort, self.current, touched)
 
     def places(self) -> list[Place]:
         """Inside and outside stations with their verdicts, of now."""
-        now = self.now()
-        if self.is_stale or now >= self.expires:
-            self.current = [
-                place._replace(forecast=find_forecast(place, self.forecasts, now)) for place in
-                find_places(self.reader, now, self.settings.comfort, self.current)]
-            self.expires = find_expiry(self.current)
-            self.pages.clear()
-            self.is_stale = False
+        for _ in self.look():
+            pass
         return self.current
 
     def find_page(self, view: View) -> Page | None:
         """The page as view wants it, if it was made since the last reading and minute."""
-        if self.is_stale or self.now() >= min(self.expires, self.pages_expire):
+        if self.is_stale or self.touched or self.now() >= min(self.expires, self.pages_expire):
             return None
         return self.pages.get(view)
 
-    def make_page(self, view: View) -> Page:
-        """The page as view wants it; the oldest one makes room for it."""
+    def make_page(self, view: View) -> Generator[None, None, Page]:
+        """The page as view wants it, in steps; the oldest one makes room for it."""
+        yield from self.look()
         if page := self.find_page(view):
             return page
-        places, now = self.places(), self.now()
+        places, now = self.current, self.now()
         if now >= self.pages_expire:
             self.pages.clear()
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = render_overview(self.reader, places, view, now)
+        body = yield from render_overview(self.reader, places, view, now, self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        if len(self.pages) >= MAX_PAGES:
-            del self.pages[next(iter(self.pages))]
-        self.pages[view] = page = Page(body, tag, (
+        page = Page(body, tag, (
             *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
+        if self.current is places:              # nothing came in between
+            if len(self.pages) >= MAX_PAGES:
+                del self.pages[next(iter(self.pages))]
+            self.pages[view] = page
         return page
 
     def verdicts(self) -> list[dict[str, Any]]:
@@ -5095,16 +5917,16 @@ class Outlook:
             return
         known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
         self.at = quarter
-        for room, _ in rank_rooms(self.server.board.places())[:MAX_FORECASTS]:
+        yield from self.server.board.look()
+        for room, _ in rank_rooms(self.server.board.current)[:MAX_FORECASTS]:
             if room.series is not None and room.outside and room.outside.series is not None:
                 pair = room.series, room.outside.series
-                yield from self.work_out(pair, known.get(pair), before + QUARTER)
+                yield from self.work_out(pair, known.get(pair), before + QUARTER, quarter)
 
-    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int
+    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int, now: int
                  ) -> Iterator[None]:
         """From start on with what was known; else from the newest outcome, or what can be."""
-        now, reader = self.at, self.server.reader
-        oldest = now - LEARNED_DAYS * DAY
+        reader, oldest = self.server.reader, now - LEARNED_DAYS * DAY
         forecaster = Forecaster(
             known.outcomes if known else reader.outcomes(*pair, oldest, now))
         if known:
@@ -5117,10 +5939,11 @@ class Outlook:
             latest = forecast
             outcomes += [outcome] if outcome else []
             yield
-        if self.at != now:
-            return                              # history has changed meanwhile: all begins anew
+            if self.at != now:
+                return                          # history has changed meanwhile: all begins anew
         self.forecasters[pair] = forecaster
-        self.server.board.forecasts[pair], self.server.board.is_stale = latest, True
+        self.server.board.forecasts[pair] = latest
+        self.server.board.touched.add(pair[0])
         self.server.turn.end()                  # a failure must not lose what it has not stored
         if outcomes:
             self.server.writer.keep_outcomes(*pair, outcomes, oldest)
@@ -5167,8 +5990,151 @@ class Control(asyncio.Protocol):
 
 
 WRITER_METHODS = frozenset({
-    "add_station", "edit_station", "new_key", "set_read_key", "label", "remove_step", "prune_step",
-    "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
+    "add_station", "add_console", "edit_station", "new_key", "set_read_key", "label",
+    "remove_step", "prune_step", "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
+
+
+class Counter(Control):
+    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
+
+    def execute(self, line: bytes) -> bytes:
+        method, arguments = json.loads(line)
+        if method not in COURIER_METHODS:
+            return as_json({"error": f"{method}: this server does not know it; is it older?"})
+        self.server.turn.end()
+        try:
+            return as_json({"result": COURIER_METHODS[method](self.server, *arguments)})
+        except sqlite3.Error as error:
+            return as_json({"error": self.server.turn.fail(error).message})
+
+
+Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
+
+
+class Post:
+    """What the courier is to carry: worked out when it asks. Without one, nothing is.
+
+    For each station it is kept what is true, and for each destination what it was told last: so
+    what is tried again is true by then, and what is true no more is never sent.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server, self.settings = server, server.settings
+        self.units = server.settings.units.replace("auto", "CF")
+        self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
+        self.settles = 0.0              # when the writer next notes what an engine has
+        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
+        self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
+        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
+
+    def collect(self, destinations: list[str], quiet: str, plan: str) -> dict[str, list[Any]]:
+        """What each destination is to be told, after a look at what is true by now."""
+        now, told, stations = self.server.now(), self.server.writer.told, [
+            station for station in self.server.writer.stations.values() if station.role]
+        awake = awake_since(parse_clocks(quiet, 2), now)
+        clock = next(iter(parse_clocks(plan, 1)), None)
+        rooms = {room["station"]: room for room in verdict_document(
+            self.server.board.places(), now, self.units)["verdicts"]}
+        if changes := [row for row in self.look(stations, rooms, clock, now)
+                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
+            self.server.writer.tell("", changes)
+        self.report(destinations)
+        timely = [(station, topic, *true) for station in stations for topic in TOPICS
+                  if (true := told[""].get((station.id, topic)))
+                  and is_timely(true[1], now, awake)]
+        return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
+                     for station, topic, state, since in timely
+                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
+                for id in destinations}
+
+    def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
+             ) -> Iterator[tuple[int, str, str, int]]:
+        """What is true of each station, and since when: rows of the table told."""
+        places = {place.name: place for place in self.server.board.places()}
+        for station in stations:
+            kind, since, verdict = "", now, places[station.name].verdict
+            if verdict:
+                kind = choose_kind(verdict, places[station.name].is_cold)
+                since = verdict.since if kind == verdict.state and verdict.since else now
+            yield station.id, "verdict", kind, since
+            yield from self.listen(station, station.heard or 0, now)
+            if clock:
+                at = last_at(clock, now)
+                day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
+                forecast = places[station.name].forecast
+                is_worth = forecast and forecast.days >= FEWEST_DAYS and is_worth_a_plan(
+                    rooms[station.name], self.settings.comfort)
+                yield station.id, "plan", day if is_worth else "", at
+
+    def listen(self, station: Station, heard: int, now: int
+               ) -> Iterator[tuple[int, str, str, int]]:
+        """Whether a station is silent, by the time that this server itself was there."""
+        state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
+        before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
+        self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
+        quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
+        if state == "silent" and (heard != before or heard > since):
+            yield station.id, "silence", "back", heard
+        elif heard and quiet >= max(SILENCE_TOLD, station.silence):
+            yield station.id, "silence", "silent", now
+
+    def compose(self, station: Station, topic: str, state: str, since: int,
+                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+        """A message, as it is true now; of several rooms with the name."""
+        room = rooms.get(station.name, {})
+        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
+        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
+        return {"told": (station.id, topic, state), "line": f"{topic}-{station.created}",
+                "id": f"{topic}-{station.created}-{state}-{since}",
+                "kind": "plan" if topic == "plan" else state, "station": station.name,
+                "title": which + title, "message": which + text, "time": format_time(since),
+                **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
+
+    def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
+        """What became of a try: what that destination knows by now, and why the rest failed."""
+        self.counts["sent"] += len(told)
+        self.counts["failed"] += bool(failure)
+        if told:
+            self.server.writer.tell(id, [(*row, self.server.now()) for row in told])
+        since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
+        if failure:
+            self.failing[id] = name, since, failure
+
+    def report(self, destinations: list[str]) -> None:
+        """Say of a destination that it has failed for an hour, on the page and once in the log."""
+        notes = {id: f"Messages to {name} have failed for an hour: {why}."
+                 for id, (name, since, why) in self.failing.items()
+                 if id in destinations and self.server.monotonic() - since >= MESSAGE_AGE / 1000}
+        for id in notes.keys() - self.server.board.notes.keys():
+            log(notes[id])
+        if notes != self.server.board.notes:
+            self.server.board.notes = notes
+            self.server.board.pages.clear()
+
+
+def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
+    """What an engine is to get next, a number for that, and whether it is all there is."""
+    writer = server.writer
+    writer.forward_to(engine, server.now())
+    if server.monotonic() >= server.post.settles:
+        server.post.settles = server.monotonic() + SETTLE_SECONDS
+        writer.settle()
+    places = heapq.nsmallest(STEP_ENTRIES, writer.pending.items(), key=operator.itemgetter(1))
+    pieces = [*server.reader.pieces(places, FORWARD_ROWS)]
+    writer.sending, writer.late = {piece.series: piece.behind for piece in pieces}, {}
+    writer.ticket += 1
+    return writer.ticket, (len(places) < STEP_ENTRIES and sum(
+        len(piece.points) for piece in pieces) < FORWARD_ROWS), pieces
+
+
+COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
+    "take_unsent": take_unsent,
+    "forwarded": lambda server, ticket: server.writer.forwarded(ticket),
+    "forward_again": lambda server: server.writer.forward_again(),
+    "look_back": lambda server: server.writer.look_back(),
+    "collect": lambda server, *wishes: server.post.collect(*wishes),
+    "note": lambda server, *outcome: server.post.note(*outcome),
+}
 
 
 class Server:
@@ -5179,7 +6145,6 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
-        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
@@ -5188,6 +6153,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
+        self.post = Post(self)
         self.where = ""                         # its address, for people
         self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
@@ -5229,7 +6195,8 @@ class Server:
 
 # ------------------------------------------------------------------------------------------------
 # 11. Jobs
-#    Law: what happens on a clock; each is short, and none is needed for an answer.
+#    Law: what happens on a clock; each is short, and none is needed for an answer. The courier
+#    is a process of its own: it may block, and has no hand on the database.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -5262,6 +6229,11 @@ def keep_listeners(server: Server) -> None:
     server.events.publish(b":\n\n")
 
 
+def keep_current(server: Server) -> Iterator[None]:
+    """What takes long of a look is done before news are told."""
+    return server.board.look()
+
+
 def tell_news(server: Server) -> None:
     """Publish what has changed through a reading, through silence, or through a command."""
     server.turn.end()                           # nothing comes between an answer and its flush
@@ -5272,19 +6244,27 @@ def tell_news(server: Server) -> None:
         server.events.tell("verdict", [verdicts])
 
 
+def forget_engine(server: Server) -> None:
+    server.writer.forward_to(None, server.now())
+
+
 def watch_file(server: Server) -> None:
     """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
     if not server.writer.is_in_place():
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
-def watch_clock(server: Server) -> None:
-    """Say it once when the clock was set: what was stored before may be of another time."""
-    lead, before = server.clock() - server.monotonic(), server.clock_lead
-    server.clock_lead = lead
-    if abs(lead - before) > CLOCK_STEP:
-        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
-            "readings before that keep their times")
+class ClockWatch:
+    """Says it once when the clock was set: what was stored before may be of another time."""
+
+    def __init__(self) -> None:
+        self.lead = math.nan            # s of the clock before the monotonic one
+
+    def look(self, server: Server) -> None:
+        before, self.lead = self.lead, server.clock() - server.monotonic()
+        if abs(self.lead - before) > CLOCK_STEP:
+            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
+                "slept; readings before that keep their times")
 
 
 def notify(state: str) -> None:
@@ -5307,6 +6287,34 @@ def watchdog_seconds() -> float:
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
 
 
+def keep_courier(server: Server) -> None:
+    """Start the courier, if there is something to carry; start it again when it has ended. What
+    it has to know goes by its environment: a list of processes shows command lines to all."""
+    child, settings = server.post.child, server.settings
+    is_wanted = any(getattr(settings, errand.setting) for errand in ERRANDS)
+    if not is_wanted or server.is_stopping or (child and child.poll() is None):
+        return
+    if child:
+        log(f"the courier ended with status {child.returncode}; it is started again")
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in COURIER_SETTINGS}
+    server.post.child = subprocess.Popen(
+        [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
+         "--db", str(server.writer.path)],
+        env={**os.environ, **told, PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+async def end_courier(server: Server) -> None:
+    """Let the courier say what it has done; then it has to go."""
+    if child := server.post.child:
+        child.terminate()
+        deadline = server.monotonic() + STOP_SECONDS
+        while child.poll() is None and server.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        child.kill()
+        child.wait()
+
+
 def look_ahead(server: Server) -> Iterator[None]:
     return server.outlook.renew()
 
@@ -5314,9 +6322,9 @@ def look_ahead(server: Server) -> Iterator[None]:
 # Every so many s. What takes longer than STEP_SECONDS comes in steps.
 Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (1, watch_clock), (15, keep_listeners), (10, watch_file),
-    (10, watch_space),
-    (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, keep_current), (1, tell_news), (1, ClockWatch().look),
+    (15, keep_listeners), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
+    (600, forget_engine), (watchdog_seconds(), feed_watchdog))
 LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
 
@@ -5340,29 +6348,9 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
                     log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
-# ------------------------------------------------------------------------------------------------
-# 12. Commands and main
-#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
-#     2 wrong usage. A command that writes asks the running server, if there is one.
-# ------------------------------------------------------------------------------------------------
+# -- the courier ----------------------------------------------------------------------------------
 
-
-@contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; silence otherwise."""
-    drawn = 0.0
-
-    def draw(fraction: float) -> None:
-        nonlocal drawn
-        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
-            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
-            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
-                  flush=True)
-    try:
-        yield draw
-    finally:
-        if drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
 
 
 @contextlib.contextmanager
@@ -5377,15 +6365,16 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 class Remote:
-    """The Writer of a running server, through its control socket: the same methods."""
+    """The Writer of a running server, through its control socket: the same methods. Or what a
+    courier may ask, through the socket that is for it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, suffix: str = ".sock"):
         self.path = path
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(ANSWER_SECONDS)
         try:
             with working_in(path.parent):
-                self.channel.connect(path.name + ".sock")
+                self.channel.connect(path.name + suffix)
         except OSError:
             self.channel.close()
             raise
@@ -5413,6 +6402,477 @@ class Remote:
         self.channel.close()
 
 
+class Errand:
+    """What a courier does again and again, in a thread of its own, with a line to the server of
+    its own: one that blocks delays no other. A second one is one more class in ERRANDS; what it
+    asks the server and tells it are its lines in COURIER_METHODS, what it has to know is one more
+    name in COURIER_SETTINGS."""
+    setting = ""                # there is something to do if this one is given
+
+    def __init__(self, settings: argparse.Namespace):
+        self.settings = settings
+
+    def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
+        raise NotImplementedError
+
+    def finish(self, server: Remote) -> None:
+        """Tell the server what else was done; COURIER_SECONDS at the most."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A message goes to nobody but the one that was named."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Undelivered(Exception):
+    """Why a destination did not take a message, its own words, and after how many s to ask it."""
+
+    def __init__(self, reason: str, words: str = "", pause: float = 0):
+        super().__init__(reason)
+        self.words, self.pause = words, pause
+
+
+@functools.lru_cache(1)
+def make_opener() -> urllib.request.OpenerDirector:
+    """What asks others: by way of the environment's proxy, and only if their certificate holds."""
+    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    return urllib.request.build_opener(NoRedirect, secure)
+
+
+def as_basic(to: Destination) -> str | None:
+    """The header Authorization, if the URL has a user."""
+    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
+        to.login) else None
+
+
+def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
+    """The answer's status and text. tk_... is a token of ntfy's."""
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
+        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
+    is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
+    if login := f"Bearer {to.login[0]}" if is_token else as_basic(to):
+        request.add_header("Authorization", login)
+    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
+        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
+
+
+def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
+    """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
+    document = {
+        "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
+        "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
+        "sequence_id": message["line"], "click": message["link"], "delay": message.get("delay")}
+    return post_json(to, "/", {name: value for name, value in document.items() if value})
+
+
+def send_json(to: Destination, message: dict[str, Any]) -> str:
+    """Slack looks at text, Discord at content, Apprise's server at body."""
+    shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
+    text = message["message"]
+    return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
+                     {**shown, "text": text, "content": text[:2000], "body": text})
+
+
+def send_mail(to: Destination, message: dict[str, Any]) -> str:
+    """RFC 3834 asks for Auto-Submitted, so that nobody's absence answers us."""
+    mail = EmailMessage()
+    for name, value in (("Subject", message["title"]), ("From", to.options["from"]),
+                        ("To", to.options["to"]), ("Date", email.utils.formatdate()),
+                        ("Message-ID", f"<{message['id']}@iotserver>"),
+                        ("Auto-Submitted", "auto-generated")):
+        mail[name] = value
+    mail.set_content("\n\n".join(filter(None, (message["message"], message["link"]))))
+    host, context = to.url.hostname or "", ssl.create_default_context()
+    port = to.url.port or (587 if to.is_secure else 25)
+    how: dict[str, Any] = {"timeout": TRY_SECONDS, "local_hostname": socket.gethostname()}
+    channel = (smtplib.SMTP_SSL(host, port, context=context, **how) if to.is_secure and port == 465
+               else smtplib.SMTP(host, port, **how))
+    with contextlib.closing(channel):
+        if to.is_secure and port != 465:
+            channel.starttls(context=context)
+        if any(to.login):
+            channel.login(*to.login)
+        channel.send_message(mail)
+    return "250 taken"
+
+
+SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
+    "ntfy": send_ntfy, "json": send_json, "mailto": send_mail}
+
+
+def hide(to: Destination, text: str) -> str:
+    """What others say, without what is secret: an error may repeat what it was given."""
+    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login, to.url.path.strip("/"),
+                 to.url.query, *to.options.values()):
+        text = text.replace(part, "***") if len(part) > 3 else text
+    return " ".join(text.split())[:MAX_WORDS]
+
+
+def send(to: Destination, message: dict[str, Any]) -> str:
+    """The other side's words. Raises Undelivered, in which no secret stands."""
+    try:
+        return hide(to, SENDERS[to.kind](to, message))
+    except urllib.error.HTTPError as error:
+        with error:
+            words = error.read1(MAX_WORDS).decode(errors="replace")
+        raise Undelivered(f"it answers {error.code}", hide(to, words),
+                          parse_pause(error.headers.get("Retry-After", ""))) from None
+    except Exception as error:          # whatever it does, the others are served
+        said = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
+
+
+def parse_pause(text: str) -> float:
+    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    if re.fullmatch("[0-9]{1,9}", text):
+        return min(int(text), MESSAGE_AGE / 1000)
+    with contextlib.suppress(TypeError, ValueError):
+        date = email.utils.parsedate_to_datetime(text)
+        return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
+    return 0
+
+
+TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
+
+
+class Carrier:
+    """One destination: one try at a time, in a thread of its own, and growing pauses."""
+
+    def __init__(self, to: Destination):
+        self.to = to
+        self.thread: threading.Thread | None = None
+        self.told: list[Told] = []      # by this try
+        self.failure: Undelivered | None = None
+        self.words = ""
+        self.pause, self.next_try = PAUSES[0], 0.0
+        self.late = self.renewed = -math.inf    # when a try has lasted long; and for the alive one
+
+    def start(self, messages: list[dict[str, Any]]) -> None:
+        self.told, self.failure, self.late = [], None, time.monotonic() + TRY_SECONDS + 1
+        self.thread = threading.Thread(target=self.deliver, args=(messages,), daemon=True)
+        self.thread.start()
+
+    def deliver(self, messages: list[dict[str, Any]]) -> None:
+        for told, message in gather(self.to.kind, messages):
+            try:
+                self.words = send(self.to, message)
+                self.told += told
+                self.renewed = time.monotonic() if message["kind"] == "alive" else self.renewed
+            except Undelivered as error:
+                self.failure = error
+                return
+
+    def finish(self, server: Remote) -> bool:
+        """Whether a new try may begin; the server is told what became of the one before."""
+        now, failed = time.monotonic(), self.failure
+        if self.thread and self.thread.is_alive() and now > self.late:
+            self.late = math.inf
+            server.note(self.to.id, self.to.name, [], TOO_LATE)
+        elif self.thread and not self.thread.is_alive():
+            server.note(self.to.id, self.to.name, self.told, str(failed or ""))
+            if failed and self.pause == PAUSES[0]:
+                log(f"courier: {self.to.name}: {failed}; this is tried again")
+            self.next_try = now + max(self.pause, failed.pause) if failed else now
+            self.pause = min(2 * self.pause, PAUSES[1]) if failed else PAUSES[0]
+            self.thread = None
+        return not self.thread and now >= self.next_try
+
+
+def gather(kind: str, messages: list[dict[str, Any]]
+           ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
+    """Messages as they go out: of several rooms that change at once one names them all. Not with
+    ntfy, where each room has a line on the phone that changes in place."""
+    key = operator.itemgetter("id" if kind == "ntfy" else "kind")
+    for _, group in itertools.groupby(sorted(messages, key=key), key):
+        all_of_them = list(group)
+        yield ([message["told"] for message in all_of_them if message["told"]],
+               {**all_of_them[0], **{
+                   part: "; ".join(message[part] or "" for message in all_of_them) or None
+                   for part in ("title", "message", "station")}})
+
+
+class Messenger(Errand):
+    """Carries messages to where --notify says."""
+    setting = "notify"
+
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
+
+    def step(self, server: Remote) -> float:
+        ready = [carrier for carrier in self.carriers if carrier.finish(server)]
+        wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
+                                self.settings.notify_plan)
+        for carrier in ready:
+            if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
+                carrier.start([{**message, "link": self.settings.link or None}
+                               for message in messages])
+        return 1
+
+    def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
+        """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
+        off, or the machine is. It does not come in quiet hours either."""
+        delay = parse_duration(carrier.to.options.get("alive", "0s"))
+        if delay and time.monotonic() >= carrier.renewed + delay / 3000:
+            then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
+            if awake_since(quiet, then) is None:
+                delay += last_at(quiet[1], then + DAY) - then
+            house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+            yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
+                   "title": "No word from iotserver", "delay": f"{delay // 1000}s",
+                   "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
+                              "line or the machine may be cut off."}
+
+    def finish(self, server: Remote) -> None:
+        """What is on its way gets there, if it does so soon."""
+        deadline = time.monotonic() + COURIER_SECONDS
+        for carrier in self.carriers:
+            if carrier.thread:
+                carrier.thread.join(max(0, deadline - time.monotonic()))
+                carrier.finish(server)
+
+
+# -- forwarding -----------------------------------------------------------------------------------
+
+TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engines lose a backslash
+
+
+def render_lines(series: int, behind: Any, station: str, role: str | None, field: int,
+                 label: str | None, points: Iterable[tuple[int, float]]) -> list[str]:
+    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
+    tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
+    head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
+    return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
+
+
+class Forwarder(Errand):
+    """Carries all readings to the engine of --forward, and asks whether they are there."""
+    setting = "forward"
+
+    def __init__(self, settings: argparse.Namespace):
+        super().__init__(settings)
+        self.to = cast(Destination, parse_engine(settings.forward))
+        self.pause, self.said = float(PAUSES[0]), ""
+        self.is_new = True              # nothing was looked for there yet
+        self.samples: list[tuple[str, int, int, float]] | None = []     # None: it has all history
+
+    def step(self, server: Remote) -> float:
+        ticket, is_last, pieces = server.take_unsent(self.to.id)
+        try:
+            self.post([line for piece in pieces for line in render_lines(*piece)])
+            self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
+        except Undelivered as error:
+            self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
+            server.look_back()
+            pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
+            return pause
+        if pieces:
+            server.forwarded(ticket)
+            self.say("it takes readings")
+        self.pause = PAUSES[0]
+        return FORWARD_SECONDS if is_last else 0
+
+    def say(self, text: str) -> None:
+        if text != self.said:
+            log(f"courier: {self.to.name}: {text}")
+        self.said = text
+
+    def post(self, lines: list[str]) -> None:
+        """Raises Undelivered unless all are there, or refused for good."""
+        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
+        status, words, pause = self.ask(self.to.url.path or "/", query, "".join(lines).encode()
+                                        ) if lines else (204, "", 0)
+        is_partial = status == 400 and "partial write" in words     # the rest of them is there
+        is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
+        if 200 <= status < 300:
+            return
+        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
+            self.post(lines[:len(lines) // 2])
+            self.post(lines[len(lines) // 2:])
+        elif is_partial or is_refused:
+            log(f"courier: {self.to.name} refuses readings for good: {words[:MAX_WORDS]}")
+        else:
+            raise Undelivered(f"it answers {status}", words[:MAX_WORDS], pause)
+
+    def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
+        """Status, words, and the pause that is asked for. Raises Undelivered."""
+        user, password = self.to.login
+        login = as_basic(self.to) if password or not user else f"Token {user}"
+        headers = {"User-Agent": f"iotserver/{__version__}", **(
+            {"Authorization": login} if login else {})}
+        if body and len(body) > GZIP_BYTES:
+            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
+        request = urllib.request.Request(
+            f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
+        try:
+            try:
+                answer = make_opener().open(request, timeout=TRY_SECONDS)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                words = answer.read(CONTROL_LINE).decode(errors="replace")
+                for part in self.to.login:
+                    words = words.replace(part, "***") if len(part) > 3 else words
+                return answer.status, words.strip(), parse_pause(
+                    answer.headers.get("Retry-After", ""))
+        except Exception as error:              # whatever it does, it is tried again
+            raise Undelivered(f"no answer: {getattr(error, 'reason', error)}") from None
+
+    def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
+        """Look for some of the first readings, and for some of all history: an engine may say
+        that it took what it dropped. Raises Undelivered."""
+        sent = [(piece.station, piece.field, *point) for piece in pieces
+                for point in piece.points]
+        if sent and self.is_new:
+            self.look_for([min(sent, key=operator.itemgetter(2)), random.choice(sent)])
+            self.is_new = False
+        if self.samples is None:
+            return
+        self.samples = [*self.samples, *random.sample(sent, min(len(sent), 2))]
+        while len(self.samples) > SAMPLES:
+            del self.samples[random.randrange(SAMPLES)]
+        if is_last:
+            try:
+                self.look_for(self.samples)
+            except Undelivered:
+                self.samples = []
+                server.forward_again()
+                raise
+            self.samples = None
+
+    def look_for(self, samples: Iterable[tuple[str, int, int, float]]) -> None:
+        """Raises Undelivered unless they are there, or nobody can say."""
+        for station, field, ms, value in samples:
+            deadline = time.monotonic() + LOOK_SECONDS
+            while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
+                    and not any(math.isclose(value, other) for other in found):
+                if time.monotonic() > deadline:
+                    raise Undelivered(
+                        f"it took the reading of {format_time(ms)}, but does not have it. Does it "
+                        "keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
+                        "the retention policy of the database")
+                time.sleep(0.2)
+            if found is None and self.is_new:
+                log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
+            if found is None:
+                break
+
+    def find(self, station: str, field: int, ms: int) -> list[float] | None:
+        """The values that it has at an instant. None: this one cannot be asked."""
+        base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
+        name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
+        status, words, _ = self.ask(f"{base}/api/v1/export", urllib.parse.urlencode({
+            "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            if status == 200:                   # VictoriaMetrics: one JSON a line
+                return [value for row in map(json.loads, words.splitlines())
+                        for at, value in zip(row["timestamps"], row["values"], strict=True)
+                        if at == ms]
+            status, words, _ = self.ask(f"{base}/query", urllib.parse.urlencode({
+                "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
+                "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
+            result = json.loads(words)["results"][0]
+            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
+                return [row[1] for series in result.get("series", ()) for row in series["values"]]
+        return None
+
+
+ERRANDS: tuple[type[Errand], ...] = (Messenger, Forwarder)
+
+
+def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+    """Until the courier is stopped; a server that is away is waited for."""
+    failures = 0
+    while not stopped.wait(min(failures, 1)):
+        try:
+            with contextlib.closing(Remote(path, ".courier")) as server:
+                pause = 0.0
+                while not stopped.wait(pause):
+                    pause, failures = errand.step(server), 0
+                errand.finish(server)
+        except (OSError, StoreError) as error:
+            failures += 1
+            if failures == 3:           # the first ones are a restart, or the end of our parent
+                log(f"courier: {path}: {error}; waiting for the server")
+
+
+def try_message(args: argparse.Namespace, path: Path) -> None:
+    """Tell each destination something, all at once, and say what each says to that."""
+    require(args.notify, "--try-message needs --notify URLS")
+    carriers = [Carrier(to) for to in parse_notify(args.notify)]
+    message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
+    for carrier in carriers:
+        carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
+                        "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
+                        "time": format_time(now_ms()), "link": args.link or None}])
+    deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
+    for carrier in carriers:
+        cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
+        if not carrier.words:
+            failed += 1
+            failure = carrier.failure or Undelivered(TOO_LATE)
+        print(f"{carrier.to.name}: " + (
+            carrier.words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+    if failed:
+        raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
+
+
+def run_courier(args: argparse.Namespace, path: Path) -> None:
+    """Carry messages until SIGTERM; a server's child also until its server is no more."""
+    errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
+    require(errands, "--courier needs --notify URLS or --forward URL")
+    stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with working_in(path.parent):           # so that no thread changes what is the others', too
+        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
+                   for errand in errands]
+        for thread in threads:
+            thread.start()
+        while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
+               and not stopped.wait(1)):
+            pass
+        stopped.set()
+        deadline = time.monotonic() + COURIER_SECONDS
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+
+
+# ------------------------------------------------------------------------------------------------
+# 12. Commands and main
+#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
+#     2 wrong usage. A command that writes asks the running server, if there is one.
+# ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr while it is a terminal; silence otherwise."""
+    drawn = 0.0
+
+    def draw(fraction: float) -> None:
+        nonlocal drawn
+        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
+            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
+            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
+                  flush=True)
+    try:
+        yield draw
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
     """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
     if not may_create:
@@ -5428,10 +6888,6 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
         time.sleep(0.1)
     raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
                      "try again, or stop it")
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def parse_key(text: str) -> str:
@@ -5459,12 +6915,35 @@ def lan_address() -> str:
 
 def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    name, key = parse_name(name), args.key or secrets.token_urlsafe(16)
+    require(not args.console or not args.role, "--console is both outside and inside")
+    require(not args.console or len(args.mac) <= MAX_CONSOLE,
+            f"--mac: a console's has at most {MAX_CONSOLE} characters")
+    name, key = parse_name(name + " outside" * bool(args.console)), (
+        args.key or secrets.token_urlsafe(16))
     with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
-                           hash_key(key).hex(), now_ms())
+        if args.console:
+            writer.add_console(name, args.mac.lower(), hash_key(key).hex(), now_ms())
+        else:
+            writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
+                               hash_key(key).hex(), now_ms())
         running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
     port = f":{running[1] if running else args.port}".removesuffix(":80")
+    host = lan_address()
+    if args.console:
+        print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
+their API key, shown only now: {key}
+
+# into the app of the console, where it says Customized or Custom Server
+Server IP / Hostname:  {host}
+Port:                  {port[1:] or 80}   # with --host 0.0.0.0 it answers there; behind nginx: 80
+Upload Interval:       60
+# and as Protocol Type Same As, of these three the first that it has
+Ecowitt:       Path:         /data/report/{key}
+AMBWeather:    Path:         /data/report/{key}?
+Wunderground:  Path:         /weatherstation/updateweatherstation.php?
+               Station ID:   {args.mac}
+               Station Key:  {key}""")
+        return
     print(f"""station {name} is registered; its API key, shown only now: {key}
 
 # config.py of the station
@@ -5472,7 +6951,7 @@ API_KEY = "{key}"
 SSID = "the name of your WiFi"
 WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
-SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it answers there
+SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here, with a field that nothing else uses
 curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
@@ -5489,7 +6968,7 @@ def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
     with contextlib.closing(Reader(path)) as reader:
-        entries = reader.entries()
+        entries = reader.entries(s.id for s in reader.stations())
         table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
              format_time(s.heard) if s.heard else "never", str(entries[s.id]))
@@ -5532,9 +7011,10 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected = reader.count(before)
+        expected, unsent = reader.count(before), reader.count_unsent_before(before)
+    lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
     if args.dry_run:
-        print(f"{expected} readings are older than {age}; nothing was deleted")
+        print(f"{expected} readings are older than {age}; nothing was deleted{lost}")
         return
     total = 0
     with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
@@ -5543,7 +7023,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
             progress(total / max(expected, 1))
         sum(iter(functools.partial(writer.prune_notes_step, before), 0))
         freed = shrink(writer)
-    print(f"deleted {total} readings older than {age}; {freed} bytes freed")
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
 
 
 def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -5740,15 +7220,20 @@ def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row
             for when, owner, mac, field, value, entry in filter(None, lines):
                 yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
                           parse_value(value), parse_entry(entry))
+        elif header[:1] == ["Time"]:
+            columns = find_columns(header)
+            for cells in filter(None, lines):           # in this machine's time zone
+                yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns,
+                                        cells, station)
         elif header[:2] == ["created_at", "entry_id"]:
             for cells in filter(None, lines):
                 if len(cells) < len(header):
                     raise ValueError(f"{len(header)} cells are expected")
                 yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
         else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
-    except (ValueError, csv.Error, Refused) as error:
+            raise ValueError("neither our CSV, nor ThingSpeak's or Ecowitt's, nor an SQLite file; "
+                             f"our first line is {','.join(Row._fields)}")
+    except (ValueError, OverflowError, csv.Error, Refused) as error:
         raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
                          "stored; importing again does not double it") from None
     finally:
@@ -5777,8 +7262,53 @@ def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iter
             yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
+def find_columns(header: list[str]) -> list[Column | None]:
+    """Those of Ecowitt's CSV, like `Indoor Temperature(℃)`, as far as we know them. Raises
+    ValueError."""
+    known = {heading: (place, field, unit) for place, field, unit, _, _, heading in SENSORS}
+    columns: list[Column | None] = []
+    for text in header:
+        heading, _, written = text.replace("℃", "°C").replace("℉", "°F").lower().partition("(")
+        place, field, unit = known.get(heading.strip(), ("", 0, ""))
+        unit = written.rstrip(")") or unit
+        if field and unit not in UNITS:
+            raise ValueError(f"{text}: this unit is not known here")
+        columns.append((place, field, unit) if field else None)
+    return columns
+
+
+def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
+                 station: Station | None) -> Iterator[Row]:
+    """What a console has measured at an instant, inside and outside. Raises ValueError."""
+    if not 0 <= ms < LATEST_TIME:
+        raise ValueError("before 1970 or after 2099")
+    if station is None:
+        raise Usage("what comes from a console needs --station NAME: whose readings these are")
+    for column, cell in zip(columns, cells, strict=True):
+        if column and cell is not None:
+            place, field, unit = column
+            name, mac = name_part(station.name, station.mac, place)
+            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
+                yield Row(ms, name, mac, field, value, None)
+
+
+def read_archive(db: sqlite3.Connection, station: Station | None) -> Iterator[Row]:
+    """weewx's table; each row tells its system of units. Raises ValueError."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
+    sensors = [sensor for sensor in SENSORS if sensor[4] in there]
+    for seconds, system, *cells in db.execute(
+            f"SELECT dateTime, usUnits, {', '.join(sensor[4] for sensor in sensors)} FROM archive "
+            "ORDER BY dateTime"):
+        if (units := SYSTEMS.get(system)) is None:
+            raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
+        yield from console_rows(int(seconds) * 1000, [
+            (place, field, units.get(unit, unit)) for place, field, unit, *_ in sensors],
+            cells, station)
+
+
+def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """weewx's archive, or data(Id, API_key, date_time, mac, field, data), where Id serves as
+    entry number."""
     id, path = 0, Path(name)
     with contextlib.ExitStack() as stack:
         if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
@@ -5787,19 +7317,23 @@ def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iter
                 shutil.copyfileobj(file, copy)
         db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
+            if ask(db, "SELECT 1 FROM sqlite_master WHERE name = 'archive'"):
+                yield from read_archive(db, station)
+                return
             for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
                 yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
-                             "date_time, mac, field, data) is expected") from None
+                             "date_time, mac, field, data) is expected, or weewx's archive"
+                             ) from None
 
 
 def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
     """The function that reads a file which starts like this."""
     if start.startswith(b"SQLite format 3\0"):
-        return read_older_table
+        return read_sqlite
     return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
@@ -5819,7 +7353,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     station = None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
-            station = find_station(reader.stations(), args.station)
+            stations = {station.name: station for station in reader.stations()}
+            station = stations.get(f"{args.station} outside") or find_station(  # a console's
+                stations.values(), args.station)
     with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):
@@ -5862,10 +7398,11 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
     for now in hours:
         said = {pair: next(rows)[1:] for pair, rows in told.items()}
         if now >= midnight:
-            places = find_places(reader, now, comfort, places if now % DAY else (), stations)
+            places = end_steps(find_places(reader, now, comfort, places if now % DAY else (),
+                                           stations=stations))
         known = {pair: forecast for pair, (forecast, _) in said.items()}
         yield (now - hours[0]) / (end - hours[0]), now, [
-            room._replace(forecast=find_forecast(room, known, now))
+            room._replace(forecast=fresh_forecast(room, known, now))
             for room in places if room.verdict and now >= start], [
             outcome for _, outcome in said.values() if outcome and now >= start]
 
@@ -6012,18 +7549,24 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
     return listeners, where
 
 
-async def listen_control(server: Server) -> list[asyncio.Server]:
-    """The control socket beside the database, for its owner only."""
+async def listen_control(server: Server, suffix: str, protocol: type[Control], mode: int
+                         ) -> list[asyncio.Server]:
+    """A socket beside the database, for commands or for the courier."""
     if not hasattr(socket, "AF_UNIX"):
         return []
     path = server.writer.path
     with working_in(path.parent):
-        name = Path(path.name + ".sock")
+        name = Path(path.name + suffix)
         name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         channel.bind(str(name))
-        name.chmod(0o600)
-    return [await server.loop.create_unix_server(lambda: Control(server), sock=channel)]
+        name.chmod(mode)
+    return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
+
+
+def share(folder: Path) -> int:
+    """The mode of the courier's socket: for a group, too, where the folder lets in nobody else."""
+    return 0o660 if folder.stat().st_mode & 0o011 == 0o010 else 0o600
 
 
 def raise_file_limit() -> int:
@@ -6056,25 +7599,33 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     # The rest is for those that are refused, and for what is no connection.
     server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
-    controls = await listen_control(server)
+    controls = await listen_control(server, ".sock", Control, 0o600)
+    counters = await listen_control(server, ".courier", Counter, share(server.writer.path.parent))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         catch_signal(server.loop, number, stopped.set)
     announce(server)
+    with contextlib.suppress(OSError):          # it is tried again
+        keep_courier(server)
     notify("READY=1")
     works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
-    for listener in controls:
-        listener.close()
-    for control in tuple(server.controls):
-        control.transport.close()
-    await wind_down(server, listeners)
+    hang_up(server, controls, Control)
+    await asyncio.gather(wind_down(server, listeners), end_courier(server))
+    hang_up(server, counters, Counter)
     for work in works:
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
+
+
+def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
+    for listener in listeners:
+        listener.close()
+    for control in [c for c in server.controls if type(c) is protocol]:
+        control.transport.close()
 
 
 def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
@@ -6123,7 +7674,8 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         server = Server(args, writer, reader)
         asyncio.run(serve(server, jobs))
         if hasattr(socket, "AF_UNIX"):
-            beside(path, ".sock").unlink(missing_ok=True)
+            for suffix in SOCKETS:
+                beside(path, suffix).unlink(missing_ok=True)
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -6140,7 +7692,8 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("add-station", ("NAME",), add_station,
-            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+            "register a station; prints its key and its config.py lines",
+            ("mac", "role", "console", "key")),
     Command("edit-station", ("NAME",), edit_station,
             "change its name, MAC or role; id, keys and readings stay", ("name", "mac", "role")),
     Command("stations", (), list_stations, "a table of the stations"),
@@ -6156,24 +7709,28 @@ COMMANDS = (
             "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
     Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
-    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
-            "SQLite file of the older kind", ("station",)),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
+            "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
     Command("review", ("FILE",), review, "what verdict and forecast would have said hour by hour, "
             "with this --comfort, as CSV; - is standard output", ("start", "end")),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
+    Command("courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"),
+    Command("try-message", (), try_message, "send a test message to each --notify destination; "
+            "says what each answers"),
     Command("check", (), check, "full integrity check of file and summaries"),
 )
 OPTIONS = (
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
     Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
             "where the station hangs"),
+    Setting("console", None, None, parse_switch, "it is a bought one, outside and inside"),
     Setting("name", "NEW", None, parse_name, "its new name"),
     Setting("key", "KEY", None, parse_key,
             "the API key (default: made up); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
-    Setting("station", "NAME", None, str, "whose readings a file of ThingSpeak's holds"),
+    Setting("station", "NAME", None, str, "whose readings a file of others' holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
             "from then on, ISO 8601 or seconds since 1970"),
     Setting("end", "T", None, functools.partial(parse_instant, "end"), "until before then"),

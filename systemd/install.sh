@@ -16,7 +16,7 @@ python=/usr/bin/python3
 state=/var/lib/iotserver
 units="iotserver.socket iotserver.service iotserver-prune.service iotserver-prune.timer
     iotserver-backup.service iotserver-backup.timer iotserver-log.service iotserver-log.timer
-    iotserver-limit.service"
+    iotserver-limit.service iotserver-courier.service"
 started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer
     iotserver-log.timer iotserver-limit.service"
 limits=/usr/local/lib/iotserver/limit.nft
@@ -139,15 +139,28 @@ END
 # Each night readings older than this go; the hourly summaries stay for ever.
 #IOTSERVER_PRUNE_AGE=90d
 END
+    [ -e "$root/etc/iotserver-courier.conf" ] || put_text 600 /etc/iotserver-courier.conf << 'END'
+# Settings of iotserver's courier: where messages go. They are secrets, so this file is for root
+# only. After a change: systemctl restart iotserver-courier
+
+# One or several, with blanks in between.
+#IOTSERVER_NOTIFY="ntfys://ntfy.sh/a-long-name-that-nobody-guesses?alive=45m"
+
+# No messages in these hours.
+#IOTSERVER_QUIET="22:30-07:00 Europe/Berlin"
+
+# Where a tap on a message leads.
+#IOTSERVER_LINK=https://weather.example.org/
+END
 }
 
 install_user() {
     put 644 "$here/sysusers.conf" /etc/sysusers.d/iotserver.conf
-    if [ -z "$root" ] && ! getent passwd iotserver > /dev/null; then
+    if [ -z "$root" ] && ! getent passwd iotserver-courier > /dev/null; then
         run systemd-sysusers /etc/sysusers.d/iotserver.conf
     fi
     if [ ! -d "$root$state" ]; then
-        folder 700 "$state"
+        folder 710 "$state"
         [ -n "$root" ] || run chown iotserver:iotserver "$state"
     fi
 }
@@ -226,6 +239,10 @@ start() {
                live systemctl restart iotserver.service
            fi ;;
     esac
+    if was_changed /etc/systemd/system/iotserver-courier.service \
+            /usr/local/lib/iotserver/iotserver.py; then
+        live systemctl try-restart iotserver-courier.service
+    fi
     case $new in
         */iotserver-limit.service*) ;;
         *) if was_changed /etc/systemd/system/iotserver-limit.service "$limits"; then
@@ -241,7 +258,7 @@ start() {
 
 uninstall() {
     if [ -e "$root/etc/systemd/system/iotserver.service" ]; then
-        for unit in $started; do
+        for unit in $started iotserver-courier.service; do
             live systemctl disable --now "$unit"
         done
     fi
@@ -255,7 +272,8 @@ uninstall() {
     [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
     live systemctl daemon-reload
     live systemctl reload-or-restart nginx.service
-    echo "left as they are: $state, /etc/iotserver.conf, /etc/ssl/iotserver, the user iotserver"
+    echo "left as they are: $state, /etc/iotserver.conf, /etc/iotserver-courier.conf," \
+        "/etc/ssl/iotserver, the users iotserver and iotserver-courier"
 }
 
 scratch=$(mktemp -d)

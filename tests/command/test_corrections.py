@@ -5,7 +5,7 @@ import subprocess
 
 import hypothesis.strategies as some
 import pytest
-from harness import HEADER, INSIDE, NOON, OUTSIDE, problems_of, rows_of
+from harness import HEADER, INSIDE, NOON, OUTSIDE, finish, problems_of, rows_of
 from hypothesis import HealthCheck, given, settings
 
 from iotserver import HOUR, MINUTE, Reader, format_time, hash_key, main
@@ -112,11 +112,11 @@ def test_pruned_hours_go_as_a_whole(database, run, capsys):
     two_hours = ("--end", format_time(NOON + 2 * HOUR))
     assert "1 hours stay" in delete("--start", format_time(NOON + MINUTE), *two_hours)
     with contextlib.closing(Reader(database)) as reader:
-        assert reader.first_hour() == NOON
+        assert finish(reader.first_hour()) == NOON
     assert "1 hours stay" in delete(*RANGE, "--above", "20")
     assert delete("--start", "0", *two_hours) == ""
     with contextlib.closing(Reader(database)) as reader:
-        assert reader.first_hour() == NOON + 2 * HOUR
+        assert finish(reader.first_hour()) == NOON + 2 * HOUR
     assert run("--check") == "ok\n"
 
 

@@ -30,6 +30,7 @@ def content(folder):
 @pytest.mark.parametrize("flag", WRITERS)
 @pytest.mark.parametrize("name", [
     "iot.db", "iot.db-wal", "iot.db-shm", "iot.db-journal", "iot.db.lock", "iot.db.sock",
+    "iot.db.courier",
     "other.db", "other.db-wal", "other.db.lock", "hard.db", "soft.db", "sub/../iot.db",
     "loose.log"])
 def test_nothing_of_a_database_is_replaced(filled, run, tmp_path, flag, name):

@@ -113,8 +113,7 @@ def test_limits_in_the_readme_are_those_of_the_program(words):
 
 
 def test_the_map_has_the_sections_of_the_file():
-    told = dict(re.findall(r"(\d+)\. (\w+)", " ".join(row[0] for row in rows(
-        "For those who change it"))))
+    told = dict(re.findall(r"(\d+)\. (\w+)", section("For those who change it")))
     banners = dict(re.findall(r"^# (\d+)\. (\w+)", SOURCE, re.MULTILINE))
     assert len(banners) > 8
     assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \

@@ -208,9 +208,9 @@ def test_a_forecast_that_is_not_renewed_ends():
                  outside=iot.Place("outside", "outside", 0, 2, [], None))
     for now, is_told in ((999, False), (1000, True), (999 + 2 * QUARTER, True),
                          (1000 + 2 * QUARTER, False)):
-        assert (iot.find_forecast(place, {(1, 2): said}, now) is said) == is_told
-    assert iot.find_forecast(place._replace(verdict=None), {(1, 2): said}, 1000) is None
-    assert iot.find_forecast(place._replace(outside=None), {(1, 2): said}, 1000) is None
+        assert (iot.fresh_forecast(place, {(1, 2): said}, now) is said) == is_told
+    assert iot.fresh_forecast(place._replace(verdict=None), {(1, 2): said}, 1000) is None
+    assert iot.fresh_forecast(place._replace(outside=None), {(1, 2): said}, 1000) is None
 
 
 # -- what is drawn --------------------------------------------------------------------------------

@@ -49,13 +49,14 @@ def analyze(*words):
 @needs("systemd-analyze", "/usr/bin/python3")
 def test_units_are_as_systemd_wants_them():
     units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
-    assert len(units) == 9
+    assert len(units) == 10
     assert analyze("verify", *units) == ""
 
 
 @needs("systemd-analyze", "/usr/bin/python3")
 @pytest.mark.parametrize(("service", "most"), [
     *[(service, 0.5) for service in SERVICES],
+    ("iotserver-courier.service", 2.0),                                     # which goes out
     ("iotserver-log.service", 2.0), ("iotserver-limit.service", 2.0)])      # which are root
 def test_nothing_is_open_that_can_be_shut(service, most, record_property):
     said = analyze("security", "--offline=true", "--no-pager", SYSTEMD / service)
@@ -242,12 +243,13 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
 # -- install.sh -----------------------------------------------------------------------------------
 
 MODES = {                       # what an installation consists of
-    "etc/iotserver.conf": 0o644, "etc/sysusers.d/iotserver.conf": 0o644,
+    "etc/iotserver.conf": 0o644, "etc/iotserver-courier.conf": 0o600,
+    "etc/sysusers.d/iotserver.conf": 0o644,
     "etc/nginx/sites-available/iotserver": 0o644,
     "etc/nginx/modules-enabled/90-iotserver.conf": 0o644,
     "etc/ssl/iotserver-placeholder/fullchain.pem": 0o644,
     "etc/ssl/iotserver-placeholder/privkey.pem": 0o600,
-    "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o700, "var/www/iotserver": 0o755,
+    "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o710, "var/www/iotserver": 0o755,
     "usr/local/bin/iotserver": 0o755, "usr/local/lib/iotserver/iotserver.py": 0o644,
     "usr/local/bin/iotserver-restore": 0o755, "usr/local/lib/iotserver/limit.nft": 0o644,
     "usr/local/lib/iotserver/logrotate.conf": 0o644,
@@ -357,7 +359,7 @@ def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
     assert tree(tmp_path) == before
     install(tmp_path, "--uninstall")
     assert {name for name in tree(tmp_path) if not (tmp_path / name).is_dir()} == {
-        "var/lib/iotserver/iot.db", "etc/iotserver.conf",
+        "var/lib/iotserver/iot.db", "etc/iotserver.conf", "etc/iotserver-courier.conf",
         "etc/ssl/iotserver-placeholder/fullchain.pem",
         "etc/ssl/iotserver-placeholder/privkey.pem"}
     assert (tmp_path / "etc/ssl/iotserver").is_symlink()
@@ -388,6 +390,20 @@ def origin(folder):
             subprocess.run([*git, *words], check=True)
     commit()
     return commit
+
+
+HOOK = """
+import http.server
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        open("/run/hook.said", "ab").write(body)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"taken")
+    do_GET = lambda self: self.send_error(404)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Hook).serve_forever()
+"""
 
 
 class Guide:
@@ -428,7 +444,7 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert "would: systemctl enable --now iotserver.service" in installed
     assert installed.endswith("\nok")                 # over TLS, before there is a certificate
     modes = machine.run("stat -c '%U %G %a' /var/lib/iotserver /run/iotserver.sock")
-    assert modes == "iotserver iotserver 700\nroot www-data 660\n"
+    assert modes == "iotserver iotserver 710\nroot www-data 660\n"
     assert guide.follow("4. ") == "ok"              # ... and with one that curl believes
     station = guide.follow("5. ")
     header, update = re.search(r"^curl (-H \S+ \S+) http://127\.0\.0\.1(/update/\S+)$", station,
@@ -451,19 +467,44 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     (tmp_path / "origin" / "iotserver.py").write_text(newer)
     commit()
     upgraded = guide.follow("9. ").splitlines()
-    assert upgraded[-2:] == ["install /usr/local/lib/iotserver/iotserver.py",
-                             "systemctl restart iotserver.service"]
+    assert upgraded[-3:] == ["install /usr/local/lib/iotserver/iotserver.py",
+                             "systemctl restart iotserver.service",
+                             "systemctl try-restart iotserver-courier.service"]
     assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
     assert guide.curl(update, header) == (200, "4")         # after the backup: will be gone
     assert guide.follow("10. ").splitlines()[-1] == "ok"
     assert guide.curl(update, header) == (200, "4")
     assert machine.run("stat -c '%U %a' /var/lib/iotserver/iot.db") == "iotserver 600\n"
 
+    follow_courier(machine, guide, update.replace("field=9", "field=1"), header)
+
     said = guide.follow("When something is wrong")
     assert "iotserver runs" in said
     assert "http GET /update 200" in said
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
-    assert [part.splitlines()[0] for part in guide.parts] == ["What the tests show"]
+    assert [part.splitlines()[0] for part in guide.parts] == [
+        "Prometheus and Grafana", "What the tests show"]
+
+
+def follow_courier(machine, guide, update, header):
+    """A message that goes out, and what the courier's user may not do."""
+    machine.put("/run/hook.py", HOOK)
+    machine.run("setsid python3 /run/hook.py > /dev/null 2>&1 &")
+    machine.run("""echo 'IOTSERVER_NOTIFY="json://127.0.0.1:8099/x"' > /etc/iotserver-courier.conf
+                   until curl -s http://127.0.0.1:8099/; do sleep 0.1; done""")
+    assert guide.follow("11. ").startswith("json://127.0.0.1: 200 taken")
+    machine.run("until ls -l /proc/[0-9]*/fd 2> /dev/null | grep -q socket; do sleep 0.1; done")
+    inside = machine.run("iotserver --add-station room --role inside --mac m2 --key k2")
+    assert "room is registered" in inside
+    guide.curl(f"http://{HOST}/update/API_key=k2/mac=m2/field=1/data=35")
+    guide.curl(update, header)
+    machine.run("until grep -q room /run/hook.said; do sleep 0.1; done")
+    assert machine.run("""ps -o user:32= -p "$(cat /run/iotserver-courier.service.pid)" """
+                       ).strip() == "iotserver-courier"
+    courier = "setpriv --reuid=iotserver-courier --regid=iotserver-courier --groups=iotserver -- "
+    for status, command in ((1, "cat /var/lib/iotserver/iot.db"), (2, "ls /var/lib/iotserver"),
+                            (7, "curl --unix-socket /var/lib/iotserver/iot.db.sock http://x/")):
+        machine.run(courier + command, status=status)
 
 
 def follow_cron(machine):

@@ -1,10 +1,13 @@
 """Pages at hand, and listeners: nothing is made twice, and nothing is lost in between."""
+import random
 import re
 import zoneinfo
 
+import pytest
 from harness import INSIDE, OUTSIDE, request, update_path
 
 import iotserver
+from iotserver import HOUR, MINUTE, START, VERDICT_WINDOW
 
 ZONES = sorted(zoneinfo.available_timezones())[:iotserver.MAX_PAGES + 1]
 
@@ -56,3 +59,106 @@ def test_a_command_has_open_pages_ask_again(server):
     iotserver.tell_news(server.server)
     assert connection.transport.sent.count(b"event: reset\ndata: {}\n\n") == 1
     assert b"attic" in server.get("/api/stations").body
+
+
+# -- looks ----------------------------------------------------------------------------------------
+
+class Replay:
+    """Verdicts from all readings of the longest window, each time."""
+
+    def __init__(self, server):
+        self.server, self.course = server, START
+
+    def verdict(self):
+        reader, now = self.server.reader, self.server.server.now()
+        stations = reader.stations()
+        sides = [[] if series is None else reader.recent(series, now - VERDICT_WINDOW, now + 1)
+                 for series in (reader.series(station.id).get(1) for station in stations)]
+        silences = [station.silence for station in stations]
+        verdict = iotserver.judge(*sides, now, 22, self.course, silences)
+        self.course = verdict.course
+        return verdict
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_verdict_that_goes_on_is_that_of_all_readings(server, seed, monkeypatch):
+    """Readings in order, late ones, several in a minute, silences, commands that delete."""
+    monkeypatch.setattr(iotserver, "RECENT_WINDOW", VERDICT_WINDOW)
+    mix, replay, seen = random.Random(seed), Replay(server), set()
+    level = 26.0
+    for _ in range(250):
+        server.time += mix.choice([5, 20, 60, 60, 60, 180, 180, 900])
+        server.time += 7200 * (mix.random() < 0.02)
+        level += mix.choice([-0.6, -0.2, 0, 0, 0.2, 0.6]) + (26 - level) / 20
+        for station, value in ((INSIDE, 26), (OUTSIDE, level)):
+            if mix.random() < 0.8:
+                writer, now = server.writer, server.server.now()
+                age = mix.choice([0] * 12 + [30, 200, 1000]) * 1000
+                writer.add_entry(writer.by_mac[station.mac], now - age,
+                                 {1: round(value + mix.choice([0, 0.1, -9]) / 3, 2)}, now)
+                writer.batch.now = 0            # so that what its pauses teach stays the same
+                server.server.turn.end()
+        if mix.random() < 0.05:
+            now = server.server.now()
+            control = iotserver.Control(server.server)
+            control.execute(iotserver.as_json(["delete_step", ["outside", 1, {
+                "start": now - 5 * MINUTE, "end": now, "below": None, "above": None}]]))
+        if mix.random() < 0.7:
+            place, _ = server.server.board.places()
+            wanted = replay.verdict()
+            assert place.verdict[:7] == wanted[:7]
+            seen.add(wanted.state)
+    assert seen >= {"open", "close"}
+
+
+def test_only_what_was_touched_is_read_again(server, monkeypatch):
+    read, real = [], iotserver.Reader.recent
+    monkeypatch.setattr(iotserver.Reader, "recent", lambda reader, series, *more: (
+        read.append(series), real(reader, series, *more))[1])
+    board = server.server.board
+    for station in (INSIDE, OUTSIDE):
+        server.update(station, 25)
+    board.places()
+    read.clear()
+    server.update(OUTSIDE, 24)
+    board.places()
+    assert read == [server.writer.series[2, 1]]
+    server.time += 20 * 60
+    board.places()
+    assert len(read) == 3, "now and then all of them, and a silence is noticed"
+    assert board.current[0].verdict.state == "unknown"
+
+
+def test_a_look_that_has_begun_does_not_miss_what_comes_meanwhile(server):
+    board = server.server.board
+    server.update(INSIDE, 25)
+    server.update(OUTSIDE, 20)
+    first, second = board.look(), None
+    next(first)
+    server.update(OUTSIDE, 21)
+    second = board.look()
+    while next(first, 1) is None:
+        next(second, None)
+    assert not [*second][9:]
+    assert board.current[1].fresh[-1][1] == 21
+    assert board.ended == board.begun
+
+
+def test_a_look_that_fails_is_taken_again(server, monkeypatch):
+    board = server.server.board
+    server.update(INSIDE, 25)
+    with monkeypatch.context() as patch:
+        patch.setattr(iotserver.Reader, "stations", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            board.places()
+    assert [place.name for place in board.places()] == ["inside", "outside"]
+
+
+def test_a_reading_of_the_future_counts_in_time(server):
+    server.update(INSIDE, 25)
+    server.update(OUTSIDE, 20)
+    ahead = iotserver.format_time(server.server.now() + HOUR)
+    assert server.get(f"/update?api_key={OUTSIDE.key}&field1=29&created_at={ahead}").status == 200
+    assert server.server.board.places()[1].readings[-1][1] == 20
+    server.time += 3600 + 15 * 60
+    assert server.server.board.places()[1].readings[-1][1] == 29

@@ -594,7 +594,7 @@ def test_files_are_for_their_owner_only(serve, tmp_path):
         os.umask(before)
     live.get("/healthz")
     found = {path.name: mode(path) for path in tmp_path.glob("iot.db*")}
-    assert found.pop("iot.db") == found.pop("iot.db.sock") == 0o600
+    assert found.pop("iot.db") == found.pop("iot.db.sock") == found.pop("iot.db.courier") == 0o600
     assert set(found.values()) <= {0o600}
 
 

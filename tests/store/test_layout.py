@@ -8,7 +8,18 @@ import subprocess
 import sys
 
 import pytest
-from harness import DAY, INSIDE, NOON, OUTSIDE, SCRIPT, environment, problems_of, request, rows_of
+from harness import (
+    DAY,
+    INSIDE,
+    NOON,
+    OUTSIDE,
+    SCRIPT,
+    environment,
+    finish,
+    problems_of,
+    request,
+    rows_of,
+)
 
 import iotserver
 from iotserver import HOUR, MINUTE, RECEIPTS, Reading
@@ -119,8 +130,8 @@ def test_a_file_of_the_first_layout_goes_on(older):
                               (NOON + 1, "inside", INSIDE.mac, 3, 5, 10)]
     assert problems_of(older) == []
     with contextlib.closing(iotserver.Reader(older)) as reader:
-        assert reader.entries() == {1: 7, 2: 0}
-        assert reader.latest()[0].label == "Kitchen"
+        assert reader.entries([1, 2]) == {1: 7, 2: 0}
+        assert reader.latest([1])[0].label == "Kitchen"
 
 
 def test_reading_a_file_of_an_older_layout_says_what_to_do(older):
@@ -178,11 +189,11 @@ def test_readings_of_the_future_are_kept_and_shown_when_their_time_has_come(serv
 
 def test_history_begins_where_clocks_were_set(server):
     server.writer.import_rows([(HOUR, "", INSIDE.mac, 1, 5.0, None)], NOON)
-    assert server.reader.first_hour() is None
+    assert finish(server.reader.first_hour()) is None
     assert len(server.get("/api/readings?station=inside").json["points"]) == 1
     server.writer.import_rows([(NOON - i * MINUTE, "", INSIDE.mac, 1, 5.0, None)
                                for i in range(300)], NOON)
-    assert server.reader.first_hour() == NOON - 5 * HOUR
+    assert finish(server.reader.first_hour()) == NOON - 5 * HOUR
     points = server.get("/api/readings?station=inside&points=100").json["points"]
     assert len(points) >= 90, "one reading of 1970 does not squeeze the others into one point"
     assert len(server.get("/api/readings?station=inside&start=0").json["points"]) == 301

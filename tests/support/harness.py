@@ -136,6 +136,15 @@ def wait_for(condition, seconds=5.0):
     return found
 
 
+def finish(steps):
+    """What work in steps comes to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
 # -- a database ---------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "curl": ("curl", "sends what ThingSpeak's documentation and the guide tell to send"),
     "faketime": ("faketime", "moves the clock under a running server"),
     "git": ("git", "brings a new version, as the guide says"),
+    "influxd": ("influxdb", "is an engine that readings are forwarded to"),
     "ip": ("iproute2", "makes a private network, to install in"),
     "logrotate": ("logrotate", "turns the log of nginx"),
     "nft": ("nftables", "limits connections of an address before nginx sees them"),
@@ -31,6 +32,8 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "npm": ("npm", "gets what runs in node and in the page, into .cache/"),
     "nsenter": ("util-linux", "runs commands where the server is installed on trial"),
     "openssl": ("openssl", "makes certificates"),
+    "prometheus": ("prometheus", "asks for the server's metrics"),
+    "promtool": ("prometheus", "judges metrics and alert rules"),
     "/usr/bin/python3": ("python3", "is what the systemd units start"),
     "setpriv": ("util-linux", "runs a command as another user"),
     "shellcheck": ("shellcheck", "reads install.sh"),
@@ -38,6 +41,8 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "strace": ("strace", "fails, delays and records single system calls"),
     "systemd-analyze": ("systemd", "reads the units"),
     "systemd-sysusers": ("systemd", "makes the user that the server runs as"),
+    "victoria-metrics": ("victoria-metrics", "is another such engine"),
+    "vmagent": ("victoria-metrics", "hands readings on to several of its nodes"),
     "unshare": ("util-linux", "gives a test disks and a network of its own"),
 }
 OTHERS = {"root", "MicroPython", "PyPI"}     # the two last ones are put into .cache/
