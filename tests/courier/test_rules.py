@@ -27,6 +27,12 @@ def test_open_and_close_and_nothing_else(household, hook):
         "Open the windows: it is 1.2 °C cooler outside (inside 26.4, outside 25.2).")
 
 
+def test_the_courier_asks_each_second(household):
+    """So that a message arrives within 5 s of its cause."""
+    home = household()
+    assert home.messenger.step(Line(home.house.server)) <= 1
+
+
 @pytest.mark.parametrize(("units", "text"), [
     ("F", "Open the windows: it is 2.2 °F cooler outside (inside 79.5, outside 77.4)."),
     ("auto", "Open the windows: it is 1.2 °C / 2.2 °F cooler outside "
