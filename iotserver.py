@@ -1757,12 +1757,6 @@ class Overview:
                 ORDER BY time DESC, entry DESC LIMIT 1)
             ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
 
-    def all_latest(self, now: int) -> Iterator[list[Latest]]:
-        """The same of all stations, STEP_STATIONS of them at a time."""
-        ids = [id for id, in self.db.execute("SELECT id FROM station ORDER BY id")]
-        for first in range(0, len(ids), STEP_STATIONS):
-            yield self.latest(ids[first:first + STEP_STATIONS], now)
-
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
         last: int | None = ask(self.db, """
@@ -4179,61 +4173,45 @@ def sample_commits(turn: "Turn") -> Samples:
 
 
 def sample_readings(server: "Server") -> Samples:
-    stations = server.writer.stations
-    for series in itertools.chain.from_iterable(server.reader.all_latest(server.now())):
-        station = stations.get(series.station)
-        if station and isinstance(series.value, (int, float)):      # neither a text nor none yet
-            yield {"station": station.name, "role": station.role or "",
-                   "field": str(series.field),
-                   "label": series.label or LABELS.get(series.field, "")}, series.value
+    ids, stations = [*server.writer.stations], server.writer.stations
+    for first in range(0, len(ids), STEP_STATIONS):
+        for series in server.reader.latest(ids[first:first + STEP_STATIONS], server.now()):
+            station = stations.get(series.station)
+            if station and isinstance(series.value, (int, float)):  # neither a text nor none yet
+                yield {"station": station.name, "role": station.role or "",
+                       "field": str(series.field),
+                       "label": series.label or LABELS.get(series.field, "")}, series.value
 
 
-def sample_verdicts(server: "Server") -> Samples:
-    for room, verdict in rank_rooms(server.board.places()):
-        for state in URGENCY:
-            yield {"station": room.name, "state": state}, verdict.state == state
-
-
-METRICS = {                     # kind, help
-    "updates_total": ("counter", "Entries of updates by what became of them; refused: requests"),
-    "readings_total": ("counter", "Readings that updates stored"),
-    "commits_total": ("counter", "Transactions of updates"),
-    "commit_seconds": ("histogram", "How long they took, up to the disk"),
-    "connections": ("gauge", "Open connections"),
-    "listeners": ("gauge", "Those of them that wait for events"),
-    "database_bytes": ("gauge", "Size of the database file"),
-    "log_bytes": ("gauge", "Size of its write-ahead log"),
-    "disk_free_bytes": ("gauge", "Room left on its disk"),
-    "reading": ("gauge", "Newest value of a field"),
-    "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
-    "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
-    "messages_total": ("counter", "Messages by what became of them"),
-    "forward_lag_readings": ("gauge", "Readings that an engine has yet to get, about"),
-    "build_info": ("gauge", "Always 1; the versions are its labels"),
-}
-
-
-def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, Samples]]:
+def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, Samples]]:
+    """Each family: name, kind, help, samples."""
     turn, (size, log) = server.turn, server.reader.weights()
-    yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
-    yield "readings_total", [({}, turn.readings)]
-    yield "commits_total", [({}, sum(turn.commits))]
-    yield "commit_seconds", sample_commits(turn)
-    yield "connections", [({}, len(server.connections))]
-    yield "listeners", [({}, len(server.events.listeners))]
-    yield "database_bytes", [({}, size)]
-    yield "log_bytes", [({}, log)]
-    yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
-    yield "reading", sample_readings(server)
-    yield "heard_timestamp_seconds", (
-        ({"station": station.name}, station.heard / 1000)
-        for station in tuple(server.writer.stations.values()) if station.heard)
-    yield "verdict", sample_verdicts(server)
-    yield "messages_total", [({"result": result}, server.post.counts[result])
-                             for result in ("sent", "failed")]
-    yield "forward_lag_readings", [({}, lag)]
-    yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
-                           "sqlite": sqlite3.sqlite_version}, 1)]
+    free = shutil.disk_usage(server.writer.path.parent).free
+    yield ("updates_total", "counter", "Entries of updates by what became of them; refused: "
+           "requests", [({"result": result}, n) for result, n in turn.updates.items()])
+    yield "readings_total", "counter", "Readings that updates stored", [({}, turn.readings)]
+    yield "commits_total", "counter", "Transactions of updates", [({}, sum(turn.commits))]
+    yield ("commit_seconds", "histogram", "How long they took, up to the disk",
+           sample_commits(turn))
+    yield "connections", "gauge", "Open connections", [({}, len(server.connections))]
+    yield ("listeners", "gauge", "Those of them that wait for events",
+           [({}, len(server.events.listeners))])
+    yield "database_bytes", "gauge", "Size of the database file", [({}, size)]
+    yield "log_bytes", "gauge", "Size of its write-ahead log", [({}, log)]
+    yield "disk_free_bytes", "gauge", "Room left on its disk", [({}, free)]
+    yield "reading", "gauge", "Newest value of a field", sample_readings(server)
+    yield ("heard_timestamp_seconds", "gauge", "When a station's last update arrived",
+           (({"station": station.name}, station.heard / 1000)
+            for station in tuple(server.writer.stations.values()) if station.heard))
+    yield ("verdict", "gauge", "1 for the state that holds, 0 for the others",
+           (({"station": room.name, "state": state}, verdict.state == state)
+            for room, verdict in rank_rooms(server.board.places()) for state in URGENCY))
+    yield ("messages_total", "counter", "Messages by what became of them",
+           [({"result": result}, server.post.counts[result]) for result in ("sent", "failed")])
+    yield "forward_lag_readings", "gauge", "Readings that an engine has yet to get", [({}, lag)]
+    yield ("build_info", "gauge", "Always 1; the versions are its labels",
+           [({"version": __version__, "python": sys.version.split()[0],
+              "sqlite": sqlite3.sqlite_version}, 1)])
 
 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -4250,9 +4228,8 @@ def get_metrics(request: Request, server: "Server") -> Work:
     yield from server.board.look()
     lag = yield from count_from(server.reader.db, server.writer.outbox.pending)
     lines: list[str] = []
-    for name, samples in sample_metrics(server, lag):
+    for name, kind, text, samples in sample_metrics(server, lag):
         yield
-        kind, text = METRICS[name]
         lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
         for number, (labels, value) in enumerate(samples, 1):
             lines.append(render_sample(name, labels, value))
