@@ -1757,12 +1757,6 @@ class Overview:
                 ORDER BY time DESC, entry DESC LIMIT 1)
             ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
 
-    def all_latest(self, now: int) -> Iterator[list[Latest]]:
-        """The same of all stations, STEP_STATIONS of them at a time."""
-        ids = [id for id, in self.db.execute("SELECT id FROM station ORDER BY id")]
-        for first in range(0, len(ids), STEP_STATIONS):
-            yield self.latest(ids[first:first + STEP_STATIONS], now)
-
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
         last: int | None = ask(self.db, """
@@ -1968,36 +1962,11 @@ class Reader(Overview):
             SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
             FROM series""", (before,)))
 
-    def pieces(self, places: Iterable[tuple[int, tuple[int, int]]], limit: int
-               ) -> Iterator[Piece]:
-        """Readings of series from a place on, of all together so many and one piece more."""
-        for series, place in places:
-            rows = read_readings(self.db, series, place, limit=limit) if limit > 0 else []
-            limit -= len(rows)
-            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
-            for names in self.db.execute("""
-                    SELECT name, role, field, label FROM series JOIN station
-                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
-                yield Piece._make((series, behind, *names, [
-                    (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
-
-    def count_from(self, places: Mapping[int, tuple[int, int]]) -> Generator[None, None, int]:
-        """Readings of series from a place on, in steps."""
-        total = 0
-        for series, place in tuple(places.items()):
-            total += ask(self.db, """
-                SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
-                        AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
-                    + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
-                (series, *place, place[0] // HOUR))
-            yield
-        return int(total)
-
-    def count_unsent_before(self, before: int) -> int:
-        """Those of them that --prune would take."""
+    def count_unsent(self, before: int) -> int:
+        """Those of them that have yet to be forwarded."""
         return int(ask(self.db, """
             SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series
-                          AND (r.time, entry) >= (u.time, u.entry) AND r.time < ?
+                          AND (r.time, r.entry) >= (u.time, u.entry) AND r.time < ?
                           AND typeof(value) <> 'text')) FROM unsent u""", (before,)))
 
     def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
@@ -2058,6 +2027,141 @@ class Reader(Overview):
                            for ms in raw]
 
 
+def read_pieces(db: sqlite3.Connection, places: Iterable[tuple[int, tuple[int, int]]],
+                limit: int) -> Iterator[Piece]:
+    """Readings of series from a place on: of all together so many."""
+    for series, place in places:
+        rows = read_readings(db, series, place, limit=limit) if limit > 0 else []
+        limit -= len(rows)
+        behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
+        for names in db.execute("""
+                SELECT name, role, field, label FROM series JOIN station
+                ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
+            yield Piece._make((series, behind, *names, [
+                (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
+
+
+def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
+               ) -> Generator[None, None, int]:
+    """How many numbers series have from a place on, in steps."""
+    total = 0
+    for series, place in tuple(places.items()):
+        total += ask(db, """
+            SELECT (SELECT count(*) FROM reading WHERE series = ?1 AND typeof(value) <> 'text'
+                    AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
+                + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
+            (series, *place, place[0] // HOUR))
+        yield
+    return int(total)
+
+
+class Outbox:
+    """From where on an engine lacks readings of each series: the file knows, and comes a little
+    after it. While an engine is away, that is no row more."""
+
+    def __init__(self, database: "Database"):
+        self.database, self.db = database, database.db
+        found: tuple[str | None, int] = (
+            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
+        self.engine, self.asked = found         # None: nothing is forwarded
+        self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
+            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.pending = dict(self.unsent)        # the same, as it is
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
+        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.ticket = secrets.randbits(32)      # of what is on its way
+        self.reached: dict[int, tuple[int, int]] = {}   # to where the engine has it, and to where
+        self.settled: dict[int, tuple[int, int]] = {}   # it had it when that was last settled
+        self.settles = 0.0                      # when that is next
+
+    def mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
+        """What is being stored is to be forwarded; within a transaction."""
+        first: dict[int, int] = {}
+        for series, ms, _, _ in readings:
+            if ms < first.get(series, LATEST_TIME):
+                first[series] = ms
+        marks = []
+        for series, ms in first.items():
+            place = (ms, 0)
+            if place < self.unsent.get(series, (LATEST_TIME, 0)):
+                self.unsent[series] = place
+                marks.append((series, *place))
+            self.pending[series] = min(place, self.pending.get(series, place))
+            if place < self.sending.get(series, (0, 0)):
+                self.late[series] = min(place, self.late.get(series, place))
+            for had in (self.reached, self.settled):
+                if place < had.get(series, (0, 0)):
+                    had[series] = place
+        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
+
+    def serve(self, engine: str | None, now: int) -> None:
+        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
+        one that asks for the first time, or again after long, lacks all there is."""
+        is_known = (self.engine is not None and engine in {None, self.engine}
+                    and now - self.asked < FORWARD_MEMORY)
+        if engine == self.engine is None or (is_known and (
+                engine is None or now - self.asked < HOUR)):
+            return
+        with self.database.transaction() as db:
+            db.execute("DELETE FROM forward")
+            if not is_known:
+                db.execute("DELETE FROM unsent")
+            if engine:
+                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+        self.asked = now
+        if engine is None:
+            self.database.load()
+        elif not is_known:
+            self.begin_again()
+
+    def begin_again(self) -> None:
+        """The engine gets all there is, from the first hour of each series on."""
+        with self.database.transaction() as db:
+            db.execute("""
+                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
+        self.database.load()
+
+    def take(self, reader: sqlite3.Connection) -> list[Piece]:
+        """What is to be sent next, the oldest first, but so many pieces that this is soon done."""
+        places = heapq.nsmallest(STEP_ENTRIES, self.pending.items(), key=operator.itemgetter(1))
+        pieces = [*read_pieces(reader, places, FORWARD_ROWS)]
+        self.sending, self.late = {piece.series: piece.behind for piece in pieces}, {}
+        self.ticket += 1
+        return pieces
+
+    def forwarded(self, ticket: int) -> None:
+        """The engine has what was taken last; what came late meanwhile is still to be sent."""
+        if ticket != self.ticket:
+            return
+        for series, sent in self.sending.items():
+            place = self.reached[series] = min(sent, self.late.get(series, sent))
+            if read_readings(self.db, series, place, limit=1):
+                self.pending[series] = place
+            else:
+                self.pending.pop(series, None)
+        self.sending, self.late = {}, {}
+
+    def settle(self) -> None:
+        """Note in the file what the engine has had since the last time but one: it may lose what
+        came in the seconds before a crash."""
+        with self.database.transaction(places=len(self.settled)) as db:
+            for series, place in self.settled.items():
+                if read_readings(db, series, place, limit=1):
+                    self.unsent[series] = place
+                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
+                               (*place, series))
+                else:
+                    self.unsent.pop(series, None)
+                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
+        self.settled, self.reached = self.reached, {}
+
+    def look_back(self) -> None:
+        """The engine was away: it gets again what is not settled."""
+        self.pending = dict(self.unsent)
+        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
+
+
 class Database:
     """The file as the one process that writes has it: lock, layout, transactions, log."""
 
@@ -2109,17 +2213,7 @@ class Database:
         last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
         self.next_series = last.get("series", -1) + 1
         self.next_station = last.get("station", 0) + 1
-        engine: tuple[str | None, int] = (
-            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
-        self.engine, self.asked = engine
-        self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
-            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
-        self.pending = dict(self.unsent)    # the same as it is: that of the file comes after it
-        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
-        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
-        self.reached: dict[int, tuple[int, int]] = {}   # what the engine has had since it was
-        self.settled: dict[int, tuple[int, int]] = {}   # settled, and what it had by then
-        self.ticket = secrets.randbits(32)              # of what is on its way
+        self.outbox = Outbox(self)
         self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
             collections.defaultdict(dict))
         for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
@@ -2343,8 +2437,8 @@ class Updates(Database):
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
-        if self.engine:
-            self._mark(batch.readings)
+        if self.outbox.engine:
+            self.outbox.mark(batch.readings)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
             count = count + excluded.count,
@@ -2373,87 +2467,6 @@ class Updates(Database):
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
             self.index_keys()
-
-    # -- forwarding: of each series, from where on the engine lacks readings ----------------------
-
-    def _mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
-        """What was just stored is to be forwarded. While an engine is away that is no row more."""
-        first: dict[int, int] = {}
-        for series, ms, _, _ in readings:
-            if ms < first.get(series, LATEST_TIME):
-                first[series] = ms
-        marks = []
-        for series, ms in first.items():
-            place = (ms, 0)
-            if place < self.unsent.get(series, (LATEST_TIME, 0)):
-                self.unsent[series] = place
-                marks.append((series, *place))
-            self.pending[series] = min(place, self.pending.get(series, place))
-            if place < self.sending.get(series, (0, 0)):
-                self.late[series] = min(place, self.late.get(series, place))
-            for had in (self.reached, self.settled):
-                if place < had.get(series, (0, 0)):
-                    had[series] = place
-        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
-
-    def forward_to(self, engine: str | None, now: int) -> None:
-        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
-        one that asks for the first time, or again after long, lacks all there is."""
-        is_known = (self.engine is not None and engine in {None, self.engine}
-                    and now - self.asked < FORWARD_MEMORY)
-        if engine == self.engine is None or (is_known and (
-                engine is None or now - self.asked < HOUR)):
-            return
-        with self.transaction() as db:
-            db.execute("DELETE FROM forward")
-            if not is_known:
-                db.execute("DELETE FROM unsent")
-            if engine:
-                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
-        self.asked = now
-        if engine is None:
-            self.load()
-        elif not is_known:
-            self.forward_again()
-
-    def forward_again(self) -> None:
-        """It gets all there is, from the first hour of each series on."""
-        with self.transaction() as db:
-            db.execute("""
-                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
-                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
-        self.load()
-
-    def forwarded(self, ticket: int) -> None:
-        """The engine has what was taken last; what came late meanwhile is still to be sent."""
-        if ticket != self.ticket:
-            return
-        for series, sent in self.sending.items():
-            place = self.reached[series] = min(sent, self.late.get(series, sent))
-            if read_readings(self.db, series, place, limit=1):
-                self.pending[series] = place
-            else:
-                self.pending.pop(series, None)
-        self.sending, self.late = {}, {}
-
-    def settle(self) -> None:
-        """Note in the file what the engine has had since the last time but one: it may lose what
-        came in the seconds before a crash."""
-        with self.transaction(places=len(self.settled)) as db:
-            for series, place in self.settled.items():
-                if read_readings(db, series, place, limit=1):
-                    self.unsent[series] = place
-                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
-                               (*place, series))
-                else:
-                    self.unsent.pop(series, None)
-                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
-        self.settled, self.reached = self.reached, {}
-
-    def look_back(self) -> None:
-        """The engine was away: it gets again what is not settled."""
-        self.pending = dict(self.unsent)
-        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
 
 
 class Writer(Updates):
@@ -3360,16 +3373,15 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     forecast = room.forecast
     if forecast is None or room.is_cold or forecast.days < FEWEST_DAYS:
         return ""
-    if forecast.at is None or forecast.start is None:
+    if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
     at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, forecast.end or 0))
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end))
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    until = f"to {end}" if forecast.end else "or later"
-    return f"Cooler outside from about {at} ({start} {until}{named})."
+    return f"Cooler outside from about {at} ({start} to {end}{named})."
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3417,8 +3429,7 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
     if topic == "plan":
         at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
                           for ms in map(room["forecast"].get, ("at", "from", "to")))
-        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
-                + (f"to {end})." if end else "or later)."))
+        return "When it gets cooler", f"Cooler outside from about {at} ({start} to {end})."
     inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
                        for side in ("inside", "outside"))
     said = room["text"].removesuffix(".")
@@ -3725,9 +3736,9 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
             itertools.count(forecast.asked + QUARTER, QUARTER),
             (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
         for line in chart.lines if line.name in curves]
-    end = forecast.asked + HORIZON
-    return chart._replace(lines=chart.lines + expected, end=end, interval=(
-        forecast.start, forecast.end or end) if forecast.start else None)
+    return chart._replace(
+        lines=chart.lines + expected, end=forecast.asked + HORIZON,
+        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
 
 
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
@@ -4162,61 +4173,45 @@ def sample_commits(turn: "Turn") -> Samples:
 
 
 def sample_readings(server: "Server") -> Samples:
-    stations = server.writer.stations
-    for series in itertools.chain.from_iterable(server.reader.all_latest(server.now())):
-        station = stations.get(series.station)
-        if station and isinstance(series.value, (int, float)):      # neither a text nor none yet
-            yield {"station": station.name, "role": station.role or "",
-                   "field": str(series.field),
-                   "label": series.label or LABELS.get(series.field, "")}, series.value
+    ids, stations = [*server.writer.stations], server.writer.stations
+    for first in range(0, len(ids), STEP_STATIONS):
+        for series in server.reader.latest(ids[first:first + STEP_STATIONS], server.now()):
+            station = stations.get(series.station)
+            if station and isinstance(series.value, (int, float)):  # neither a text nor none yet
+                yield {"station": station.name, "role": station.role or "",
+                       "field": str(series.field),
+                       "label": series.label or LABELS.get(series.field, "")}, series.value
 
 
-def sample_verdicts(server: "Server") -> Samples:
-    for room, verdict in rank_rooms(server.board.places()):
-        for state in URGENCY:
-            yield {"station": room.name, "state": state}, verdict.state == state
-
-
-METRICS = {                     # kind, help
-    "updates_total": ("counter", "Entries of updates by what became of them; refused: requests"),
-    "readings_total": ("counter", "Readings that updates stored"),
-    "commits_total": ("counter", "Transactions of updates"),
-    "commit_seconds": ("histogram", "How long they took, up to the disk"),
-    "connections": ("gauge", "Open connections"),
-    "listeners": ("gauge", "Those of them that wait for events"),
-    "database_bytes": ("gauge", "Size of the database file"),
-    "log_bytes": ("gauge", "Size of its write-ahead log"),
-    "disk_free_bytes": ("gauge", "Room left on its disk"),
-    "reading": ("gauge", "Newest value of a field"),
-    "heard_timestamp_seconds": ("gauge", "When a station's last update arrived"),
-    "verdict": ("gauge", "1 for the state that holds, 0 for the others"),
-    "messages_total": ("counter", "Messages by what became of them"),
-    "forward_lag_readings": ("gauge", "Readings that an engine has yet to get, about"),
-    "build_info": ("gauge", "Always 1; the versions are its labels"),
-}
-
-
-def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, Samples]]:
+def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, Samples]]:
+    """Each family: name, kind, help, samples."""
     turn, (size, log) = server.turn, server.reader.weights()
-    yield "updates_total", [({"result": result}, n) for result, n in turn.updates.items()]
-    yield "readings_total", [({}, turn.readings)]
-    yield "commits_total", [({}, sum(turn.commits))]
-    yield "commit_seconds", sample_commits(turn)
-    yield "connections", [({}, len(server.connections))]
-    yield "listeners", [({}, len(server.events.listeners))]
-    yield "database_bytes", [({}, size)]
-    yield "log_bytes", [({}, log)]
-    yield "disk_free_bytes", [({}, shutil.disk_usage(server.writer.path.parent).free)]
-    yield "reading", sample_readings(server)
-    yield "heard_timestamp_seconds", (
-        ({"station": station.name}, station.heard / 1000)
-        for station in tuple(server.writer.stations.values()) if station.heard)
-    yield "verdict", sample_verdicts(server)
-    yield "messages_total", [({"result": result}, server.post.counts[result])
-                             for result in ("sent", "failed")]
-    yield "forward_lag_readings", [({}, lag)]
-    yield "build_info", [({"version": __version__, "python": sys.version.split()[0],
-                           "sqlite": sqlite3.sqlite_version}, 1)]
+    free = shutil.disk_usage(server.writer.path.parent).free
+    yield ("updates_total", "counter", "Entries of updates by what became of them; refused: "
+           "requests", [({"result": result}, n) for result, n in turn.updates.items()])
+    yield "readings_total", "counter", "Readings that updates stored", [({}, turn.readings)]
+    yield "commits_total", "counter", "Transactions of updates", [({}, sum(turn.commits))]
+    yield ("commit_seconds", "histogram", "How long they took, up to the disk",
+           sample_commits(turn))
+    yield "connections", "gauge", "Open connections", [({}, len(server.connections))]
+    yield ("listeners", "gauge", "Those of them that wait for events",
+           [({}, len(server.events.listeners))])
+    yield "database_bytes", "gauge", "Size of the database file", [({}, size)]
+    yield "log_bytes", "gauge", "Size of its write-ahead log", [({}, log)]
+    yield "disk_free_bytes", "gauge", "Room left on its disk", [({}, free)]
+    yield "reading", "gauge", "Newest value of a field", sample_readings(server)
+    yield ("heard_timestamp_seconds", "gauge", "When a station's last update arrived",
+           (({"station": station.name}, station.heard / 1000)
+            for station in tuple(server.writer.stations.values()) if station.heard))
+    yield ("verdict", "gauge", "1 for the state that holds, 0 for the others",
+           (({"station": room.name, "state": state}, verdict.state == state)
+            for room, verdict in rank_rooms(server.board.places()) for state in URGENCY))
+    yield ("messages_total", "counter", "Messages by what became of them",
+           [({"result": result}, server.post.counts[result]) for result in ("sent", "failed")])
+    yield "forward_lag_readings", "gauge", "Readings that an engine has yet to get", [({}, lag)]
+    yield ("build_info", "gauge", "Always 1; the versions are its labels",
+           [({"version": __version__, "python": sys.version.split()[0],
+              "sqlite": sqlite3.sqlite_version}, 1)])
 
 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -4231,11 +4226,10 @@ def render_sample(name: str, labels: dict[str, str], value: float) -> str:
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
     yield from server.board.look()
-    lag = yield from server.reader.count_from(server.writer.pending)
+    lag = yield from count_from(server.reader.db, server.writer.outbox.pending)
     lines: list[str] = []
-    for name, samples in sample_metrics(server, lag):
+    for name, kind, text, samples in sample_metrics(server, lag):
         yield
-        kind, text = METRICS[name]
         lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
         for number, (labels, value) in enumerate(samples, 1):
             lines.append(render_sample(name, labels, value))
@@ -6022,7 +6016,6 @@ class Post:
         self.server, self.settings = server, server.settings
         self.units = server.settings.units.replace("auto", "CF")
         self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
-        self.settles = 0.0              # when the writer next notes what an engine has
         self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
@@ -6114,24 +6107,21 @@ class Post:
 
 def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
     """What an engine is to get next, a number for that, and whether it is all there is."""
-    writer = server.writer
-    writer.forward_to(engine, server.now())
-    if server.monotonic() >= server.post.settles:
-        server.post.settles = server.monotonic() + SETTLE_SECONDS
-        writer.settle()
-    places = heapq.nsmallest(STEP_ENTRIES, writer.pending.items(), key=operator.itemgetter(1))
-    pieces = [*server.reader.pieces(places, FORWARD_ROWS)]
-    writer.sending, writer.late = {piece.series: piece.behind for piece in pieces}, {}
-    writer.ticket += 1
-    return writer.ticket, (len(places) < STEP_ENTRIES and sum(
-        len(piece.points) for piece in pieces) < FORWARD_ROWS), pieces
+    server.writer.outbox.serve(engine, server.now())
+    outbox = server.writer.outbox
+    if server.monotonic() >= outbox.settles:
+        outbox.settles = server.monotonic() + SETTLE_SECONDS
+        outbox.settle()
+    pieces = outbox.take(server.reader.db)
+    return outbox.ticket, len(pieces) < STEP_ENTRIES and sum(
+        len(piece.points) for piece in pieces) < FORWARD_ROWS, pieces
 
 
 COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
     "take_unsent": take_unsent,
-    "forwarded": lambda server, ticket: server.writer.forwarded(ticket),
-    "forward_again": lambda server: server.writer.forward_again(),
-    "look_back": lambda server: server.writer.look_back(),
+    "forwarded": lambda server, ticket: server.writer.outbox.forwarded(ticket),
+    "begin_again": lambda server: server.writer.outbox.begin_again(),
+    "look_back": lambda server: server.writer.outbox.look_back(),
     "collect": lambda server, *wishes: server.post.collect(*wishes),
     "note": lambda server, *outcome: server.post.note(*outcome),
 }
@@ -6245,7 +6235,7 @@ def tell_news(server: Server) -> None:
 
 
 def forget_engine(server: Server) -> None:
-    server.writer.forward_to(None, server.now())
+    server.writer.outbox.serve(None, server.now())
 
 
 def watch_file(server: Server) -> None:
@@ -6653,6 +6643,9 @@ def render_lines(series: int, behind: Any, station: str, role: str | None, field
     return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
 
 
+Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
+
+
 class Forwarder(Errand):
     """Carries all readings to the engine of --forward, and asks whether they are there."""
     setting = "forward"
@@ -6662,7 +6655,7 @@ class Forwarder(Errand):
         self.to = cast(Destination, parse_engine(settings.forward))
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
-        self.samples: list[tuple[str, int, int, float]] | None = []     # None: it has all history
+        self.samples: list[Sent] | None = []    # None: it has all history
 
     def step(self, server: Remote) -> float:
         ticket, is_last, pieces = server.take_unsent(self.to.id)
@@ -6705,9 +6698,10 @@ class Forwarder(Errand):
     def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
         """Status, words, and the pause that is asked for. Raises Undelivered."""
         user, password = self.to.login
-        login = as_basic(self.to) if password or not user else f"Token {user}"
-        headers = {"User-Agent": f"iotserver/{__version__}", **(
-            {"Authorization": login} if login else {})}
+        headers = {"User-Agent": f"iotserver/{__version__}"}
+        if user:
+            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}" if password else f"Token {user}"
         if body and len(body) > GZIP_BYTES:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
         request = urllib.request.Request(
@@ -6729,31 +6723,33 @@ class Forwarder(Errand):
     def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
         """Look for some of the first readings, and for some of all history: an engine may say
         that it took what it dropped. Raises Undelivered."""
-        sent = [(piece.station, piece.field, *point) for piece in pieces
-                for point in piece.points]
-        if sent and self.is_new:
-            self.look_for([min(sent, key=operator.itemgetter(2)), random.choice(sent)])
-            self.is_new = False
         if self.samples is None:
             return
-        self.samples = [*self.samples, *random.sample(sent, min(len(sent), 2))]
+        sent = [(piece.station, piece.field, ms, [value for at, value in piece.points if at == ms])
+                for piece in pieces if piece.points
+                for ms in (piece.points[0][0], random.choice(piece.points)[0])]
+        if sent and self.is_new:
+            self.look_for([min(sent, key=operator.itemgetter(2)), sent[-1]])
+            self.is_new = False
+        self.samples += random.sample(sent, min(len(sent), 2))
         while len(self.samples) > SAMPLES:
             del self.samples[random.randrange(SAMPLES)]
-        if is_last:
+        if is_last and self.samples:
             try:
                 self.look_for(self.samples)
             except Undelivered:
                 self.samples = []
-                server.forward_again()
+                server.begin_again()
                 raise
             self.samples = None
 
-    def look_for(self, samples: Iterable[tuple[str, int, int, float]]) -> None:
+    def look_for(self, samples: Iterable[Sent]) -> None:
         """Raises Undelivered unless they are there, or nobody can say."""
-        for station, field, ms, value in samples:
+        for station, field, ms, values in samples:
             deadline = time.monotonic() + LOOK_SECONDS
             while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
-                    and not any(math.isclose(value, other) for other in found):
+                    and not any(itertools.starmap(
+                        math.isclose, itertools.product(values, found))):
                 if time.monotonic() > deadline:
                     raise Undelivered(
                         f"it took the reading of {format_time(ms)}, but does not have it. Does it "
@@ -6832,6 +6828,8 @@ def run_courier(args: argparse.Namespace, path: Path) -> None:
     errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
+    if hasattr(os, "nice"):
+        os.nice(10)                         # what comes in goes before what is carried on
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with working_in(path.parent):           # so that no thread changes what is the others', too
@@ -7011,7 +7009,7 @@ def shrink(writer: "Writer | Remote") -> int:
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
     before = now_ms() - parse_duration(age)
     with contextlib.closing(Reader(path)) as reader:
-        expected, unsent = reader.count(before), reader.count_unsent_before(before)
+        expected, unsent = reader.count(before), reader.count_unsent(before)
     lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
     if args.dry_run:
         print(f"{expected} readings are older than {age}; nothing was deleted{lost}")

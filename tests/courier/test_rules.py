@@ -247,11 +247,9 @@ def test_a_station_that_is_removed_is_told_of_no_more(household, hook):
 
 
 def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
-    places = iotserver.Board.places
-    forecast = iotserver.Forecast(
-        "cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, None, 0.9, 30, (), ())
-    monkeypatch.setattr(iotserver.Board, "places", lambda board: [
-        place._replace(forecast=place.verdict and forecast) for place in places(board)])
+    said = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, NOON + 9 * HOUR, 0.9,
+                              iotserver.FEWEST_DAYS, (), ())
+    monkeypatch.setattr(iotserver, "fresh_forecast", lambda room, *_: room.verdict and said)
     home = household(notify_plan="12:30 UTC")
     home.play(20, inside=26, outside=30)
     assert hook.kinds == []
@@ -259,7 +257,7 @@ def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
         home.play(30, inside=26, outside=30)
         home.restart()
     assert hook.kinds == ["plan"]
-    assert hook.texts == ["Cooler outside from about 20:00 (19:00 or later)."]
+    assert hook.texts == ["Cooler outside from about 20:00 (19:00 to 21:00)."]
     home.house.time += DAY / 1000
     home.restart()
     home.play(30, inside=21, outside=21)

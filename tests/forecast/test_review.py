@@ -164,11 +164,17 @@ def test_without_a_span_it_is_the_last_ninety_days(tmp_path):
 
 def test_interrupted_it_leaves_nothing(database, tmp_path):
     target = tmp_path / "review.csv"
-    process = subprocess.Popen([sys.executable, SCRIPT, "--db", database, "--review", target,
-                                "--start", "2010-01-01", "--end", "2019-01-01"],
-                               stderr=subprocess.PIPE, text=True, env=environment())
-    wait_for(lambda: [*tmp_path.glob("*.partial")])
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--db", database, "--review", target, "--start", "2010-01-01",
+         "--end", "2019-01-01"], stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(       # noqa: PLW1509  (a shell may have it ignored)
+            signal.SIGINT, signal.SIG_DFL))
+    try:
+        wait_for(lambda: [*tmp_path.glob("*.partial")])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
     assert (process.returncode, said) == (130, "")
     assert [*tmp_path.iterdir()] == []
