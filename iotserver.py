@@ -6828,8 +6828,8 @@ def run_courier(args: argparse.Namespace, path: Path) -> None:
     errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
-    if hasattr(os, "nice"):
-        os.nice(10)                         # what comes in goes before what is carried on
+    if parent:                              # what comes in goes before what is carried on; alone,
+        os.nice(10)                         # the unit says so, and its filter forbids it here
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with working_in(path.parent):           # so that no thread changes what is the others', too
