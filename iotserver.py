@@ -3368,8 +3368,7 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    doubt = ", if at all" if forecast.chance < 0.5 else ""
-    return f"Cooler outside from about {at} ({start} to {end}{named}){doubt}."
+    return f"Cooler outside from about {at} ({start} to {end}{named})."
 
 
 def say_record(forecast: Forecast) -> str:
