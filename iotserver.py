@@ -5692,7 +5692,6 @@ class Undelivered(Exception):
         self.words, self.pause = words, pause
 
 
-@functools.lru_cache(1)
 def make_opener() -> urllib.request.OpenerDirector:
     """What asks others: by way of the environment's proxy, and only if their certificate holds."""
     secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
@@ -5916,6 +5915,7 @@ class Forwarder(Errand):
     def __init__(self, settings: argparse.Namespace):
         super().__init__(settings)
         self.to = cast(Destination, parse_engine(settings.forward))
+        self.opener = make_opener()
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
         self.samples: list[Sent] | None = []    # None: it has all history
@@ -5972,7 +5972,7 @@ class Forwarder(Errand):
             f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
         try:
             try:
-                answer = make_opener().open(request, timeout=TRY_SECONDS)
+                answer = self.opener.open(request, timeout=TRY_SECONDS)
             except urllib.error.HTTPError as error:
                 answer = error
             with answer:
