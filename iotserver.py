@@ -155,7 +155,8 @@ FORWARD_SECONDS = 0.5           # between two looks for readings that are to be 
 FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
 GZIP_BYTES = 1000               # a longer body is compressed
 LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
-SETTLE_SECONDS = 30             # an engine that crashes may lose the last 5: these come again
+SETTLE_SECONDS = 30             # between two notes of what an engine has
+CRASH_SECONDS = 10              # of which it may lose what it has: VictoriaMetrics the last 5
 SAMPLES = 20                    # readings that an engine is asked for
 # An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
 # ones after 300 ms: as long as this is longer, no restart costs a request.
@@ -376,10 +377,11 @@ def parse_engine(text: str) -> Destination | None:
         raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
     host = url.netloc.rpartition("@")[2]
     user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-    return Destination(url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
-                       hashlib.sha256(f"{url.scheme} {host} {url.path} {url.query}".encode()
-                                      ).hexdigest(), (user, password),
-                       dict(urllib.parse.parse_qsl(url.query)))
+    address = f"{url.scheme} {host} {url.path} {url.query}"
+    return Destination(
+        url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
+        hashlib.sha256(address.encode()).hexdigest(), (user, password),
+        dict(urllib.parse.parse_qsl(url.query)))
 
 
 SETTINGS = (
@@ -2156,8 +2158,10 @@ class Outbox:
                     db.execute("DELETE FROM unsent WHERE series = ?", (series,))
         self.settled, self.reached = self.reached, {}
 
-    def look_back(self) -> None:
-        """The engine was away: it gets again what is not settled."""
+    def look_back(self, monotonic: float) -> None:
+        """The engine was away: it gets again what is not settled, but for what it had long ago."""
+        if monotonic >= self.settles - SETTLE_SECONDS + CRASH_SECONDS:
+            self.settle()
         self.pending = dict(self.unsent)
         self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
 
@@ -6121,7 +6125,7 @@ COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and wha
     "take_unsent": take_unsent,
     "forwarded": lambda server, ticket: server.writer.outbox.forwarded(ticket),
     "begin_again": lambda server: server.writer.outbox.begin_again(),
-    "look_back": lambda server: server.writer.outbox.look_back(),
+    "look_back": lambda server: server.writer.outbox.look_back(server.monotonic()),
     "collect": lambda server, *wishes: server.post.collect(*wishes),
     "note": lambda server, *outcome: server.post.note(*outcome),
 }
@@ -6429,7 +6433,6 @@ class Undelivered(Exception):
         self.words, self.pause = words, pause
 
 
-@functools.lru_cache(1)
 def make_opener() -> urllib.request.OpenerDirector:
     """What asks others: by way of the environment's proxy, and only if their certificate holds."""
     secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
@@ -6643,6 +6646,10 @@ def render_lines(series: int, behind: Any, station: str, role: str | None, field
     return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
 
 
+class Unreachable(Undelivered):
+    """No answer at all: it may have crashed, and lost what it had last."""
+
+
 Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
 
 
@@ -6653,6 +6660,7 @@ class Forwarder(Errand):
     def __init__(self, settings: argparse.Namespace):
         super().__init__(settings)
         self.to = cast(Destination, parse_engine(settings.forward))
+        self.opener = make_opener()
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
         self.samples: list[Sent] | None = []    # None: it has all history
@@ -6664,7 +6672,8 @@ class Forwarder(Errand):
             self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
         except Undelivered as error:
             self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
-            server.look_back()
+            if isinstance(error, Unreachable):
+                server.look_back()
             pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
             return pause
         if pieces:
@@ -6708,7 +6717,7 @@ class Forwarder(Errand):
             f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
         try:
             try:
-                answer = make_opener().open(request, timeout=TRY_SECONDS)
+                answer = self.opener.open(request, timeout=TRY_SECONDS)
             except urllib.error.HTTPError as error:
                 answer = error
             with answer:
@@ -6718,7 +6727,7 @@ class Forwarder(Errand):
                 return answer.status, words.strip(), parse_pause(
                     answer.headers.get("Retry-After", ""))
         except Exception as error:              # whatever it does, it is tried again
-            raise Undelivered(f"no answer: {getattr(error, 'reason', error)}") from None
+            raise Unreachable(f"no answer: {getattr(error, 'reason', error)}") from None
 
     def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
         """Look for some of the first readings, and for some of all history: an engine may say

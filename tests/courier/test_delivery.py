@@ -27,12 +27,6 @@ MESSAGE = {"kind": "test", "id": "test-1", "line": "test", "told": (1, "verdict"
            "title": "Öffnen", "message": "26.4 °C", "station": "inside", "link": ""}
 
 
-@pytest.fixture(autouse=True)
-def own_environment():
-    """Certificates and proxies are looked for once in a process."""
-    iotserver.make_opener.cache_clear()
-
-
 @pytest.fixture
 def certificate(tmp_path):
     """Makes self-signed certificates: certificate("localhost"); certificate and key."""

@@ -45,15 +45,15 @@ class Memory:
         self.taken, self.recent = 0, []
 
     def crash(self):
-        """What came in the last 25 s is lost; the courier has found it away."""
+        """What came in the last seconds is lost; the courier has found it away."""
         now = self.server.time
         for at, place, ms, before in reversed(self.recent):
-            if now - at < 25:
+            if now - at < iot.CRASH_SECONDS:
                 self.points[place][ms] = before
                 if before is None:
                     del self.points[place][ms]
         self.recent.clear()
-        self.server.writer.outbox.look_back()
+        self.server.writer.outbox.look_back(now)
 
     def take(self):
         self.ticket, _, pieces = iot.take_unsent(self.server.server, self.name)
@@ -212,6 +212,21 @@ def test_what_was_late_shortly_before_a_crash_comes_again(server):
         engine.take()
         engine.say()
     engine.crash()
+    assert engine.drain() == stored(server)
+
+
+def test_an_engine_that_is_away_now_and_then_makes_progress(server, small_pieces):
+    for second in range(1500):
+        put(server, INSIDE, NOON + second * 1000, 20.0)
+    engine = Memory(server)
+    for second in range(300):           # away after 17 s, and tried again after 10
+        if second % 27 < 17:
+            engine.take()
+            engine.say()
+        elif second % 27 == 17:
+            engine.crash()
+        server.time += 1
+    assert min(server.writer.outbox.unsent.values()) > (NOON + 100_000, 0)
     assert engine.drain() == stored(server)
 
 
