@@ -2,7 +2,7 @@
 """iotserver: a household's own ThingSpeak in one file. Python's standard library, nothing else.
 
 Weather stations send readings by URL, SQLite keeps them, and a phone shows at a glance
-what it is inside and outside and whether to open the windows.
+what it is inside and outside and whether to open the windows, and when.
 
 MIT License, see LICENSE. This file is all of the server: it may be copied anywhere. Its tests,
 the firmware of the stations and the guide are in the repository that it comes from: iotserver.
@@ -25,6 +25,8 @@ Vocabulary
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
     verdict   open, close, comfortable or unknown, with the reason
+    forecast  when outside gets cooler or warmer than inside, with an interval
+    outcome   what became of a forecast
     courier   the process that carries messages; the server itself never connects to anything
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
@@ -37,6 +39,7 @@ URLs
     GET  /  /verdict.txt  /events  /export.csv  /metrics  /healthz
     GET  /api/stations  /api/readings  /api/verdict
     GET, POST  /update?api_key=K&field1=V...  /channels/ID/...     as ThingSpeak.com has them
+    GET, POST  /weatherstation/...  /data/report/KEY               as bought stations send
 
 Usage
     python3 iotserver.py --demo        everything at once, with two simulated stations
@@ -119,6 +122,8 @@ MAX_NUMBER = 32                 # characters of a number: any double fits in 24
 MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
 MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
 MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
+MAX_MAC = 32                    # characters of a MAC
+MAX_CONSOLE = 28                # of a console's: `-ch1` has to fit behind it
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
 RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
@@ -203,10 +208,12 @@ MAX_STREAMS = 32                # exports at a time; each holds so many rows for
 MAX_WORKS = 1024                # addresses whose requests take several turns
 MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
 MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
+STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
 STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
 STEP_STATIONS = 200             # likewise stations, with all of their fields
 STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
+MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
 MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
@@ -303,6 +310,7 @@ class Clock(NamedTuple):
 
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
     """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
         zone = zoneinfo.ZoneInfo(name) if name else None
@@ -474,7 +482,7 @@ class Point(NamedTuple):
 
 # Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
-MAC = re.compile(r"[0-9A-Za-z:._-]{1,32}")
+MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
 DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
@@ -667,6 +675,91 @@ def parse_instant(name: str, text: str) -> int:
     except (ValueError, OverflowError):
         raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970"
                       ) from None
+
+
+# -- consoles -------------------------------------------------------------------------------------
+
+ROOMS = range(1, 9)
+# The place (the console's own station, which is outside, `in`, or a room), the field and our unit;
+# the names in uploads (Weather Underground's, Ecowitt's), in weewx's archive, in Ecowitt's CSV.
+SENSORS = (
+    ("", 1, "°c", "tempf", "outTemp", "outdoor temperature"),
+    ("", 2, "%", "humidity", "outHumidity", "outdoor humidity"),
+    ("", 3, "hpa", "baromrelin baromin", "barometer", "rel pressure"),
+    ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
+    ("", 5, "m/s", "windgustmph", "windGust", "gust"),
+    ("", 6, "°", "winddir", "windDir", "wind direction"),
+    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
+    ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
+    ("", 9, "index", "uv", "UV", "uv-index"),
+    ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
+    ("in", 2, "%", "humidityin indoorhumidity", "inHumidity", "indoor humidity"),
+    ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
+    *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
+    *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
+CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
+                  "wind from °", "rain mm/h", "sun W/m²", "UV index")
+# Systems of units by weewx's numbers: what they have in place of ours. Uploads are in number 1.
+SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
+           16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
+UNITS = {                       # to take off, to multiply with, decimals that are left
+    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
+    "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
+    "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
+# Numbers that say that there is no such sensor; 999 and 1000 a Shelly's without its probe.
+ABSENT = {"": frozenset[float]()} | {unit: {-9999, -999, 999, 1000} for unit in ("°c", "°f", "%")}
+Column: TypeAlias = tuple[str, int, str]    # place, field, unit
+UPLOADS: dict[str, Column] = {
+    name: (place, field, SYSTEMS[1].get(unit, unit))
+    for place, field, unit, names, *_ in SENSORS for name in names.split()} | {
+    f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
+    "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+
+
+def parse_measure(name: str, text: str, unit: str) -> float | None:
+    """A number in a unit to one in ours; None: there is no such sensor. Raises Refused."""
+    if (text := text.strip()) in {"", "--", "null"}:
+        return None
+    try:
+        number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
+        if math.isinf(value := (number - origin) * factor):
+            raise ValueError("not a finite decimal number")
+    except ValueError as error:
+        raise Refused(400, f"{name}: {error}") from None
+    return None if number in ABSENT.get(unit, {-9999, -999}) else round(value, decimals)
+
+
+def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
+    """What a console or sensor sends, names in lower case, as numbers by place and field. Raises
+    Refused."""
+    report: dict[str, dict[int, float]] = {}
+    for name, (place, field, unit) in UPLOADS.items():
+        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
+            report.setdefault(place, {}).setdefault(field, value)
+    return report
+
+
+def parse_clock(text: str) -> datetime:
+    """`2016-5-10 2:34:15` or `2024/05/10 02:34`, as consoles write it. Raises ValueError."""
+    text = text[:MAX_TIME].replace("/", "-") + ":00" * (text.count(":") == 1)
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+
+
+def parse_dateutc(text: str, now: int) -> int:
+    """When a console has measured: what it says if that can be, else now."""
+    with contextlib.suppress(ValueError):
+        ms = (parse_clock(text) - EPOCH) // MILLISECOND
+        if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
+            return ms
+    return now
+
+
+def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
+    """Name and MAC of the station for a place of a console, from those of the one outside."""
+    if not place:
+        return name, mac
+    title = {"in": "inside"}.get(place, place)
+    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -949,6 +1042,316 @@ def is_news(state: str, told: str) -> bool:
     return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
+# -- the forecast ---------------------------------------------------------------------------------
+#
+# Every past day is one possible tonight: how both temperatures moved from this time of day on, as
+# they would have moved had that day been like today, which a regression tells. Each such night
+# crosses at some time or never: the share of those that do is the chance, quantiles of their times
+# are the answer, and how good answers have been sets the width of its interval. Days are whole
+# days of UTC, which no change of clocks moves.
+
+QUARTER = 15 * MINUTE
+QUARTERS = DAY // QUARTER       # of a day
+HORIZON = 12 * HOUR             # behind which nothing is said
+HOLD = 3                        # quarters more that a crossing has to last: a cloud is none
+LEADS = [quarters / 4 for quarters in range(1, HORIZON // QUARTER + HOLD + 1)]    # hours ahead
+PAST_DAYS = 45                  # as good as 60, and a quarter quicker
+LOOK_BACK = 12 * HOUR // QUARTER    # for the lowest of the last night
+KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks at
+INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
+OUTSIDE_HOLE = 4 * HOUR // QUARTER
+GLITCH = 3.0                    # °C from the median of three readings: no weather does that
+MEMORY = 12                     # days, behind which a day counts for a third
+RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
+OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of the lead and unit of each trait:
+INSIDE_SLOPES = (-0.015, 0.0, 0.01)     # on other houses they were such
+SLOPE_HOURS = 8                 # until when they grow with the lead
+UNSEEN = 0.2                    # the weight in days of a night nobody saw, which goes down in a
+UNSEEN_HOURS = 9                # half wave to the last night's lowest: for the first days
+OFF = 1.5                       # °C after an hour: so far off the mean, on either side, one night
+                                # is made up that weighs a day; keeps a short history honest
+TAIL = 0.1                      # of the nights lie before the interval, and as many behind it
+LEARNED_DAYS = 60               # of earlier answers that set the width of the next one
+FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.2, 0.4, 3.0
+LEARNING_RATE = 0.15
+WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # no history knows the clouds: of use, or nothing
+OUT_OF_REACH = 2.0              # °C above all that outside was lately: so warm it does not get
+UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
+FEWEST_DAYS = 5                 # of history; with fewer programs get an answer, people none
+
+
+class Outcome(NamedTuple):
+    """What became of the forecast of a full hour."""
+    asked: int
+    event: str
+    score: float                # how far off, in halves of the interval; inf: it never came
+    error: int                  # ms from the median to the truth
+    baseline: int               # the same, had yesterday's curves been shifted to today's values
+
+
+class Forecast(NamedTuple):
+    """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
+    the 80 % interval, which are None unless that is more likely than not; and the chance of it.
+
+    The curves are what is expected, a value for each quarter of an hour from the next on.
+    """
+    event: str                  # cooler, warmer
+    at: int | None
+    start: int | None
+    end: int | None
+    chance: float
+    days: int                   # of history that it rests on
+    inside: tuple[float, ...]
+    outside: tuple[float, ...]
+    asked: int = 0
+    past: tuple[Outcome, ...] = ()      # of this hour's forecasts, the newest last
+
+
+class Quarters:
+    """A series as a number for each quarter of an hour, the newest reading of each.
+
+    A hole becomes a straight line as soon as its end is known, and until then the last value
+    holds; one longer than the bridge is nan.
+    """
+
+    def __init__(self, bridge: int):
+        self.bridge, self.silent = bridge, KEPT     # quarters since the last number
+        self.values = [math.nan] * KEPT
+
+    def add(self, readings: Sequence[float]) -> None:
+        """One more quarter: its last three readings, as far as there are any."""
+        del self.values[0]
+        if readings:
+            middle = statistics.median(readings)
+            value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
+            if self.silent <= self.bridge:
+                rise = (value - self.values[-1]) / (self.silent + 1)
+                for i in range(-self.silent, 0):
+                    self.values[i] += rise * (i + self.silent + 1)
+            self.silent = 0
+        else:
+            self.silent += 1
+            value = self.values[-1]
+            if self.silent > self.bridge:
+                value = math.nan
+                self.values[-self.bridge:] = [math.nan] * self.bridge
+        self.values.append(value)
+
+
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return sum(map(operator.mul, a, b), 0.0)
+
+
+def solve(rows: list[list[float]]) -> list[list[float]]:
+    """Gauss and Jordan: what stands right of a square matrix, times its inverse.
+
+    Without pivoting: weights and the ridge on the diagonal keep it from zero.
+    """
+    for i in range(len(rows)):
+        pivot = [value / rows[i][i] for value in rows[i]]
+        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
+                for j, row in enumerate(rows)]
+    return [row[len(rows):] for row in rows]
+
+
+def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
+           prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
+    """For each lead: the mean of the days' moves, and these, as if each day had been like today.
+
+    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, of which today's are
+    zero, shrunk to the prior.
+    """
+    columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
+    weighted = [[*map(operator.mul, weights, column)] for column in columns]
+    slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
+                    + row for i, row in enumerate(weighted)])
+    expected = [dot(prior, trait) for trait in traits]
+    for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
+        grown = min(hours, SLOPE_HOURS)
+        rest = [move - grown * slope for move, slope in zip(column, expected, strict=True)]
+        mean, a, b, c = (dot(row, rest) for row in slopes)
+        yield mean, [value - a * x - b * y - c * z
+                     for value, (x, y, z) in zip(rest, traits, strict=True)]
+
+
+def traits_at(outside: list[float], inside: list[float], i: int) -> list[float]:
+    """What tells one day from another at quarter i, in units that matter alike: of outside, how
+    far above the last night's lowest, how warm, how long ago; of inside, its move in three hours,
+    how warm, how much warmer outside."""
+    lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
+    moved = inside[i] - inside[i - 12]
+    return [(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS),
+            0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]]
+
+
+def past_days(outside: list[float], inside: list[float]
+              ) -> Iterator[tuple[float, list[float], list[float], list[float]]]:
+    """Of each past day that is known for 12 h from this time of day on, and of the unseen one: its
+    weight, its moves since then for each lead, and in what it differed from today."""
+    now = len(outside) - 1
+    today = traits_at(outside, inside, now)
+    for age in range(1, PAST_DAYS + 1):
+        i = now - age * QUARTERS
+        fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
+                      for values in (outside, inside))
+        if math.isfinite(sum(fall) + sum(rise)):
+            yield math.exp(-age / MEMORY), fall, rise, [
+                *map(operator.sub, traits_at(outside, inside, i), today)]
+    swing = 8 * today[0]
+    waves = (math.cos(math.pi * min(hours / UNSEEN_HOURS, 1)) for hours in LEADS)
+    yield UNSEEN, [swing * (wave - 1) / 2 for wave in waves], [0.0] * len(LEADS), [0.0] * 6
+
+
+def find_crossing(gaps: Sequence[float]) -> float:
+    """When gaps, below zero at first, rises above it and stays there for HOLD more; else inf."""
+    for i in range(1, len(gaps) - HOLD):
+        if gaps[i] > 0 and min(gaps[i:i + 1 + HOLD]) > 0:
+            return i - gaps[i] / (gaps[i] - min(gaps[i - 1], 0.0))
+    return math.inf
+
+
+def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
+    """Of (value, weight) in order of value."""
+    left = share * sum(weight for _, weight in weighted)
+    return next((value for value, weight in weighted if (left := left - weight) <= 0),
+                weighted[-1][0])
+
+
+def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
+    """From the quarters up to now; nothing that was learned is in it yet."""
+    gap = inside[-1] - outside[-1]
+    if not gap or not math.isfinite(gap):
+        return None
+    if inside[-1] - max(t for t in outside[::-4] if not math.isnan(t)) > OUT_OF_REACH:
+        return None
+    weights, falls, rises, traits = zip(*past_days(outside, inside), strict=True)
+    air = adjust(falls, [trait[:3] for trait in traits], weights, OUTSIDE_SLOPES)
+    room = adjust(rises, [trait[3:] for trait in traits], weights, INSIDE_SLOPES)
+    sign = 1 if gap < 0 else -1
+    warm, cool, gaps = [], [], []
+    for hours, (rise, _), (fall, alike) in zip(LEADS, room, air, strict=True):
+        warm.append(inside[-1] + rise)
+        cool.append(outside[-1] + fall)
+        off = OFF * math.sqrt(hours)
+        gaps.append([sign * (gap + rise - move) for move in (*alike, fall - off, fall + off)])
+    times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
+    weights = (*weights, 1.0, 1.0)
+    nights = sorted((time, weight) for time, weight in zip(times, weights, strict=True)
+                    if time <= HORIZON // QUARTER)
+    chance = math.fsum(weight for _, weight in nights) / math.fsum(weights)
+    start, at, end = (None if chance <= 0.5
+                      else now + round(quantile(nights, share) * QUARTER)
+                      for share in (TAIL, 0.5, 1 - TAIL))
+    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(falls) - 1,
+                    (*warm,), (*cool,))
+
+
+def learn_width(scores: Iterable[float]) -> float:
+    """The factor on the interval: adaptive conformal inference (Gibbs and Candes 2021)."""
+    width = FIRST_WIDTH
+    for score in filter(math.isfinite, scores):
+        width *= math.exp(LEARNING_RATE * ((score > width) - 2 * TAIL))
+        width = min(MOST_WIDTH, max(LEAST_WIDTH, width))
+    return width
+
+
+def widen(forecast: Forecast, now: int, width: float) -> Forecast:
+    if forecast.at is None or forecast.start is None or forecast.end is None:
+        return forecast
+    return forecast._replace(
+        start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
+        end=min(now + HORIZON, round(forecast.at + width * (forecast.end - forecast.at))))
+
+
+def is_worth_saying(forecast: Forecast) -> bool:
+    """An evening's if it has a time; "not tonight" if sure; a morning's if it is of use."""
+    if forecast.start is None or forecast.end is None:
+        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
+                and forecast.days >= SURE_DAYS)
+    return forecast.event == "cooler" or (
+        forecast.chance >= LIKELY and forecast.end - forecast.start <= WIDEST_MORNING)
+
+
+def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequence[float]
+           ) -> Outcome | None:
+    """What became of a forecast, before it was widened. gaps are how the quarters from asked on
+    have been, above zero where what it foretold was true; before, those of the day before. What
+    never came is as far off as HORIZON, and teaches nothing of when it comes."""
+    if forecast.at is None or forecast.start is None or forecast.end is None or not math.isfinite(
+            sum(gaps)):
+        return None
+    crossing = find_crossing(gaps) * QUARTER
+    came, shifted = (asked + round(min(passed, HORIZON)) for passed in (
+        crossing, find_crossing([gap - before[0] + gaps[0] for gap in before]) * QUARTER))
+    error = abs(came - forecast.at)
+    half = forecast.at - forecast.start if came < forecast.at else forecast.end - forecast.at
+    score = error / max(half, MINUTE) if crossing <= HORIZON else math.inf
+    return Outcome(asked, forecast.event, score, error, abs(came - shifted))
+
+
+class Forecaster:
+    """A room and its outside: their quarters, what was said at full hours and what became of it.
+
+    It learns for each hour of the day by itself, from what is a day old and no older than
+    LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
+    """
+
+    def __init__(self, outcomes: Iterable[Outcome] = ()):
+        self.inside, self.outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
+        self.asked: dict[int, tuple[int, Forecast]] = {}        # by hour of the day
+        self.outcomes = collections.deque(outcomes, DAY // HOUR * LEARNED_DAYS)
+
+    def find_outcomes(self, now: int, event: str) -> list[Outcome]:
+        """Of earlier days at this hour, in order of time."""
+        return [outcome for outcome in self.outcomes
+                if (now - outcome.asked) % DAY < HOUR and outcome.event == event
+                and now - outcome.asked <= LEARNED_DAYS * DAY]
+
+    def learn(self, now: int) -> Outcome | None:
+        """What became of yesterday's forecast of this full hour; to be called before ask."""
+        asked, forecast = self.asked.pop(now % DAY, (0, None))
+        if forecast is None or asked != now - DAY:
+            return None
+        sign = 1 if forecast.event == "cooler" else -1
+        gaps = [sign * (inside - outside) for inside, outside in zip(
+            *(series.values[-1 - 2 * QUARTERS:] for series in (self.inside, self.outside)),
+            strict=True)]
+        night = len(LEADS) + 1
+        outcome = assess(forecast, asked, gaps[QUARTERS:QUARTERS + night], gaps[:night])
+        if outcome:
+            self.outcomes.append(outcome)
+        return outcome
+
+    def ask(self, now: int) -> Forecast | None:
+        """At the end of the quarter that was fed last."""
+        forecast = foretell(self.outside.values, self.inside.values, now)
+        if forecast is None:
+            return None
+        if now % HOUR == 0:
+            self.asked[now % DAY] = now, forecast
+        past = self.find_outcomes(now, forecast.event)
+        forecast = widen(forecast, now, learn_width(outcome.score for outcome in past))
+        return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
+
+
+def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
+            end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
+    """From start to end, both full quarters of an hour: what is said at each full hour and at the
+    end, and what has become of what was said a day before.
+
+    read gives the last three readings of inside and of outside in the quarter up to a time.
+    It is fed from as long before the start as an answer looks back, an hour in a step.
+    """
+    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
+        for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
+                                      strict=True):
+            quarters.add(readings)
+        is_full = now % HOUR == 0
+        outcome = forecaster.learn(now) if is_full and now >= start else None
+        if is_full or now == end:
+            yield now, forecaster.ask(now) if now >= start else None, outcome
+
+
 # ------------------------------------------------------------------------------------------------
 # 5. Store
 #    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
@@ -1042,6 +1445,7 @@ MIGRATIONS = ("""
     INSERT INTO receipt SELECT r.station, r.entry, hash_seq(r.field, r.seq) FROM old_receipt r
         JOIN station s ON s.id = r.station WHERE r.entry > s.last_entry - {RECEIPTS};
     DROP TABLE old_receipt;
+    ALTER TABLE station ADD COLUMN console INTEGER REFERENCES station;  -- whose key writes here
     CREATE TABLE told (                 -- of messages: what is true, and who was told what last
         destination TEXT NOT NULL,      -- a hash of its URL; '' is what is true
         station     INTEGER NOT NULL REFERENCES station,
@@ -1049,6 +1453,16 @@ MIGRATIONS = ("""
         state       TEXT NOT NULL,      -- open, close; silent, back; a day; '' is nothing
         time        INTEGER NOT NULL,   -- since then it is true; then it was told
         PRIMARY KEY (destination, station, topic)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
+        inside   INTEGER NOT NULL,      -- series
+        outside  INTEGER NOT NULL,
+        asked    INTEGER NOT NULL,
+        event    TEXT NOT NULL,
+        score    REAL NOT NULL,
+        error    INTEGER NOT NULL,
+        baseline INTEGER NOT NULL,
+        PRIMARY KEY (inside, outside, asked)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE forward (              -- who gets all readings: a hash of the engine's address
         target TEXT PRIMARY KEY,
@@ -1092,6 +1506,7 @@ class Station:
     heard: int | None
     last_entry: int
     silence: int                # ms that it may be quiet, as its pauses have taught
+    console: int | None = None  # the station whose key writes here, too: a console's outside
 
 
 def hash_seq(field: int, seq: str) -> bytes:
@@ -1155,6 +1570,7 @@ class Batch:
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
+    parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
     now: int = 0                # when its updates arrived; 0: they are none
     entries: int = 0            # that it stores, and those that were repeated
     repeated: int = 0
@@ -1291,8 +1707,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
-class Reader:
-    """Every question asked of the file, on a connection that cannot write."""
+class Overview:
+    """What is shown of the file: stations, newest values, charts; it cannot be written here."""
 
     def __init__(self, path: Path):
         require_database(path)
@@ -1378,6 +1794,31 @@ class Reader:
                 WHERE series = ? AND time >= ? AND time < ? AND typeof(value) <> 'text'
                 GROUP BY time / 60000) ORDER BY time""", (series, start, end)).fetchall()
 
+    def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
+        """Of each series the last three numbers of the quarter of an hour up to end, in order: as
+        quick at any interval. Where an hour was pruned, it has its mean at its end."""
+        return [[value for _, _, value in reversed(self.db.execute("""
+            SELECT * FROM (
+                SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
+                AND time <= ?2 AND typeof(value) <> 'text' ORDER BY time DESC, entry DESC LIMIT 3)
+            UNION ALL SELECT ?2, 0, total / count FROM hour
+            WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
+            AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
+
+    def extremes(self, series: int, start: int, end: int) -> list[Sample]:
+        """The lowest and the highest number of [start, end), each with its time; none: empty."""
+        return [row for extreme in ("min", "max") for row in self.db.execute(f"""
+            SELECT time, {extreme}(value) FROM reading WHERE series = ? AND time >= ?
+            AND time < ? AND typeof(value) <> 'text'""", (series, start, end))
+            if row[0] is not None]
+
+    def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
+        """What became of the forecasts asked from start to end, for a room's series."""
+        return list(map(Outcome._make, self.db.execute("""
+            SELECT asked, event, score, error, baseline FROM outcome
+            WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
+            (inside, outside, start, end))))
+
     def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
         """When the last twenty readings up to now were, in order."""
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
@@ -1448,6 +1889,11 @@ class Reader:
         whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
+
+
+class Reader(Overview):
+    """Every question asked of the file, on a connection that cannot write: single entries, what
+    is still to be forwarded, copies and checks."""
 
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
@@ -1767,9 +2213,10 @@ class Database:
             series: (station, field) for series, station, field in
             self.db.execute("SELECT id, station, field FROM series").fetchall()}
         self.series = {place: series for series, place in self.series_places.items()}
+        last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
+        self.next_series = last.get("series", -1) + 1
+        self.next_station = last.get("station", 0) + 1
         self.outbox = Outbox(self)
-        last = ask(self.db, "SELECT seq FROM sqlite_sequence WHERE name = 'series'")
-        self.next_series = 0 if last is None else last + 1
         self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
             collections.defaultdict(dict))
         for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
@@ -1897,10 +2344,8 @@ class ImportStep:
         return True
 
 
-class Writer(Database):
-    """All that changes the file: updates, turn by turn, and commands between two turns."""
-
-    # -- updates: add as many as the turn brings, then commit -------------------------------------
+class Updates(Database):
+    """What stations send: as many are added as the turn brings, then all are committed."""
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
@@ -1956,6 +2401,28 @@ class Writer(Database):
             batch.series.append((series, station, field))
         return series
 
+    def find_part(self, console: Station, place: str, now: int) -> Station | None:
+        """The station for a place of a console; a new one comes with the batch. None: its name
+        or MAC is that of a station which was registered otherwise."""
+        if not place:
+            return console
+        name, mac = name_part(console.name, console.mac, place)
+        part = self.by_mac.get(mac)
+        if part is None:
+            taken = {station.name for station in self.stations.values()}
+            if len(mac) > MAX_MAC or not (free := {name, mac} - taken):
+                return None
+            part = Station(self.next_station, name if name in free else mac, mac, None, None, None,
+                           None, now, None, 0, SILENT_AT_LEAST)
+            self.stations[part.id] = self.by_mac[mac] = part
+            self.next_station += 1
+        if part.console != console.id:
+            if part.key or part.console:
+                return None
+            part.console = console.id           # an import may have left it, without a key
+            self.batch.parts.append(part)
+        return part
+
     def commit(self) -> Batch:
         """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
         batch, self.batch = self.batch, Batch()
@@ -1965,6 +2432,11 @@ class Writer(Database):
         return batch
 
     def _write(self, batch: Batch) -> None:
+        for part in batch.parts:
+            self.db.execute("""
+                INSERT INTO station (id, name, mac, created, console) VALUES (?, ?, ?, ?, ?)
+                ON CONFLICT (id) DO UPDATE SET console = excluded.console""",
+                (part.id, part.name, part.mac, part.created, part.console))
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
@@ -1999,6 +2471,11 @@ class Writer(Database):
         if batch.promoted:
             self.index_keys()
 
+
+class Writer(Updates):
+    """All that changes the file: updates, and commands, each so short that a server can carry it
+    out between two updates."""
+
     def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
         """Note who was told what, and when; without destination what is true, since when."""
         with self.transaction() as db:
@@ -2008,7 +2485,13 @@ class Writer(Database):
                                (destination, station, topic, state, ms))
                     self.told[destination][station, topic] = state, ms
 
-    # -- commands: each is short, so that a server can carry them out between two updates ---------
+    def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
+                      ) -> None:
+        """Add what became of forecasts of a room; what is older than start goes."""
+        with self.transaction() as db:
+            db.executemany("REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?)",
+                           [(inside, outside, *outcome) for outcome in outcomes])
+            db.execute("DELETE FROM outcome WHERE asked < ?", (start,))
 
     def find(self, name: str) -> Station:
         return find_station(self.stations.values(), name)
@@ -2017,19 +2500,36 @@ class Writer(Database):
                     now: int) -> None:
         """Register a station, or complete one that an import has left without a key. key is the
         SHA-256 in hex, or None."""
+        with self.transaction():
+            self._register(name, mac, role, key, now)
+        self.load()
+
+    def add_console(self, name: str, mac: str, key: str, now: int) -> None:
+        """Register a console, by the name and MAC of its station outside, and that inside."""
+        with self.transaction():
+            id = self._register(name, mac, "outside", key, now)
+            inside = self._register(*name_part(name, mac, "in"), "inside", None, now)
+            self.db.execute("UPDATE station SET console = ? WHERE id = ?", (id, inside))
+            self.db.executemany("""
+                INSERT INTO series (station, field, label) VALUES (?, ?, ?)
+                ON CONFLICT (station, field) DO UPDATE SET label = excluded.label""", [
+                (station, field, label) for station, count in ((id, MAX_FIELDS), (inside, 3))
+                for field, label in enumerate(CONSOLE_LABELS[:count], 1)])
+        self.load()
+
+    def _register(self, name: str, mac: str, role: str | None, key: str | None, now: int) -> int:
         imported = self.by_mac.get(mac)
-        if imported and imported.key:
+        if imported and (imported.key or imported.console):
             raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
         if any(name == s.name and s is not imported for s in self.stations.values()):
             raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
                              "a new key")
         self._refuse_used_key(key)
-        with self.transaction() as db:
-            db.execute("""
-                INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
-                ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
-                key = excluded.key""", (name, mac, role, key and bytes.fromhex(key), now))
-        self.load()
+        return int(ask(self.db, """
+            INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
+            key = excluded.key RETURNING id""",
+            (name, mac, role, key and bytes.fromhex(key), now)))
 
     def _refuse_used_key(self, key: str | None) -> None:
         if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
@@ -2039,13 +2539,19 @@ class Writer(Database):
                      role: str | None) -> None:
         """Change what is not None of a station; the role `none` takes its role away."""
         station = self.find(name)
-        for other in self.stations.values():
-            if other is not station and (other.name == new_name or other.mac == mac):
-                raise StoreError(f"station {other.name!r} has this name or MAC already")
-        with self.transaction() as db:
-            db.execute("UPDATE station SET name = ?, mac = ?, role = ? WHERE id = ?", (
-                new_name or station.name, mac or station.mac,
-                {None: station.role, "none": None}.get(role, role), station.id))
+        if len(mac or "") > MAX_CONSOLE and any(
+                part.console == station.id for part in self.stations.values()):
+            raise StoreError(f"a console's MAC has at most {MAX_CONSOLE} characters")
+        try:
+            with self.transaction() as db:
+                db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
+                    new_name or station.name, {None: station.role, "none": None}.get(role, role),
+                    station.id))
+                # The MACs of its rooms, where it is a console's, begin with its own.
+                db.execute("UPDATE station SET mac = ? || substr(mac, ?) WHERE ? IN (id, console)",
+                           (mac or station.mac, len(station.mac) + 1, station.id))
+        except sqlite3.IntegrityError:
+            raise StoreError("another station has this name or MAC already") from None
         self.load()
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
@@ -2094,7 +2600,9 @@ class Writer(Database):
                 db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
             for table in ("series", "note", "receipt", "gap", "told"):
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
+            db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
+            db.execute("DELETE FROM outcome")
         self.load()
         return -1
 
@@ -2142,6 +2650,7 @@ class Writer(Database):
                 AND time >= :start / 3600000 * 3600000
                 AND time < (:stop + 3599999) / 3600000 * 3600000
                 GROUP BY 2 ON CONFLICT DO NOTHING""", wanted)
+            db.execute("DELETE FROM outcome")
         return gone, stop
 
     def prune_notes_step(self, before: int) -> int:
@@ -2172,6 +2681,7 @@ class Writer(Database):
             for row in rows:
                 step.add(*row)
             self._write(step.batch)
+            self.db.execute("DELETE FROM outcome")
         return len(step.batch.readings), step.known, step.pruned
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
@@ -2182,6 +2692,7 @@ class Writer(Database):
             INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
             (name, mac, now)).fetchone())
         self.stations[station.id] = self.by_mac[mac] = station
+        self.next_station = station.id + 1
         return station
 
 
@@ -2338,9 +2849,12 @@ class Access:
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        stored = (station and station.key) or NO_KEY    # compared with always: takes as long
+        holder = station                                # of the key: a console's, for its rooms
+        if station and station.console and not station.key:
+            holder = writer.stations[station.console]
+        stored = (holder and holder.key) or NO_KEY      # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
-        if not station or not (is_current or matches(digest, station.next_key)):
+        if not (station and holder) or not (is_current or matches(digest, holder.next_key)):
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
         if (address, digest) not in self.guesses.right:
@@ -2353,7 +2867,7 @@ class Access:
             if wait:
                 raise TooOften(wait, f"too many updates: at most {self.per_minute} a minute")
         if not is_current:
-            writer.batch.promoted.add(station.id)
+            writer.batch.promoted.add(holder.id)
         return station
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
@@ -2483,8 +2997,16 @@ svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: 
 svg * { pointer-events: none; stroke-linejoin: round }
 svg text { font-size: 11px; fill: var(--dim) }
 path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
+g.outside path { stroke-width: 2.6 }
+figcaption .outside { text-decoration-thickness: 5px }
 g.second path { stroke-dasharray: 6 3 }
 g.third path { stroke-dasharray: 2 3 }
+g.expected path { stroke-dasharray: 5 4 }
+.interval { fill: var(--dim); fill-opacity: .18; stroke: var(--dim); stroke-dasharray: 1 3 }
+span.interval { border: 1px dotted; padding: 0 .5rem; border-radius: .2rem }
+.day { margin: 0; font-size: .85rem; color: var(--dim) }
+.verdict details { margin-top: .5rem }
+.verdict summary { font-size: 1.1rem; cursor: pointer }
 path.band { fill: currentColor; stroke: none; opacity: .18 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .shade { fill: var(--cool) }
@@ -2575,16 +3097,17 @@ function renew(old, next) {
 function show() {
   const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
   const d = chart.dataset, part = slider.value / slider.max;
-  const x = +d.left + part * d.width;
-  const said = [local(+d.start + part * (d.end - d.start),
+  const x = +d.left + part * d.width, ms = +d.start + part * (d.end - d.start);
+  const said = [local(ms,
     {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
     for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
       if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
     const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
-    said.push(line.dataset.name + ' ' + (best && Math.abs(best[0] - x) < 6
-      ? value.toFixed(1) + ' ' + d.unit : 'no reading'));
+    const isNear = best && Math.abs(best[0] - x) < 6;
+    if (isNear || (ms <= now() && !line.closest('.expected')))
+      said.push(line.dataset.name + (isNear ? ` ${value.toFixed(1)} ${d.unit}` : ' no reading'));
   }
   chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
   slider.setAttribute('aria-valuetext', said.join(', '));
@@ -2687,6 +3210,8 @@ NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
 COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
+LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 FAHRENHEIT_REGIONS = frozenset({
     "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
@@ -2757,6 +3282,7 @@ class Place(NamedTuple):
     outside: "Place | None" = None
     is_cold: bool = False
     silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
+    forecast: Forecast | None = None
     tail: Tail = SILENCE                # of the readings that verdicts have taken in, but the last
     fresh: Sequence[Sample] = ()        # the others
 
@@ -2806,6 +3332,11 @@ def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
+def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
+    """Of no zone: the machine's."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).astimezone(zone).strftime(form)
+
+
 def say_degrees(difference: float, units: str) -> str:
     """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
     degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
@@ -2840,9 +3371,37 @@ def find_expiry(places: list[Place]) -> int:
                 if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
-def say_rooms(places: list[Place], now: int, unit: str) -> str:
+def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
+    """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
+    forecast = room.forecast
+    if forecast is None or room.is_cold or forecast.days < FEWEST_DAYS:
+        return ""
+    if forecast.at is None or forecast.start is None or forecast.end is None:
+        return "Hardly cooler outside within the next 12 hours."
+    at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+                      for ms in (max(forecast.at, now), forecast.start, forecast.end))
+    named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
+    if forecast.event == "warmer":
+        return (f"Warmer outside some time between {start} and {end}{named}, "
+                f"with a chance of {forecast.chance:.0%}.")
+    return f"Cooler outside from about {at} ({start} to {end}{named})."
+
+
+def say_record(forecast: Forecast) -> str:
+    """How good such forecasts have been."""
+    days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
+    errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
+    if len(errors) < LEAST_TOLD:
+        return f"Too few {days} have passed to tell how good that is."
+    middle = "" if forecast.event == "cooler" else " of the middle"
+    return (f"The last {len(errors)} {days}: half of them within "
+            f"{round(statistics.median(errors) / MINUTE)} minutes{middle}.")
+
+
+def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = None) -> str:
     """The answers in words, a line a room."""
-    rooms = [f"{room.name}: {' '.join(say_verdict(room, now, unit))}\n"
+    rooms = [" ".join((f"{room.name}:", *say_verdict(room, now, unit),
+                       say_forecast(room, now, zone))).strip() + "\n"
              for room, _ in rank_rooms(places)]
     return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
 
@@ -2854,7 +3413,10 @@ def verdict_document(places: list[Place], now: int, units: str = "C"
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
-        "text": " ".join(say_verdict(room, now, units)), "forecast": None,
+        "text": " ".join(say_verdict(room, now, units)),
+        "forecast": room.forecast and {
+            "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
+            "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
     } for room, verdict in rank_rooms(places)]}
 
 
@@ -2870,8 +3432,7 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
     if topic == "plan":
         at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
                           for ms in map(room["forecast"].get, ("at", "from", "to")))
-        return ("When it gets cooler", f"Cooler outside from about {at} ({start} "
-                + (f"to {end})." if end else "or later)."))
+        return "When it gets cooler", f"Cooler outside from about {at} ({start} to {end})."
     inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
                        for side in ("inside", "outside"))
     said = room["text"].removesuffix(".")
@@ -2885,10 +3446,6 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
         return ""
     change = recent[-1][1] - recent[0][1]
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
-
-
-def say_time(ms: int, zone: tzinfo, form: str) -> str:
-    return datetime.fromtimestamp(ms / 1000, zone).strftime(form)
 
 
 # -- charts ---------------------------------------------------------------------------------------
@@ -2913,6 +3470,7 @@ class Chart(NamedTuple):
     zone: tzinfo
     height: int = HEIGHT
     shaded: Iterable[tuple[int, int]] = ()
+    interval: tuple[int, int] | None = None     # in which lines are expected to cross
     bounds: Sequence[float] = ()
 
     def x(self, ms: int) -> float:
@@ -3023,6 +3581,10 @@ def draw_chart(chart: Chart) -> str:
     chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
     shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
               f"height={height} />" for a, b in chart.shaded]
+    if chart.interval:
+        left, right = map(chart.x, chart.interval)
+        shapes.append(f"<rect class=interval x={left:g} y={TOP} width={right - left:.1f} "
+                      f"height={height} />")
     shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
@@ -3057,8 +3619,18 @@ def render_chart(chart: Chart) -> str:
 
 # -- the page, out of the store -------------------------------------------------------------------
 
+def end_steps(steps: Generator[None, None, list[Place]]) -> list[Place]:
+    """What comes of them, where nobody waits meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(list[Place], done.value)
+
+
 def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
-                touched: set[int] | None) -> Generator[None, None, list[Place]]:
+                touched: set[int] | None = None, stations: Iterable[Station] | None = None
+                ) -> Generator[None, None, list[Place]]:
     """Inside and outside stations, and of each room the verdict, which goes on from before; in
     steps. Only places whose series were touched are read again, or all: None."""
     known = {(place.name, place.role): place for place in before}
@@ -3067,8 +3639,8 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
     outside: Place | None = None
     settled: Place | None = None
     is_heard = False
-    stations = reader.stations("WHERE role IS NOT NULL")
-    for station in sorted(stations, key=lambda station: station.role == "inside"):
+    given = [station for station in stations or reader.stations() if station.role]
+    for station in sorted(given, key=lambda station: station.role == "inside"):
         old = known.get((station.name, str(station.role)))
         place = renew_place(reader, station, ranks[station.role], now, old, touched)
         ranks[station.role] += 1
@@ -3085,7 +3657,7 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
             if is_heard or not outside:
                 outside, settled = place, place.settle(now)
         places[station.id] = settled if settled and place is outside else place.settle(now)
-    return [places[station.id] for station in stations]
+    return [places[station.id] for station in given]
 
 
 def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
@@ -3122,6 +3694,17 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float) ->
     return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
 
 
+def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+                  ) -> Forecast | None:
+    """What is known by inside and outside series, while it is new and not yet come true."""
+    if not room.verdict or room.verdict.difference is None or not room.outside:
+        return None
+    forecast = known.get((room.series or 0, room.outside.series or 0))
+    event = "cooler" if room.verdict.difference < 0 else "warmer"
+    is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
+    return forecast if is_new else None
+
+
 def choose_places(places: list[Place]) -> list[Place]:
     """Those that a page has room for: the most urgent rooms and the outside that they look at."""
     rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
@@ -3145,6 +3728,22 @@ def render_ago(ms: int, view: View, now: int) -> str:
             f"{format_ago(now - ms)} ago</time>")
 
 
+def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
+    """The chart goes on as it is expected for this room, where there is a forecast."""
+    forecast = room.forecast
+    if forecast is None or room.outside is None or forecast.days < FEWEST_DAYS:
+        return chart
+    curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
+    expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
+        Point(ms, value, value, value) for ms, value in zip(
+            itertools.count(forecast.asked + QUARTER, QUARTER),
+            (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
+        for line in chart.lines if line.name in curves]
+    return chart._replace(
+        lines=chart.lines + expected, end=forecast.asked + HORIZON,
+        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
+
+
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
     links = "".join(f'<a href="/?range={name}"{" aria-current=true" * (name == view.range)}>'
@@ -3158,39 +3757,63 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int) 
     spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 30 * DAY
              for span in cooler_spans(points.get(room.name, []),
                                       points.get(room.outside.name, []), now)]
-    chart = render_chart(Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans))
+    chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans)
+    for room, _ in rank_rooms(places)[:1] if view.range == "24h" else []:
+        chart = continue_chart(chart, room, view.unit)
     names = "".join(f'<span class="{line.css}">{escape(line.name)}</span> ' for line in lines)
-    names += "<span class=swatch>cooler outside</span>" * bool(spans)
+    names += "<span class=swatch>cooler outside</span> " * bool(spans)
+    names += "<span class=interval>dashed: expected</span>" * bool(chart.interval)
     rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
                                     for ms in span) + "</tr>"
                    for span in spans[-20:] if length <= 7 * DAY)
     table = ("<details><summary>When it was cooler outside</summary><table><thead>\n"
              f"<tr><th>from</th><th>until</th></tr></thead>{rows}</table></details>")
-    return (f'{nav}{chart}<input type=range max=1000 value=1000 aria-label="Time on the chart">\n'
+    value = 1000 * length // (chart.end - chart.start)
+    return (f"{nav}{render_chart(chart)}<input type=range max=1000 value={value} "
+            'aria-label="Time on the chart">\n'
             f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
 
 
-def render_now(place: Place, view: View, now: int) -> str:
+def render_day(reader: Reader, place: Place, view: View) -> str:
+    """Of the day of its newest reading the lowest and highest, and the difference to a day ago."""
+    (now, celsius), series = place.readings[-1], cast(int, place.series)
+    midnight = datetime.fromtimestamp(now / 1000, view.zone).replace(
+        hour=0, minute=0, second=0, microsecond=0)
+    found = reader.extremes(series, round(midnight.timestamp() * 1000), now + 1)
+    said = [f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, '%H:%M')}"
+            for word, (ms, value) in zip(("Low", "High"), found, strict=True)]
+    for _, before in reader.recent(series, now - DAY - HOUR, now - DAY + 1)[-1:]:
+        word = "warmer" if celsius >= before else "cooler"
+        said.append(f"{say_degrees(celsius - before, view.unit)} {word} than a day ago")
+    return "".join(f"<p class=day>{line}</p>" for line in said)
+
+
+def render_now(reader: Reader, place: Place, view: View, now: int) -> str:
     """One temperature, large."""
-    value, unit, trend, heard = "–", "", "", place.heard
+    value, unit, trend, heard, day = "–", "", "", place.heard, ""
     if place.readings:
         heard, celsius = place.readings[-1]
         value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        trend = say_trend(place.readings, now)
+        trend, day = say_trend(place.readings, now), render_day(reader, place, view)
     ago = render_ago(heard, view, now) if heard else "no reading yet"
     return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
-            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p></section>\n")
+            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p>{day}</section>\n")
 
 
 def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
     """The card on top, its headline as text, and the states of the verdicts on it."""
     rooms = rank_rooms(places)
-    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit))
-            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM)]
-    (name, state, headline, reason), *others = said
+    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit),
+             say_forecast(room, now, view.zone))
+            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM, "")]
+    (name, state, headline, reason, when), *others = said
     room = f"<small>{escape(name)}</small> " if others else ""
-    more = "".join(f"<p>{escape(room)} – {head} {escape(why)}</p>"
-                   for room, _, head, why in others)
+    more = "".join(f"<details><summary>{when}</summary><p class=record>"
+                   f"{say_record(place.forecast)} The times between are meant to hold on 8 days "
+                   "of 10.</p></details>"
+                   for place, _ in rooms[:1] if when and place.forecast)
+    more += "".join(f"<p>{escape(room)} – {head} {escape(why)} {when}</p>"
+                    for room, _, head, why, when in others)
     if len(rooms) > MAX_ROOMS:
         more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
     css = "cold" if headline == HEADLINES["cold"] else state
@@ -3279,12 +3902,13 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
     yield
     card, headline, states = render_verdicts(places, view, now)
     card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
+    figures = "".join(render_now(reader, place, view, now) for place in shown)
     figure = render_figure(places, lines, view, now)
     table, others = yield from render_stations(reader, stations, view, now)
     smalls = yield from render_others(reader, others, places, view, now)
     return render_page(
         headline,
-        f"{card}<div class=now>{''.join(render_now(place, view, now) for place in shown)}</div>\n"
+        f"{card}<div class=now>{figures}</div>\n"
         f"{figure}<div class=smalls>{smalls}</div>\n{table}",
         f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
         f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
@@ -3471,7 +4095,9 @@ def get_verdict(request: Request, server: "Server") -> Work:
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
     unit = choose_unit(server.settings.units,
                        request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    return Answer(say_rooms(places, now, unit).encode(), TEXT, headers=ANY_ORIGIN)
+    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
+    return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
+                  TEXT, headers=ANY_ORIGIN)
 
 
 def parse_station(server: "Server", name: str) -> Station:
@@ -4306,6 +4932,41 @@ def get_channels(request: Request, server: "Server") -> Work:
         return render_error(refused, suffix)
 
 
+# -- consoles and sensors -------------------------------------------------------------------------
+#
+# Weather Underground's protocol and Ecowitt's. A gateway sends nothing twice: so all that can be
+# understood is taken.
+
+REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report/?([^/&]*)/?(.*)")
+PURPOSE = Answer(render_message("For weather stations", "Bought weather stations send here what "
+                                "they measure; <code>--add-station NAME --mac ID --console</code> "
+                                'says what to type into their app. <a href="/">Overview</a>'),
+                 HTML, headers=PAGE_HEADERS)
+
+
+def take_report(request: Request, server: "Server") -> Answer:
+    """Store all that a console says, or nothing: an entry of each station that it concerns."""
+    if not (match := REPORT.fullmatch(request.path)):
+        raise Refused(404, "there is nothing here; / is the page")
+    glued, key, rest = match.groups()           # to a path of which the `?` was forgotten
+    form = {name.lower(): value for text in (
+        glued or rest or "", request.query.lstrip("?"), request.body.decode("utf-8", "replace"))
+        for name, value in parse_form(text).items()}
+    if not form and "text/html" in request.headers.get("accept", ""):
+        return PURPOSE
+    mac = parse_mac(form.get("id", "")) if key is None else None
+    key = key or form.get("password") or request.headers.get("x-api-key", "")
+    console, now = server.access.admit(mac, key, request.address), server.now()
+    ms = parse_dateutc(form.get("dateutc", ""), now)
+    found = [(part, values) for place, values in parse_report(form).items()
+             if (part := server.writer.find_part(console, place, now))]
+    if not found:
+        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
+    for part, values in found:
+        server.writer.add_entry(part, ms, values, now)
+    return Answer(b"success", is_update=True)
+
+
 NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
                                         Allow="GET, POST, OPTIONS"), "json"))
 NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
@@ -4326,6 +4987,7 @@ class Route(NamedTuple):
 
 
 ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
+Console = functools.partial(ThingSpeak, answer=take_report, is_safe=False)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -4346,6 +5008,8 @@ ROUTES = (
     ThingSpeak("POST", "/channels/", post_channel),
     *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
     *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(Console(method, path) for method in ("GET", "POST")
+      for path in ("/weatherstation/", "/data/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
 )
@@ -4555,6 +5219,9 @@ class Known:
 def render_refusal(request: Request, refused: Refused) -> Answer:
     """A refusal in the form that the client asked for."""
     accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    if REPORT.match(request.path):              # in Weather Underground's words
+        text = "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
+        return Answer(f"{text}\n".encode(), TEXT, refused.status, refused.headers)
     if "text/html" in accept:
         return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
                       refused.headers + PAGE_HEADERS)
@@ -4984,6 +5651,7 @@ class Turn:
             self.seconds += seconds
         if batch.readings and not failure:
             self.server.board.touched.update([reading[0] for reading in batch.readings])
+            self.server.events.is_reset |= bool(batch.parts)
             if self.server.events.is_used:
                 self.server.events.tell("reading", batch.readings)
 
@@ -5143,6 +5811,7 @@ class Board:
         self.read_again = 0                     # then all is read again
         self.pages_expire = 0
         self.current: list[Place] = []
+        self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
         self.pages: dict[View, Page] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.notes: dict[str, str] = {}         # what else the page has to say
@@ -5158,13 +5827,19 @@ class Board:
             try:
                 next(self.looking)
             except StopIteration as done:
-                self.looking, self.ended, self.current = None, self.begun, done.value
+                self.looking, self.ended = None, self.begun
+                self.current = [self.with_forecast(place) for place in done.value]
                 self.expires = min(find_expiry(self.current), self.read_again)
                 self.pages.clear()
             except BaseException:
                 self.looking, self.ended, self.is_stale = None, self.begun, True
                 raise
             yield
+
+    def with_forecast(self, place: Place) -> Place:
+        """The very same where none is new: what has been looked at is known by that."""
+        forecast = fresh_forecast(place, self.forecasts, self.now())
+        return place if forecast is place.forecast else place._replace(forecast=forecast)
 
     def begin(self) -> Generator[None, None, list[Place]]:
         """A look at what is new, or at all there is."""
@@ -5221,6 +5896,56 @@ class Board:
         return verdicts if is_new else []
 
 
+class Outlook:
+    """What is expected for each room, worked out at each quarter of an hour, in steps.
+
+    All of it is read anew each time: so it knows what was late, imported or deleted.
+    """
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.at = 0                             # the quarter for which it was worked out
+        self.forecasters: dict[tuple[int, int], Forecaster] = {}    # by series, as Board has it
+
+    def renew(self) -> Iterator[None]:
+        """What is due, the most urgent room first, but not while a command is at work."""
+        quarter, before = self.server.now() // QUARTER * QUARTER, self.at
+        if quarter == before or self.server.controls:
+            return
+        known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
+        self.at = quarter
+        yield from self.server.board.look()
+        for room, _ in rank_rooms(self.server.board.current)[:MAX_FORECASTS]:
+            if room.series is not None and room.outside and room.outside.series is not None:
+                pair = room.series, room.outside.series
+                yield from self.work_out(pair, known.get(pair), before + QUARTER, quarter)
+
+    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int, now: int
+                 ) -> Iterator[None]:
+        """From start on with what was known; else from the newest outcome, or what can be."""
+        reader, oldest = self.server.reader, now - LEARNED_DAYS * DAY
+        forecaster = Forecaster(
+            known.outcomes if known else reader.outcomes(*pair, oldest, now))
+        if known:
+            forecaster.asked = known.asked
+        else:
+            start = forecaster.outcomes[-1].asked + HOUR if forecaster.outcomes else oldest
+        latest, outcomes = None, []
+        for _, forecast, outcome in foresee(forecaster, functools.partial(reader.quarters, pair),
+                                            max(start, oldest), now):
+            latest = forecast
+            outcomes += [outcome] if outcome else []
+            yield
+            if self.at != now:
+                return                          # history has changed meanwhile: all begins anew
+        self.forecasters[pair] = forecaster
+        self.server.board.forecasts[pair] = latest
+        self.server.board.touched.add(pair[0])
+        self.server.turn.end()                  # a failure must not lose what it has not stored
+        if outcomes:
+            self.server.writer.keep_outcomes(*pair, outcomes, oldest)
+
+
 class Control(asyncio.Protocol):
     """The control socket: one JSON line in, [method, arguments], one JSON line out.
 
@@ -5263,12 +5988,13 @@ class Control(asyncio.Protocol):
         if method not in WRITER_METHODS:
             return None
         self.server.board.is_stale = self.server.events.is_reset = True
+        self.server.outlook.at = 0
         return cast(Callable[..., Any], getattr(self.server.writer, method))
 
 
 WRITER_METHODS = frozenset({
-    "add_station", "edit_station", "new_key", "set_read_key", "label", "remove_step", "prune_step",
-    "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
+    "add_station", "add_console", "edit_station", "new_key", "set_read_key", "label",
+    "remove_step", "prune_step", "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
 
 
 class Counter(Control):
@@ -5331,7 +6057,9 @@ class Post:
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
-                is_worth = is_worth_a_plan(rooms.get(station.name, {}), self.settings.comfort)
+                forecast = places[station.name].forecast
+                is_worth = forecast and forecast.days >= FEWEST_DAYS and is_worth_a_plan(
+                    rooms[station.name], self.settings.comfort)
                 yield station.id, "plan", day if is_worth else "", at
 
     def listen(self, station: Station, heard: int, now: int
@@ -5410,11 +6138,11 @@ class Server:
                  monotonic: Callable[[], float] = time.monotonic):
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
-        self.clock_lead = clock() - monotonic()
         self.access = Access(writer, settings.rate_limit, monotonic,
                              read_password(settings.private) if settings.private else None)
         self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
         self.board, self.events = Board(reader, settings, self.now), Events(writer)
+        self.outlook = Outlook(self)
         self.connections: set[Connection] = set()
         self.room = MAX_CONNECTIONS
         self.controls: set[Control] = set()
@@ -5519,13 +6247,17 @@ def watch_file(server: Server) -> None:
         end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
 
 
-def watch_clock(server: Server) -> None:
-    """Say it once when the clock was set: what was stored before may be of another time."""
-    lead, before = server.clock() - server.monotonic(), server.clock_lead
-    server.clock_lead = lead
-    if abs(lead - before) > CLOCK_STEP:
-        log(f"the clock of this machine was set by {lead - before:+.0f} s, or it has slept; "
-            "readings before that keep their times")
+class ClockWatch:
+    """Says it once when the clock was set: what was stored before may be of another time."""
+
+    def __init__(self) -> None:
+        self.lead = math.nan            # s of the clock before the monotonic one
+
+    def look(self, server: Server) -> None:
+        before, self.lead = self.lead, server.clock() - server.monotonic()
+        if abs(self.lead - before) > CLOCK_STEP:
+            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
+                "slept; readings before that keep their times")
 
 
 def notify(state: str) -> None:
@@ -5576,11 +6308,17 @@ async def end_courier(server: Server) -> None:
         child.wait()
 
 
-Job = tuple[float, Callable[[Server], Iterator[None] | None]]       # every so many s; in steps
+def look_ahead(server: Server) -> Iterator[None]:
+    return server.outlook.renew()
+
+
+# Every so many s. What takes longer than STEP_SECONDS comes in steps.
+Job = tuple[float, Callable[[Server], Iterator[None] | None]]
 JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, keep_current), (1, tell_news), (1, watch_clock), (15, keep_listeners),
-    (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier), (600, forget_engine),
-    (watchdog_seconds(), feed_watchdog))
+    (1, close_expired), (1, keep_current), (1, tell_news), (1, ClockWatch().look),
+    (15, keep_listeners), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
+    (600, forget_engine), (watchdog_seconds(), feed_watchdog))
+LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
 
 
 async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
@@ -5594,7 +6332,9 @@ async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
                 due[i] = now + period, period, job
                 try:
                     for _ in job(server) or ():
-                        await asyncio.sleep(0)
+                        if server.monotonic() - now > STEP_SECONDS:
+                            await asyncio.sleep(STEP_SECONDS)
+                            now = server.monotonic()
                 except sqlite3.Error as error:
                     server.turn.fail(error)
                 except Exception:               # updates go on, whatever else is broken
@@ -5698,16 +6438,20 @@ def make_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(NoRedirect, secure)
 
 
+def as_basic(to: Destination) -> str | None:
+    """The header Authorization, if the URL has a user."""
+    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
+        to.login) else None
+
+
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
     """The answer's status and text. tk_... is a token of ntfy's."""
     request = urllib.request.Request(
         f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
         {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
-    if any(to.login):
-        pair = base64.b64encode(":".join(to.login).encode()).decode()
-        is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
-        request.add_header("Authorization",
-                           f"Bearer {to.login[0]}" if is_token else f"Basic {pair}")
+    is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
+    if login := f"Bearer {to.login[0]}" if is_token else as_basic(to):
+        request.add_header("Authorization", login)
     with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
@@ -6177,12 +6921,35 @@ def lan_address() -> str:
 
 def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    name, key = parse_name(name), args.key or secrets.token_urlsafe(16)
+    require(not args.console or not args.role, "--console is both outside and inside")
+    require(not args.console or len(args.mac) <= MAX_CONSOLE,
+            f"--mac: a console's has at most {MAX_CONSOLE} characters")
+    name, key = parse_name(name + " outside" * bool(args.console)), (
+        args.key or secrets.token_urlsafe(16))
     with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
-                           hash_key(key).hex(), now_ms())
+        if args.console:
+            writer.add_console(name, args.mac.lower(), hash_key(key).hex(), now_ms())
+        else:
+            writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
+                               hash_key(key).hex(), now_ms())
         running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
     port = f":{running[1] if running else args.port}".removesuffix(":80")
+    host = lan_address()
+    if args.console:
+        print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
+their API key, shown only now: {key}
+
+# into the app of the console, where it says Customized or Custom Server
+Server IP / Hostname:  {host}
+Port:                  {port[1:] or 80}   # with --host 0.0.0.0 it answers there; behind nginx: 80
+Upload Interval:       60
+# and as Protocol Type Same As, of these three the first that it has
+Ecowitt:       Path:         /data/report/{key}
+AMBWeather:    Path:         /data/report/{key}?
+Wunderground:  Path:         /weatherstation/updateweatherstation.php?
+               Station ID:   {args.mac}
+               Station Key:  {key}""")
+        return
     print(f"""station {name} is registered; its API key, shown only now: {key}
 
 # config.py of the station
@@ -6190,7 +6957,7 @@ API_KEY = "{key}"
 SSID = "the name of your WiFi"
 WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
-SERVER = "http://{lan_address()}{port}"   # with --host 0.0.0.0, or nginx, it answers there
+SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here, with a field that nothing else uses
 curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
@@ -6413,15 +7180,20 @@ def set_output(errors: str, encoding: str | None = None) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors=errors)
 
 
-def export(args: argparse.Namespace, path: Path, name: str) -> None:
+@contextlib.contextmanager
+def writing(name: str, path: Path) -> Iterator[TextIO]:
+    """Standard output for -, else a file that is there once all went well."""
     if name == "-":
-        with contextlib.closing(Reader(path)) as reader:
-            set_output("strict", "utf-8")       # this is data, those are words
-            write_csv(reader, sys.stdout)
+        set_output("strict", "utf-8")           # this is data, those are words
+        yield sys.stdout
         return
     with (replacing(Path(name).absolute(), path) as partial,
-          contextlib.closing(Reader(path)) as reader,
           partial.open("w", encoding="utf-8", newline="") as file):
+        yield file
+
+
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
+    with writing(name, path) as file, contextlib.closing(Reader(path)) as reader:
         write_csv(reader, file)
 
 
@@ -6454,15 +7226,20 @@ def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row
             for when, owner, mac, field, value, entry in filter(None, lines):
                 yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
                           parse_value(value), parse_entry(entry))
+        elif header[:1] == ["Time"]:
+            columns = find_columns(header)
+            for cells in filter(None, lines):           # in this machine's time zone
+                yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns,
+                                        cells, station)
         elif header[:2] == ["created_at", "entry_id"]:
             for cells in filter(None, lines):
                 if len(cells) < len(header):
                     raise ValueError(f"{len(header)} cells are expected")
                 yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
         else:
-            raise ValueError("neither our CSV, nor ThingSpeak's, nor an SQLite file; our first "
-                             f"line is {','.join(Row._fields)}")
-    except (ValueError, csv.Error, Refused) as error:
+            raise ValueError("neither our CSV, nor ThingSpeak's or Ecowitt's, nor an SQLite file; "
+                             f"our first line is {','.join(Row._fields)}")
+    except (ValueError, OverflowError, csv.Error, Refused) as error:
         raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
                          "stored; importing again does not double it") from None
     finally:
@@ -6491,8 +7268,53 @@ def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iter
             yield Row(when, station.name, station.mac, field, parse_value(text), entry)
 
 
-def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """data(Id, API_key, date_time, mac, field, data); Id serves as entry number."""
+def find_columns(header: list[str]) -> list[Column | None]:
+    """Those of Ecowitt's CSV, like `Indoor Temperature(℃)`, as far as we know them. Raises
+    ValueError."""
+    known = {heading: (place, field, unit) for place, field, unit, _, _, heading in SENSORS}
+    columns: list[Column | None] = []
+    for text in header:
+        heading, _, written = text.replace("℃", "°C").replace("℉", "°F").lower().partition("(")
+        place, field, unit = known.get(heading.strip(), ("", 0, ""))
+        unit = written.rstrip(")") or unit
+        if field and unit not in UNITS:
+            raise ValueError(f"{text}: this unit is not known here")
+        columns.append((place, field, unit) if field else None)
+    return columns
+
+
+def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
+                 station: Station | None) -> Iterator[Row]:
+    """What a console has measured at an instant, inside and outside. Raises ValueError."""
+    if not 0 <= ms < LATEST_TIME:
+        raise ValueError("before 1970 or after 2099")
+    if station is None:
+        raise Usage("what comes from a console needs --station NAME: whose readings these are")
+    for column, cell in zip(columns, cells, strict=True):
+        if column and cell is not None:
+            place, field, unit = column
+            name, mac = name_part(station.name, station.mac, place)
+            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
+                yield Row(ms, name, mac, field, value, None)
+
+
+def read_archive(db: sqlite3.Connection, station: Station | None) -> Iterator[Row]:
+    """weewx's table; each row tells its system of units. Raises ValueError."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
+    sensors = [sensor for sensor in SENSORS if sensor[4] in there]
+    for seconds, system, *cells in db.execute(
+            f"SELECT dateTime, usUnits, {', '.join(sensor[4] for sensor in sensors)} FROM archive "
+            "ORDER BY dateTime"):
+        if (units := SYSTEMS.get(system)) is None:
+            raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
+        yield from console_rows(int(seconds) * 1000, [
+            (place, field, units.get(unit, unit)) for place, field, unit, *_ in sensors],
+            cells, station)
+
+
+def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
+    """weewx's archive, or data(Id, API_key, date_time, mac, field, data), where Id serves as
+    entry number."""
     id, path = 0, Path(name)
     with contextlib.ExitStack() as stack:
         if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
@@ -6501,19 +7323,23 @@ def read_older_table(file: BinaryIO, name: str, station: Station | None) -> Iter
                 shutil.copyfileobj(file, copy)
         db = stack.enter_context(contextlib.closing(connect(path, "ro")))
         try:
+            if ask(db, "SELECT 1 FROM sqlite_master WHERE name = 'archive'"):
+                yield from read_archive(db, station)
+                return
             for id, when, mac, field, value in db.execute(
                     "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
                 yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
                           parse_value(str(value)), id)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
-                             "date_time, mac, field, data) is expected") from None
+                             "date_time, mac, field, data) is expected, or weewx's archive"
+                             ) from None
 
 
 def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
     """The function that reads a file which starts like this."""
     if start.startswith(b"SQLite format 3\0"):
-        return read_older_table
+        return read_sqlite
     return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
 
 
@@ -6533,7 +7359,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     station = None
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
-            station = find_station(reader.stations(), args.station)
+            stations = {station.name: station for station in reader.stations()}
+            station = stations.get(f"{args.station} outside") or find_station(  # a console's
+                stations.values(), args.station)
     with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):
@@ -6550,39 +7378,147 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
           + (f"; {texts} of them are texts, no numbers" if texts else ""))
 
 
+# -- the review -----------------------------------------------------------------------------------
+
+REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", "chance")
+REVIEW_DAYS = 90
+
+
+def review_hours(reader: Reader, start: int, end: int, comfort: float
+                 ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
+    """For each full hour how much is done, the hour, the rooms as they would have been told, and
+    what has become of forecasts; before the start there are none.
+
+    What adapts is replayed over a fixed span, the verdict from a midnight of UTC on: no row
+    depends on the start. What a station's pauses have taught is known of today only: left out.
+    """
+    stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
+    inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
+                       for role in ("inside", "outside"))
+    midnight = start // DAY * DAY
+    learns = midnight - (LEARNED_DAYS + 2) * DAY
+    hours = range(learns - (PAST_DAYS + 1) * DAY, end, HOUR)
+    told = {pair: foresee(Forecaster(), functools.partial(reader.quarters, pair), learns,
+                          hours[-1]) for pair in itertools.product(inside, outside)}
+    places: list[Place] = []
+    for now in hours:
+        said = {pair: next(rows)[1:] for pair, rows in told.items()}
+        if now >= midnight:
+            places = end_steps(find_places(reader, now, comfort, places if now % DAY else (),
+                                           stations=stations))
+        known = {pair: forecast for pair, (forecast, _) in said.items()}
+        yield (now - hours[0]) / (end - hours[0]), now, [
+            room._replace(forecast=fresh_forecast(room, known, now))
+            for room in places if room.verdict and now >= start], [
+            outcome for _, outcome in said.values() if outcome and now >= start]
+
+
+def review_row(now: int, room: Place) -> list[Any]:
+    """As the columns of REVIEW have it."""
+    verdict, forecast = cast(Verdict, room.verdict), room.forecast
+    row = [format_time(now), room.name, verdict.state,
+           verdict.difference and round(verdict.difference, 2)]
+    if forecast is None:
+        return row + [None] * 5
+    times = (forecast.at, forecast.start, forecast.end)
+    return [*row, forecast.event, *(ms and format_time(ms) for ms in times),
+            round(forecast.chance, 2)]
+
+
+def review(args: argparse.Namespace, path: Path, name: str) -> None:
+    end = now_ms() if args.end is None else args.end
+    start = end - REVIEW_DAYS * DAY if args.start is None else args.start
+    require(start < end, "--start has to be before --end")
+    states: dict[str, list[str]] = collections.defaultdict(list)
+    evenings: list[Outcome] = []
+    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
+          progress_bar("reviewing") as progress):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(REVIEW)
+        for done, now, rooms, outcomes in review_hours(reader, start, end, args.comfort):
+            rows = [review_row(now, room) for room in rooms]
+            writer.writerows(rows)
+            for _, room_name, state, *_ in rows:
+                states[room_name].append(state)
+            evenings += [outcome for outcome in outcomes if outcome.event == "cooler"]
+            progress(done)
+    for room_name, said in states.items():
+        changes = sum(map(operator.ne, said, said[1:]))
+        hours = ", ".join(f"{state} {count}" for state, count in
+                          collections.Counter(said).most_common())
+        print(f"{room_name}: {changes / len(said) * 24:.1f} changes a day; hours: {hours}",
+              file=sys.stderr)
+    if evenings:
+        ours, theirs = (statistics.median(errors) / MINUTE for errors in zip(
+            *((outcome.error, outcome.baseline) for outcome in evenings), strict=True))
+        print(f"cooler outside, {len(evenings)} forecasts: half of them within {ours:.0f} minutes;"
+              f" by yesterday's curve, shifted: {theirs:.0f}", file=sys.stderr)
+
+
 # -- the demonstration ----------------------------------------------------------------------------
 
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
-# °C: the mean, the waves of the year and of the day, how much larger that of the day is in summer,
-# the weather; and the hour UTC of the warmest time, in UTC-7.
-WAVES = {"inside": (21.5, 3.5, 0.7, 0.5, 0.5, 26), "outside": (12, 10, 4, 3, 1.6, 22)}
+DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
+DEMO_DAYLIGHT = 14.0            # hours
+DEMO_STEP = 10 * MINUTE         # between two readings of its history
 
 
-def simulate(role: str, ms: int, midsummer: int) -> float:
-    """A plausible temperature in degrees Celsius; the house follows hours later."""
-    mean, yearly, daily, summer, weather, warmest = WAVES[role]
-    days = ms / DAY
+def wander(ms: int, period: int) -> float:
+    """From -1 to 1: a new value after each period, smooth between; always the same at a time."""
+    i, rest = divmod(ms, period)
+    before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
+                     for j in (i, i + 1))
+    return before + (after - before) * (1 - math.cos(math.pi * rest / period)) / 2
+
+
+def simulate_outside(ms: int, midsummer: int) -> tuple[float, float]:
+    """(°C, how strong the sun is, from 0 to 1): seasons, warm and cool spells, cloudy days, and
+    days that warm like a sine and cool like an exponential (Parton and Logan 1981)."""
     year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
-    day = math.cos((days - warmest / 24) * math.tau)
-    change = sum(math.sin(days * math.tau / period + period) for period in (2.3, 5.1, 11.7))
-    return round(mean + yearly * year + (daily + summer * year) * day + weather * change, 1)
+    clouds = min(1.0, max(0.0, 0.4 + 0.8 * wander(ms, 31 * HOUR)))
+    hour = (ms - DEMO_SUNRISE) % DAY / HOUR
+    day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
+    shape = math.sin(math.pi * day / (DEMO_DAYLIGHT + 3.7)) * (
+        math.exp(-2.2 * night) - night * math.exp(-2.2))
+    sun = (1 - 0.8 * clouds) * max(0.0, math.sin(math.pi * day / DEMO_DAYLIGHT))
+    spells = 3.5 * wander(ms, 6 * DAY) + 1.5 * wander(ms, 41 * HOUR)
+    noise = (0.1 + 0.7 * sun) * wander(ms, 47 * MINUTE) + 0.15 * wander(ms, 13 * MINUTE)
+    return 12.5 + 9 * year + spells + noise + (6 + 5 * year) * (1 - 0.6 * clouds) * (
+        shape - 0.35), sun
 
 
-def fill_demo(writer: Writer, now: int) -> None:
-    """Two stations and a year of their readings, one in 10 minutes. Now is midsummer."""
+class DemoHouse:
+    """A room that follows the weather: its walls, the sun, windows that are open when it cools."""
+
+    def __init__(self, start: int, midsummer: int):
+        self.at, self.midsummer, self.inside = start, midsummer, 21.0
+
+    def advance(self, now: int) -> tuple[float, float]:
+        """What the two stations measure then, in the order of DEMO_STATIONS."""
+        outside, sun = simulate_outside(now, self.midsummer)
+        is_open = self.inside > 22.5 and outside < self.inside - 0.5 and sun < 0.1
+        share = 1 - math.exp((self.at - now) / ((8 if is_open else 40) * HOUR))
+        self.inside = max(20.5, self.inside + (outside + 1.5 + 12 * sun - self.inside) * share)
+        self.at = now
+        return round(self.inside + 0.1 * wander(now, 7 * MINUTE), 1), round(outside, 1)
+
+    def send(self, server: Server) -> None:
+        """The simulated stations send: through the same store as real ones."""
+        now = server.now()
+        for (_, mac), value in zip(DEMO_STATIONS, self.advance(now), strict=True):
+            server.writer.add(server.writer.by_mac[mac], Reading(1, value, 0, None), now)
+        server.turn.end()
+
+
+def fill_demo(writer: Writer, now: int) -> DemoHouse:
+    """Two stations and a year of their readings. Now is midsummer."""
+    house = DemoHouse(now - 365 * DAY, now)
     for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-        writer.import_rows([(ms, name, mac, 1, simulate(name, ms, now), None)
-                            for ms in range(now - 365 * DAY, now, 600_000)], now)
-
-
-def play_demo(server: Server) -> None:
-    """The simulated stations send: through the same store as real ones."""
-    now = server.now()
-    for name, mac in DEMO_STATIONS:
-        value = simulate(name, now, now) + random.choice((-0.1, 0, 0, 0.1))
-        server.writer.add(server.writer.by_mac[mac], Reading(1, round(value, 1), 0, None), now)
-    server.turn.end()
+    writer.import_rows(((ms, name, mac, 1, value, None)
+                        for ms in range(house.at, now, DEMO_STEP) for (name, mac), value
+                        in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
+    return house
 
 
 # -- serving --------------------------------------------------------------------------------------
@@ -6674,16 +7610,17 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     with contextlib.suppress(OSError):          # it is tried again
         keep_courier(server)
     notify("READY=1")
-    work = asyncio.create_task(run_jobs(server, jobs))
+    works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
     stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
     hang_up(server, controls, Control)
     await asyncio.gather(wind_down(server, listeners), end_courier(server))
     hang_up(server, counters, Counter)
-    work.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    for work in works:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
 
 
 def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
@@ -6732,11 +7669,12 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
         if isinstance(writer, Remote):
             raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
                              "name another --db")
+        jobs = JOBS
         if args.demo:
-            fill_demo(writer, now_ms())
+            jobs += (5, fill_demo(writer, now_ms()).send),
         reader = stack.enter_context(contextlib.closing(Reader(path)))
         server = Server(args, writer, reader)
-        asyncio.run(serve(server, (*JOBS, (5, play_demo)) if args.demo else JOBS))
+        asyncio.run(serve(server, jobs))
         if hasattr(socket, "AF_UNIX"):
             for suffix in SOCKETS:
                 beside(path, suffix).unlink(missing_ok=True)
@@ -6756,7 +7694,8 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("add-station", ("NAME",), add_station,
-            "register a station; prints its key and its config.py lines", ("mac", "role", "key")),
+            "register a station; prints its key and its config.py lines",
+            ("mac", "role", "console", "key")),
     Command("edit-station", ("NAME",), edit_station,
             "change its name, MAC or role; id, keys and readings stay", ("name", "mac", "role")),
     Command("stations", (), list_stations, "a table of the stations"),
@@ -6772,8 +7711,10 @@ COMMANDS = (
             "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
     Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
-    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, or an "
-            "SQLite file of the older kind", ("station",)),
+    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
+            "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
+    Command("review", ("FILE",), review, "what verdict and forecast would have said hour by hour, "
+            "with this --comfort, as CSV; - is standard output", ("start", "end")),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
     Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
             "it, or reads it from standard input"),
@@ -6786,11 +7727,12 @@ OPTIONS = (
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
     Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
             "where the station hangs"),
+    Setting("console", None, None, parse_switch, "it is a bought one, outside and inside"),
     Setting("name", "NEW", None, parse_name, "its new name"),
     Setting("key", "KEY", None, parse_key,
             "the API key (default: made up); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
-    Setting("station", "NAME", None, str, "whose readings a file of ThingSpeak's holds"),
+    Setting("station", "NAME", None, str, "whose readings a file of others' holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
             "from then on, ISO 8601 or seconds since 1970"),
     Setting("end", "T", None, functools.partial(parse_instant, "end"), "until before then"),

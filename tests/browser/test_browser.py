@@ -4,16 +4,17 @@ Pictures of the states are left in tests/output/.
 """
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
 from chromium import CLOSE, COMFORTABLE, FLAGS, OPEN, PHONE, UNKNOWN
-from harness import CLOCK, INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path
+from harness import CLOCK, INSIDE, OUTSIDE, SCRIPT, Live, environment, update_path, wait_for
 from playwright.sync_api import expect, sync_playwright
 from tools import ROOT, from_npm, need, needs
 
@@ -87,6 +88,20 @@ def day_of_weather(house):
     house.send(OUTSIDE, *[45 + 40 * p for p in phase], field=2, every=300)
     house.send(OUTSIDE, *[1012 + 3 * p for p in phase], field=3, every=300)
     house.send(INSIDE, *[50 + 5 * p for p in phase], field=2, every=300)
+
+
+def weeks_of_weather(house, hours=4, days=14):
+    """Days of which each is a little different, up to a warm afternoon: in so many hours it gets
+    cooler outside. What the server then expects, as soon as it does."""
+    warmest = [(hours - 6) * 60 + day * 37 % 50 - 25 for day in range(days)]
+    outside, inside = [], []
+    for minute in range(-days * 1440, 1, 15):
+        phase = math.cos((minute - warmest[minute // 1440]) / 1440 * math.tau)
+        outside.append(25 + 7 * phase)
+        inside.append(25 + 0.5 * math.cos((minute - hours * 60) / 1440 * math.tau))
+    house.send(OUTSIDE, *outside, every=900)
+    house.send(INSIDE, *inside, every=900)
+    return wait_for(lambda: house.get("/api/verdict").json["verdicts"][0]["forecast"], 90)
 
 
 # -- the browser ----------------------------------------------------------------------------------
@@ -329,6 +344,51 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     expect(page.locator("details")).to_have_attribute("open", "")   # a new reading leaves it open
 
 
+def say_forecast(forecast, zone, named=""):
+    at, start, end = (format(datetime.fromtimestamp(round(forecast[key] / 300_000) * 300, zone),
+                             "%H:%M") for key in ("at", "from", "to"))
+    return f"Cooler outside from about {at} ({start} to {end}{named})."
+
+
+WINTER_TIME = datetime(2027, 10, 31, 1, tzinfo=timezone.utc)    # when Berlin puts its clocks back
+
+
+@pytest.mark.parametrize("is_that_night", [False, True])
+def test_the_forecast_in_two_zones_and_where_the_clocks_are_put_back(
+        database, tmp_path, start, visit, is_that_night):
+    if is_that_night:
+        shift = WINTER_TIME - timedelta(hours=4) - datetime.now(timezone.utc)
+        (tmp_path / "shift").write_text(str(shift.total_seconds()))
+    house = start()
+    forecast = weeks_of_weather(house)
+    zones = [ZoneInfo(name) for name in ("Europe/Berlin", "America/Los_Angeles")]
+    for zone in zones:
+        page = visit(house.address, timezone_id=str(zone))
+        line = page.locator(".verdict summary")
+        expect(line).to_have_text(say_forecast(forecast, zone))
+        record = page.locator(".verdict .record")
+        expect(record).to_be_hidden()
+        line.click()
+        expect(record).to_be_visible()
+        expect(record).to_have_text(re.compile("^The last .* evenings: half of them within "))
+        house.send(INSIDE, 25.1)                        # a new reading leaves it open
+        expect(page.locator(".big").first).to_contain_text("77.2")
+        expect(record).to_be_visible()
+        house.send(INSIDE, 25)
+        page.locator("input").fill("900")
+        expect(read_out(page)).to_contain_text(
+            re.compile(r" · inside, expected \d\d\.\d °F · outside, expected \d\d\.\d °F$"))
+        page.locator("input").fill("300")
+        expect(read_out(page)).to_contain_text(
+            re.compile(r"M · inside \d\d\.\d °F · outside \d\d\.\d °F$"))
+    page = visit(house.address, java_script_enabled=False)
+    expect(page.locator(".verdict summary")).to_have_text(
+        say_forecast(forecast, timezone.utc, " UTC"))
+    picture(page, "forecast-in-winter" if is_that_night else "forecast")
+    ends = [datetime.fromtimestamp(forecast[key] / 1000, zones[0]) for key in ("from", "to")]
+    assert (ends[0].utcoffset() != ends[1].utcoffset()) >= is_that_night
+
+
 def test_without_javascript(house, visit):
     day_of_weather(house)
     page = visit(house.address, java_script_enabled=False)
@@ -385,18 +445,20 @@ def axe():
 
 
 @needs("npm")
-@pytest.mark.parametrize("state", ["answer", "empty", "no station", "offline"])
+@pytest.mark.parametrize("state", ["answer", "empty", "no station", "offline", "forecast"])
 def test_axe_finds_nothing_serious(template, start, visit, axe, tmp_path, state):
     if state != "no station":
         (tmp_path / "iot.db").write_bytes(template.read_bytes())
     house = start()
     if state in {"answer", "offline"}:
         day_of_weather(house)
+    elif state == "forecast":
+        weeks_of_weather(house)
     page = visit(house.address, bypass_csp=True, allowed="Failed to load|ERR")
     if state == "offline":
         page.context.set_offline(True)
         expect(headline(page)).to_have_text(NO_CONNECTION)
-    elif state == "answer":
+    elif state in {"answer", "forecast"}:
         page.locator("summary").first.click()
         page.locator("input").press("ArrowLeft")
     page.evaluate(axe)

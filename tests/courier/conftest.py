@@ -6,6 +6,14 @@ from harness import NOON
 from household import Household
 from receivers import Receiver
 
+import iotserver
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_is():
+    """A courier looks once for a proxy and for trusted certificates, not for each test."""
+    iotserver.make_opener.cache_clear()
+
 
 @pytest.fixture
 def receiver():

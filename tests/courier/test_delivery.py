@@ -85,7 +85,7 @@ def test_the_first_evening(database, serve, hook):
     set_temperatures(live, 26.4, 30)
     wait_for(lambda: hook.kinds == ["open", "close"], 20)
     set_temperatures(live, 26.4, 20)
-    wait_for(lambda: hook.kinds == ["open", "close", "open"], 5)
+    wait_for(lambda: hook.kinds == ["open", "close", "open"], 20)
 
 
 def test_an_end_in_good_order_lets_a_message_arrive_once(database, serve, hook):
@@ -143,7 +143,7 @@ def test_nineteen_that_hang_delay_neither_the_twentieth_nor_an_update(
     live.expected = "(iotserver: courier: json://127.0.0.1: timed out; this is tried again\n)*"
     set_temperatures(live, 26, 20)
     wait_for(lambda: good.kinds == ["open"], 20)
-    wait_for(lambda: len(bad.requests) == 19, 20)
+    wait_for(lambda: len({request.path for request in bad.requests}) == 19, 20)
     (tmp_path / "other").mkdir()
     shutil.copy(template, tmp_path / "other/iot.db")
     other = Live(tmp_path / "other", "--rate-limit", "0")
@@ -156,7 +156,7 @@ def test_nineteen_that_hang_delay_neither_the_twentieth_nor_an_update(
     mine, theirs = (statistics.quantiles(s, n=100)[-1] for s in seconds.values())
     assert mine < max(0.1, 2 * theirs)
     set_temperatures(live, 26, 30)
-    wait_for(lambda: good.kinds == ["open", "close"], 10)
+    wait_for(lambda: good.kinds == ["open", "close"], 30)
 
 
 # -- destinations that do not take it -------------------------------------------------------------

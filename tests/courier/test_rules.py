@@ -27,6 +27,12 @@ def test_open_and_close_and_nothing_else(household, hook):
         "Open the windows: it is 1.2 °C cooler outside (inside 26.4, outside 25.2).")
 
 
+def test_the_courier_asks_each_second(household):
+    """So that a message arrives within 5 s of its cause."""
+    home = household()
+    assert home.messenger.step(Line(home.house.server)) <= 1
+
+
 @pytest.mark.parametrize(("units", "text"), [
     ("F", "Open the windows: it is 2.2 °F cooler outside (inside 79.5, outside 77.4)."),
     ("auto", "Open the windows: it is 1.2 °C / 2.2 °F cooler outside "
@@ -241,16 +247,9 @@ def test_a_station_that_is_removed_is_told_of_no_more(household, hook):
 
 
 def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
-    document = iotserver.verdict_document
-    forecast = {"event": "cooler", "at": NOON + 8 * HOUR, "from": NOON + 7 * HOUR, "to": None,
-                "chance": 0.9}
-
-    def forecasting(*arguments):
-        found = document(*arguments)
-        for room in found["verdicts"]:
-            room["forecast"] = forecast
-        return found
-    monkeypatch.setattr(iotserver, "verdict_document", forecasting)
+    said = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, NOON + 9 * HOUR, 0.9,
+                              iotserver.FEWEST_DAYS, (), ())
+    monkeypatch.setattr(iotserver, "fresh_forecast", lambda room, *_: room.verdict and said)
     home = household(notify_plan="12:30 UTC")
     home.play(20, inside=26, outside=30)
     assert hook.kinds == []
@@ -258,7 +257,7 @@ def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
         home.play(30, inside=26, outside=30)
         home.restart()
     assert hook.kinds == ["plan"]
-    assert hook.texts == ["Cooler outside from about 20:00 (19:00 or later)."]
+    assert hook.texts == ["Cooler outside from about 20:00 (19:00 to 21:00)."]
     home.house.time += DAY / 1000
     home.restart()
     home.play(30, inside=21, outside=21)

@@ -14,6 +14,16 @@ local kinds = {
                              .. "/field=1/data=" .. value .. "/age=" .. turn % 7
                              .. "/seq=" .. first .. "-" .. turn)
   end,
+  report = function(station, value)
+    return wrk.format("POST", "/data/report/" .. station.key, nil,
+                      "PASSKEY=50E4A2B2A92ED2BB4CEFD4478A6312F9&stationtype=GW2000B_V2.1.8"
+                      .. "&runtime=1755701&dateutc=now&tempinf=68.90&humidityin=42"
+                      .. "&baromrelin=29.244&baromabsin=29.323&tempf=" .. value
+                      .. "&humidity=99&winddir=60&windspeedmph=1.34&windgustmph=2.24"
+                      .. "&maxdailygust=12.53&solarradiation=0.00&uv=0&rainratein=0.000"
+                      .. "&eventrainin=1.689&hourlyrainin=0.000&dailyrainin=0.567"
+                      .. "&totalrainin=1.697&wh65batt=0&freq=915M&model=GW2000B")
+  end,
   point = function(station, value)
     return wrk.format("POST", "/write?db=iot", nil,
                       "field1,mac=" .. station.mac .. " value=" .. value)

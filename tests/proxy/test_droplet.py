@@ -65,6 +65,23 @@ def test_no_way_to_write_is_ever_redirected(droplet):
         assert "location" not in response.headers
 
 
+def test_a_console_gets_through_over_plain_http(droplet, run, tmp_path):
+    """By both protocols, HTTP/1.0 without Host among them; a wrong key in the words for it."""
+    run("--add-station", "garden", "--mac", "GARDEN", "--console", "--key", "K1")
+    http = droplet().http()
+    path = "/weatherstation/updateweatherstation.php?ID=GARDEN&PASSWORD={}&tempf=68&indoortempf=70"
+    answers = [http.talk(raw)[0] for raw in (
+        request("GET", path.format("K1"), version="1.0"),
+        request("GET", path.replace("?", "").format("K1"), Connection="close"),
+        request("POST", "/data/report/K1/", b"PASSKEY=P&tempinf=68", Connection="close"),
+        request("GET", "/data/report/K1?&PASSKEY=P&tempf=68", Connection="close"))]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"success")] * 4
+    refused, = http.talk(request("POST", path.format("K2"), b"a=1", Connection="close"))
+    assert (refused.status, refused.body[:17]) == (403, b"INVALIDPASSWORDID")
+    assert [row[1] for row in rows_of(tmp_path / "iot.db")] == [
+        "garden outside"] * 3 + ["garden inside"] * 3
+
+
 def test_nginx_refuses_spaces_in_the_address_that_the_server_forgives(droplet):
     made = droplet()
     raw = request("GET", f"/update?api_key={INSIDE.key}&field1=  21.5", version="1.0")

@@ -16,7 +16,7 @@ from aiosmtpd.smtp import AuthResult
 class Receiver(http.server.ThreadingHTTPServer):
     """Keeps what it gets; `behave` is one of what Answers knows, or a status with headers."""
 
-    daemon_threads, allow_reuse_address = True, True
+    daemon_threads, allow_reuse_address, request_queue_size = True, True, 64
 
     def __init__(self, context=None, port=0):
         super().__init__(("127.0.0.1", port), Answers)

@@ -100,6 +100,8 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_json_reading": lambda text: (
         "readings[0]", {"field": 1, "data": text, "age": text, "seq": text}),
     "parse_reading": lambda text: ({"field": "1", "data": text, "age": text, "seq": text},),
+    "parse_measure": lambda text: ("tempf", text, "°f"),
+    "parse_report": lambda text: (dict.fromkeys(iotserver.UPLOADS, text),),
     "parse_bulk_times": lambda text: ([{"delta_t": text}, {"created_at": text}], timezone.utc,
                                       NOON),
     "read_csv": lambda text: (io.BytesIO(b"created_at,entry_id,field1\n" + raw(text)), "file",
@@ -111,7 +113,7 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_settings": lambda text: (SimpleNamespace(**{
         setting.name.replace("-", "_"): text for setting in iotserver.SETTINGS}),),
 }
-NO_TEXT = {"read_password", "read_older_table", "read_readings"}    # of a file, or the database
+NO_TEXT = {"read_password", "read_sqlite", "read_readings"}    # of a file, or the database
 
 
 def is_text(hint):

@@ -1,0 +1,137 @@
+"""What an owner of a console has from before: Ecowitt's CSV, and odd archives of weewx."""
+import contextlib
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from harness import SCRIPT, problems_of, rows_of
+
+METRIC = ("Time,Indoor Temperature(℃),Indoor Humidity(%),Outdoor Temperature(℃),"
+          "Outdoor Humidity(%),Dew Point(℃),Feels Like(℃),Wind(m/s),Gust(m/s),Wind Direction(deg),"
+          "ABS Pressure(hPa),REL Pressure(hPa),Solar Rad(w/m2),UV-Index,Console Battery (V),"
+          "External Supply Battery (V),Charge,Hourly Rain(mm),Event Rain(mm),Daily Rain(mm),"
+          "Weekly Rain(mm),Monthly Rain(mm),Yearly Rain(mm)\r\n"
+          "2024-09-18 14:25,22.8,55,23.2,54,13.4,23.2,1.1,1.6,259,989.6,1013.1,519.34,4,5.47,4.84,"
+          "1,0.0,0.0,0.0,0.0,0.0,0.0\r\n"
+          "2024-09-18 14:30,22.9,--,--,54,13.4,23.2,1.1,1.6,259,989.6,1013.1,519.34,4,5.47,4.84,"
+          "1,0.0,0.0,0.0,0.0,0.0,0.0\r\n")
+US = ("Time,Indoor Temperature(℉),Indoor Humidity(%),Outdoor Temperature(℉),"
+      "Outdoor Humidity(%),Wind(mph),Gust(km/h),Wind Direction(°),ABS Pressure(inHg),"
+      "REL Pressure(mmHg),Hourly Rain(in)\n"
+      "2024/9/18 14:25:30,73.04,55,73.76,54,1.1,3.6,259,29.92,760,0.1\n")
+ROOMS = ("Time,CH1 Temperature(℃),CH1 Dew point(℃),CH1 HeatIndex(℃),CH1 Humidity(%)\n"
+         "2024-09-18 14:25,19.5,1,2,60\n")
+AT = 1_726_669_500_000          # 2024-09-18 14:25 UTC
+
+
+@pytest.fixture
+def garden(database, run):
+    run("--add-station", "garden", "--mac", "WH2650", "--console", "--key", "K1")
+    return database
+
+
+def values(path, ms):
+    """{(what follows the console's MAC, field): value} of an instant."""
+    return {(mac.removeprefix("wh2650"), field): value
+            for time, _, mac, field, value, _ in rows_of(path) if time == ms}
+
+
+@pytest.fixture
+def bring(run, tmp_path):
+    def bring(text, name="garden", **more):
+        (tmp_path / "history.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+        return run("--import", "history.csv", "--station", name,
+                   **{"env": {"TZ": "UTC"}, **more})
+    return bring
+
+
+def test_ecowitts_csv_is_imported_inside_and_outside(garden, bring):
+    assert "imported 22 readings" in bring(METRIC)
+    assert values(garden, AT) == {
+        ("-in", 1): 22.8, ("-in", 2): 55, ("-in", 3): 989.6, ("", 1): 23.2, ("", 2): 54,
+        ("", 3): 1013.1, ("", 4): 1.1, ("", 5): 1.6, ("", 6): 259, ("", 7): 0, ("", 8): 519.34,
+        ("", 9): 4}
+    assert "imported 0 readings; 22 were" in bring(METRIC, "garden outside")
+    assert problems_of(garden) == []
+
+
+def test_its_units_are_those_of_its_header(garden, bring):
+    bring(US)
+    assert values(garden, AT + 30_000) == {
+        ("-in", 1): 22.8, ("-in", 2): 55, ("-in", 3): 1013.2, ("", 1): 23.2, ("", 2): 54,
+        ("", 3): 1013.2, ("", 4): 0.49, ("", 5): 1, ("", 6): 259, ("", 7): 2.54}
+
+
+def test_its_times_are_local(garden, bring):
+    bring(METRIC.replace("2024-09", "2024-01"), env={"TZ": "Europe/Berlin"})
+    bring(METRIC, env={"TZ": "Europe/Berlin"})
+    assert {row[0] for row in rows_of(garden)} >= {
+        AT - 2 * 3_600_000, AT - 3_600_000 - 244 * 86_400_000}      # in summer, in winter
+
+
+def test_its_other_rooms_are_those_that_report_later(garden, bring, serve):
+    assert "imported 2 readings" in bring(ROOMS)
+    live = serve()
+    assert live.get("/data/report/K1?temp1f=68").text == "success"
+    assert [(row[1], row[5]) for row in rows_of(garden)] == [("garden ch1", 1), ("garden ch1", 1),
+                                                             ("garden ch1", 2)]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("Solar Rad(w/m2)", "Solar Rad(lux)", "lux"), ("22.8", "warm", "line 2"),
+    ("2024-09-18 14:25", "18.9.2024", "line 2"), (",23.2,54,", ",54,", "line 2"),
+    ("2024-09-18", "0001-01-01", "line 2"), ("2024-09-18", "1969-01-01", "before 1970"),
+    ("2024-09-18", "9999-12-31", "after 2099")])
+def test_what_is_odd_is_told_with_its_line(garden, bring, old, new, said):
+    bring(METRIC.replace(old, new, 1), status=1, stderr=said)
+    assert rows_of(garden) == []
+
+
+def test_a_console_has_to_be_named(garden, run, tmp_path):
+    (tmp_path / "history.csv").write_text(METRIC)
+    run("--import", "history.csv", status=2, stderr="--station")
+
+
+def make_archive(path, columns="outTemp REAL, inTemp REAL", rows=((1, 68, 70),), start=AT // 1000):
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"CREATE TABLE archive (dateTime, usUnits INTEGER, {columns})")
+        db.executemany("INSERT INTO archive VALUES (?, ?, ?, ?)", [
+            (start + 60 * n if n else start, *row) for n, row in enumerate(rows)])
+
+
+def test_an_archive_may_change_its_units_and_have_holes(garden, run, tmp_path):
+    make_archive(tmp_path / "w.sdb", rows=((1, 68, 70), (16, 20, None), (17, None, -9999)))
+    assert "imported 3 readings" in run("--import", "w.sdb", "--station", "garden")
+    assert [row[3:5] for row in rows_of(garden)] == [(1, 20), (1, 20), (1, 21.11)]
+
+
+def test_an_archive_comes_through_a_pipe_too(garden, run, tmp_path):
+    make_archive(tmp_path / "w.sdb")
+    with (tmp_path / "w.sdb").open("rb") as file:
+        done = subprocess.run([sys.executable, SCRIPT, "--db", garden, "--import", "-",
+                               "--station", "garden"], stdin=file, capture_output=True, text=True,
+                              timeout=60, check=False)
+    assert "imported 2 readings" in done.stdout, done
+
+
+@pytest.mark.parametrize(("columns", "rows", "said"), [
+    ("outTemp REAL, inTemp REAL", [(5, 1, 1)], "usUnits 5"),
+    ("outTemp TEXT, inTemp TEXT", [(1, "warm", "cold")], "not a finite")])
+def test_an_odd_archive_is_refused(garden, run, tmp_path, columns, rows, said):
+    make_archive(tmp_path / "w.sdb", columns, rows)
+    run("--import", "w.sdb", "--station", "garden", status=1, stderr=said)
+    assert rows_of(garden) == []
+
+
+@pytest.mark.parametrize("start", [-1, 2 ** 40, 2 ** 62, "soon", None])
+def test_an_archive_of_a_wrong_clock_is_refused(garden, run, tmp_path, start):
+    make_archive(tmp_path / "w.sdb", start=start)
+    run("--import", "w.sdb", "--station", "garden", status=1, stderr="w.sdb")
+    assert rows_of(garden) == []
+
+
+def test_an_archive_needs_a_station(garden, run, tmp_path):
+    make_archive(tmp_path / "w.sdb")
+    run("--import", "w.sdb", status=2, stderr="--station")
+    run("--import", "w.sdb", "--station", "cellar", status=1, stderr="cellar")

@@ -1,0 +1,529 @@
+"""The forecast of a server: from its own store, at each quarter of an hour, in short steps."""
+import contextlib
+import json
+import re
+import shutil
+import sqlite3
+import statistics
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import yardstick
+from harness import OUTSIDE, InProcess, Live, update_path
+from house import House
+
+import iotserver as iot
+from iotserver import DAY, HOUR, MINUTE, QUARTER, Forecaster
+
+WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
+EVENING = 1_533_826_800_000     # 2018-08-09T15:00:00Z in ms: five o'clock, and warm
+BERLIN, LOS_ANGELES = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Los_Angeles")
+
+
+def rows_of(weather, start, end):
+    return sorted((ms, name, f"mac-{i}", 1, value, None) for i, name in enumerate(
+        ("inside", "outside")) for ms, value in getattr(weather, name) if start <= ms <= end)
+
+
+def renew(house):
+    """All that is due; how long the steps took, in s of this process."""
+    took, before = [], time.process_time()
+    for _ in house.server.outlook.renew():
+        took.append(time.process_time() - before)
+        before = time.process_time()
+    return [*took, time.process_time() - before]
+
+
+def told(house):
+    verdict, = house.get("/api/verdict").json["verdicts"]
+    return verdict["forecast"]
+
+
+def say(forecast):
+    return forecast and {
+        "event": forecast.event, "at": forecast.at, "from": forecast.start, "to": forecast.end,
+        "chance": round(forecast.chance, 2)}
+
+
+@pytest.fixture(scope="module")
+def weather():
+    return yardstick.read_house(WEEKS)
+
+
+@pytest.fixture
+def open_house(tmp_path, weather):
+    """Makes House servers at EVENING that know the days before."""
+    with contextlib.ExitStack() as stack:
+        def make(file="house.db", **flags):
+            house = stack.enter_context(contextlib.closing(House(
+                tmp_path / file, ("inside", "inside"), ("outside", "outside"), **flags)))
+            house.time = EVENING / 1000
+            house.writer.import_rows(rows_of(weather, 0, EVENING), EVENING)
+            return house
+        yield make
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, weather):
+    """The file of one that has worked out its forecast."""
+    path = tmp_path_factory.mktemp("learned") / "house.db"
+    with contextlib.closing(House(path, ("inside", "inside"), ("outside", "outside"))) as house:
+        house.time = EVENING / 1000
+        house.writer.import_rows(rows_of(weather, 0, EVENING), EVENING)
+        renew(house)
+    return path
+
+
+@pytest.fixture
+def house(learned, tmp_path):
+    """One that has worked out its forecast, and is started again."""
+    with contextlib.closing(House(shutil.copy(learned, tmp_path / "house.db"))) as house:
+        house.time = EVENING / 1000
+        renew(house)
+        yield house
+
+
+def outcomes(house):
+    return house.reader.db.execute("SELECT * FROM outcome ORDER BY asked").fetchall()
+
+
+def advance(house, weather, minutes=15):
+    """Live on: what comes in, and then what is due."""
+    before = round(house.time * 1000)
+    house.time += minutes * 60
+    for ms, _, mac, _, value, _ in rows_of(weather, before + 1, round(house.time * 1000)):
+        house.writer.add_entry(house.writer.by_mac[mac], ms, {1: value}, ms)
+    house.server.turn.end()
+    house.server.board.is_stale = True
+    return renew(house)
+
+
+# -- what is told ---------------------------------------------------------------------------------
+
+
+def test_the_server_says_what_its_readings_say(house, weather):
+    *_, (now, said, _) = yardstick.foresee(iot, weather, weather.outside[0][0] // HOUR * HOUR,
+                                           EVENING)
+    assert now == EVENING
+    assert said.event == "cooler"
+    assert told(house) == say(said)
+    assert house.get("/api/verdict").json["verdicts"][0]["state"] == "close"
+
+
+@pytest.mark.parametrize(("cookie", "zone", "named"), [
+    ("tz=Europe/Berlin", BERLIN, ""), ("tz=America/Los_Angeles", LOS_ANGELES, ""),
+    ("", timezone.utc, " UTC")])
+def test_the_line_is_in_the_readers_zone(house, cookie, zone, named):
+    """Without a script nobody tells the zone: then it is named."""
+    forecast = told(house)
+    at, start, end = (format(datetime.fromtimestamp(round(forecast[key] / 300_000) * 300, zone),
+                             "%H:%M") for key in ("at", "from", "to"))
+    line = f"Cooler outside from about {at} ({start} to {end}{named})."
+    assert house.page(Cookie=cookie).all("summary")[0][1] == line
+    assert house.get("/verdict.txt", Cookie=cookie).text.count(" Cooler outside from about ") == 1
+    if cookie:
+        assert house.get("/verdict.txt", Cookie=cookie).text.endswith(f" outside. {line}\n")
+
+
+def test_words_for_widgets_are_in_the_machines_zone(house, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        text = house.get("/verdict.txt").text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    at = datetime.fromtimestamp(told(house)["at"] / 1000, ZoneInfo("Asia/Kathmandu"))
+    assert re.search(rf"from about {at:%H}:\d[05] \(\d\d:\d\d to \d\d:\d\d \+0545\)\.\n$", text)
+
+
+def room(forecast, **changes):
+    return iot.Place("inside", "inside", 0, 1, [], None, forecast=forecast, **changes)
+
+
+def forecast(event, at, start, end, chance=0.9, **more):
+    times = [ms and round(datetime.fromisoformat(ms).timestamp() * 1000)
+             for ms in (at, start, end)]
+    return iot.Forecast(event, *times, chance, 40, (), (), **more)
+
+
+NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T01:14:00+00:00")
+
+
+@pytest.mark.parametrize(("said", "zone", "line"), [
+    (forecast("cooler", *NIGHT), BERLIN, "Cooler outside from about 02:45 (02:20 to 02:15)."),
+    (forecast("cooler", *NIGHT), LOS_ANGELES, "Cooler outside from about 17:45 (17:20 to 18:15)."),
+    (forecast("warmer", *NIGHT, 0.87), timezone.utc,
+     "Warmer outside some time between 00:20 and 01:15 UTC, with a chance of 87%."),
+    (forecast("cooler", None, None, None, 0.1), BERLIN,
+     "Hardly cooler outside within the next 12 hours."),
+    (None, BERLIN, "")])
+def test_words_of_the_forecast_also_where_the_clocks_are_put_back(said, zone, line):
+    asked = round(datetime.fromisoformat("2026-10-24T20:00:00+00:00").timestamp() * 1000)
+    assert iot.say_forecast(room(said), asked, zone) == line
+    assert iot.say_forecast(room(said, is_cold=True), asked, zone) == ""
+
+
+def test_what_should_have_come_already_is_expected_now():
+    said = forecast("cooler", *NIGHT)
+    assert iot.say_forecast(room(said), said.at + 9 * MINUTE, timezone.utc) == (
+        "Cooler outside from about 00:50 (00:20 to 01:15 UTC).")
+
+
+def test_the_line_says_how_good_it_was(house):
+    text = house.page().one("p", class_="record")
+    past = [row[5] for row in outcomes(house) if row[3] == "cooler" and row[2] % DAY == 15 * HOUR]
+    assert 5 <= len(past) <= 20
+    assert text.startswith(f"The last {len(past)} evenings: half of them within "
+                           f"{round(statistics.median(past) / MINUTE)} minutes.")
+    few = forecast("cooler", *NIGHT)
+    assert iot.say_record(few).startswith("Too few evenings")
+    mornings = forecast("warmer", *NIGHT, past=(iot.Outcome(0, "warmer", 1, HOUR, HOUR),) * 30)
+    assert iot.say_record(mornings) == (
+        "The last 20 mornings: half of them within 60 minutes of the middle.")
+
+
+def test_nothing_is_said_once_it_has_come_true_or_is_unknown(house):
+    assert told(house)
+    for minute in range(1, 4):                                  # it is cooler now
+        house.time += 60
+        for station in house.writer.stations.values():
+            house.writer.add_entry(station, EVENING + minute * MINUTE, {1: 25.0 - station.id}, 0)
+    house.server.turn.end()
+    assert told(house) is None
+    house.time += 3600                                          # and now they are silent
+    house.server.board.is_stale = True
+    renew(house)
+    assert told(house) is None
+
+
+def test_a_forecast_that_is_not_renewed_ends():
+    said = forecast("cooler", *NIGHT, asked=1000)
+    place = room(None, verdict=iot.Verdict("close", -2.0, 1, 1, None),
+                 outside=iot.Place("outside", "outside", 0, 2, [], None))
+    for now, is_told in ((999, False), (1000, True), (999 + 2 * QUARTER, True),
+                         (1000 + 2 * QUARTER, False)):
+        assert (iot.fresh_forecast(place, {(1, 2): said}, now) is said) == is_told
+    assert iot.fresh_forecast(place._replace(verdict=None), {(1, 2): said}, 1000) is None
+    assert iot.fresh_forecast(place._replace(outside=None), {(1, 2): said}, 1000) is None
+
+
+# -- what is drawn --------------------------------------------------------------------------------
+
+
+def corners(page, name):
+    """A line of the first chart: (ms, value) of its corners, from the picture alone."""
+    chart, _ = page.all("svg", role="img")[0]
+    line, = (a["d"] for a, _ in page.all("path") if a.get("data-name") == name)
+    left, width, top, height, low, high, start, end = (float(chart[f"data-{key}"]) for key in (
+        "left", "width", "top", "height", "low", "high", "start", "end"))
+    return [(start + (float(x) - left) / width * (end - start),
+             high - (float(y) - top) / height * (high - low))
+            for x, y in re.findall(r"([\d.]+) ([\d.]+)", line)]
+
+
+def test_the_chart_of_a_day_goes_on_into_the_night(house):
+    page, known = house.page(Cookie="tz=Europe/Berlin"), told(house)
+    said, = house.server.board.forecasts.values()
+    chart, _ = page.all("svg", role="img")[0]
+    assert int(chart["data-start"]) == EVENING - DAY
+    assert int(chart["data-end"]) == EVENING + 12 * HOUR
+    for name, curve in (("inside", said.inside), ("outside", said.outside)):
+        (_, now), *drawn = corners(page, f"{name}, expected")
+        assert now == pytest.approx(corners(page, name)[-1][1])     # it goes on from the line
+        assert [value for _, value in drawn] == pytest.approx(curve[:48], abs=0.1)
+        assert [ms for ms, _ in drawn] == pytest.approx(
+            range(EVENING + QUARTER, EVENING + 12 * HOUR + 1, QUARTER), abs=MINUTE * 5)
+        assert f"{name}, expected: from {min((*curve[:48], now)):.1f} to " in chart["aria-label"]
+    assert {a["class"] for a, _ in page.all("g", class_="expected")} == {
+        "inside first expected", "outside first expected"}
+    band, _ = page.all("rect", class_="interval")[0]
+    left, right = float(band["x"]), float(band["x"]) + float(band["width"])
+    per_ms = float(chart["data-width"]) / (36 * HOUR)
+    assert [left, right] == pytest.approx([
+        float(chart["data-left"]) + (known[key] - EVENING + DAY) * per_ms
+        for key in ("from", "to")], abs=0.15)
+    assert int(page.all("input")[0][0]["value"]) == 1000 * 24 // 36
+
+
+def test_without_a_forecast_and_over_longer_times_the_chart_ends_now(house, weather):
+    longer = house.page("/?range=7d")
+    house.server.board.forecasts.clear()
+    house.server.board.is_stale = True
+    for page in (longer, house.page()):
+        chart, _ = page.all("svg", role="img")[0]
+        assert int(chart["data-end"]) == EVENING
+        assert not page.all("rect", class_="interval") + page.all("g", class_="expected")
+        assert int(page.all("input")[0][0]["value"]) == 1000
+
+
+def test_the_night_is_drawn_in_the_readers_unit(house):
+    page = house.page(Accept_Language="en-US")
+    said, = house.server.board.forecasts.values()
+    assert corners(page, "outside, expected")[-1][1] == pytest.approx(
+        said.outside[47] * 1.8 + 32, abs=0.2)
+
+
+@pytest.mark.parametrize(("zone", "name", "unit"), [
+    (BERLIN, "Europe/Berlin", "C"), (LOS_ANGELES, "America/Los_Angeles", "F")])
+def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, weather, zone, name,
+                                                                      unit):
+    page = house.page(Cookie=f"tz={name}", Accept_Language="en-US" if unit == "F" else "de-DE")
+    told = iter([text for _, text in page.all("p", class_="day")])
+    for side in ("inside", "outside"):
+        readings = [r for r in getattr(weather, side) if r[0] <= EVENING]
+        midnight = datetime.fromtimestamp(EVENING / 1000, zone).replace(hour=0).timestamp() * 1000
+        today = [r for r in readings if r[0] >= midnight]
+        for word, extreme in (("Low", min), ("High", max)):
+            value = extreme(value for _, value in today)
+            shown = value if unit == "C" else value * 1.8 + 32
+            times = {format(datetime.fromtimestamp(ms / 1000, zone), "%H:%M")
+                     for ms, other in today if other == value}
+            assert next(told) in {f"{word} {shown:.1f} at {at}" for at in times}
+        now, celsius = readings[-1]
+        difference = celsius - [value for ms, value in readings if ms <= now - DAY][-1]
+        assert next(told) == (f"{iot.say_degrees(difference, unit)} "
+                              f"{'warmer' if difference >= 0 else 'cooler'} than a day ago")
+    assert [*told] == []
+
+
+def test_a_card_without_a_yesterday_says_nothing_of_it(tmp_path):
+    with contextlib.closing(House(tmp_path / "new.db", ("inside", "inside"),
+                                  ("cellar", "inside"))) as house:
+        house.store("inside", [0], 21.5)
+        assert [text for _, text in house.page().all("p", class_="day")] == [
+            "Low 21.5 at 12:00", "High 21.5 at 12:00"]
+
+
+# -- as time goes by ------------------------------------------------------------------------------
+
+
+def test_it_is_asked_at_each_quarter_and_never_by_a_request(house, weather, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Forecaster, "ask", lambda self, now: asked.append(now))
+    for _ in range(3):
+        house.get("/api/verdict")
+        house.get("/")
+        house.get("/verdict.txt")
+    assert list(house.server.outlook.renew()) == asked == []
+    advance(house, weather)
+    assert asked == [EVENING + QUARTER]
+    advance(house, weather, 45)
+    assert asked == [EVENING + QUARTER, EVENING + HOUR]
+
+
+def test_live_it_says_what_it_says_of_all_readings_at_once(house, weather):
+    first = weather.outside[0][0] // HOUR * HOUR
+    for quarter in range(1, 11):
+        advance(house, weather)
+        now = EVENING + quarter * QUARTER
+        *_, (_, said, _) = yardstick.foresee(iot, weather, first, now)
+        verdict, = house.get("/api/verdict").json["verdicts"]
+        assert verdict["forecast"] == (say(said) if said and (said.event == "cooler") == (
+            verdict["difference"] < 0) else None)
+    assert len(outcomes(house)) > 100
+
+
+def test_a_restart_goes_on_where_it_was(house, monkeypatch):
+    before, known = told(house), outcomes(house)
+    asked = []
+    ask = Forecaster.ask
+    monkeypatch.setattr(Forecaster, "ask", lambda self, now: asked.append(now) or ask(self, now))
+    house.close()
+    with contextlib.closing(InProcess(house.path)) as again:
+        again.time = house.time
+        renew(again)
+        assert told(again) == before
+        assert outcomes(again) == known
+        assert len(asked) <= 49
+
+
+@pytest.mark.parametrize("change", ["import", "delete", "remove"])
+def test_what_changes_history_has_it_learned_anew(house, weather, change):
+    """The outcomes go with what they rest on, and come back from what is there then."""
+    def command(method, *arguments):
+        house.server.controls.add(control)
+        answer = json.loads(control.execute(json.dumps([method, arguments]).encode()))
+        assert "error" not in answer, answer
+    control, before = iot.Control(house.server), outcomes(house)
+    start = weather.outside[0][0]
+    if change == "import":
+        command("import_rows", [[start - HOUR, "inside", "mac-0", 1, 20.0, None]], EVENING)
+    elif change == "delete":
+        command("delete_step", "outside", 1, {"start": EVENING - 30 * HOUR, "end": EVENING - DAY,
+                                              "below": None, "above": None})
+    else:
+        house.writer.add_station("shed", "mac-9", None, None, EVENING)
+        command("remove_step", "shed")
+    assert outcomes(house) == []
+    assert told(house)                                          # the last one serves on
+    assert len(renew(house)) == 1                               # while the command is at work
+    house.server.controls.clear()
+    assert len(renew(house)) > 100
+    after = outcomes(house)
+    assert len(after) > 100
+    assert (after == before) == (change == "remove")
+    forecaster, = house.server.outlook.forecasters.values()     # it has not learned them twice
+    assert [row[2:] for row in after] == [*map(tuple, forecaster.outcomes)]
+
+
+def test_what_changes_meanwhile_has_all_begin_anew(open_house):
+    house = open_house()
+    work = house.server.outlook.renew()
+    for _ in range(1500):
+        next(work)
+    house.writer.import_rows([(EVENING - 30 * DAY, "inside", "mac-0", 1, 20.0, None)], EVENING)
+    house.server.outlook.at = 0                                 # as any command does
+    assert [*work] or outcomes(house) == []
+    assert (outcomes(house), told(house)) == ([], None)
+    renew(house)
+    assert told(house)
+    assert len(outcomes(house)) > 100
+
+
+def test_late_readings_count_from_the_next_quarter_on(house, weather):
+    """An hour of outside came late; with it the answer is as if it had been there."""
+    late = house.path.with_name("late.db")
+    with contextlib.closing(House(late, ("inside", "inside"), ("outside", "outside"))) as other:
+        other.time = EVENING / 1000
+        hour = range(EVENING - 22 * HOUR, EVENING - 21 * HOUR)
+        rows = rows_of(weather, 0, EVENING)
+        other.writer.import_rows([r for r in rows if r[2] == "mac-0" or r[0] not in hour], EVENING)
+        renew(other)
+        assert told(other) != told(house)
+        for ms, _, mac, _, value, _ in rows:
+            if mac == "mac-1" and ms in hour:
+                other.writer.add_entry(other.writer.by_mac[mac], ms, {1: value}, EVENING)
+        other.server.turn.end()
+        advance(house, weather)
+        advance(other, weather)
+        assert told(other)["at"] == told(house)["at"]
+
+
+def test_another_outside_station_has_a_forecast_of_its_own(house, weather):
+    before = told(house)
+    house.writer.edit_station("outside", None, None, "none")
+    house.writer.add_station("garden", "mac-2", "outside", None, EVENING)
+    house.writer.import_rows([(ms, "garden", "mac-2", 1, value + 2, None) for ms, value in
+                              weather.outside if ms <= EVENING], EVENING)
+    house.server.board.is_stale, house.server.outlook.at = True, 0
+    assert told(house) is None                                  # what was known is of no use here
+    renew(house)
+    assert told(house)["at"] > before["at"]
+
+
+def test_pruned_hours_still_tell(house):
+    before, = house.server.board.forecasts.values()
+    while house.writer.prune_step(EVENING - DAY):
+        pass
+    house.server.outlook.at = 0
+    renew(house)
+    after, = house.server.board.forecasts.values()
+    assert after.days == before.days > 7
+    assert abs(after.at - before.at) < 30 * MINUTE
+
+
+def test_of_each_quarter_the_last_three_readings_are_read(house):
+    station, end = house.writer.find("inside"), EVENING + QUARTER
+    for ms, value in ((EVENING, 1), (EVENING + 1, 2), (EVENING + 2, 3), (end - 1, 85), (end, 5),
+                      (end, 6), (end + 1, 7)):
+        house.writer.add_entry(station, ms, {7: value, 8: str(value)}, EVENING)
+    house.server.turn.end()
+    series = house.reader.series(station.id)
+    assert house.reader.quarters([series[7], series[8], 99], end) == [[85, 5, 6], [], []]
+    assert house.reader.quarters([series[7]], end + QUARTER) == [[7]]
+    assert house.reader.quarters([series[7]], EVENING) == [[1]]
+
+
+def test_old_outcomes_are_pruned(house):
+    inside, outside = house.server.outlook.forecasters.copy().popitem()[0]
+    old = iot.Outcome(EVENING - 61 * DAY, "cooler", 0.5, 1, 1)
+    house.writer.keep_outcomes(inside, outside, [old], 0)
+    house.writer.keep_outcomes(inside, outside, [], EVENING - 60 * DAY)
+    assert min(row[2] for row in outcomes(house)) > EVENING - 60 * DAY
+
+
+# -- what it costs, and what may fail -------------------------------------------------------------
+
+
+@pytest.mark.untraced
+def test_no_step_takes_long(open_house):
+    took = sorted(renew(open_house()))
+    assert len(took) > 2000
+    assert took[-2] < 0.02
+    assert statistics.median(took) < 0.005
+
+
+@pytest.mark.parametrize("every", [5000, 3 * MINUTE])
+@pytest.mark.untraced
+def test_a_question_takes_no_longer_at_five_seconds(tmp_path, every):
+    """From the readings in the store to the answer: what is looked at does not grow."""
+    with contextlib.closing(House(tmp_path / "x.db", ("inside", "inside"),
+                                  ("outside", "outside"))) as house:
+        times = range(EVENING - 3 * DAY, EVENING + 1, every)
+        house.time = EVENING / 1000
+        house.writer.import_rows(
+            [(ms, name, f"mac-{i}", 1, 24 + (6 - 5 * (i == 0)) * round(
+                (1 - abs((ms - 15 * HOUR) % DAY - DAY / 2) * 4 / DAY) * -1, 3), None)
+             for ms in times for i, name in enumerate(("inside", "outside"))], EVENING)
+        renew(house)
+        house.time += 900
+        assert sum(renew(house)) < 0.4                          # of these, 2,200 look-ups
+        forecaster, = house.server.outlook.forecasters.values()
+        before = time.process_time()
+        for _ in range(10):
+            forecaster.ask(EVENING)
+        assert (time.process_time() - before) / 10 < 0.02
+
+
+def test_a_full_disk_takes_no_forecast_with_it(open_house, weather):
+    house = open_house()
+    pages = house.writer.db.execute("PRAGMA page_count").fetchone()[0]
+    house.writer.db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        renew(house)
+    assert told(house)["event"] == "cooler"
+    house.writer.db.execute("PRAGMA max_page_count = 1000000")
+    house.server.outlook.at = 0
+    renew(house)
+    assert len(outcomes(house)) > 100
+
+
+@pytest.mark.untraced
+def test_updates_are_served_while_all_is_worked_out(template, tmp_path, weather):
+    """A real server whose table is missing works for seconds, and answers in between."""
+    path = tmp_path / "iot.db"
+    path.write_bytes(template.read_bytes())
+    now = time.time_ns() // 1_000_000 // MINUTE * MINUTE
+    shift = now - weather.outside[-1][0]
+    with contextlib.closing(iot.Writer(path)) as writer:
+        macs = {s.name: s.mac for s in writer.stations.values()}
+        writer.import_rows([(ms + shift - days * 13 * DAY, name, macs[name], 1, value, None)
+                            for days in range(4)
+                            for ms, name, _, _, value, _ in rows_of(weather, 0, 2 ** 50)], now)
+    house = Live(tmp_path, "--rate-limit", "0")
+
+    def update():
+        before = time.monotonic()
+        assert house.get(update_path(OUTSIDE, 20, field=5)).status == 200
+        return time.monotonic() - before
+
+    def is_done():
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return db.execute("SELECT count(*) FROM outcome").fetchone()[0]
+    try:
+        meanwhile = [update()]
+        while not (found := is_done()):
+            meanwhile += [update() for _ in range(20)]
+            assert len(meanwhile) < 100_000
+        usual = [update() for _ in range(len(meanwhile))]
+        assert found > 300
+        assert len(meanwhile) > 200
+        slowest, slow = (sorted(took)[len(took) * 99 // 100] for took in (meanwhile, usual))
+        assert slowest < max(0.1, 3 * slow)
+        assert max(meanwhile) < 2                       # all at once it takes twice as long
+    finally:
+        house.check_end()
