@@ -377,9 +377,9 @@ def parse_engine(text: str) -> Destination | None:
         raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
     host = url.netloc.rpartition("@")[2]
     user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-    return Destination(url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
-                       hashlib.sha256(f"{url.scheme} {host} {url.path} {url.query}".encode()
-                                      ).hexdigest(), (user, password),
+    name, place = f"{url.scheme}://{url.hostname}", f"{url.scheme} {host} {url.path} {url.query}"
+    return Destination(url, "engine", url.scheme == "https", host, name,
+                       hashlib.sha256(place.encode()).hexdigest(), (user, password),
                        dict(urllib.parse.parse_qsl(url.query)))
 
 
