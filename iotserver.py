@@ -2549,8 +2549,10 @@ class Writer(Updates):
                     new_name or station.name, {None: station.role, "none": None}.get(role, role),
                     station.id))
                 # The MACs of its rooms, where it is a console's, begin with its own.
-                db.execute("UPDATE station SET mac = ? || substr(mac, ?) WHERE ? IN (id, console)",
-                           (mac or station.mac, len(station.mac) + 1, station.id))
+                db.execute("""
+                    UPDATE station SET mac = ?1 || substr(mac, ?2)
+                    WHERE id = ?3 OR console = ?3 AND substr(mac, 1, ?2) = ?4 || '-'""", (
+                    mac or station.mac, len(station.mac) + 1, station.id, station.mac))
         except sqlite3.IntegrityError:
             raise StoreError("another station has this name or MAC already") from None
         self.load()

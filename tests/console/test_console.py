@@ -394,6 +394,14 @@ def test_an_edited_console_keeps_its_rooms(console):
         console.writer.edit_station("patio outside", None, "other", None)
 
 
+def test_a_room_with_a_mac_of_its_own_keeps_it_when_its_console_is_edited(console):
+    console.writer.edit_station("garden inside", None, "hall", None)
+    console.writer.edit_station("garden outside", "patio outside", None, None)
+    console.writer.edit_station("patio outside", None, "new:id", "none")
+    assert [(s.name, s.mac, s.role) for s in console.reader.stations()[2:]] == [
+        ("patio outside", "new:id", None), ("garden inside", "hall", "inside")]
+
+
 def test_a_removed_console_leaves_its_rooms_and_can_come_again(console):
     console.ask("POST", f"/data/report/{KEY}", ROOMS_FORM)
     while console.writer.remove_step("garden outside") >= 0:
