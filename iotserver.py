@@ -1062,6 +1062,7 @@ KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks
 INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
 OUTSIDE_HOLE = 4 * HOUR // QUARTER
 GLITCH = 3.0                    # °C from the median of three readings: no weather does that
+NO_WEATHER = 1000.0             # °C: a sensor's error, which would swallow what slopes are left
 MEMORY = 12                     # days, behind which a day counts for a third
 RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
 OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of the lead and unit of each trait:
@@ -1122,7 +1123,7 @@ class Quarters:
     def add(self, readings: Sequence[float]) -> None:
         """One more quarter: its last three readings, as far as there are any."""
         del self.values[0]
-        if readings:
+        if readings := [value for value in readings if abs(value) < NO_WEATHER]:
             middle = statistics.median(readings)
             value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
             if self.silent <= self.bridge:

@@ -213,6 +213,20 @@ def test_odd_readings_raise_nothing(inside, outside, now):
         forecaster.learn(now + DAY + hour * HOUR)
 
 
+@pytest.mark.parametrize("wrong", [1001, -1e9, 2.0 ** 32, 1e300])
+@pytest.mark.parametrize("side", ["inside", "outside"])
+def test_what_is_no_weather_is_no_reading(side, wrong):
+    whole = make_house(20)
+    end = NOON + 4 * HOUR - 3 * DAY
+    spoilt, holed = ([(ms, value) if not end - HOUR <= ms <= end else (ms, wrong)
+                      for ms, value in getattr(whole, side)], [
+        (ms, value) for ms, value in getattr(whole, side) if not end - HOUR <= ms <= end])
+    said = [say(feed(whole._replace(**{side: readings}), NOON + 4 * HOUR).ask(NOON + 4 * HOUR))
+            for readings in (spoilt, holed)]
+    assert said[0]
+    assert said[0] == said[1]
+
+
 @settings(max_examples=40)
 @given(DAYS, DAYS, some.sampled_from([3 * MINUTE, 10 * MINUTE, HOUR]),
        some.sampled_from([0, HOUR, 3 * HOUR, 6 * HOUR, DAY]), some.integers(0, 95))
