@@ -7364,8 +7364,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     if args.station:
         with contextlib.closing(Reader(path)) as reader:
             stations = {station.name: station for station in reader.stations()}
-            station = stations.get(f"{args.station} outside") or find_station(  # a console's
-                stations.values(), args.station)
+            outside = f"{args.station} outside"             # a console's
+            station = find_station(stations.values(), outside if outside in stations
+                                   and args.station not in stations else args.station)
     with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):

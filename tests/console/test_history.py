@@ -56,6 +56,13 @@ def test_ecowitts_csv_is_imported_inside_and_outside(garden, bring):
     assert problems_of(garden) == []
 
 
+def test_a_station_of_that_very_name_comes_before_a_console(garden, bring, run):
+    run("--add-station", "pond", "--mac", "P", "--key", "P1")
+    run("--add-station", "pond outside", "--mac", "Q", "--key", "Q1")
+    bring("created_at,entry_id,field1\n2024-09-18T14:25:00Z,1,20\n", "pond")
+    assert [row[2] for row in rows_of(garden)] == ["p"]
+
+
 def test_its_units_are_those_of_its_header(garden, bring):
     bring(US)
     assert values(garden, AT + 30_000) == {
