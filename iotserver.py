@@ -4212,7 +4212,7 @@ def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, 
             for station in tuple(server.writer.stations.values()) if station.heard))
     yield ("verdict", "gauge", "1 for the state that holds, 0 for the others",
            (({"station": room.name, "state": state}, verdict.state == state)
-            for room, verdict in rank_rooms(server.board.places()) for state in URGENCY))
+            for room, verdict in rank_rooms(server.board.current) for state in URGENCY))
     yield ("messages_total", "counter", "Messages by what became of them",
            [({"result": result}, server.post.counts[result]) for result in ("sent", "failed")])
     yield "forward_lag_readings", "gauge", "Readings that an engine has yet to get", [({}, lag)]
@@ -5886,14 +5886,15 @@ class Board:
         return page
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """The verdicts of now, as listeners get them."""
-        found = [(place.name, place.verdict) for place in self.places() if place.verdict]
+        """The verdicts of the last look, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.current if place.verdict]
         return [{"station": name, "state": verdict.state, "since": verdict.since,
                  "difference": verdict.difference and round(verdict.difference, 2),
                  } for name, verdict in found]
 
     def news(self) -> list[dict[str, Any]]:
         """The verdicts, when the state of one has changed since they were asked for here."""
+        self.places()
         verdicts = self.verdicts()
         states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
         is_new, self.told = states != self.told, states

@@ -129,6 +129,21 @@ def test_only_what_was_touched_is_read_again(server, monkeypatch):
     assert board.current[0].verdict.state == "unknown"
 
 
+def test_a_listener_is_greeted_without_a_look(server, monkeypatch):
+    """The first one reads the last two days of all stations: that is for steps."""
+    for station, value in ((INSIDE, 27), (OUTSIDE, 20)):
+        server.update(station, value)
+    real = iotserver.Reader.recent
+    with monkeypatch.context() as patch:
+        patch.setattr(iotserver.Reader, "recent", None)
+        connection = server.connect()
+        connection.data_received(request("GET", "/events"))
+    assert b"event: hello" in connection.transport.sent
+    assert iotserver.Reader.recent is real
+    iotserver.tell_news(server.server)
+    assert b'"state":"open"' in connection.transport.sent
+
+
 def test_a_look_that_has_begun_does_not_miss_what_comes_meanwhile(server):
     board = server.server.board
     server.update(INSIDE, 25)
