@@ -5915,7 +5915,7 @@ class Outlook:
     def renew(self) -> Iterator[None]:
         """What is due, the most urgent room first, but not while a command is at work."""
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
-        if quarter == before or self.server.controls:
+        if quarter == before or any(type(c) is Control for c in self.server.controls):
             return
         known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
         self.at = quarter

@@ -341,6 +341,20 @@ def test_a_restart_goes_on_where_it_was(house, monkeypatch):
         assert len(asked) <= 49
 
 
+def test_a_courier_is_no_command_at_work(house):
+    """It stays connected as long as both live."""
+    iot.Counter(house.server).connection_made(None)
+    house.time += QUARTER / 1000
+    assert len(renew(house)) > 100
+
+
+def test_what_was_to_come_by_now_is_told_as_of_now(house):
+    place = next(place for place in house.server.board.places() if place.forecast)
+    end = place.forecast.end + 8 * MINUTE
+    at, *_, to = re.findall(r"\d\d:\d\d", iot.say_forecast(place, end, timezone.utc))
+    assert at == to
+
+
 @pytest.mark.parametrize("change", ["import", "delete", "remove"])
 def test_what_changes_history_has_it_learned_anew(house, weather, change):
     """The outcomes go with what they rest on, and come back from what is there then."""
