@@ -3383,7 +3383,7 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
     at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, forecast.end))
+                      for ms in (max(forecast.at, now), forecast.start, max(forecast.end, now)))
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
