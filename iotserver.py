@@ -3785,7 +3785,7 @@ def render_day(reader: Reader, place: Place, view: View) -> str:
         hour=0, minute=0, second=0, microsecond=0)
     found = reader.extremes(series, round(midnight.timestamp() * 1000), now + 1)
     said = [f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, '%H:%M')}"
-            for word, (ms, value) in zip(("Low", "High"), found, strict=True)]
+            for word, (ms, value) in zip(("Low", "High"), found, strict=False)]
     for _, before in reader.recent(series, now - DAY - HOUR, now - DAY + 1)[-1:]:
         word = "warmer" if celsius >= before else "cooler"
         said.append(f"{say_degrees(celsius - before, view.unit)} {word} than a day ago")

@@ -129,6 +129,18 @@ def test_only_what_was_touched_is_read_again(server, monkeypatch):
     assert board.current[0].verdict.state == "unknown"
 
 
+def test_a_page_outlives_that_its_readings_are_deleted_while_it_is_made(server):
+    for station, value in ((INSIDE, 27), (OUTSIDE, 20)):
+        server.update(station, value)
+    server.server.board.places()
+    steps = server.server.board.make_page(iotserver.View("C", iotserver.timezone.utc, "24h"))
+    next(steps)
+    server.writer.delete_step("outside", 1, {
+        "start": 0, "end": iotserver.LATEST_TIME, "below": None, "above": None})
+    for _ in steps:
+        pass
+
+
 def test_a_listener_is_greeted_without_a_look(server, monkeypatch):
     """The first one reads the last two days of all stations: that is for steps."""
     for station, value in ((INSIDE, 27), (OUTSIDE, 20)):
