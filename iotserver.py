@@ -5911,8 +5911,8 @@ class Outlook:
     def renew(self) -> Iterator[None]:
         """What is due, the most urgent room first, but not while a command is at work."""
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
-        if quarter == before or self.server.controls:
-            return
+        if quarter == before or any(type(c) is Control for c in self.server.controls):
+            return                              # a courier is always there, and changes nothing
         known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
         self.at = quarter
         yield from self.server.board.look()
