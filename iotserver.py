@@ -358,7 +358,7 @@ def parse_destination(text: str) -> Destination:
     user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
     return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
         f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
-        dict(urllib.parse.parse_qsl(url.query)))
+        dict(urllib.parse.parse_qsl(url.query.replace("+", "%2B"))))    # of an address: no blank
 
 
 def parse_notify(text: str) -> list[Destination]:
@@ -6081,8 +6081,8 @@ class Post:
         room = rooms.get(station.name, {})
         which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
         title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
-        return {"told": (station.id, topic, state), "line": f"{topic}-{station.created}",
-                "id": f"{topic}-{station.created}-{state}-{since}",
+        line = f"{topic}-{station.created}-{station.id}"    # several may be of one instant
+        return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
                 "kind": "plan" if topic == "plan" else state, "station": station.name,
                 "title": which + title, "message": which + text, "time": format_time(since),
                 **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
@@ -6384,7 +6384,7 @@ class Remote:
         except TimeoutError:
             raise StoreError(f"the server on {self.path} does not answer; is it stopped?"
                              ) from None
-        except OSError:
+        except (OSError, ValueError):           # or half a line: it was killed meanwhile
             answer = {}
         if "error" in answer or not answer:
             raise StoreError(answer.get("error", "the server ended meanwhile; what was done until "
@@ -6514,7 +6514,8 @@ def send(to: Destination, message: dict[str, Any]) -> str:
     try:
         return hide(to, SENDERS[to.kind](to, message))
     except urllib.error.HTTPError as error:
-        with error:
+        words = ""
+        with error, contextlib.suppress(Exception):     # it may be cut off
             words = error.read1(MAX_WORDS).decode(errors="replace")
         raise Undelivered(f"it answers {error.code}", hide(to, words),
                           parse_pause(error.headers.get("Retry-After", ""))) from None
@@ -6527,7 +6528,7 @@ def parse_pause(text: str) -> float:
     """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
     if re.fullmatch("[0-9]{1,9}", text):
         return min(int(text), MESSAGE_AGE / 1000)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         date = email.utils.parsedate_to_datetime(text)
         return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
     return 0
@@ -6583,7 +6584,11 @@ def gather(kind: str, messages: list[dict[str, Any]]
            ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
     """Messages as they go out: of several rooms that change at once one names them all. Not with
     ntfy, where each room has a line on the phone that changes in place."""
-    key = operator.itemgetter("id" if kind == "ntfy" else "kind")
+    what = "id" if kind == "ntfy" else "kind"
+
+    def key(message: dict[str, Any]) -> tuple[bool, str]:
+        return message["kind"] == "alive", message[what]    # last: some servers refuse it
+
     for _, group in itertools.groupby(sorted(messages, key=key), key):
         all_of_them = list(group)
         yield ([message["told"] for message in all_of_them if message["told"]],
@@ -6613,7 +6618,8 @@ class Messenger(Errand):
     def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
         """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
         off, or the machine is. It does not come in quiet hours either."""
-        delay = parse_duration(carrier.to.options.get("alive", "0s"))
+        is_asked = carrier.to.kind == "ntfy"        # in a URL of others' it is theirs
+        delay = parse_duration(carrier.to.options.get("alive", "0s")) if is_asked else 0
         if delay and time.monotonic() >= carrier.renewed + delay / 3000:
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:

@@ -182,6 +182,18 @@ def test_with_ntfy_each_room_has_a_line_that_changes(household, hook):
         ("/", "Bearer tk_secret")}
 
 
+def test_with_ntfy_rooms_registered_at_once_have_lines_of_their_own(household, hook):
+    """As those of a console are, of one import, and of one report with many channels."""
+    home = household(notify=f"ntfy://127.0.0.1:{hook.port}/house")
+    for name in ("attic", "cellar"):
+        home.house.writer.add_station(name, f"mac-{name}", "inside", None, home.now)
+    home.play(1, attic=30, cellar=30, outside=20)
+    attic, cellar = hook.messages
+    assert attic["sequence_id"] != cellar["sequence_id"]
+    assert {m["title"] for m in hook.messages} == {
+        "attic: Open the windows", "cellar: Open the windows"}
+
+
 # -- silence --------------------------------------------------------------------------------------
 
 
@@ -280,6 +292,21 @@ def test_a_message_that_comes_unless_it_is_put_off(household, hook, monkeypatch,
     home.carry()
     again = hook.messages[1]
     assert again["sequence_id"] == alive["sequence_id"]
+
+
+def test_what_is_put_off_keeps_nothing_back(household, hook):
+    """A server of ntfy's without a cache refuses it, for ever."""
+    home = household(notify=f"ntfy://127.0.0.1:{hook.port}/house?alive=45m")
+    hook.refuses = "delay"
+    home.play(1, inside=26, outside=20)
+    assert [m["title"] for m in hook.messages] == ["Open the windows"]
+
+
+def test_a_word_of_a_webhook_is_its_own(household, hook):
+    home = household(notify=f"json://127.0.0.1:{hook.port}/hook?alive=true")
+    home.play(1, inside=26, outside=20)
+    assert hook.kinds == ["open"]
+    assert hook.requests[0].path == "/hook?alive=true"
 
 
 # -- troubles -------------------------------------------------------------------------------------
