@@ -2057,6 +2057,10 @@ def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
     return int(total)
 
 
+ALL_UNSENT = """INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series"""
+
+
 class Outbox:
     """From where on an engine lacks readings of each series: the file knows, and comes a little
     after it. While an engine is away, that is no row more."""
@@ -2110,18 +2114,16 @@ class Outbox:
                 db.execute("DELETE FROM unsent")
             if engine:
                 db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+            if engine and not is_known:
+                db.execute(ALL_UNSENT)
         self.asked = now
-        if engine is None:
+        if not is_known:
             self.database.load()
-        elif not is_known:
-            self.begin_again()
 
     def begin_again(self) -> None:
         """The engine gets all there is, from the first hour of each series on."""
         with self.database.transaction() as db:
-            db.execute("""
-                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
-                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
+            db.execute(ALL_UNSENT)
         self.database.load()
 
     def take(self, reader: sqlite3.Connection) -> list[Piece]:

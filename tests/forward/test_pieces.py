@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import re
+import sqlite3
 import threading
 import urllib.parse
 from types import SimpleNamespace
@@ -261,6 +262,18 @@ def test_it_is_remembered_for_a_week_for_the_same_engine(server):
     assert engine.drain() == stored(server)
     other = Memory(server, "another one")
     assert other.drain() == stored(server), "all history goes again"
+
+
+def test_a_disk_that_fills_as_an_engine_comes_first_loses_no_history(server):
+    """Nor does a crash: it is known with all that it lacks, or not at all."""
+    put(server, INSIDE, NOON, 1, 2, 3)
+    server.writer.db.execute("""CREATE TEMP TRIGGER full BEFORE INSERT ON main.unsent
+        BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END""")
+    engine = Memory(server)
+    with pytest.raises(sqlite3.Error):
+        engine.take()
+    server.writer.db.execute("DROP TRIGGER full")
+    assert engine.drain() == stored(server)
 
 
 def test_a_station_that_is_removed_is_not_waited_for(server):
