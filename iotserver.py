@@ -6754,6 +6754,8 @@ class Forwarder(Errand):
         if is_last and self.samples:
             try:
                 self.look_for(self.samples)
+            except Unreachable:                 # which says nothing about what it has
+                raise
             except Undelivered:
                 self.samples = []
                 server.begin_again()
@@ -6778,22 +6780,29 @@ class Forwarder(Errand):
             if found is None:
                 break
 
+    def inquire(self, path: str, form: dict[str, Any]) -> tuple[int, str]:
+        """Status and words. Raises Unreachable, also when it is too busy to say."""
+        status, words, pause = self.ask(path, urllib.parse.urlencode(form))
+        if status in {429, 503}:
+            raise Unreachable(f"asked for what it has, it answers {status}", words, pause)
+        return status, words
+
     def find(self, station: str, field: int, ms: int) -> list[float] | None:
         """The values that it has at an instant. None: this one cannot be asked."""
         base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        status, words, _ = self.ask(f"{base}/api/v1/export", urllib.parse.urlencode({
+        status, words = self.inquire(f"{base}/api/v1/export", {
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
-            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
             if status == 200:                   # VictoriaMetrics: one JSON a line
                 return [value for row in map(json.loads, words.splitlines())
                         for at, value in zip(row["timestamps"], row["values"], strict=True)
                         if at == ms]
-            status, words, _ = self.ask(f"{base}/query", urllib.parse.urlencode({
+            status, words = self.inquire(f"{base}/query", {
                 "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
-                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""})
             result = json.loads(words)["results"][0]
             if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
                 return [row[1] for series in result.get("series", ()) for row in series["values"]]
