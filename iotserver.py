@@ -6039,7 +6039,7 @@ class Post:
             self.server.writer.tell("", changes)
         self.report(destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
-                  if (true := told[""].get((station.id, topic)))
+                  if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
         return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
                      for station, topic, state, since in timely

@@ -276,6 +276,22 @@ def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
     assert hook.kinds == ["plan"], "it is not hot"
 
 
+def test_a_plan_is_told_no_more_once_it_is_not_asked_for(household, hook, monkeypatch):
+    """Within the hour in which it was, and after the forecast is gone: the rest is told."""
+    said = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, NOON + 9 * HOUR, 0.9,
+                              iotserver.FEWEST_DAYS, (), ())
+    known = [said]
+    monkeypatch.setattr(iotserver, "fresh_forecast",
+                        lambda room, *_: known[0] if room.verdict else None)
+    home = household(notify_plan="12:05 UTC")
+    hook.behave = 503
+    home.play(20, inside=26, outside=30)
+    hook.behave, known[0], home.flags["notify_plan"] = 200, None, ""
+    home.restart_courier()
+    home.play(10, inside=26, outside=20)
+    assert hook.kinds == ["open"]
+
+
 # -- ntfy tells that the house is cut off ---------------------------------------------------------
 
 
