@@ -358,7 +358,7 @@ def parse_destination(text: str) -> Destination:
     user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
     return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
         f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
-        dict(urllib.parse.parse_qsl(url.query)))
+        dict(urllib.parse.parse_qsl(url.query.replace("+", "%2B"))))    # of an address: no blank
 
 
 def parse_notify(text: str) -> list[Destination]:
@@ -2058,6 +2058,10 @@ def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
     return int(total)
 
 
+ALL_UNSENT = """INSERT OR REPLACE INTO unsent SELECT id, coalesce(
+    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series"""
+
+
 class Outbox:
     """From where on an engine lacks readings of each series: the file knows, and comes a little
     after it. While an engine is away, that is no row more."""
@@ -2111,18 +2115,16 @@ class Outbox:
                 db.execute("DELETE FROM unsent")
             if engine:
                 db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+            if engine and not is_known:
+                db.execute(ALL_UNSENT)
         self.asked = now
-        if engine is None:
+        if not is_known:
             self.database.load()
-        elif not is_known:
-            self.begin_again()
 
     def begin_again(self) -> None:
         """The engine gets all there is, from the first hour of each series on."""
         with self.database.transaction() as db:
-            db.execute("""
-                INSERT OR REPLACE INTO unsent SELECT id, coalesce(
-                    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series""")
+            db.execute(ALL_UNSENT)
         self.database.load()
 
     def take(self, reader: sqlite3.Connection) -> list[Piece]:
@@ -5916,7 +5918,7 @@ class Outlook:
         """What is due, the most urgent room first, but not while a command is at work."""
         quarter, before = self.server.now() // QUARTER * QUARTER, self.at
         if quarter == before or any(type(c) is Control for c in self.server.controls):
-            return
+            return                              # a courier is always there, and changes nothing
         known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
         self.at = quarter
         yield from self.server.board.look()
@@ -6041,7 +6043,7 @@ class Post:
             self.server.writer.tell("", changes)
         self.report(destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
-                  if (true := told[""].get((station.id, topic)))
+                  if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
         return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
                      for station, topic, state, since in timely
@@ -6085,8 +6087,8 @@ class Post:
         room = rooms.get(station.name, {})
         which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
         title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
-        return {"told": (station.id, topic, state), "line": f"{topic}-{station.created}",
-                "id": f"{topic}-{station.created}-{state}-{since}",
+        line = f"{topic}-{station.created}-{station.id}"    # several may be of one instant
+        return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
                 "kind": "plan" if topic == "plan" else state, "station": station.name,
                 "title": which + title, "message": which + text, "time": format_time(since),
                 **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
@@ -6388,7 +6390,7 @@ class Remote:
         except TimeoutError:
             raise StoreError(f"the server on {self.path} does not answer; is it stopped?"
                              ) from None
-        except OSError:
+        except (OSError, ValueError):           # or half a line: it was killed meanwhile
             answer = {}
         if "error" in answer or not answer:
             raise StoreError(answer.get("error", "the server ended meanwhile; what was done until "
@@ -6518,7 +6520,8 @@ def send(to: Destination, message: dict[str, Any]) -> str:
     try:
         return hide(to, SENDERS[to.kind](to, message))
     except urllib.error.HTTPError as error:
-        with error:
+        words = ""
+        with error, contextlib.suppress(Exception):     # it may be cut off
             words = error.read1(MAX_WORDS).decode(errors="replace")
         raise Undelivered(f"it answers {error.code}", hide(to, words),
                           parse_pause(error.headers.get("Retry-After", ""))) from None
@@ -6531,7 +6534,7 @@ def parse_pause(text: str) -> float:
     """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
     if re.fullmatch("[0-9]{1,9}", text):
         return min(int(text), MESSAGE_AGE / 1000)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         date = email.utils.parsedate_to_datetime(text)
         return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
     return 0
@@ -6587,7 +6590,11 @@ def gather(kind: str, messages: list[dict[str, Any]]
            ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
     """Messages as they go out: of several rooms that change at once one names them all. Not with
     ntfy, where each room has a line on the phone that changes in place."""
-    key = operator.itemgetter("id" if kind == "ntfy" else "kind")
+    what = "id" if kind == "ntfy" else "kind"
+
+    def key(message: dict[str, Any]) -> tuple[bool, str]:
+        return message["kind"] == "alive", message[what]    # last: some servers refuse it
+
     for _, group in itertools.groupby(sorted(messages, key=key), key):
         all_of_them = list(group)
         yield ([message["told"] for message in all_of_them if message["told"]],
@@ -6617,7 +6624,8 @@ class Messenger(Errand):
     def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
         """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
         off, or the machine is. It does not come in quiet hours either."""
-        delay = parse_duration(carrier.to.options.get("alive", "0s"))
+        is_asked = carrier.to.kind == "ntfy"        # in a URL of others' it is theirs
+        delay = parse_duration(carrier.to.options.get("alive", "0s")) if is_asked else 0
         if delay and time.monotonic() >= carrier.renewed + delay / 3000:
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:
@@ -6750,6 +6758,8 @@ class Forwarder(Errand):
         if is_last and self.samples:
             try:
                 self.look_for(self.samples)
+            except Unreachable:                 # which says nothing about what it has
+                raise
             except Undelivered:
                 self.samples = []
                 server.begin_again()
@@ -6774,22 +6784,29 @@ class Forwarder(Errand):
             if found is None:
                 break
 
+    def inquire(self, path: str, form: dict[str, Any]) -> tuple[int, str]:
+        """Status and words. Raises Unreachable, also when it is too busy to say."""
+        status, words, pause = self.ask(path, urllib.parse.urlencode(form))
+        if status in {429, 503}:
+            raise Unreachable(f"asked for what it has, it answers {status}", words, pause)
+        return status, words
+
     def find(self, station: str, field: int, ms: int) -> list[float] | None:
         """The values that it has at an instant. None: this one cannot be asked."""
         base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        status, words, _ = self.ask(f"{base}/api/v1/export", urllib.parse.urlencode({
+        status, words = self.inquire(f"{base}/api/v1/export", {
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
-            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
             if status == 200:                   # VictoriaMetrics: one JSON a line
                 return [value for row in map(json.loads, words.splitlines())
                         for at, value in zip(row["timestamps"], row["values"], strict=True)
                         if at == ms]
-            status, words, _ = self.ask(f"{base}/query", urllib.parse.urlencode({
+            status, words = self.inquire(f"{base}/query", {
                 "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
-                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""})
             result = json.loads(words)["results"][0]
             if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
                 return [row[1] for series in result.get("series", ()) for row in series["values"]]

@@ -116,5 +116,19 @@ def test_its_socket_knows_its_few_methods_and_no_command(live):
         assert "does not know it" in say(path, method, [])["error"]
 
 
+def test_half_an_answer_is_a_server_that_has_ended(tmp_path):
+    """It must not end the courier, which knows what it has not told yet."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "iot.db.courier"))
+        listener.listen()
+        with contextlib.closing(iotserver.Remote(tmp_path / "iot.db", ".courier")) as remote:
+            channel, _ = listener.accept()
+            with channel:
+                channel.sendall(b'{"result":[1,')
+                channel.shutdown(socket.SHUT_WR)
+                with pytest.raises(iotserver.StoreError, match="ended meanwhile"):
+                    remote.collect([], "", "")
+
+
 def test_it_needs_something_to_carry(run):
     run("--courier", status=2, stderr="--courier needs --notify")

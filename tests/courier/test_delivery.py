@@ -163,7 +163,7 @@ def test_nineteen_that_hang_delay_neither_the_twentieth_nor_an_update(
 
 
 @pytest.mark.parametrize("behave", [301, 302, 307, 308, 400, 401, 403, 404, 413, 429, 500, 507,
-                                    "garble", "cut", "hang", "trickle"])
+                                    "garble", "cut", "half", "chunks", "hang", "trickle"])
 def test_whatever_a_destination_does_it_is_told_when_it_is_well(
         household, hook, receiver, monkeypatch, behave):
     elsewhere = receiver()
@@ -193,6 +193,13 @@ def test_whatever_a_destination_does_it_is_told_when_it_is_well(
         assert not carrier.finish(line)
         assert len(line.notes) == 1
     assert elsewhere.requests == [], "no message goes where a redirection points"
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("7", 7), ("86400", 3600), ("Fri, 01 Jan 9999 00:00:00 GMT", 3600), ("soon", 0), ("", 0),
+    ("Fri, 01 Jan 2100 00:00:00 +99999999999999", 0)])
+def test_how_long_the_other_side_wants_us_to_wait(text, seconds):
+    assert iotserver.parse_pause(text) == seconds
 
 
 def test_nobody_there(receiver):
@@ -280,6 +287,13 @@ def test_a_mail():
     assert said["Message-ID"] == "<test-1@iotserver>"
     assert said["Date"]
     assert said.get_content().strip() == "26.4 °C"
+
+
+def test_a_plus_in_an_address_stays_one():
+    with mail_server() as box:
+        send(f"mailto://127.0.0.1:{box.port}/?from=me+iot@example.org&to=you%2Bhome@example.org")
+    mail, = box.mails
+    assert (mail.mail_from, mail.rcpt_tos) == ("me+iot@example.org", ["you+home@example.org"])
 
 
 def test_a_mail_with_password_over_starttls(trusted):

@@ -182,6 +182,18 @@ def test_with_ntfy_each_room_has_a_line_that_changes(household, hook):
         ("/", "Bearer tk_secret")}
 
 
+def test_with_ntfy_rooms_registered_at_once_have_lines_of_their_own(household, hook):
+    """As those of a console are, of one import, and of one report with many channels."""
+    home = household(notify=f"ntfy://127.0.0.1:{hook.port}/house")
+    for name in ("attic", "cellar"):
+        home.house.writer.add_station(name, f"mac-{name}", "inside", None, home.now)
+    home.play(1, attic=30, cellar=30, outside=20)
+    attic, cellar = hook.messages
+    assert attic["sequence_id"] != cellar["sequence_id"]
+    assert {m["title"] for m in hook.messages} == {
+        "attic: Open the windows", "cellar: Open the windows"}
+
+
 # -- silence --------------------------------------------------------------------------------------
 
 
@@ -264,6 +276,22 @@ def test_a_plan_is_told_once_a_day_when_it_is_hot(household, hook, monkeypatch):
     assert hook.kinds == ["plan"], "it is not hot"
 
 
+def test_a_plan_is_told_no_more_once_it_is_not_asked_for(household, hook, monkeypatch):
+    """Within the hour in which it was, and after the forecast is gone: the rest is told."""
+    said = iotserver.Forecast("cooler", NOON + 8 * HOUR, NOON + 7 * HOUR, NOON + 9 * HOUR, 0.9,
+                              iotserver.FEWEST_DAYS, (), ())
+    known = [said]
+    monkeypatch.setattr(iotserver, "fresh_forecast",
+                        lambda room, *_: known[0] if room.verdict else None)
+    home = household(notify_plan="12:05 UTC")
+    hook.behave = 503
+    home.play(20, inside=26, outside=30)
+    hook.behave, known[0], home.flags["notify_plan"] = 200, None, ""
+    home.restart_courier()
+    home.play(10, inside=26, outside=20)
+    assert hook.kinds == ["open"]
+
+
 # -- ntfy tells that the house is cut off ---------------------------------------------------------
 
 
@@ -280,6 +308,21 @@ def test_a_message_that_comes_unless_it_is_put_off(household, hook, monkeypatch,
     home.carry()
     again = hook.messages[1]
     assert again["sequence_id"] == alive["sequence_id"]
+
+
+def test_what_is_put_off_keeps_nothing_back(household, hook):
+    """A server of ntfy's without a cache refuses it, for ever."""
+    home = household(notify=f"ntfy://127.0.0.1:{hook.port}/house?alive=45m")
+    hook.refuses = "delay"
+    home.play(1, inside=26, outside=20)
+    assert [m["title"] for m in hook.messages] == ["Open the windows"]
+
+
+def test_a_word_of_a_webhook_is_its_own(household, hook):
+    home = household(notify=f"json://127.0.0.1:{hook.port}/hook?alive=true")
+    home.play(1, inside=26, outside=20)
+    assert hook.kinds == ["open"]
+    assert hook.requests[0].path == "/hook?alive=true"
 
 
 # -- troubles -------------------------------------------------------------------------------------

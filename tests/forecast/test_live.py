@@ -384,6 +384,14 @@ def test_what_changes_history_has_it_learned_anew(house, weather, change):
     assert [row[2:] for row in after] == [*map(tuple, forecaster.outcomes)]
 
 
+def test_a_courier_does_not_hold_it_up(house, weather):
+    """A command at work does; a courier is there for ever."""
+    house.server.controls.add(iot.Counter(house.server))
+    asked = house.server.outlook.at
+    advance(house, weather)
+    assert house.server.outlook.at == asked + QUARTER
+
+
 def test_what_changes_meanwhile_has_all_begin_anew(open_house):
     house = open_house()
     work = house.server.outlook.renew()

@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import re
+import sqlite3
 import threading
 import urllib.parse
 from types import SimpleNamespace
@@ -263,6 +264,18 @@ def test_it_is_remembered_for_a_week_for_the_same_engine(server):
     assert other.drain() == stored(server), "all history goes again"
 
 
+def test_a_disk_that_fills_as_an_engine_comes_first_loses_no_history(server):
+    """Nor does a crash: it is known with all that it lacks, or not at all."""
+    put(server, INSIDE, NOON, 1, 2, 3)
+    server.writer.db.execute("""CREATE TEMP TRIGGER full BEFORE INSERT ON main.unsent
+        BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END""")
+    engine = Memory(server)
+    with pytest.raises(sqlite3.Error):
+        engine.take()
+    server.writer.db.execute("DROP TRIGGER full")
+    assert engine.drain() == stored(server)
+
+
 def test_a_station_that_is_removed_is_not_waited_for(server):
     put(server, INSIDE, NOON, 1.0)
     put(server, OUTSIDE, NOON, 2.0)
@@ -316,6 +329,7 @@ class Engine(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
         self.behave, self.got, self.requests = lambda lines: (204, ""), [], []
+        self.look = lambda path: 404
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def handle_error(self, request, address):
@@ -343,7 +357,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.wfile.write(words.encode())
 
     def do_GET(self):
-        self.send_error(404)
+        if (status := self.server.look(self.path)) != "cut":
+            self.send_error(status)
 
     def log_message(self, *words):
         pass
@@ -457,6 +472,23 @@ def test_many_are_sent_compressed(server, engine, courier):
     courier.step()
     assert engine.requests[0].headers["Content-Encoding"] == "gzip"
     assert len(engine.got) == 2020
+
+
+@pytest.mark.parametrize("answer", [503, 429, "cut"])
+def test_who_is_too_busy_to_be_asked_is_asked_later(server, engine, courier, capsys, answer):
+    """That is neither one who cannot be asked, nor one who has lost what it took."""
+    engine.look = lambda path: answer
+    courier.errand.is_new = False       # so that it is all history that is looked for
+    begun = []
+    courier.remote.begin_again = lambda: begun.append(True)
+    assert courier.step() == 10
+    assert courier.errand.samples, "it is still to be looked for"
+    assert not begun
+    assert "readings wait" in capsys.readouterr().err
+    engine.look = lambda path: 404
+    assert courier.step() < 1
+    assert courier.errand.samples is None
+    assert server.writer.outbox.pending == {}
 
 
 def test_a_note_alone_is_nothing_to_forward(server, engine, courier):

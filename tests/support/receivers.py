@@ -21,7 +21,7 @@ class Receiver(http.server.ThreadingHTTPServer):
     def __init__(self, context=None, port=0):
         super().__init__(("127.0.0.1", port), Answers)
         self.context, self.behave, self.requests = context, 200, []
-        self.headers = {}
+        self.headers, self.refuses = {}, None       # a name in JSON that is answered with 400
         self.port = self.server_address[1]
         self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
@@ -59,7 +59,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status = self.server.behave
+        status = 400 if self.server.refuses in json.loads(body) else self.server.behave
         request = SimpleNamespace(path=self.path, headers=dict(self.headers), body=body,
                                   json=json.loads(body), status=status, at=time.monotonic())
         self.server.requests.append(request)
@@ -73,6 +73,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"\x00\xff nonsense " * 20 + b"\r\n\r\n")
         elif status == "cut":
             self.wfile.write(b"HTTP/1.1 20")
+        elif status == "half":
+            self.wfile.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 99\r\n\r\n")
+            time.sleep(60)
+        elif status == "chunks":
+            self.wfile.write(b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
         elif status == "slow":
             time.sleep(2)
             request.status = 200
