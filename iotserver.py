@@ -126,7 +126,7 @@ MAX_MAC = 32                    # characters of a MAC
 MAX_CONSOLE = 28                # of a console's: `-ch1` has to fit behind it
 MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
 RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
-RECEIPT_STATIONS = 128          # whose receipts are at hand in memory, up to 200 KB each
+RECEIPT_STATIONS = 1000         # whose receipts are known in memory, with 16 KB for each
 
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -1516,6 +1516,20 @@ def hash_seq(field: int, seq: str) -> bytes:
     return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
 
 
+@dataclasses.dataclass(slots=True)
+class Seqs:
+    """Which hashes the file may have of a station: one bit each, so that 1 in 80 is a mistake."""
+    bits: bytearray = dataclasses.field(default_factory=lambda: bytearray(1 << 14))
+    count: int = 0
+
+    def add(self, seq: bytes) -> None:
+        self.bits[seq[0] << 6 | seq[1] >> 2] |= 1 << (seq[2] & 7)
+        self.count += 1
+
+    def __contains__(self, seq: bytes) -> bool:
+        return self.bits[seq[0] << 6 | seq[1] >> 2] >> (seq[2] & 7) & 1 == 1
+
+
 class Latest(NamedTuple):
     """The newest reading of a series; time and value are None when there is none."""
     series: int
@@ -2209,7 +2223,7 @@ class Database:
     def load(self) -> None:
         """Take stations and series as the file has them; nothing is on its way to it."""
         self.batch = Batch()
-        self.known_seqs: dict[int, set[bytes]] = {}     # of the stations that sent last
+        self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
         self.stations = {station.id: station for station in read_stations(self.db)}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
@@ -2365,20 +2379,21 @@ class Updates(Database):
 
     def find_receipt(self, station: int, seq: bytes) -> int | None:
         """The entry of the reading that came with this hash before. Nearly all are new: the file
-        is asked only for a hash that it has."""
+        is asked only for a hash that it may have."""
         entry = self.batch.receipts.get((station, seq))
         if entry is None and seq in self.find_seqs(station):
             entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
                         (station, seq))
         return entry
 
-    def find_seqs(self, station: int) -> set[bytes]:
-        """The hashes that the file has of a station."""
+    def find_seqs(self, station: int) -> Seqs:
+        """The hashes that the file may have of a station."""
         if (known := self.known_seqs.get(station)) is None:
             if len(self.known_seqs) >= RECEIPT_STATIONS:
                 self.known_seqs.clear()
-            known = self.known_seqs[station] = {hash for hash, in self.db.execute(
-                "SELECT hash FROM receipt WHERE station = ?", (station,))}
+            known = self.known_seqs[station] = Seqs()
+            for hash, in self.db.execute("SELECT hash FROM receipt WHERE station = ?", (station,)):
+                known.add(hash)
         return known
 
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
@@ -2457,7 +2472,7 @@ class Updates(Database):
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
         for sender, seq in batch.receipts:
             self.find_seqs(sender).add(seq)
-            if len(self.known_seqs[sender]) > 2 * RECEIPTS:
+            if self.known_seqs[sender].count > 2 * RECEIPTS:
                 self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
                                 (sender, self.stations[sender].last_entry - RECEIPTS))
                 del self.known_seqs[sender]
