@@ -708,7 +708,8 @@ UNITS = {                       # to take off, to multiply with, decimals that a
     "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
     "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
 # Numbers that say that there is no such sensor; 999 and 1000 a Shelly's without its probe.
-ABSENT = {"": frozenset[float]()} | {unit: {-9999, -999, 999, 1000} for unit in ("°c", "°f", "%")}
+NO_SENSOR = frozenset({-9999, -999.9, -999})
+ABSENT = {"": frozenset[float]()} | {unit: NO_SENSOR | {999, 1000} for unit in ("°c", "°f", "%")}
 Column: TypeAlias = tuple[str, int, str]    # place, field, unit
 UPLOADS: dict[str, Column] = {
     name: (place, field, SYSTEMS[1].get(unit, unit))
@@ -727,7 +728,7 @@ def parse_measure(name: str, text: str, unit: str) -> float | None:
             raise ValueError("not a finite decimal number")
     except ValueError as error:
         raise Refused(400, f"{name}: {error}") from None
-    return None if number in ABSENT.get(unit, {-9999, -999}) else round(value, decimals)
+    return None if number in ABSENT.get(unit, NO_SENSOR) else round(value, decimals)
 
 
 def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
@@ -6273,7 +6274,7 @@ class ClockWatch:
     """Says it once when the clock was set: what was stored before may be of another time."""
 
     def __init__(self) -> None:
-        self.lead = math.nan            # s of the clock before the monotonic one
+        self.lead = time.time() - time.monotonic()
 
     def look(self, server: Server) -> None:
         before, self.lead = self.lead, server.clock() - server.monotonic()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 VERBS = re.compile("(?:parse|find|choose|cut|repair|read|load|measure|clean|to|take|bulk|unpack"
                    "|inspect|networks|refuse)(?:_|$)")
-INNER = {"Server", "Reader", "Writer", "Namespace", "Path"}
+INNER = {"Server", "Reader", "Writer", "Namespace", "Path", "Connection"}
 LIMIT = 0.020                   # s of processor: no step of the loop takes longer
 QUIET = 0.002                   # s: below that, how the time grows does not matter
 
