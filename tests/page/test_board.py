@@ -33,7 +33,7 @@ def test_a_listener_gets_all_that_is_told_after_its_greeting(server):
         server.update(INSIDE, 26)
         server.update(OUTSIDE, 29)
         server.time += 60
-    iotserver.tell_news(server.server)
+    server.tell_news()
     connection = server.connect()
     connection.data_received(request("GET", update_path(INSIDE, 27)) + request("GET", "/events"))
     assert connection.transport.sent == b"", "the update waits for its commit"
@@ -44,7 +44,7 @@ def test_a_listener_gets_all_that_is_told_after_its_greeting(server):
         for station, value in ((INSIDE, 27), (OUTSIDE, 20)):
             server.server.writer.add(server.writer.by_mac[station.mac],
                                      iotserver.Reading(1, value, 0, None), server.server.now())
-        iotserver.tell_news(server.server)
+        server.tell_news()
     sent = connection.transport.sent.decode()
     assert re.findall(r"event: (\w+)", sent)[:2] == ["hello", "verdict"]
     assert '"state":"open"' in sent
@@ -56,7 +56,7 @@ def test_a_command_has_open_pages_ask_again(server):
     connection.data_received(request("GET", "/events"))
     control = iotserver.Control(server.server)
     assert b"error" not in control.execute(b'["label", ["inside", 1, "attic"]]')
-    iotserver.tell_news(server.server)
+    server.tell_news()
     assert connection.transport.sent.count(b"event: reset\ndata: {}\n\n") == 1
     assert b"attic" in server.get("/api/stations").body
 
@@ -152,7 +152,7 @@ def test_a_listener_is_greeted_without_a_look(server, monkeypatch):
         connection.data_received(request("GET", "/events"))
     assert b"event: hello" in connection.transport.sent
     assert iotserver.Reader.recent is real
-    iotserver.tell_news(server.server)
+    server.tell_news()
     assert b'"state":"open"' in connection.transport.sent
 
 
