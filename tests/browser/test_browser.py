@@ -295,6 +295,18 @@ def gateway():
         process.stdout.close()
 
 
+def test_an_answer_that_was_lost_is_asked_for_again(house, visit):
+    """Also when no reading comes for long that would have the page ask."""
+    page = visit(house.address, has_clock=True, allowed="Failed to load|ERR_FAILED")
+    wait_for(lambda: page.evaluate("asked && !soon"), 10)     # it asks for all at first
+    page.route(house.address, lambda route: route.abort(), times=1)
+    house.send(INSIDE, 27.5)
+    expect(headline(page)).to_have_text(NO_CONNECTION)
+    page.clock.fast_forward(5500)
+    expect(headline(page)).to_have_text(OPEN)
+    expect(page.locator(".big").first).to_contain_text("81.5")
+
+
 @pytest.mark.parametrize("is_behind_proxy", [False, True])
 def test_server_restarts(house, start, visit, gateway, is_behind_proxy):
     """The page says so, and goes on by itself; a proxy's 502 in between does not end that."""

@@ -27,6 +27,15 @@ def test_a_page_more_than_fit_makes_one_go(server):
     assert len(board.pages.keys() & pages.keys()) == iotserver.MAX_PAGES - 1
 
 
+def test_who_asks_while_another_look_is_taken_gets_no_older_page(server):
+    """Two phones ask at once for what one reading has changed."""
+    server.update(INSIDE, 25)
+    assert "class=big>25.0" in server.get("/").text
+    server.update(INSIDE, 26)
+    next(server.server.board.look())
+    assert "class=big>26.0" in server.get("/").text
+
+
 def test_a_listener_gets_all_that_is_told_after_its_greeting(server):
     """Also when its request came right behind an update, and a verdict changes in that turn."""
     for _ in range(3):
