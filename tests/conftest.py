@@ -2,6 +2,7 @@
 import collections
 import os
 
+import coverage
 import pytest
 
 pytest.register_assert_rewrite("harness", "house", "injection", "tools")
@@ -63,6 +64,17 @@ def pytest_runtest_setup(item):
         os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
         if tools.needs_of(item) or item.get_closest_marker("untraced"):
             del os.environ["COVERAGE_PROCESS_CONFIG"]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """What is untraced is so in this process, too."""
+    tracer = coverage.Coverage.current() if item.get_closest_marker("untraced") else None
+    if tracer:
+        tracer.stop()
+    yield
+    if tracer:
+        tracer.start()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 import itertools
 import statistics
 
+import pytest
 import yardstick
 
 import iotserver as iot
@@ -49,6 +50,7 @@ def test_it_is_no_sine_but_a_plausible_house():
     assert 60 < len(warmer) < 200                               # in summer, not in winter
 
 
+@pytest.mark.untraced
 def test_its_evenings_can_be_foretold_but_not_to_the_minute():
     readings = live(75, every=10 * MINUTE)
     inside, outside = ([(ms, values[i]) for ms, *values in readings] for i in (0, 1))

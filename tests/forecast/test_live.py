@@ -315,6 +315,7 @@ def test_it_is_asked_at_each_quarter_and_never_by_a_request(house, weather, monk
     assert asked == [EVENING + QUARTER, EVENING + HOUR]
 
 
+@pytest.mark.untraced
 def test_live_it_says_what_it_says_of_all_readings_at_once(house, weather):
     first = weather.outside[0][0] // HOUR * HOUR
     for quarter in range(1, 11):

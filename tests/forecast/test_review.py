@@ -107,6 +107,7 @@ def test_a_verdict_that_lasts_does_not_depend_on_the_start_either(tmp_path):
     assert states[0][60:] == states[1] == ["comfortable"] * 12 + ["open"]   # it reaches back 40 h
 
 
+@pytest.mark.untraced
 def test_no_row_depends_on_what_comes_later(whole, tmp_path, weather, monkeypatch):
     """The readings end there, or all that follows is as hot as nothing that is left out; a copy
     that peeks is found out."""

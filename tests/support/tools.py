@@ -4,6 +4,7 @@ A test says what it needs with @needs("nginx", "root"). What is not here is inst
 first test, once it has been said what and why; where that cannot be, the test is skipped.
 """
 import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -90,7 +91,14 @@ def need(program):
 
 
 def install(programs, say, may_install):
-    """Install what is missing, and say so before."""
+    """Install what is missing, and say so before; one run at a time."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(programs, say, may_install)
+
+
+def _install(programs, say, may_install):
     missing = sorted(name for name in programs & {*PROGRAMS} if not shutil.which(name))
     if not missing:
         return

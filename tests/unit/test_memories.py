@@ -97,6 +97,7 @@ def traced():
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_all_memories_together_are_small(filled, record_property):
     for memory in find_memories().values():
         memory.cache_clear()

@@ -97,6 +97,7 @@ def no_answer(arrivals, readings, start, end):
     return silent
 
 
+@pytest.mark.untraced
 def test_batches_are_no_silence():
     """Six readings once an hour, each ten minutes older than the next one."""
     arrivals = [NOON + i * HOUR for i in range(24)]
@@ -111,6 +112,7 @@ def test_bursts_are_no_silence():
     assert no_answer(arrivals, readings, NOON + 30 * MINUTE, NOON + 10 * HOUR) == 0
 
 
+@pytest.mark.untraced
 def test_changed_period_costs_twenty_minutes_of_no_answer():
     times = [NOON + i * MINUTE for i in range(300)]
     times += [times[-1] + i * 30 * MINUTE for i in range(1, 20)]
@@ -179,6 +181,7 @@ def test_no_two_changes_within_the_dwell_whatever_the_window_does(seed, monkeypa
     assert all(later - sooner >= DWELL for sooner, later in itertools.pairwise(changes))
 
 
+@pytest.mark.untraced
 def test_a_verdict_goes_on_after_a_silence_where_it_was():
     """Comfortable at 24 since it was cool: that stays so, whatever the new window begins with."""
     later = every(60, NOON + 50 * HOUR, NOON + 51 * HOUR, 24)
@@ -191,6 +194,7 @@ def test_a_verdict_goes_on_after_a_silence_where_it_was():
 
 # -- real weather ---------------------------------------------------------------------------------
 
+@pytest.mark.untraced
 def test_a_week_of_real_weather_minute_by_minute():
     """As a server says it: nothing but the four, and no two changes within the dwell."""
     with (Path(__file__).parents[1] / "data/falkensee_two_weeks.csv").open(newline="") as file:

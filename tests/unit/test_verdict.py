@@ -319,6 +319,7 @@ def weather():
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_two_weeks_of_real_weather(weather):
     """Looked at each 12 minutes: no change escapes, since none is sooner after another."""
     found = exact_changes(judge_weather(weather, every=4))
