@@ -1525,18 +1525,13 @@ class Seqs:
     count: int = 0
 
     def add(self, seq: bytes) -> None:
-        for place in self.places(seq):
-            self.bits[place >> 3] |= 1 << (place & 7)
+        self.bits[seq[0] << 6 | seq[1] >> 2] |= 1 << (seq[2] & 7)
+        self.bits[seq[3] << 6 | seq[4] >> 2] |= 1 << (seq[5] & 7)
         self.count += 1
 
     def __contains__(self, seq: bytes) -> bool:
-        one, two = self.places(seq)
-        return self.bits[one >> 3] >> (one & 7) & self.bits[two >> 3] >> (two & 7) & 1 == 1
-
-    @staticmethod
-    def places(seq: bytes) -> tuple[int, int]:
-        number = int.from_bytes(seq[:5], "big")
-        return number >> 23, number & (1 << 17) - 1
+        return (self.bits[seq[0] << 6 | seq[1] >> 2] >> (seq[2] & 7)
+                & self.bits[seq[3] << 6 | seq[4] >> 2] >> (seq[5] & 7) & 1 == 1)
 
 
 class Latest(NamedTuple):

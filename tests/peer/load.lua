@@ -4,15 +4,20 @@
 local stations, turn, build = {}, 0, nil
 local first = os.time()     -- so that no seq comes twice, in other rounds either
 
-local kinds = {
+local kinds
+kinds = {
   update = function(station, value)
     return wrk.format("GET", "/update/API_key=" .. station.key .. "/mac=" .. station.mac
                              .. "/field=1/data=" .. value)
   end,
-  receipt = function(station, value)
-    return wrk.format("GET", "/update/API_key=" .. station.key .. "/mac=" .. station.mac
-                             .. "/field=1/data=" .. value .. "/age=" .. turn % 7
-                             .. "/seq=" .. first .. "-" .. turn)
+  receipt = function(station, value)      -- a station's readings come in order of time
+    return kinds.named(station, value .. "/age=1")
+  end,
+  late = function(station, value)         -- here they do not: they go to seven places of a series
+    return kinds.named(station, value .. "/age=" .. turn % 7)
+  end,
+  named = function(station, value)
+    return kinds.update(station, value .. "/seq=" .. first .. "-" .. turn)
   end,
   report = function(station, value)
     return wrk.format("POST", "/data/report/" .. station.key, nil,
