@@ -21,7 +21,7 @@ FLAGS = {flag for action in iot.build_parser({})._actions
 CONTRACT = {                    # design.md, Layout
     "iotserver.py", "firmware", "systemd", "tests", "README.md", "LICENSE", "pyproject.toml",
     ".ci", ".gitignore"}
-MAX_README = 440                # lines: 400, and forty for messages, consoles and more machines
+MAX_README = 400
 
 
 def section(title, text=README):
