@@ -5848,14 +5848,11 @@ class Board:
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.notes: dict[str, str] = {}         # what else the page has to say
 
-    def is_behind(self) -> bool:
-        """Whether there is more to see than the last look that has begun will see."""
-        return self.is_stale or bool(self.touched) or self.now() >= self.expires
-
     def look(self) -> Generator[None, None, None]:
         """See to it that current is of now; in steps. One look is taken at a time, and whoever
         waits for it goes on with it."""
-        needed = self.begun + self.is_behind()
+        is_behind = self.is_stale or self.touched or self.now() >= self.expires
+        needed = self.begun + bool(is_behind)
         while self.ended < needed:
             if self.looking is None:
                 self.looking = self.begin()
@@ -5892,7 +5889,8 @@ class Board:
 
     def find_page(self, view: View) -> Page | None:
         """The page as view wants it, if it was made since the last reading and minute."""
-        if self.looking or self.is_behind() or self.now() >= self.pages_expire:
+        if (self.looking or self.is_stale or self.touched
+                or self.now() >= min(self.expires, self.pages_expire)):
             return None
         return self.pages.get(view)
 
