@@ -764,17 +764,9 @@ def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
     return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
 
 
-@functools.lru_cache(maxsize=64)
-def date_text(day: int) -> str:
-    return (EPOCH + timedelta(days=day)).strftime("%Y-%m-%d")
-
-
 def format_time(ms: int) -> str:
     """`2018-07-30T22:16:34.541Z`."""
-    day, rest = divmod(ms, DAY)
-    seconds, ms = divmod(rest, 1000)
-    return (f"{date_text(day)}T{seconds // 3600:02d}:{seconds // 60 % 60:02d}"
-            f":{seconds % 60:02d}.{ms:03d}Z")
+    return (EPOCH + timedelta(milliseconds=ms)).isoformat("T", "milliseconds") + "Z"
 
 
 def format_ago(ms: int) -> str:
@@ -789,7 +781,7 @@ def format_ago(ms: int) -> str:
 def format_bytes(count: float) -> str:
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} bytes"
+            return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
 
@@ -862,8 +854,8 @@ TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
 def usual_interval(times: Iterable[int]) -> int:
     """The median distance in ms of the readings at these times; a minute where there is none."""
-    distances = sorted(b - a for a, b in itertools.pairwise(times) if b > a)
-    return distances[len(distances) // 2] if distances else MINUTE
+    return statistics.median_high(
+        [b - a for a, b in itertools.pairwise(times) if b > a] or [MINUTE])
 
 
 def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
@@ -1696,11 +1688,6 @@ def ask(db: sqlite3.Connection, question: str,
     return row and row[0]
 
 
-def read_stations(db: sqlite3.Connection, which: str = "ORDER BY id",
-                  values: Sequence[Any] = ()) -> list[Station]:
-    return [Station(*row) for row in db.execute(f"SELECT * FROM station {which}", values)]
-
-
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
                   end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC"
                   ) -> list[tuple[int, int, Any]]:
@@ -1760,7 +1747,7 @@ class Overview:
 
     def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
         """All stations, or those of the end of a SELECT."""
-        return read_stations(self.db, which, values)
+        return [Station(*row) for row in self.db.execute(f"SELECT * FROM station {which}", values)]
 
     def count_stations(self) -> int:
         return int(ask(self.db, "SELECT count(*) FROM station"))
@@ -2059,20 +2046,6 @@ class Reader(Overview):
                            for ms in raw]
 
 
-def read_pieces(db: sqlite3.Connection, places: Iterable[tuple[int, tuple[int, int]]],
-                limit: int) -> Iterator[Piece]:
-    """Readings of series from a place on: of all together so many."""
-    for series, place in places:
-        rows = read_readings(db, series, place, limit=limit) if limit > 0 else []
-        limit -= len(rows)
-        behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
-        for names in db.execute("""
-                SELECT name, role, field, label FROM series JOIN station
-                ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
-            yield Piece._make((series, behind, *names, [
-                (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
-
-
 def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
                ) -> Generator[None, None, int]:
     """How many numbers series have from a place on, in steps."""
@@ -2103,8 +2076,7 @@ class Outbox:
         self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
         self.pending = dict(self.unsent)        # the same, as it is
-        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
-        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way
         self.ticket = secrets.randbits(32)      # of what is on its way
         self.reached: dict[int, tuple[int, int]] = {}   # to where the engine has it, and to where
         self.settled: dict[int, tuple[int, int]] = {}   # it had it when that was last settled
@@ -2123,9 +2095,7 @@ class Outbox:
                 self.unsent[series] = place
                 marks.append((series, *place))
             self.pending[series] = min(place, self.pending.get(series, place))
-            if place < self.sending.get(series, (0, 0)):
-                self.late[series] = min(place, self.late.get(series, place))
-            for had in (self.reached, self.settled):
+            for had in (self.sending, self.reached, self.settled):      # a late one moves them back
                 if place < had.get(series, (0, 0)):
                     had[series] = place
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
@@ -2159,8 +2129,17 @@ class Outbox:
     def take(self, reader: sqlite3.Connection) -> list[Piece]:
         """What is to be sent next, the oldest first, but so many pieces that this is soon done."""
         places = heapq.nsmallest(STEP_ENTRIES, self.pending.items(), key=operator.itemgetter(1))
-        pieces = [*read_pieces(reader, places, FORWARD_ROWS)]
-        self.sending, self.late = {piece.series: piece.behind for piece in pieces}, {}
+        pieces, limit = [], FORWARD_ROWS
+        for series, place in places:
+            rows = read_readings(reader, series, place, limit=limit) if limit else []
+            limit -= len(rows)
+            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
+            for names in reader.execute("""
+                    SELECT name, role, field, label FROM series JOIN station
+                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
+                pieces.append(Piece._make((series, behind, *names, [
+                    (ms, value) for ms, _, value in rows if not isinstance(value, str)])))
+        self.sending = {piece.series: piece.behind for piece in pieces}
         self.ticket += 1
         return pieces
 
@@ -2168,13 +2147,13 @@ class Outbox:
         """The engine has what was taken last; what came late meanwhile is still to be sent."""
         if ticket != self.ticket:
             return
-        for series, sent in self.sending.items():
-            place = self.reached[series] = min(sent, self.late.get(series, sent))
+        for series, place in self.sending.items():
+            self.reached[series] = place
             if read_readings(self.db, series, place, limit=1):
                 self.pending[series] = place
             else:
                 self.pending.pop(series, None)
-        self.sending, self.late = {}, {}
+        self.sending = {}
 
     def settle(self) -> None:
         """Note in the file what the engine has had since the last time but one: it may lose what
@@ -2195,109 +2174,7 @@ class Outbox:
         if monotonic >= self.settles - SETTLE_SECONDS + CRASH_SECONDS:
             self.settle()
         self.pending = dict(self.unsent)
-        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
-
-
-class Database:
-    """The file as the one process that writes has it: lock, layout, transactions, log."""
-
-    def __init__(self, path: Path):
-        """Raises StoreError, BlockingIOError."""
-        self.path = path
-        self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
-        refuse_foreign(path)
-        with contextlib.ExitStack() as stack:
-            self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
-            refuse_foreign(path)        # once more: now nobody else can make it
-            self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
-            try:
-                self._prepare()
-                self.load()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                advice = ("make room on the disk" if "full" in str(error)
-                          else "restore a backup, or name another --db")
-                raise StoreError(f"{path}: {error}; {advice}") from None
-            self.opened = os.stat(path)
-            stack.pop_all()             # all is well: they stay open
-
-    def _prepare(self) -> None:
-        version = ask(self.db, "PRAGMA user_version")
-        if not version:     # else a start writes nothing, so that a full disk cannot prevent it
-            self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
-        self.db.create_function("hash_seq", 2, hash_seq)
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            self.db.executescript(f"""BEGIN IMMEDIATE; {script};
-                PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
-                COMMIT;""")
-        if ask(self.db, "PRAGMA journal_mode = WAL") != "wal":
-            raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; "
-                             "--db has to be on a local disk")
-        for pragma in WRITER_PRAGMAS:
-            self.db.execute(f"PRAGMA {pragma}")
-
-    def load(self) -> None:
-        """Take stations and series as the file has them; nothing is on its way to it."""
-        self.batch = Batch()
-        self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
-        self.stations = {station.id: station for station in read_stations(self.db)}
-        self.by_mac = {station.mac: station for station in self.stations.values()}
-        self.index_keys()
-        self.series_places: dict[int, tuple[int, int]] = {
-            series: (station, field) for series, station, field in
-            self.db.execute("SELECT id, station, field FROM series").fetchall()}
-        self.series = {place: series for series, place in self.series_places.items()}
-        last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
-        self.next_series = last.get("series", -1) + 1
-        self.next_station = last.get("station", 0) + 1
-        self.outbox = Outbox(self)
-        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
-            collections.defaultdict(dict))
-        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
-            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
-
-    def index_keys(self) -> None:
-        self.by_key = {key: station for station in self.stations.values()
-                       for key in (station.key, station.next_key) if key}
-
-    def is_in_place(self) -> bool:
-        """Whether the file under our path still is the one that we write to."""
-        try:
-            return os.path.samestat(os.stat(self.path), self.opened)
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        self.db.close()                 # checkpoints and removes the log
-        self.lock.close()
-
-    @contextlib.contextmanager
-    def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
-        """One durable change, or none: after an error memory again says what the file says.
-
-        places are where rows that do not lie together change: each costs the log a page or two.
-        """
-        before = self.db.total_changes
-        try:
-            self.db.execute("BEGIN IMMEDIATE")
-            yield self.db
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            self.load()
-            raise
-        self.pages += 2 * places + (self.db.total_changes - before) // 50
-        if self.pages >= CHECKPOINT_PAGES:
-            self.checkpoint()
-
-    def checkpoint(self) -> None:
-        """Move the log into the database. A full disk only postpones it; other errors do not."""
-        self.pages = 0
-        try:
-            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
-            if is_fatal(error):
-                raise
+        self.sending, self.reached, self.settled = {}, {}, {}
 
 
 class ImportStep:
@@ -2377,8 +2254,108 @@ class ImportStep:
         return True
 
 
-class Updates(Database):
-    """What stations send: as many are added as the turn brings, then all are committed."""
+class Database:
+    """The file as the one process that writes has it: lock, layout, transactions, log; and what
+    stations send: as many updates are added as the turn brings, then all are committed."""
+
+    def __init__(self, path: Path):
+        """Raises StoreError, BlockingIOError."""
+        self.path = path
+        self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
+        refuse_foreign(path)
+        with contextlib.ExitStack() as stack:
+            self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
+            refuse_foreign(path)        # once more: now nobody else can make it
+            self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
+            try:
+                self._prepare()
+                self.load()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                advice = ("make room on the disk" if "full" in str(error)
+                          else "restore a backup, or name another --db")
+                raise StoreError(f"{path}: {error}; {advice}") from None
+            self.opened = os.stat(path)
+            stack.pop_all()             # all is well: they stay open
+
+    def _prepare(self) -> None:
+        version = ask(self.db, "PRAGMA user_version")
+        if not version:     # else a start writes nothing, so that a full disk cannot prevent it
+            self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
+        self.db.create_function("hash_seq", 2, hash_seq)
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            self.db.executescript(f"""BEGIN IMMEDIATE; {script};
+                PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number};
+                COMMIT;""")
+        if ask(self.db, "PRAGMA journal_mode = WAL") != "wal":
+            raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; "
+                             "--db has to be on a local disk")
+        for pragma in WRITER_PRAGMAS:
+            self.db.execute(f"PRAGMA {pragma}")
+
+    def load(self) -> None:
+        """Take stations and series as the file has them; nothing is on its way to it."""
+        self.batch = Batch()
+        self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
+        self.stations = {
+            row[0]: Station(*row) for row in self.db.execute("SELECT * FROM station ORDER BY id")}
+        self.by_mac = {station.mac: station for station in self.stations.values()}
+        self.index_keys()
+        self.series_places: dict[int, tuple[int, int]] = {
+            series: (station, field) for series, station, field in
+            self.db.execute("SELECT id, station, field FROM series").fetchall()}
+        self.series = {place: series for series, place in self.series_places.items()}
+        last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
+        self.next_series = last.get("series", -1) + 1
+        self.next_station = last.get("station", 0) + 1
+        self.outbox = Outbox(self)
+        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
+            collections.defaultdict(dict))
+        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
+            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
+
+    def index_keys(self) -> None:
+        self.by_key = {key: station for station in self.stations.values()
+                       for key in (station.key, station.next_key) if key}
+
+    def is_in_place(self) -> bool:
+        """Whether the file under our path still is the one that we write to."""
+        try:
+            return os.path.samestat(os.stat(self.path), self.opened)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.db.close()                 # checkpoints and removes the log
+        self.lock.close()
+
+    @contextlib.contextmanager
+    def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
+        """One durable change, or none: after an error memory again says what the file says.
+
+        places are where rows that do not lie together change: each costs the log a page or two.
+        """
+        before = self.db.total_changes
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            yield self.db
+            self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            self.load()
+            raise
+        self.pages += 2 * places + (self.db.total_changes - before) // 50
+        if self.pages >= CHECKPOINT_PAGES:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Move the log into the database. A full disk only postpones it; other errors do not."""
+        self.pages = 0
+        try:
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            if is_fatal(error):
+                raise
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
@@ -2506,7 +2483,7 @@ class Updates(Database):
             self.index_keys()
 
 
-class Writer(Updates):
+class Writer(Database):
     """All that changes the file: updates, and commands, each so short that a server can carry it
     out between two updates."""
 
