@@ -485,7 +485,6 @@ class Point(NamedTuple):
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
-DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
 PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
@@ -631,7 +630,7 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    if not (match := DURATION.fullmatch(text)):
+    if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)):
         raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
@@ -1719,8 +1718,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
-class Overview:
-    """What is shown of the file: stations, newest values, charts; it cannot be written here."""
+class Reader:
+    """Every question asked of the file, on a connection that cannot write."""
 
     def __init__(self, path: Path):
         require_database(path)
@@ -1837,7 +1836,7 @@ class Overview:
             WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
             (inside, outside, start, end))))
 
-    def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
+    def recent_times(self, series: int, now: int) -> list[int]:
         """When the last twenty readings up to now were, in order."""
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
@@ -1857,9 +1856,6 @@ class Overview:
         """Bytes that the database and its log occupy."""
         log = beside(self.path, "-wal")
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
-
-    def weight(self) -> int:
-        return sum(self.weights())
 
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more.
@@ -1908,11 +1904,6 @@ class Overview:
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
 
-
-class Reader(Overview):
-    """Every question asked of the file, on a connection that cannot write: single entries, what
-    is still to be forwarded, copies and checks."""
-
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
@@ -1947,12 +1938,10 @@ class Reader(Overview):
 
     def last_entry(self, station: int, field: int, now: int) -> Entry | None:
         """The newest entry up to now that has a value of this field."""
-        newest = read_readings(self.db, self.series(station).get(field, -1), end=(now + 1, 0),
-                               limit=1, order="DESC")
-        return self.entry_at(station, *newest[0][:2]) if newest else None
-
-    def entry_at(self, station: int, ms: int, number: int) -> Entry:
-        return self.feed(station, start=ms, before=(ms, number + 1), limit=1)[0]
+        for ms, number, _ in read_readings(self.db, self.series(station).get(field, -1),
+                                           end=(now + 1, 0), limit=1, order="DESC"):
+            return self.feed(station, before=(ms, number + 1), limit=1)[0]
+        return None
 
     def find_entry(self, station: int, number: int) -> Entry | None:
         """An entry by its number. No index holds them; but they grow with time, but for what came
@@ -1973,7 +1962,7 @@ class Reader(Overview):
                     SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
                     ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
                 (series, place, MAX_SCAN // 2, number))
-        return None if ms is None else self.entry_at(station, ms, number)
+        return None if ms is None else self.feed(station, before=(ms, number + 1), limit=1)[0]
 
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
@@ -2002,7 +1991,7 @@ class Reader(Overview):
         """A compact, consistent copy of the database at target, which must not exist."""
         def tell() -> None:
             with contextlib.suppress(OSError):
-                progress(target.stat().st_size / (self.weight() + 1))
+                progress(target.stat().st_size / (sum(self.weights()) + 1))
         self.db.set_progress_handler(tell, 1_000_000)
         self.db.execute("VACUUM INTO ?", (str(target),))
         self.db.set_progress_handler(None, 0)
@@ -2020,30 +2009,31 @@ class Reader(Overview):
                        self.db.execute("PRAGMA foreign_key_check")]
             for series, in self.db.execute("SELECT id FROM series").fetchall():
                 self.db.execute("BEGIN")        # readings and summaries of one instant
-                mistakes += self.check_series(series)
+                mistakes += check_series(self, series)
                 self.db.execute("COMMIT")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             damage.append(str(error) or "the file cannot be read")      # Python 3.10 says nothing
         self.db.set_progress_handler(None, 0)
         return damage, mistakes
 
-    def check_series(self, series: int) -> list[str]:
-        """Every summary of a series is compared with the readings that it summarizes."""
-        raw = {hour: rest for hour, *rest in self.db.execute("""
-            SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
-            FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
-        problems = []
-        for hour in self.hours(series, 0, LATEST_TIME):
-            count, low, high, total = raw.pop(hour.time, (0, None, None, None))
-            is_right = count + hour.pruned == hour.size and (hour.pruned or (
-                (low, high) == (hour.minimum, hour.maximum)
-                and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
-                                 abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
-            if not is_right:
-                problems.append(f"series {series}, hour from {format_time(hour.time)}: "
-                                "the summary is not that of its readings")
-        return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
-                           for ms in raw]
+
+def check_series(reader: Reader, series: int) -> list[str]:
+    """Every summary of a series is compared with the readings that it summarizes."""
+    raw = {hour: rest for hour, *rest in reader.db.execute("""
+        SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+        FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
+    problems = []
+    for hour in reader.hours(series, 0, LATEST_TIME):
+        count, low, high, total = raw.pop(hour.time, (0, None, None, None))
+        is_right = count + hour.pruned == hour.size and (hour.pruned or (
+            (low, high) == (hour.minimum, hour.maximum)
+            and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
+                             abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
+        if not is_right:
+            problems.append(f"series {series}, hour from {format_time(hour.time)}: "
+                            "the summary is not that of its readings")
+    return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
+                       for ms in raw]
 
 
 def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
@@ -2095,7 +2085,7 @@ class Outbox:
                 self.unsent[series] = place
                 marks.append((series, *place))
             self.pending[series] = min(place, self.pending.get(series, place))
-            for had in (self.sending, self.reached, self.settled):      # a late one moves them back
+            for had in (self.sending, self.reached, self.settled):  # a late one moves them back
                 if place < had.get(series, (0, 0)):
                     had[series] = place
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
@@ -2716,7 +2706,7 @@ class Writer(Database):
 # ------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(4096)
+@remember
 def hash_key(key: str) -> bytes:
     """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
 
@@ -2772,7 +2762,7 @@ def parse_basic(authorization: str) -> str | None:
         return None
 
 
-@functools.lru_cache(4096)
+@remember
 def networks(address: str) -> tuple[str, ...]:
     """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
     that a provider gives to one. All who tell none are one.
@@ -3884,7 +3874,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
     return ("<section class=scroll tabindex=0 aria-label=Stations>\n<h2>Stations</h2><table>"
             "<thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>\n"
             f"{''.join(shown)}</table>{details}<p class=dim>{history}"
-            f"the file weighs {format_bytes(reader.weight())}.</p></section>\n"), others
+            f"the file weighs {format_bytes(sum(reader.weights()))}.</p></section>\n"), others
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -6222,7 +6212,7 @@ def close_expired(server: Server) -> None:
 
 def watch_space(server: Server) -> None:
     """Refuse readings while there is still room for the log and for a backup."""
-    disk, weight = shutil.disk_usage(server.writer.path.parent), server.reader.weight()
+    disk, weight = shutil.disk_usage(server.writer.path.parent), sum(server.reader.weights())
     low = min(LOW_SPACE + 2 * weight, disk.total // 8)
     none = min(NO_SPACE, disk.total // 32)
     space = 2 if disk.free > low else 1 if disk.free > none else 0
@@ -7161,7 +7151,7 @@ def backup(args: argparse.Namespace, path: Path, name: str) -> None:
                 raise StoreError(f"copying {path} to {target}: {error}") from None
         with contextlib.closing(Reader(partial)) as copy, progress_bar("checking") as progress:
             damage, mistakes = copy.check(progress)
-            count, size = copy.count(), copy.weight()
+            count, size = copy.count(), sum(copy.weights())
         if damage:
             raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
     if mistakes:
