@@ -872,12 +872,6 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
     return limit
 
 
-def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> int:
-    """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
-    return (readings[-1][0] + silence_limit((ms for ms, _ in readings), learned)
-            if readings else 0)
-
-
 class Tail(NamedTuple):
     """What is left of the readings of a station: enough to go on with the next one."""
     time: int = 0               # of the newest one
@@ -1086,9 +1080,7 @@ class Outcome(NamedTuple):
 class Forecast(NamedTuple):
     """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
     the 80 % interval, which are None unless that is more likely than not; and the chance of it.
-
-    The curves are what is expected, a value for each quarter of an hour from the next on.
-    """
+    The curves are what is expected, a value for each quarter of an hour from the next on."""
     event: str                  # cooler, warmer
     at: int | None
     start: int | None
@@ -1102,11 +1094,9 @@ class Forecast(NamedTuple):
 
 
 class Quarters:
-    """A series as a number for each quarter of an hour, the newest reading of each.
-
-    A hole becomes a straight line as soon as its end is known, and until then the last value
-    holds; one longer than the bridge is nan.
-    """
+    """A series as a number for each quarter of an hour, the newest reading of each. A hole
+    becomes a straight line as soon as its end is known, and until then the last value holds; one
+    longer than the bridge is nan."""
 
     def __init__(self, bridge: int):
         self.bridge, self.silent = bridge, KEPT     # quarters since the last number
@@ -1138,9 +1128,7 @@ def dot(a: Iterable[float], b: Iterable[float]) -> float:
 
 def solve(rows: list[list[float]]) -> list[list[float]]:
     """Gauss and Jordan: what stands right of a square matrix, times its inverse.
-
-    Without pivoting: weights and the ridge on the diagonal keep it from zero.
-    """
+    Without pivoting: weights and the ridge on the diagonal keep it from zero."""
     for i in range(len(rows)):
         pivot = [value / rows[i][i] for value in rows[i]]
         rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
@@ -1151,10 +1139,8 @@ def solve(rows: list[list[float]]) -> list[list[float]]:
 def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
            prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
     """For each lead: the mean of the days' moves, and these, as if each day had been like today.
-
     Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, of which today's are
-    zero, shrunk to the prior.
-    """
+    zero, shrunk to the prior."""
     columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
     weighted = [[*map(operator.mul, weights, column)] for column in columns]
     slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
@@ -1249,14 +1235,6 @@ def learn_width(scores: Iterable[float]) -> float:
     return width
 
 
-def widen(forecast: Forecast, now: int, width: float) -> Forecast:
-    if forecast.at is None or forecast.start is None or forecast.end is None:
-        return forecast
-    return forecast._replace(
-        start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
-        end=min(now + HORIZON, round(forecast.at + width * (forecast.end - forecast.at))))
-
-
 def is_worth_saying(forecast: Forecast) -> bool:
     """An evening's if it has a time; "not tonight" if sure; a morning's if it is of use."""
     if forecast.start is None or forecast.end is None:
@@ -1285,7 +1263,6 @@ def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequen
 
 class Forecaster:
     """A room and its outside: their quarters, what was said at full hours and what became of it.
-
     It learns for each hour of the day by itself, from what is a day old and no older than
     LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
     """
@@ -1324,18 +1301,21 @@ class Forecaster:
         if now % HOUR == 0:
             self.asked[now % DAY] = now, forecast
         past = self.find_outcomes(now, forecast.event)
-        forecast = widen(forecast, now, learn_width(outcome.score for outcome in past))
-        return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
+        width = learn_width(outcome.score for outcome in past)
+        at, start, end = forecast.at, forecast.start, forecast.end
+        if at is not None and start is not None and end is not None:
+            start = max(now, round(at - width * (at - start)))
+            end = min(now + HORIZON, round(at + width * (end - at)))
+        forecast = forecast._replace(start=start, end=end, asked=now, past=(*past,))
+        return forecast if is_worth_saying(forecast) else None
 
 
 def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
             end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
     """From start to end, both full quarters of an hour: what is said at each full hour and at the
-    end, and what has become of what was said a day before.
-
-    read gives the last three readings of inside and of outside in the quarter up to a time.
-    It is fed from as long before the start as an answer looks back, an hour in a step.
-    """
+    end, and what has become of what was said a day before, an hour in a step. read gives the last
+    three readings of inside and of outside in the quarter up to a time, from as long before the
+    start as an answer looks back."""
     for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
         for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
                                       strict=True):
@@ -1492,14 +1472,14 @@ class Station:
     id: int
     name: str
     mac: str
-    role: str | None
-    key: bytes | None
-    next_key: bytes | None
-    read_key: bytes | None
-    created: int
-    heard: int | None
-    last_entry: int
-    silence: int                # ms that it may be quiet, as its pauses have taught
+    role: str | None = None
+    key: bytes | None = None
+    next_key: bytes | None = None
+    read_key: bytes | None = None
+    created: int = 0
+    heard: int | None = None
+    last_entry: int = 0
+    silence: int = SILENT_AT_LEAST      # ms that it may be quiet, as its pauses have taught
     console: int | None = None  # the station whose key writes here, too: a console's outside
 
 
@@ -1594,9 +1574,7 @@ class Batch:
 
 def refuse_foreign(path: Path) -> None:
     """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
-
-    Offsets: https://www.sqlite.org/fileformat.html#the_database_header
-    """
+    Offsets: https://www.sqlite.org/fileformat.html#the_database_header"""
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -1668,11 +1646,9 @@ def take_lock(path: Path) -> sqlite3.Connection:
 
 
 def is_fatal(error: sqlite3.Error) -> bool:
-    """Whether a failed commit leaves it open what is on the disk.
-
-    After a failed fsync the kernel may forget the pages and report success next time; a write
-    that failed for want of space is harmless. Python 3.10 does not tell I/O errors apart.
-    """
+    """Whether a failed commit leaves it open what is on the disk. After a failed fsync the kernel
+    may forget the pages and report success next time; a write that failed for want of space is
+    harmless. Python 3.10 does not tell I/O errors apart."""
     name = getattr(error, "sqlite_errorname", "") or str(error)
     if name == "SQLITE_IOERR_WRITE":
         return False
@@ -1858,11 +1834,9 @@ class Reader:
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
-        """Readings of [start, end), thinned to at most limit Points if more.
-
-        Hours of which readings were pruned appear as their summaries. The cost is bounded by
-        MAX_SCAN readings or the hours of the span, whatever the number of readings.
-        """
+        """Readings of [start, end), thinned to at most limit Points if more. Hours of which
+        readings were pruned appear as their summaries. The cost is bounded by MAX_SCAN readings
+        or the hours of the span, whatever the number of readings."""
         start, end = self.span(series, start, end)
         if start >= end:
             return []
@@ -2169,11 +2143,9 @@ class Outbox:
 
 class ImportStep:
     """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
-
     Twice does not double. A reading is known by its series, time and entry number, or else by its
     series, time and value; of equal ones so many are known as the table has. An hour of which
-    readings were pruned takes no more, since its summary may hold them already.
-    """
+    readings were pruned takes no more, since its summary may hold them already."""
 
     def __init__(self, writer: "Writer", now: int):
         self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
@@ -2186,7 +2158,10 @@ class ImportStep:
 
     def add(self, ms: int, name: str, mac: str, field: int, value: Value,
             entry: int | None) -> None:
-        station = self.writer.by_mac.get(mac) or self.writer.adopt(name, mac, self.now)
+        if (station := self.writer.by_mac.get(mac)) is None:
+            station = self.writer.adopt(name, mac, self.now)
+            self.db.execute("INSERT INTO station (id, name, mac, created) VALUES (?, ?, ?, ?)",
+                            (station.id, station.name, mac, self.now))
         series = self.writer.series_of(self.batch, station.id, field)
         has_readings, has_pruned = self.look(series, ms // HOUR)
         if has_pruned:
@@ -2321,9 +2296,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
         """One durable change, or none: after an error memory again says what the file says.
-
-        places are where rows that do not lie together change: each costs the log a page or two.
-        """
+        places are where rows that do not lie together change: each costs the log a page or two."""
         before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -2402,6 +2375,15 @@ class Database:
             batch.series.append((series, station, field))
         return series
 
+    def adopt(self, name: str, mac: str, now: int) -> Station:
+        """A station for a MAC not yet known, in memory alone; it has no key until --new-key."""
+        taken = {station.name for station in self.stations.values()}
+        station = Station(self.next_station, mac if not name or name in taken else name, mac,
+                          created=now)
+        self.stations[station.id] = self.by_mac[mac] = station
+        self.next_station += 1
+        return station
+
     def find_part(self, console: Station, place: str, now: int) -> Station | None:
         """The station for a place of a console; a new one comes with the batch. None: its name
         or MAC is that of a station which was registered otherwise."""
@@ -2410,13 +2392,9 @@ class Database:
         name, mac = name_part(console.name, console.mac, place)
         part = self.by_mac.get(mac)
         if part is None:
-            taken = {station.name for station in self.stations.values()}
-            if len(mac) > MAX_MAC or not (free := {name, mac} - taken):
+            if len(mac) > MAX_MAC or {name, mac} <= {s.name for s in self.stations.values()}:
                 return None
-            part = Station(self.next_station, name if name in free else mac, mac, None, None, None,
-                           None, now, None, 0, SILENT_AT_LEAST)
-            self.stations[part.id] = self.by_mac[mac] = part
-            self.next_station += 1
+            part = self.adopt(name, mac, now)
         if part.console != console.id:
             if part.key or part.console:
                 return None
@@ -2687,17 +2665,6 @@ class Writer(Database):
             self.db.execute("DELETE FROM outcome")
         return len(step.batch.readings), step.known, step.pruned
 
-    def adopt(self, name: str, mac: str, now: int) -> Station:
-        """A station for a MAC not yet known; it has no key until --new-key."""
-        taken = {station.name for station in self.stations.values()}
-        name = mac if not name or name in taken else name
-        station = Station(*self.db.execute("""
-            INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
-            (name, mac, now)).fetchone())
-        self.stations[station.id] = self.by_mac[mac] = station
-        self.next_station = station.id + 1
-        return station
-
 
 # ------------------------------------------------------------------------------------------------
 # 6. Access
@@ -2709,9 +2676,7 @@ class Writer(Database):
 @remember
 def hash_key(key: str) -> bytes:
     """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
-
-    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more.
-    """
+    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more."""
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
@@ -2765,8 +2730,7 @@ def parse_basic(authorization: str) -> str | None:
 @remember
 def networks(address: str) -> tuple[str, ...]:
     """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
-    that a provider gives to one. All who tell none are one.
-    """
+    that a provider gives to one. All who tell none are one."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -2785,11 +2749,9 @@ class TooOften(Refused):
 
 
 class Guesses:
-    """Wrong keys and passwords, counted by network in windows of time.
-
-    Who has had his guesses gets no answer about a secret any more, right or wrong, but about
-    those that were right from there before: so stations and people behind that address go on.
-    """
+    """Wrong keys and passwords, counted by network in windows of time. Who has had his guesses
+    gets no answer about a secret any more, right or wrong, but about those that were right from
+    there before: so stations and people behind that address go on."""
 
     def __init__(self, monotonic: Callable[[], float]):
         self.monotonic = monotonic
@@ -2845,9 +2807,7 @@ class Access:
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
         """The station an update is from: the one with this MAC, or else with this key.
-
-        Raises Refused: 403, 429 after many of them, 507; TooOften.
-        """
+        Raises Refused: 403, 429 after many of them, 507; TooOften."""
         digest, writer = hash_key(key[:MAX_SECRET + 1]), self.writer
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
@@ -2904,9 +2864,7 @@ class Access:
 
     def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
-
-        A browser that has been let in shows it by its cookie, also after a restart.
-        """
+        A browser that has been let in shows it by its cookie, also after a restart."""
         if self.password is None:
             return
         if headers.get("sec-fetch-site") == "cross-site" \
@@ -3656,7 +3614,8 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
         # The outside station that counts is the first that is not silent. Not the one that sent
         # last: the verdict would turn with each reading.
         elif not is_heard:
-            is_heard = now <= silent_from(place.readings, place.silence)
+            times = [ms for ms, _ in place.readings]
+            is_heard = bool(times) and now <= times[-1] + silence_limit(times, place.silence)
             if is_heard or not outside:
                 outside, settled = place, place.settle(now)
         places[station.id] = settled if settled and place is outside else place.settle(now)
