@@ -426,9 +426,6 @@ COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
 # ------------------------------------------------------------------------------------------------
 
 
-Headers = tuple[tuple[str, str], ...]
-
-
 class Refused(Exception):
     """A request that is not granted: an HTTP status, and for the user what is wrong."""
 
@@ -455,6 +452,7 @@ class Update(NamedTuple):
 
 Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
 Sample: TypeAlias = tuple[int, float]   # when, and the number
+Headers = tuple[tuple[str, str], ...]
 
 
 class Summary(NamedTuple):
@@ -501,14 +499,12 @@ remember = functools.lru_cache(maxsize=4096)
 def parse_number(text: str) -> float:
     """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
     float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
-    if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
-        raise ValueError("not a finite decimal number")
-    if match[1] is None:
-        return int(text)
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("not a finite decimal number")
-    return number
+    if len(text) <= MAX_NUMBER and (match := NUMBER.fullmatch(text)):
+        if match[1] is None:
+            return int(text)
+        if math.isfinite(number := float(text)):
+            return number
+    raise ValueError("not a finite decimal number")
 
 
 def parse_value(text: str) -> Value:
@@ -659,13 +655,14 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
 
 
 def parse_moment(text: str, zone: tzinfo = timezone.utc) -> int:
-    """ISO 8601 or seconds since 1970 to ms. Raises ValueError."""
-    if len(text) <= MAX_NUMBER and NUMBER.fullmatch(text):
-        with contextlib.suppress(OverflowError):
-            if 0 <= (ms := round(parse_number(text) * 1000)) < LATEST_TIME:
-                return ms
+    """ISO 8601 or seconds since 1970 to ms. Raises ValueError, OverflowError."""
+    try:
+        seconds = parse_number(text)
+    except ValueError:
+        return parse_time(text, zone)
+    if not 0 <= (ms := round(seconds * 1000)) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
-    return parse_time(text, zone)
+    return ms
 
 
 def parse_instant(name: str, text: str) -> int:
