@@ -631,7 +631,7 @@ def parse_duration(text: str) -> int:
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
-EPOCH = datetime(1970, 1, 1)    # UTC, as all times are
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -640,15 +640,13 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     if len(text) > MAX_TIME:
         raise ValueError("not a time: too long")
     if len(text) == 24 and text[-1] == "Z":                     # our own notation
-        instant = datetime.fromisoformat(text[:-1])
+        instant = datetime.fromisoformat(text[:-1] + "+00:00")
     else:
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
         text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
         text = re.sub(r"(:\d\d) ?([+-]\d\d)$", r"\1\2:00", text)
         instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
-    if instant.tzinfo or zone != timezone.utc:
-        instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
-        instant = instant.astimezone(timezone.utc).replace(tzinfo=None)
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
     if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
     return ms
@@ -746,7 +744,7 @@ def parse_clock(text: str) -> datetime:
 def parse_dateutc(text: str, now: int) -> int:
     """When a console has measured: what it says if that can be, else now."""
     with contextlib.suppress(ValueError):
-        ms = (parse_clock(text) - EPOCH) // MILLISECOND
+        ms = (parse_clock(text).replace(tzinfo=timezone.utc) - EPOCH) // MILLISECOND
         if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
             return ms
     return now
@@ -762,7 +760,7 @@ def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
 
 def format_time(ms: int) -> str:
     """`2018-07-30T22:16:34.541Z`."""
-    return (EPOCH + timedelta(milliseconds=ms)).isoformat("T", "milliseconds") + "Z"
+    return (EPOCH + ms * MILLISECOND).isoformat("T", "milliseconds").removesuffix("+00:00") + "Z"
 
 
 def format_ago(ms: int) -> str:
