@@ -215,7 +215,6 @@ STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
-MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -486,7 +485,6 @@ KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a UR
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
 PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
-READING_PARTS = PARTS[2:]
 
 
 # Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
@@ -615,7 +613,7 @@ def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any
 
 def parse_json_reading(where: str, reading: Any) -> Reading:
     """One of these readings; numbers go through the same grammar as those of the path."""
-    parts = take_parts(where, reading, READING_PARTS)
+    parts = take_parts(where, reading, ("field", "data", "age", "seq"))
     if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
     try:
@@ -764,7 +762,7 @@ def format_time(ms: int) -> str:
 
 
 def format_ago(ms: int) -> str:
-    """A length of time in one unit, as people say it: `now`, `3 min`, `5 h`, `12 d`."""
+    """A length of time in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
     seconds = ms // 1000
     for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
@@ -1888,8 +1886,8 @@ class Reader:
                 yield Row(ms, station.name, station.mac, field, value, entry)
             place = page[-1][0], page[-1][1] + 1
 
-    def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
-             before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
+    def feed(self, station: int, before: tuple[int, int], limit: int,
+             fields: Iterable[int] = range(1, 10), start: int = 0) -> list[Entry]:
         """The newest entries from start to before (a time and a number), in order of time: at
         most limit of those that have one of these fields, or a note."""
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
@@ -1909,7 +1907,7 @@ class Reader:
         """The newest entry up to now that has a value of this field."""
         for ms, number, _ in read_readings(self.db, self.series(station).get(field, -1),
                                            end=(now + 1, 0), limit=1, order="DESC"):
-            return self.feed(station, before=(ms, number + 1), limit=1)[0]
+            return self.feed(station, (ms, number + 1), 1)[0]
         return None
 
     def find_entry(self, station: int, number: int) -> Entry | None:
@@ -1931,7 +1929,7 @@ class Reader:
                     SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
                     ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
                 (series, place, MAX_SCAN // 2, number))
-        return None if ms is None else self.feed(station, before=(ms, number + 1), limit=1)[0]
+        return None if ms is None else self.feed(station, (ms, number + 1), 1)[0]
 
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
@@ -2758,8 +2756,7 @@ class Guesses:
         """Raise Refused 429 unless this secret may be looked at."""
         if not self.throttled or (address, digest) in self.right:
             return
-        until = max((self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS])),
-                    default=0.0)
+        until = max(self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS]))
         if (wait := math.ceil(until - self.monotonic())) > 0:
             raise Refused(429, f"too many wrong keys from your address; try again in {wait} s",
                           Retry_After=str(wait))
@@ -4563,7 +4560,7 @@ def find_entries(read: Read, fields: Iterable[int], results: int
     before = (read.wanted.end, 0)
     while (left := results - len(entries)) > 0:
         limit = min(left, STEP_ENTRIES)
-        page = read.reader.feed(read.station.id, fields, read.wanted.start, before, limit)
+        page = read.reader.feed(read.station.id, before, limit, fields, read.wanted.start)
         entries[:0] = page
         if len(page) < limit:
             break
@@ -4716,8 +4713,8 @@ def find_entry(read: Read) -> Entry | None:
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
         return read.reader.last_entry(read.station.id, read.fields[0], read.now)
-    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS,
-                                      before=(read.now + 1, 0), limit=1)), None)
+    return next(iter(read.reader.feed(read.station.id, (read.now + 1, 0), 1, THINGSPEAK_FIELDS)),
+                None)
 
 
 def get_entry(read: Read) -> Answer:
