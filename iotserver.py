@@ -2186,30 +2186,24 @@ class ImportStep:
 
     def _choose(self, station: Station, ms: int, entry: int | None) -> int:
         """The entry number for a new reading: its own if that is free, else the next."""
-        if entry is not None and entry != station.last_entry + 1 and (
-                self._take_free(station, entry) or ask(self.db, """
-                SELECT 1 FROM reading WHERE time = ? AND entry = ?
-                AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id))):                  # another field of the same entry
-            return entry
-        station.last_entry += 1
-        return station.last_entry
-
-    def _take_free(self, station: Station, entry: int) -> bool:
-        """Whether an entry number was free; from now on it is taken."""
-        if entry > station.last_entry:
-            gap, station.last_entry = (station.last_entry + 1, entry), entry
-        else:
+        wanted, following, gap = entry or 0, station.last_entry + 1, None
+        if 0 < wanted < following:
             gap = self.db.execute("""
                 DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
                     SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
-        if gap is None:
-            return False
-        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
+                RETURNING first, last""", (station.id, wanted, station.id, wanted)).fetchone()
+            if not gap and ask(self.db, """
+                    SELECT 1 FROM reading WHERE time = ? AND entry = ?
+                    AND series IN (SELECT id FROM series WHERE station = ?)""",
+                    (ms, wanted, station.id)):
+                return wanted                               # another field of the same entry
+        number = wanted if gap else max(wanted, following)
+        first, last = gap or (following, number)
         self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, first, last) for first, last in pieces if first <= last])
-        return True
+            (station.id, *left) for left in ((first, number - 1), (number + 1, last))
+            if left[0] <= left[1]])
+        station.last_entry = max(station.last_entry, number)
+        return number
 
 
 class Database:
@@ -2504,7 +2498,7 @@ class Writer(Database):
             (name, mac, role, key and bytes.fromhex(key), now)))
 
     def _refuse_used_key(self, key: str | None) -> None:
-        if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
+        if key and bytes.fromhex(key) in self.by_key:
             raise StoreError("this key belongs to a station already; each has its own")
 
     def edit_station(self, name: str, new_name: str | None, mac: str | None,
