@@ -215,7 +215,6 @@ STEP_PLACES = 50                # and those with a role, of which few have sent
 MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
 MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
 MAX_POINTS = 10_000             # points in one answer of /api/readings
-MAX_RECENT = 5000               # entries of a feed at a time
 DEFAULT_POINTS = 1000           # more than a screen has columns for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -426,9 +425,6 @@ COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
 # ------------------------------------------------------------------------------------------------
 
 
-Headers = tuple[tuple[str, str], ...]
-
-
 class Refused(Exception):
     """A request that is not granted: an HTTP status, and for the user what is wrong."""
 
@@ -455,6 +451,7 @@ class Update(NamedTuple):
 
 Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
 Sample: TypeAlias = tuple[int, float]   # when, and the number
+Headers = tuple[tuple[str, str], ...]
 
 
 class Summary(NamedTuple):
@@ -485,11 +482,9 @@ class Point(NamedTuple):
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
 KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
-DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
 PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
-READING_PARTS = PARTS[2:]
 
 
 # Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
@@ -502,14 +497,12 @@ remember = functools.lru_cache(maxsize=4096)
 def parse_number(text: str) -> float:
     """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
     float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
-    if len(text) > MAX_NUMBER or not (match := NUMBER.fullmatch(text)):
-        raise ValueError("not a finite decimal number")
-    if match[1] is None:
-        return int(text)
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("not a finite decimal number")
-    return number
+    if len(text) <= MAX_NUMBER and (match := NUMBER.fullmatch(text)):
+        if match[1] is None:
+            return int(text)
+        if math.isfinite(number := float(text)):
+            return number
+    raise ValueError("not a finite decimal number")
 
 
 def parse_value(text: str) -> Value:
@@ -620,7 +613,7 @@ def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any
 
 def parse_json_reading(where: str, reading: Any) -> Reading:
     """One of these readings; numbers go through the same grammar as those of the path."""
-    parts = take_parts(where, reading, READING_PARTS)
+    parts = take_parts(where, reading, ("field", "data", "age", "seq"))
     if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
     try:
@@ -631,12 +624,12 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    if not (match := DURATION.fullmatch(text)):
+    if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)):
         raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
-EPOCH = datetime(1970, 1, 1)    # UTC, as all times are
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -645,28 +638,27 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
     if len(text) > MAX_TIME:
         raise ValueError("not a time: too long")
     if len(text) == 24 and text[-1] == "Z":                     # our own notation
-        instant = datetime.fromisoformat(text[:-1])
+        instant = datetime.fromisoformat(text[:-1] + "+00:00")
     else:
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
         text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
         text = re.sub(r"(:\d\d) ?([+-]\d\d)$", r"\1\2:00", text)
         instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
-    if instant.tzinfo or zone != timezone.utc:
-        instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
-        instant = instant.astimezone(timezone.utc).replace(tzinfo=None)
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
     if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
     return ms
 
 
 def parse_moment(text: str, zone: tzinfo = timezone.utc) -> int:
-    """ISO 8601 or seconds since 1970 to ms. Raises ValueError."""
-    if len(text) <= MAX_NUMBER and NUMBER.fullmatch(text):
-        with contextlib.suppress(OverflowError):
-            if 0 <= (ms := round(parse_number(text) * 1000)) < LATEST_TIME:
-                return ms
+    """ISO 8601 or seconds since 1970 to ms. Raises ValueError, OverflowError."""
+    try:
+        seconds = parse_number(text)
+    except ValueError:
+        return parse_time(text, zone)
+    if not 0 <= (ms := round(seconds * 1000)) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
-    return parse_time(text, zone)
+    return ms
 
 
 def parse_instant(name: str, text: str) -> int:
@@ -750,7 +742,7 @@ def parse_clock(text: str) -> datetime:
 def parse_dateutc(text: str, now: int) -> int:
     """When a console has measured: what it says if that can be, else now."""
     with contextlib.suppress(ValueError):
-        ms = (parse_clock(text) - EPOCH) // MILLISECOND
+        ms = (parse_clock(text).replace(tzinfo=timezone.utc) - EPOCH) // MILLISECOND
         if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
             return ms
     return now
@@ -764,21 +756,13 @@ def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
     return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
 
 
-@functools.lru_cache(maxsize=64)
-def date_text(day: int) -> str:
-    return (EPOCH + timedelta(days=day)).strftime("%Y-%m-%d")
-
-
 def format_time(ms: int) -> str:
     """`2018-07-30T22:16:34.541Z`."""
-    day, rest = divmod(ms, DAY)
-    seconds, ms = divmod(rest, 1000)
-    return (f"{date_text(day)}T{seconds // 3600:02d}:{seconds // 60 % 60:02d}"
-            f":{seconds % 60:02d}.{ms:03d}Z")
+    return (EPOCH + ms * MILLISECOND).isoformat("T", "milliseconds").removesuffix("+00:00") + "Z"
 
 
 def format_ago(ms: int) -> str:
-    """A length of time in one unit, as people say it: `now`, `3 min`, `5 h`, `12 d`."""
+    """A length of time in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
     seconds = ms // 1000
     for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
@@ -789,7 +773,7 @@ def format_ago(ms: int) -> str:
 def format_bytes(count: float) -> str:
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count:.0f} bytes"
+            return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
 
@@ -862,8 +846,8 @@ TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
 def usual_interval(times: Iterable[int]) -> int:
     """The median distance in ms of the readings at these times; a minute where there is none."""
-    distances = sorted(b - a for a, b in itertools.pairwise(times) if b > a)
-    return distances[len(distances) // 2] if distances else MINUTE
+    return statistics.median_high(
+        [b - a for a, b in itertools.pairwise(times) if b > a] or [MINUTE])
 
 
 def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
@@ -879,12 +863,6 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
     for before, after in itertools.pairwise(times):
         limit = learn_silence(limit, after - before, learned)
     return limit
-
-
-def silent_from(readings: Sequence[Sample], learned: int = SILENT_AT_LEAST) -> int:
-    """The instant behind which a station counts as silent, unless it sends; 0 if it never has."""
-    return (readings[-1][0] + silence_limit((ms for ms, _ in readings), learned)
-            if readings else 0)
 
 
 class Tail(NamedTuple):
@@ -1095,9 +1073,7 @@ class Outcome(NamedTuple):
 class Forecast(NamedTuple):
     """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
     the 80 % interval, which are None unless that is more likely than not; and the chance of it.
-
-    The curves are what is expected, a value for each quarter of an hour from the next on.
-    """
+    The curves are what is expected, a value for each quarter of an hour from the next on."""
     event: str                  # cooler, warmer
     at: int | None
     start: int | None
@@ -1111,11 +1087,9 @@ class Forecast(NamedTuple):
 
 
 class Quarters:
-    """A series as a number for each quarter of an hour, the newest reading of each.
-
-    A hole becomes a straight line as soon as its end is known, and until then the last value
-    holds; one longer than the bridge is nan.
-    """
+    """A series as a number for each quarter of an hour, the newest reading of each. A hole
+    becomes a straight line as soon as its end is known, and until then the last value holds; one
+    longer than the bridge is nan."""
 
     def __init__(self, bridge: int):
         self.bridge, self.silent = bridge, KEPT     # quarters since the last number
@@ -1147,9 +1121,7 @@ def dot(a: Iterable[float], b: Iterable[float]) -> float:
 
 def solve(rows: list[list[float]]) -> list[list[float]]:
     """Gauss and Jordan: what stands right of a square matrix, times its inverse.
-
-    Without pivoting: weights and the ridge on the diagonal keep it from zero.
-    """
+    Without pivoting: weights and the ridge on the diagonal keep it from zero."""
     for i in range(len(rows)):
         pivot = [value / rows[i][i] for value in rows[i]]
         rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
@@ -1160,10 +1132,8 @@ def solve(rows: list[list[float]]) -> list[list[float]]:
 def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
            prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
     """For each lead: the mean of the days' moves, and these, as if each day had been like today.
-
     Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, of which today's are
-    zero, shrunk to the prior.
-    """
+    zero, shrunk to the prior."""
     columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
     weighted = [[*map(operator.mul, weights, column)] for column in columns]
     slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
@@ -1258,14 +1228,6 @@ def learn_width(scores: Iterable[float]) -> float:
     return width
 
 
-def widen(forecast: Forecast, now: int, width: float) -> Forecast:
-    if forecast.at is None or forecast.start is None or forecast.end is None:
-        return forecast
-    return forecast._replace(
-        start=max(now, round(forecast.at - width * (forecast.at - forecast.start))),
-        end=min(now + HORIZON, round(forecast.at + width * (forecast.end - forecast.at))))
-
-
 def is_worth_saying(forecast: Forecast) -> bool:
     """An evening's if it has a time; "not tonight" if sure; a morning's if it is of use."""
     if forecast.start is None or forecast.end is None:
@@ -1294,7 +1256,6 @@ def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequen
 
 class Forecaster:
     """A room and its outside: their quarters, what was said at full hours and what became of it.
-
     It learns for each hour of the day by itself, from what is a day old and no older than
     LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
     """
@@ -1333,18 +1294,21 @@ class Forecaster:
         if now % HOUR == 0:
             self.asked[now % DAY] = now, forecast
         past = self.find_outcomes(now, forecast.event)
-        forecast = widen(forecast, now, learn_width(outcome.score for outcome in past))
-        return forecast._replace(asked=now, past=(*past,)) if is_worth_saying(forecast) else None
+        width = learn_width(outcome.score for outcome in past)
+        at, start, end = forecast.at, forecast.start, forecast.end
+        if at is not None and start is not None and end is not None:
+            start = max(now, round(at - width * (at - start)))
+            end = min(now + HORIZON, round(at + width * (end - at)))
+        forecast = forecast._replace(start=start, end=end, asked=now, past=(*past,))
+        return forecast if is_worth_saying(forecast) else None
 
 
 def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
             end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
     """From start to end, both full quarters of an hour: what is said at each full hour and at the
-    end, and what has become of what was said a day before.
-
-    read gives the last three readings of inside and of outside in the quarter up to a time.
-    It is fed from as long before the start as an answer looks back, an hour in a step.
-    """
+    end, and what has become of what was said a day before, an hour in a step. read gives the last
+    three readings of inside and of outside in the quarter up to a time, from as long before the
+    start as an answer looks back."""
     for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
         for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
                                       strict=True):
@@ -1501,14 +1465,14 @@ class Station:
     id: int
     name: str
     mac: str
-    role: str | None
-    key: bytes | None
-    next_key: bytes | None
-    read_key: bytes | None
-    created: int
-    heard: int | None
-    last_entry: int
-    silence: int                # ms that it may be quiet, as its pauses have taught
+    role: str | None = None
+    key: bytes | None = None
+    next_key: bytes | None = None
+    read_key: bytes | None = None
+    created: int = 0
+    heard: int | None = None
+    last_entry: int = 0
+    silence: int = SILENT_AT_LEAST      # ms that it may be quiet, as its pauses have taught
     console: int | None = None  # the station whose key writes here, too: a console's outside
 
 
@@ -1598,9 +1562,7 @@ class Batch:
 
 def refuse_foreign(path: Path) -> None:
     """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
-
-    Offsets: https://www.sqlite.org/fileformat.html#the_database_header
-    """
+    Offsets: https://www.sqlite.org/fileformat.html#the_database_header"""
     try:
         with path.open("rb") as file:
             header = file.read(100)
@@ -1672,11 +1634,9 @@ def take_lock(path: Path) -> sqlite3.Connection:
 
 
 def is_fatal(error: sqlite3.Error) -> bool:
-    """Whether a failed commit leaves it open what is on the disk.
-
-    After a failed fsync the kernel may forget the pages and report success next time; a write
-    that failed for want of space is harmless. Python 3.10 does not tell I/O errors apart.
-    """
+    """Whether a failed commit leaves it open what is on the disk. After a failed fsync the kernel
+    may forget the pages and report success next time; a write that failed for want of space is
+    harmless. Python 3.10 does not tell I/O errors apart."""
     name = getattr(error, "sqlite_errorname", "") or str(error)
     if name == "SQLITE_IOERR_WRITE":
         return False
@@ -1689,11 +1649,6 @@ def ask(db: sqlite3.Connection, question: str,
     """The first column of the first row of an answer, or None."""
     row = db.execute(question, values).fetchone()
     return row and row[0]
-
-
-def read_stations(db: sqlite3.Connection, which: str = "ORDER BY id",
-                  values: Sequence[Any] = ()) -> list[Station]:
-    return [Station(*row) for row in db.execute(f"SELECT * FROM station {which}", values)]
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
@@ -1727,8 +1682,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
-class Overview:
-    """What is shown of the file: stations, newest values, charts; it cannot be written here."""
+class Reader:
+    """Every question asked of the file, on a connection that cannot write."""
 
     def __init__(self, path: Path):
         require_database(path)
@@ -1755,7 +1710,7 @@ class Overview:
 
     def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
         """All stations, or those of the end of a SELECT."""
-        return read_stations(self.db, which, values)
+        return [Station(*row) for row in self.db.execute(f"SELECT * FROM station {which}", values)]
 
     def count_stations(self) -> int:
         return int(ask(self.db, "SELECT count(*) FROM station"))
@@ -1845,7 +1800,7 @@ class Overview:
             WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
             (inside, outside, start, end))))
 
-    def recent_times(self, series: int, now: int = LATEST_TIME) -> list[int]:
+    def recent_times(self, series: int, now: int) -> list[int]:
         """When the last twenty readings up to now were, in order."""
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
@@ -1866,15 +1821,10 @@ class Overview:
         log = beside(self.path, "-wal")
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
-    def weight(self) -> int:
-        return sum(self.weights())
-
     def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
-        """Readings of [start, end), thinned to at most limit Points if more.
-
-        Hours of which readings were pruned appear as their summaries. The cost is bounded by
-        MAX_SCAN readings or the hours of the span, whatever the number of readings.
-        """
+        """Readings of [start, end), thinned to at most limit Points if more. Hours of which
+        readings were pruned appear as their summaries. The cost is bounded by MAX_SCAN readings
+        or the hours of the span, whatever the number of readings."""
         start, end = self.span(series, start, end)
         if start >= end:
             return []
@@ -1916,11 +1866,6 @@ class Overview:
         summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
         return sorted(summaries + whole, key=operator.attrgetter("time"))
 
-
-class Reader(Overview):
-    """Every question asked of the file, on a connection that cannot write: single entries, what
-    is still to be forwarded, copies and checks."""
-
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
         """All readings of a station in order of time; pages by key, so it may take for ever."""
@@ -1936,8 +1881,8 @@ class Reader(Overview):
                 yield Row(ms, station.name, station.mac, field, value, entry)
             place = page[-1][0], page[-1][1] + 1
 
-    def feed(self, station: int, fields: Iterable[int] = range(1, 10), start: int = 0,
-             before: tuple[int, int] = (LATEST_TIME, 0), limit: int = MAX_RECENT) -> list[Entry]:
+    def feed(self, station: int, before: tuple[int, int], limit: int,
+             fields: Iterable[int] = range(1, 10), start: int = 0) -> list[Entry]:
         """The newest entries from start to before (a time and a number), in order of time: at
         most limit of those that have one of these fields, or a note."""
         values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
@@ -1955,12 +1900,10 @@ class Reader(Overview):
 
     def last_entry(self, station: int, field: int, now: int) -> Entry | None:
         """The newest entry up to now that has a value of this field."""
-        newest = read_readings(self.db, self.series(station).get(field, -1), end=(now + 1, 0),
-                               limit=1, order="DESC")
-        return self.entry_at(station, *newest[0][:2]) if newest else None
-
-    def entry_at(self, station: int, ms: int, number: int) -> Entry:
-        return self.feed(station, start=ms, before=(ms, number + 1), limit=1)[0]
+        for ms, number, _ in read_readings(self.db, self.series(station).get(field, -1),
+                                           end=(now + 1, 0), limit=1, order="DESC"):
+            return self.feed(station, (ms, number + 1), 1)[0]
+        return None
 
     def find_entry(self, station: int, number: int) -> Entry | None:
         """An entry by its number. No index holds them; but they grow with time, but for what came
@@ -1981,7 +1924,7 @@ class Reader(Overview):
                     SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
                     ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
                 (series, place, MAX_SCAN // 2, number))
-        return None if ms is None else self.entry_at(station, ms, number)
+        return None if ms is None else self.feed(station, (ms, number + 1), 1)[0]
 
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
@@ -2010,7 +1953,7 @@ class Reader(Overview):
         """A compact, consistent copy of the database at target, which must not exist."""
         def tell() -> None:
             with contextlib.suppress(OSError):
-                progress(target.stat().st_size / (self.weight() + 1))
+                progress(target.stat().st_size / (sum(self.weights()) + 1))
         self.db.set_progress_handler(tell, 1_000_000)
         self.db.execute("VACUUM INTO ?", (str(target),))
         self.db.set_progress_handler(None, 0)
@@ -2028,44 +1971,31 @@ class Reader(Overview):
                        self.db.execute("PRAGMA foreign_key_check")]
             for series, in self.db.execute("SELECT id FROM series").fetchall():
                 self.db.execute("BEGIN")        # readings and summaries of one instant
-                mistakes += self.check_series(series)
+                mistakes += check_series(self, series)
                 self.db.execute("COMMIT")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             damage.append(str(error) or "the file cannot be read")      # Python 3.10 says nothing
         self.db.set_progress_handler(None, 0)
         return damage, mistakes
 
-    def check_series(self, series: int) -> list[str]:
-        """Every summary of a series is compared with the readings that it summarizes."""
-        raw = {hour: rest for hour, *rest in self.db.execute("""
-            SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
-            FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
-        problems = []
-        for hour in self.hours(series, 0, LATEST_TIME):
-            count, low, high, total = raw.pop(hour.time, (0, None, None, None))
-            is_right = count + hour.pruned == hour.size and (hour.pruned or (
-                (low, high) == (hour.minimum, hour.maximum)
-                and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
-                                 abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
-            if not is_right:
-                problems.append(f"series {series}, hour from {format_time(hour.time)}: "
-                                "the summary is not that of its readings")
-        return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
-                           for ms in raw]
 
-
-def read_pieces(db: sqlite3.Connection, places: Iterable[tuple[int, tuple[int, int]]],
-                limit: int) -> Iterator[Piece]:
-    """Readings of series from a place on: of all together so many."""
-    for series, place in places:
-        rows = read_readings(db, series, place, limit=limit) if limit > 0 else []
-        limit -= len(rows)
-        behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
-        for names in db.execute("""
-                SELECT name, role, field, label FROM series JOIN station
-                ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
-            yield Piece._make((series, behind, *names, [
-                (ms, value) for ms, _, value in rows if not isinstance(value, str)]))
+def check_series(reader: Reader, series: int) -> list[str]:
+    """Every summary of a series is compared with the readings that it summarizes."""
+    raw = {hour: rest for hour, *rest in reader.db.execute("""
+        SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+        FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
+    problems = []
+    for hour in reader.hours(series, 0, LATEST_TIME):
+        count, low, high, total = raw.pop(hour.time, (0, None, None, None))
+        is_right = count + hour.pruned == hour.size and (hour.pruned or (
+            (low, high) == (hour.minimum, hour.maximum)
+            and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
+                             abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
+        if not is_right:
+            problems.append(f"series {series}, hour from {format_time(hour.time)}: "
+                            "the summary is not that of its readings")
+    return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
+                       for ms in raw]
 
 
 def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
@@ -2098,8 +2028,7 @@ class Outbox:
         self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
         self.pending = dict(self.unsent)        # the same, as it is
-        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way, and what has
-        self.late: dict[int, tuple[int, int]] = {}      # come before that meanwhile
+        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way
         self.ticket = secrets.randbits(32)      # of what is on its way
         self.reached: dict[int, tuple[int, int]] = {}   # to where the engine has it, and to where
         self.settled: dict[int, tuple[int, int]] = {}   # it had it when that was last settled
@@ -2118,9 +2047,7 @@ class Outbox:
                 self.unsent[series] = place
                 marks.append((series, *place))
             self.pending[series] = min(place, self.pending.get(series, place))
-            if place < self.sending.get(series, (0, 0)):
-                self.late[series] = min(place, self.late.get(series, place))
-            for had in (self.reached, self.settled):
+            for had in (self.sending, self.reached, self.settled):  # a late one moves them back
                 if place < had.get(series, (0, 0)):
                     had[series] = place
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
@@ -2154,8 +2081,17 @@ class Outbox:
     def take(self, reader: sqlite3.Connection) -> list[Piece]:
         """What is to be sent next, the oldest first, but so many pieces that this is soon done."""
         places = heapq.nsmallest(STEP_ENTRIES, self.pending.items(), key=operator.itemgetter(1))
-        pieces = [*read_pieces(reader, places, FORWARD_ROWS)]
-        self.sending, self.late = {piece.series: piece.behind for piece in pieces}, {}
+        pieces, limit = [], FORWARD_ROWS
+        for series, place in places:
+            rows = read_readings(reader, series, place, limit=limit) if limit else []
+            limit -= len(rows)
+            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
+            for names in reader.execute("""
+                    SELECT name, role, field, label FROM series JOIN station
+                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
+                pieces.append(Piece._make((series, behind, *names, [
+                    (ms, value) for ms, _, value in rows if not isinstance(value, str)])))
+        self.sending = {piece.series: piece.behind for piece in pieces}
         self.ticket += 1
         return pieces
 
@@ -2163,13 +2099,13 @@ class Outbox:
         """The engine has what was taken last; what came late meanwhile is still to be sent."""
         if ticket != self.ticket:
             return
-        for series, sent in self.sending.items():
-            place = self.reached[series] = min(sent, self.late.get(series, sent))
+        for series, place in self.sending.items():
+            self.reached[series] = place
             if read_readings(self.db, series, place, limit=1):
                 self.pending[series] = place
             else:
                 self.pending.pop(series, None)
-        self.sending, self.late = {}, {}
+        self.sending = {}
 
     def settle(self) -> None:
         """Note in the file what the engine has had since the last time but one: it may lose what
@@ -2190,11 +2126,84 @@ class Outbox:
         if monotonic >= self.settles - SETTLE_SECONDS + CRASH_SECONDS:
             self.settle()
         self.pending = dict(self.unsent)
-        self.sending, self.late, self.reached, self.settled = {}, {}, {}, {}
+        self.sending, self.reached, self.settled = {}, {}, {}
+
+
+class ImportStep:
+    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
+    Twice does not double. A reading is known by its series, time and entry number, or else by its
+    series, time and value; of equal ones so many are known as the table has. An hour of which
+    readings were pruned takes no more, since its summary may hold them already."""
+
+    def __init__(self, writer: "Writer", now: int):
+        self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
+        self.known = self.pruned = 0
+        self.look = functools.lru_cache(maxsize=None)(self._look)
+        # By series and time, {entry: value}; no value once a row was found to be that reading.
+        self.there: dict[tuple[int, int], dict[int, Value | None]] = {}
+        # By station, time and the number there: the number here, which its fields share.
+        self.numbers: dict[tuple[int, int, int | None], int] = {}
+
+    def add(self, ms: int, name: str, mac: str, field: int, value: Value,
+            entry: int | None) -> None:
+        if (station := self.writer.by_mac.get(mac)) is None:
+            station = self.writer.adopt(name, mac, self.now)
+            self.db.execute("INSERT INTO station (id, name, mac, created) VALUES (?, ?, ?, ?)",
+                            (station.id, station.name, mac, self.now))
+        series = self.writer.series_of(self.batch, station.id, field)
+        has_readings, has_pruned = self.look(series, ms // HOUR)
+        if has_pruned:
+            self.pruned += 1
+            return
+        if (there := self.there.get((series, ms))) is None:
+            there = self.there[series, ms] = {entry: value for _, entry, value in (
+                read_readings(self.db, series, (ms, 0), (ms + 1, 0)) if has_readings else ())}
+        same = entry if entry in there else next((e for e in there if there[e] == value), None)
+        if same is not None:
+            there[same] = None
+            self.known += 1
+            return
+        number = self.numbers.get((station.id, ms, entry))
+        if number is None or number in there:
+            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
+        there[number] = None
+        self.batch.stations[station.id] = station
+        self.batch.readings.append((series, ms, number, value))
+
+    def _look(self, series: int, hour: int) -> tuple[int, int]:
+        """Whether an hour has readings in the table, and whether some of it were pruned."""
+        row: tuple[int, int] = self.db.execute("""
+            SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
+                           AND time < (?2 + 1) * 3600000),
+                   EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
+            (series, hour)).fetchone()
+        return row
+
+    def _choose(self, station: Station, ms: int, entry: int | None) -> int:
+        """The entry number for a new reading: its own if that is free, else the next."""
+        wanted, following, gap = entry or 0, station.last_entry + 1, None
+        if 0 < wanted < following:
+            gap = self.db.execute("""
+                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
+                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
+                RETURNING first, last""", (station.id, wanted, station.id, wanted)).fetchone()
+            if not gap and ask(self.db, """
+                    SELECT 1 FROM reading WHERE time = ? AND entry = ?
+                    AND series IN (SELECT id FROM series WHERE station = ?)""",
+                    (ms, wanted, station.id)):
+                return wanted                               # another field of the same entry
+        number = wanted if gap else max(wanted, following)
+        first, last = gap or (following, number)
+        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+            (station.id, *left) for left in ((first, number - 1), (number + 1, last))
+            if left[0] <= left[1]])
+        station.last_entry = max(station.last_entry, number)
+        return number
 
 
 class Database:
-    """The file as the one process that writes has it: lock, layout, transactions, log."""
+    """The file as the one process that writes has it: lock, layout, transactions, log; and what
+    stations send: as many updates are added as the turn brings, then all are committed."""
 
     def __init__(self, path: Path):
         """Raises StoreError, BlockingIOError."""
@@ -2234,7 +2243,8 @@ class Database:
         """Take stations and series as the file has them; nothing is on its way to it."""
         self.batch = Batch()
         self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
-        self.stations = {station.id: station for station in read_stations(self.db)}
+        self.stations = {
+            row[0]: Station(*row) for row in self.db.execute("SELECT * FROM station ORDER BY id")}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
         self.series_places: dict[int, tuple[int, int]] = {
@@ -2268,9 +2278,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
         """One durable change, or none: after an error memory again says what the file says.
-
-        places are where rows that do not lie together change: each costs the log a page or two.
-        """
+        places are where rows that do not lie together change: each costs the log a page or two."""
         before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -2293,87 +2301,6 @@ class Database:
         except sqlite3.Error as error:
             if is_fatal(error):
                 raise
-
-
-class ImportStep:
-    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
-
-    Twice does not double. A reading is known by its series, time and entry number, or else by its
-    series, time and value; of equal ones so many are known as the table has. An hour of which
-    readings were pruned takes no more, since its summary may hold them already.
-    """
-
-    def __init__(self, writer: "Writer", now: int):
-        self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
-        self.known = self.pruned = 0
-        self.look = functools.lru_cache(maxsize=None)(self._look)
-        # By series and time, {entry: value}; no value once a row was found to be that reading.
-        self.there: dict[tuple[int, int], dict[int, Value | None]] = {}
-        # By station, time and the number there: the number here, which its fields share.
-        self.numbers: dict[tuple[int, int, int | None], int] = {}
-
-    def add(self, ms: int, name: str, mac: str, field: int, value: Value,
-            entry: int | None) -> None:
-        station = self.writer.by_mac.get(mac) or self.writer.adopt(name, mac, self.now)
-        series = self.writer.series_of(self.batch, station.id, field)
-        has_readings, has_pruned = self.look(series, ms // HOUR)
-        if has_pruned:
-            self.pruned += 1
-            return
-        if (there := self.there.get((series, ms))) is None:
-            there = self.there[series, ms] = {entry: value for _, entry, value in (
-                read_readings(self.db, series, (ms, 0), (ms + 1, 0)) if has_readings else ())}
-        same = entry if entry in there else next((e for e in there if there[e] == value), None)
-        if same is not None:
-            there[same] = None
-            self.known += 1
-            return
-        number = self.numbers.get((station.id, ms, entry))
-        if number is None or number in there:
-            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
-        there[number] = None
-        self.batch.stations[station.id] = station
-        self.batch.readings.append((series, ms, number, value))
-
-    def _look(self, series: int, hour: int) -> tuple[int, int]:
-        """Whether an hour has readings in the table, and whether some of it were pruned."""
-        row: tuple[int, int] = self.db.execute("""
-            SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
-                           AND time < (?2 + 1) * 3600000),
-                   EXISTS (SELECT 1 FROM hour WHERE series = ?1 AND hour = ?2 AND pruned > 0)""",
-            (series, hour)).fetchone()
-        return row
-
-    def _choose(self, station: Station, ms: int, entry: int | None) -> int:
-        """The entry number for a new reading: its own if that is free, else the next."""
-        if entry is not None and entry != station.last_entry + 1 and (
-                self._take_free(station, entry) or ask(self.db, """
-                SELECT 1 FROM reading WHERE time = ? AND entry = ?
-                AND series IN (SELECT id FROM series WHERE station = ?)""",
-                (ms, entry, station.id))):                  # another field of the same entry
-            return entry
-        station.last_entry += 1
-        return station.last_entry
-
-    def _take_free(self, station: Station, entry: int) -> bool:
-        """Whether an entry number was free; from now on it is taken."""
-        if entry > station.last_entry:
-            gap, station.last_entry = (station.last_entry + 1, entry), entry
-        else:
-            gap = self.db.execute("""
-                DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
-                    SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
-        if gap is None:
-            return False
-        pieces = ((gap[0], entry - 1), (entry + 1, gap[1]))
-        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, first, last) for first, last in pieces if first <= last])
-        return True
-
-
-class Updates(Database):
-    """What stations send: as many are added as the turn brings, then all are committed."""
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
         """Put a reading into the open batch; its entry number, to be told after commit only."""
@@ -2430,6 +2357,15 @@ class Updates(Database):
             batch.series.append((series, station, field))
         return series
 
+    def adopt(self, name: str, mac: str, now: int) -> Station:
+        """A station for a MAC not yet known, in memory alone; it has no key until --new-key."""
+        taken = {station.name for station in self.stations.values()}
+        station = Station(self.next_station, mac if not name or name in taken else name, mac,
+                          created=now)
+        self.stations[station.id] = self.by_mac[mac] = station
+        self.next_station += 1
+        return station
+
     def find_part(self, console: Station, place: str, now: int) -> Station | None:
         """The station for a place of a console; a new one comes with the batch. None: its name
         or MAC is that of a station which was registered otherwise."""
@@ -2438,13 +2374,9 @@ class Updates(Database):
         name, mac = name_part(console.name, console.mac, place)
         part = self.by_mac.get(mac)
         if part is None:
-            taken = {station.name for station in self.stations.values()}
-            if len(mac) > MAX_MAC or not (free := {name, mac} - taken):
+            if len(mac) > MAX_MAC or {name, mac} <= {s.name for s in self.stations.values()}:
                 return None
-            part = Station(self.next_station, name if name in free else mac, mac, None, None, None,
-                           None, now, None, 0, SILENT_AT_LEAST)
-            self.stations[part.id] = self.by_mac[mac] = part
-            self.next_station += 1
+            part = self.adopt(name, mac, now)
         if part.console != console.id:
             if part.key or part.console:
                 return None
@@ -2501,7 +2433,7 @@ class Updates(Database):
             self.index_keys()
 
 
-class Writer(Updates):
+class Writer(Database):
     """All that changes the file: updates, and commands, each so short that a server can carry it
     out between two updates."""
 
@@ -2561,7 +2493,7 @@ class Writer(Updates):
             (name, mac, role, key and bytes.fromhex(key), now)))
 
     def _refuse_used_key(self, key: str | None) -> None:
-        if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in self.stations.values()):
+        if key and bytes.fromhex(key) in self.by_key:
             raise StoreError("this key belongs to a station already; each has its own")
 
     def edit_station(self, name: str, new_name: str | None, mac: str | None,
@@ -2715,17 +2647,6 @@ class Writer(Updates):
             self.db.execute("DELETE FROM outcome")
         return len(step.batch.readings), step.known, step.pruned
 
-    def adopt(self, name: str, mac: str, now: int) -> Station:
-        """A station for a MAC not yet known; it has no key until --new-key."""
-        taken = {station.name for station in self.stations.values()}
-        name = mac if not name or name in taken else name
-        station = Station(*self.db.execute("""
-            INSERT INTO station (name, mac, created) VALUES (?, ?, ?) RETURNING *""",
-            (name, mac, now)).fetchone())
-        self.stations[station.id] = self.by_mac[mac] = station
-        self.next_station = station.id + 1
-        return station
-
 
 # ------------------------------------------------------------------------------------------------
 # 6. Access
@@ -2734,12 +2655,10 @@ class Writer(Updates):
 # ------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(4096)
+@remember
 def hash_key(key: str) -> bytes:
     """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
-
-    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more.
-    """
+    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more."""
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
@@ -2790,11 +2709,10 @@ def parse_basic(authorization: str) -> str | None:
         return None
 
 
-@functools.lru_cache(4096)
+@remember
 def networks(address: str) -> tuple[str, ...]:
     """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
-    that a provider gives to one. All who tell none are one.
-    """
+    that a provider gives to one. All who tell none are one."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -2813,11 +2731,9 @@ class TooOften(Refused):
 
 
 class Guesses:
-    """Wrong keys and passwords, counted by network in windows of time.
-
-    Who has had his guesses gets no answer about a secret any more, right or wrong, but about
-    those that were right from there before: so stations and people behind that address go on.
-    """
+    """Wrong keys and passwords, counted by network in windows of time. Who has had his guesses
+    gets no answer about a secret any more, right or wrong, but about those that were right from
+    there before: so stations and people behind that address go on."""
 
     def __init__(self, monotonic: Callable[[], float]):
         self.monotonic = monotonic
@@ -2829,8 +2745,7 @@ class Guesses:
         """Raise Refused 429 unless this secret may be looked at."""
         if not self.throttled or (address, digest) in self.right:
             return
-        until = max((self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS])),
-                    default=0.0)
+        until = max(self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS]))
         if (wait := math.ceil(until - self.monotonic())) > 0:
             raise Refused(429, f"too many wrong keys from your address; try again in {wait} s",
                           Retry_After=str(wait))
@@ -2873,9 +2788,7 @@ class Access:
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
         """The station an update is from: the one with this MAC, or else with this key.
-
-        Raises Refused: 403, 429 after many of them, 507; TooOften.
-        """
+        Raises Refused: 403, 429 after many of them, 507; TooOften."""
         digest, writer = hash_key(key[:MAX_SECRET + 1]), self.writer
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
@@ -2932,9 +2845,7 @@ class Access:
 
     def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
         """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
-
-        A browser that has been let in shows it by its cookie, also after a restart.
-        """
+        A browser that has been let in shows it by its cookie, also after a restart."""
         if self.password is None:
             return
         if headers.get("sec-fetch-site") == "cross-site" \
@@ -3685,7 +3596,8 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
         # The outside station that counts is the first that is not silent. Not the one that sent
         # last: the verdict would turn with each reading.
         elif not is_heard:
-            is_heard = now <= silent_from(place.readings, place.silence)
+            times = [ms for ms, _ in place.readings]
+            is_heard = bool(times) and now <= times[-1] + silence_limit(times, place.silence)
             if is_heard or not outside:
                 outside, settled = place, place.settle(now)
         places[station.id] = settled if settled and place is outside else place.settle(now)
@@ -3903,7 +3815,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
     return ("<section class=scroll tabindex=0 aria-label=Stations>\n<h2>Stations</h2><table>"
             "<thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>\n"
             f"{''.join(shown)}</table>{details}<p class=dim>{history}"
-            f"the file weighs {format_bytes(reader.weight())}.</p></section>\n"), others
+            f"the file weighs {format_bytes(sum(reader.weights()))}.</p></section>\n"), others
 
 
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
@@ -4638,7 +4550,7 @@ def find_entries(read: Read, fields: Iterable[int], results: int
     before = (read.wanted.end, 0)
     while (left := results - len(entries)) > 0:
         limit = min(left, STEP_ENTRIES)
-        page = read.reader.feed(read.station.id, fields, read.wanted.start, before, limit)
+        page = read.reader.feed(read.station.id, before, limit, fields, read.wanted.start)
         entries[:0] = page
         if len(page) < limit:
             break
@@ -4791,8 +4703,8 @@ def find_entry(read: Read) -> Entry | None:
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
         return read.reader.last_entry(read.station.id, read.fields[0], read.now)
-    return next(iter(read.reader.feed(read.station.id, THINGSPEAK_FIELDS,
-                                      before=(read.now + 1, 0), limit=1)), None)
+    return next(iter(read.reader.feed(read.station.id, (read.now + 1, 0), 1, THINGSPEAK_FIELDS)),
+                None)
 
 
 def get_entry(read: Read) -> Answer:
@@ -6242,7 +6154,7 @@ def close_expired(server: Server) -> None:
 
 def watch_space(server: Server) -> None:
     """Refuse readings while there is still room for the log and for a backup."""
-    disk, weight = shutil.disk_usage(server.writer.path.parent), server.reader.weight()
+    disk, weight = shutil.disk_usage(server.writer.path.parent), sum(server.reader.weights())
     low = min(LOW_SPACE + 2 * weight, disk.total // 8)
     none = min(NO_SPACE, disk.total // 32)
     space = 2 if disk.free > low else 1 if disk.free > none else 0
@@ -7181,7 +7093,7 @@ def backup(args: argparse.Namespace, path: Path, name: str) -> None:
                 raise StoreError(f"copying {path} to {target}: {error}") from None
         with contextlib.closing(Reader(partial)) as copy, progress_bar("checking") as progress:
             damage, mistakes = copy.check(progress)
-            count, size = copy.count(), copy.weight()
+            count, size = copy.count(), sum(copy.weights())
         if damage:
             raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
     if mistakes:

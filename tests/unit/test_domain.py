@@ -211,6 +211,7 @@ def test_time_round_trip(ms):
     instant = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=ms)
     assert text[:-1] == instant.isoformat(timespec="milliseconds")[:-6]
     assert iotserver.parse_time(text) == ms
+    assert iotserver.parse_time(text, timezone(timedelta(hours=-4))) == ms, "it says Z"
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(2099, 1, 1)), st.integers(-14 * 60, 14 * 60))
