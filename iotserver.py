@@ -3246,6 +3246,7 @@ NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
 COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+COOLER = "Cooler outside from about {} ({} to {}{})."
 FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
 LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
@@ -3407,6 +3408,12 @@ def find_expiry(places: list[Place]) -> int:
                 if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
+def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None) -> list[str]:
+    """Of a forecast; what should have come already is expected now."""
+    return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+            for ms in (max(at, now), start, max(end, now))]
+
+
 def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
     """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
     forecast = room.forecast
@@ -3414,13 +3421,12 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
-    at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, max(forecast.end, now)))
+    at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone)
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    return f"Cooler outside from about {at} ({start} to {end}{named})."
+    return COOLER.format(at, start, end, named)
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3466,9 +3472,8 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
         ago = format_ago(now - (station.heard or now))
         return f"{name} is silent", f"{name} has been silent for {ago}."
     if topic == "plan":
-        at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
-                          for ms in map(room["forecast"].get, ("at", "from", "to")))
-        return "When it gets cooler", f"Cooler outside from about {at} ({start} to {end})."
+        at, start, end = map(room["forecast"].get, ("at", "from", "to"))
+        return "When it gets cooler", COOLER.format(*say_times(at, start, end, now, zone), "")
     inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
                        for side in ("inside", "outside"))
     said = room["text"].removesuffix(".")
