@@ -3355,6 +3355,11 @@ def choose_zone(cookie: str) -> tzinfo:
     return timezone(timedelta(minutes=int(offset))) if has_offset else zone
 
 
+def choose_view(headers: Mapping[str, str], units: str, range: str = "24h") -> View:
+    return View(choose_unit(units, headers.get("accept-language", "")[:MAX_LANGUAGE]),
+                choose_zone(headers.get("cookie", "")[:MAX_COOKIES]), range)
+
+
 def find_zone(name: str) -> tzinfo:
     """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
     try:
@@ -3620,12 +3625,10 @@ def draw_chart(chart: Chart) -> str:
     values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
     marks = value_ticks([*chart.bounds, *values], 3 if chart.height == SMALL_HEIGHT else 5)
     chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
-    shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
-              f"height={height} />" for a, b in chart.shaded]
-    if chart.interval:
-        left, right = map(chart.x, chart.interval)
-        shapes.append(f"<rect class=interval x={left:g} y={TOP} width={right - left:.1f} "
-                      f"height={height} />")
+    spans = [("shade", span) for span in chart.shaded]
+    spans += [("interval", chart.interval)] if chart.interval else []
+    shapes = [f"<rect class={css} x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
+              f"height={height} />" for css, (a, b) in spans]
     shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
@@ -3732,7 +3735,7 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float) ->
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
     is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
-    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
+    return room._replace(verdict=verdict, is_cold=is_cold)
 
 
 def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
@@ -3815,27 +3818,23 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int) 
             f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
 
 
-def render_day(reader: Reader, place: Place, view: View) -> str:
-    """Of the day of its newest reading the lowest and highest, and the difference to a day ago."""
-    (now, celsius), series = place.readings[-1], cast(int, place.series)
-    midnight = datetime.fromtimestamp(now / 1000, view.zone).replace(
-        hour=0, minute=0, second=0, microsecond=0)
-    found = reader.extremes(series, round(midnight.timestamp() * 1000), now + 1)
-    said = [f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, '%H:%M')}"
-            for word, (ms, value) in zip(("Low", "High"), found, strict=False)]
-    for _, before in reader.recent(series, now - DAY - HOUR, now - DAY + 1)[-1:]:
-        word = "warmer" if celsius >= before else "cooler"
-        said.append(f"{say_degrees(celsius - before, view.unit)} {word} than a day ago")
-    return "".join(f"<p class=day>{line}</p>" for line in said)
-
-
 def render_now(reader: Reader, place: Place, view: View, now: int) -> str:
-    """One temperature, large."""
+    """One temperature, large; its day's lowest and highest, and the difference to a day ago."""
     value, unit, trend, heard, day = "–", "", "", place.heard, ""
-    if place.readings:
+    if place.readings and place.series is not None:
         heard, celsius = place.readings[-1]
         value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        trend, day = say_trend(place.readings, now), render_day(reader, place, view)
+        trend = say_trend(place.readings, now)
+        midnight = datetime.fromtimestamp(heard / 1000, view.zone).replace(
+            hour=0, minute=0, second=0, microsecond=0)
+        found = reader.extremes(place.series, round(midnight.timestamp() * 1000), heard + 1)
+        for word, (ms, extreme) in zip(("Low", "High"), found, strict=False):
+            day += (f"<p class=day>{word} {say_number(in_unit(extreme, view.unit))} "
+                    f"at {say_time(ms, view.zone, '%H:%M')}</p>")
+        for _, before in reader.recent(place.series, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
+            word = "warmer" if celsius >= before else "cooler"
+            day += (f"<p class=day>{say_degrees(celsius - before, view.unit)} {word} "
+                    "than a day ago</p>")
     ago = render_ago(heard, view, now) if heard else "no reading yet"
     return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
             f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p>{day}</section>\n")
@@ -3964,8 +3963,6 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
 TEXT, JSON, HTML, CSV, EVENTS = (
     "text/plain; charset=utf-8", "application/json", "text/html; charset=utf-8",
     "text/csv; charset=utf-8", "text/event-stream")
-
-
 ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
 
 
@@ -4036,9 +4033,7 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     span, *more = names.get("range", ["24h"])   # other names are left to who put them there
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-    view = View(choose_unit(server.settings.units, language),
-                choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES]), span)
+    view = choose_view(request.headers, server.settings.units, span)
     page = server.board.find_page(view)
     return answer_page(request, server, page) if page else make_page(request, server, view)
 
@@ -4134,9 +4129,7 @@ def get_verdict(request: Request, server: "Server") -> Work:
     places, now = server.board.places(), server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
-    unit = choose_unit(server.settings.units,
-                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
+    unit, zone, _ = choose_view(request.headers, server.settings.units)
     return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
                   TEXT, headers=ANY_ORIGIN)
 
@@ -4203,7 +4196,6 @@ def get_healthz(request: Request, server: "Server") -> Answer:
 # -- metrics --------------------------------------------------------------------------------------
 
 UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
 Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
 
@@ -4261,12 +4253,6 @@ def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def render_sample(name: str, labels: dict[str, str], value: float) -> str:
-    told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
-                    for label, text in labels.items() if label)
-    return f"iotserver_{name}{labels.get('', '')}{told and f'{{{told}}}'} {value:.15g}\n"
-
-
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
     yield from server.board.look()
@@ -4276,10 +4262,13 @@ def get_metrics(request: Request, server: "Server") -> Work:
         yield
         lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
         for number, (labels, value) in enumerate(samples, 1):
-            lines.append(render_sample(name, labels, value))
+            suffix = labels.pop("", "")
+            told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                            for label, text in labels.items())
+            lines.append(f"iotserver_{name}{suffix}{told and f'{{{told}}}'} {value:.15g}\n")
             if number % STEP_ENTRIES == 0:
                 yield
-    return Answer("".join(lines).encode(), PROMETHEUS)
+    return Answer("".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 # -- ThingSpeak -----------------------------------------------------------------------------------
@@ -4523,28 +4512,25 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
 
 
 def write_bulk(request: Request, server: "Server") -> Answer:
-    """What is posted below /channels/: all updates or none, as one. Raises Refused."""
-    match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
-    if not match:
-        raise Refused(405, "administration is done on the command line")
-    now, params = server.now(), parse_params(request)
-    key = find_key(request, params)
-    station = server.access.admit(None, key, request.address)
-    if str(station.id) != match[1]:
-        raise Refused(403, "this key writes to another channel")
-    updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
-    if not (isinstance(updates, list) and updates and all(isinstance(u, dict) for u in updates)):
-        raise Refused(400, "updates: a list of them is needed")
-    if len(updates) > MAX_BULK:
-        raise Refused(413, f"updates: at most {MAX_BULK}")
-    times = parse_bulk_times(updates, parse_zone(params), now)
-    store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
-    return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
-
-
-def post_channel(request: Request, server: "Server") -> Answer:
+    """What is posted below /channels/: all updates or none, as one."""
     try:
-        return write_bulk(request, server)
+        match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
+        if not match:
+            raise Refused(405, "administration is done on the command line")
+        now, params = server.now(), parse_params(request)
+        key = find_key(request, params)
+        station = server.access.admit(None, key, request.address)
+        if str(station.id) != match[1]:
+            raise Refused(403, "this key writes to another channel")
+        updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
+        if not (isinstance(updates, list) and updates
+                and all(isinstance(update, dict) for update in updates)):
+            raise Refused(400, "updates: a list of them is needed")
+        if len(updates) > MAX_BULK:
+            raise Refused(413, f"updates: at most {MAX_BULK}")
+        times = parse_bulk_times(updates, parse_zone(params), now)
+        store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
+        return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
     except Refused as refused:
         no_key = Refused(401, "Please provide proper authentication details.")
         return render_error(no_key if refused.status == 403 else refused, "json")
@@ -4910,16 +4896,14 @@ def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
 
 
 FEED = r"/(?:feeds?|fields?/(?:field)?(?P<field>[1-8]))"  # a client's own example says field1
-READS: tuple[tuple[re.Pattern[str], Callable[[Read], Answer | Work]], ...] = tuple(
-    (re.compile(pattern), route) for pattern, route in (
-        (r"", get_channel),
-        (FEED, get_feed),
-        (FEED + "/last", get_entry),
-        (r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})", get_entry),
-        (FEED + "/last_data_age", get_age),
-        (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
-        (r"/charts/(?P<field>[1-8])", get_chart),
-    ))
+READS: dict[str, Callable[[Read], Answer | Work]] = {
+    "": get_channel,
+    FEED: get_feed,
+    FEED + "/last": get_entry,
+    r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})": get_entry,
+    FEED + "/last_data_age": get_age,
+    r"/status(?:es)?(?:/(?P<last>last))?": get_status,
+    "/charts/(?P<field>[1-8])": get_chart}
 
 
 def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
@@ -4938,8 +4922,8 @@ def read_channel(request: Request, server: "Server", params: dict[str, Any], pat
         access.admit_reader(request.headers, request.address)
     if station is None:
         raise Refused(404, "there is no such channel")
-    for pattern, route in READS:
-        if match := pattern.fullmatch(slash + rest):
+    for pattern, route in READS.items():
+        if match := re.fullmatch(pattern, slash + rest):
             told = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
                       for series in reader.latest([station.id])
@@ -5028,7 +5012,6 @@ class Route(NamedTuple):
 
 
 ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
-Console = functools.partial(ThingSpeak, answer=take_report, is_safe=False)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -5046,10 +5029,10 @@ ROUTES = (
     ThingSpeak("POST", "/update", post_update),
     *(ThingSpeak("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
     ThingSpeak("GET", "/channels/", get_channels),
-    ThingSpeak("POST", "/channels/", post_channel),
+    ThingSpeak("POST", "/channels/", write_bulk),
     *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
     *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
-    *(Console(method, path) for method in ("GET", "POST")
+    *(ThingSpeak(method, path, take_report, is_safe=False) for method in ("GET", "POST")
       for path in ("/weatherstation/", "/data/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
