@@ -90,7 +90,6 @@ import socket
 import sqlite3
 import ssl
 import statistics
-import string
 import subprocess
 import sys
 import tempfile
@@ -3261,19 +3260,11 @@ MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
 STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
 ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
-PAGE = string.Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
-<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
-<body><main$attributes>
-$body</main>$script</body></html>
-""")
-NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
+NO_STATION = """<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
-<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
+<p><code>python3 iotserver.py --db {db} --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
 </code></p><p>Then one more with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p></section>""")
+<code>python3 iotserver.py --demo</code></p></section>"""
 
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
@@ -3409,8 +3400,8 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
 
 def find_expiry(places: list[Place]) -> int:
     """When a verdict turns unknown, unless readings come."""
-    return min((place.verdict.expires for place in places
-                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+    return min((verdict.expires for _, verdict in rank_rooms(places) if verdict.expires),
+               default=LATEST_TIME)
 
 
 def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None) -> list[str]:
@@ -3917,8 +3908,14 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
                 style: str = STYLE) -> bytes:
     """A whole page. title is text, the rest is markup."""
-    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
-                           script=script).encode()
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
+<link rel="manifest" href="/manifest.webmanifest"><style>{style}</style></head>
+<body><main{attributes}>
+{body}</main>{script}</body></html>
+""".encode()
 
 
 def render_message(title: str, text: str) -> bytes:
@@ -3932,7 +3929,7 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     if not stations:
-        return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
+        return render_page("No station yet", NO_STATION.format(db=escape(str(reader.path))))
     shown, lines = choose_places(places), []
     for place in shown:
         yield
@@ -4056,11 +4053,6 @@ def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
 def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
     """The route to an answer that is the same each time."""
     return lambda request, server: answer
-
-
-ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
-          "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
-DAILY = (("Cache-Control", "max-age=86400"),)
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -4734,22 +4726,19 @@ def render_error(refused: Refused, suffix: str) -> Answer:
     return answer._replace(status=refused.status, headers=CORS + refused.headers)
 
 
-def csv_row(row: dict[str, Any]) -> bytes:
-    """Times in a feed are written `2021-02-18 21:46:23 UTC` in CSV, or with -0500."""
-    stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
-    return as_csv([(row | {
-        "created_at": re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)}).values()])
-
-
-ROWS: dict[str, Callable[[dict[str, Any]], bytes]] = {      # an entry in a list of them
-    "json": as_json, "csv": csv_row, "xml": lambda row: xml_element("feed", row).encode()}
-
-
 def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
-    """A channel and its entries."""
-    render, rows = ROWS[read.suffix if read.suffix in ROWS else "json"], []
+    """A channel and its entries. CSV has times like `2021-02-18 21:46:23 UTC`, or with -0500."""
+    rows = []
     for entry in entries:
-        rows.append(render(entry_row(read, entry)))
+        row = entry_row(read, entry)
+        if read.suffix == "csv":
+            stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
+            row["created_at"] = re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)
+            rows.append(as_csv([row.values()]))
+        elif read.suffix == "xml":
+            rows.append(xml_element("feed", row).encode())
+        else:
+            rows.append(as_json(row))
         if len(rows) % STEP_ENTRIES == 0:
             yield
     if read.suffix == "csv":
@@ -4838,9 +4827,9 @@ def get_channel(read: Read) -> Answer:
     return render_document("channel", list_channel(read.station, read.wanted.zone), read.suffix)
 
 
-CHART_STYLE = string.Template(
-    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
-    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
+CHART_STYLE = (
+    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:%(back)s;"
+    "--paper:%(back)s}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:%(line)s}"
     "h1{font-size:1rem;text-align:center}"
     "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
 
@@ -4876,8 +4865,8 @@ def get_chart(read: Read) -> Work:
     title = params.get("title") or read.station.name
     line = Line(label, "line", shape_line(points, params.get("type", ""), base))
     chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
-    style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
-                                           color=color("color", "#d62020"))
+    style = STYLE + CHART_STYLE % {"back": color("bgcolor", "#ffffff"),
+                                   "line": color("color", "#d62020")}
     every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
     refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
     return Answer(render_page(
@@ -5021,8 +5010,11 @@ ROUTES = (
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
     Route("GET", "/metrics", get_metrics),
-    *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
-      for path, (asset, kind) in ASSETS.items()),
+    *(Route("GET", path, always(Answer(
+        asset.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))), is_open=True)
+      for path, asset, kind in (
+          ("/worker.js", WORKER, "text/javascript"), ("/icon.svg", ICON, "image/svg+xml"),
+          ("/manifest.webmanifest", MANIFEST, "application/manifest+json"))),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
     *(ThingSpeak("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
