@@ -3346,11 +3346,6 @@ def choose_zone(cookie: str) -> tzinfo:
     return timezone(timedelta(minutes=int(offset))) if has_offset else zone
 
 
-def choose_view(headers: Mapping[str, str], units: str, range: str = "24h") -> View:
-    return View(choose_unit(units, headers.get("accept-language", "")[:MAX_LANGUAGE]),
-                choose_zone(headers.get("cookie", "")[:MAX_COOKIES]), range)
-
-
 def find_zone(name: str) -> tzinfo:
     """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
     try:
@@ -4030,7 +4025,9 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     span, *more = names.get("range", ["24h"])   # other names are left to who put them there
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    view = choose_view(request.headers, server.settings.units, span)
+    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
+    view = View(choose_unit(server.settings.units, language),
+                choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES]), span)
     page = server.board.find_page(view)
     return answer_page(request, server, page) if page else make_page(request, server, view)
 
@@ -4109,9 +4106,7 @@ def get_stations(request: Request, server: "Server") -> Work:
 
 def get_verdict(request: Request, server: "Server") -> Work:
     """The answers for widgets and scripts, as JSON or in words, a line a room.
-
-    As a widget cannot log in, a key of a station opens them on a private server.
-    """
+    As a widget cannot log in, a key of a station opens them on a private server."""
     query = parse_query(request, "key")
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
@@ -4121,7 +4116,9 @@ def get_verdict(request: Request, server: "Server") -> Work:
     places, now = server.board.places(), server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
-    unit, zone, _ = choose_view(request.headers, server.settings.units)
+    unit = choose_unit(server.settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
+    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
     return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
                   TEXT, headers=ANY_ORIGIN)
 
@@ -4306,10 +4303,8 @@ QUOTED = [b"%%%02X" % n if n > 127 or n in b" #\\" else b"%c" % n for n in range
 
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
     """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
-
     With its length in data, and whether the answer has to go without a head (HTTP/0.9). The strict
-    parser reads the result, so whatever else is wrong stays wrong.
-    """
+    parser reads the result, so whatever else is wrong stays wrong."""
     if (end := data.find(b"\n", 1)) < 0:
         return None
     method, _, words = (part.strip() for part in data[:end].partition(b" "))
@@ -4328,10 +4323,8 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
 
 def parse_form(text: str) -> dict[str, str]:
     """`field1=2&status=a+b` to a dict, of whatever a device can send.
-
     A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
-    the key, as in the sketch that everybody copied; it counts when no other is told.
-    """
+    the key, as in the sketch that everybody copied; it counts when no other is told."""
     def unquote(text: str) -> str:
         # What is longer than any value is decoded once it is known who sends it.
         return text if len(text) > MAX_ENTRY else urllib.parse.unquote_plus(text).strip("\r\n")
@@ -4343,9 +4336,7 @@ def parse_form(text: str) -> dict[str, str]:
 
 def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
     """Query and body merged; the body wins. All values but those of nested JSON are texts.
-
-    document is the body, where it has been parsed already. Raises Refused.
-    """
+    document is the body, where it has been parsed already. Raises Refused."""
     params: dict[str, Any] = parse_form(request.query)
     if document is None and request.body.lstrip()[:1] != b"{":
         return params | parse_form(request.body.decode("utf-8", "replace"))
@@ -4382,7 +4373,6 @@ def parse_zone(params: Mapping[str, Any]) -> tzinfo:
 
 
 # -- writing --------------------------------------------------------------------------------------
-
 
 def find_text(params: Mapping[str, Any], *names: str) -> str | None:
     """The first of these parameters that is there; None for an empty one. Raises Refused."""
@@ -4424,9 +4414,7 @@ def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[
 
 def parse_created(text: str, zone: tzinfo, now: int) -> int:
     """created_at, ISO 8601 or seconds since 1970, to ms. Raises ValueError.
-
-    Also for the future: a clock that runs ahead by days would hide all that comes after.
-    """
+    Also for the future: a clock that runs ahead by days would hide all that comes after."""
     ms = parse_moment(text, zone)
     if not EARLIEST_CREATED <= ms <= now + DAY:
         raise ValueError("created_at: of a clock that is wrong")
@@ -4435,9 +4423,7 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
 
 def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
     """GET or POST /update: the entry's number; 0 with 400 for a wrong key, with 200 if too soon.
-
-    A clash of created_at is not established there; here both entries are kept.
-    """
+    A clash of created_at is not established there; here both entries are kept."""
     suffix, now = request.path.partition(".")[2], server.now()
     try:
         if request.length > MAX_ENTRY:
@@ -4489,10 +4475,8 @@ def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
     """When each entry was; the last delta_t (s since the one before) ends now. Raises Refused.
-
     What it ends at there is not established. What is not a time is refused, other than in /update:
-    a whole history would be put at this instant.
-    """
+    a whole history would be put at this instant."""
     with contextlib.suppress(ValueError, OverflowError):
         deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
         starts = list(itertools.accumulate(deltas))
@@ -4529,7 +4513,6 @@ def write_bulk(request: Request, server: "Server") -> Answer:
 
 
 # -- reading: what is wanted ----------------------------------------------------------------------
-
 
 class Wanted(NamedTuple):
     """What the parameters of a read say."""
@@ -4598,10 +4581,8 @@ def to_number(value: Value | None) -> float | None:
 def summarize_entries(entries: list[Entry], fields: Iterable[int], summary: tuple[str, int]
                       ) -> list[Entry]:
     """One entry for each bucket from the first to the last; empty ones have no values.
-
     What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
-    stations that send one field at a time.
-    """
+    stations that send one field at a time."""
     name, width = summary
 
     def summarize(group: list[Entry]) -> dict[int, Any]:
@@ -4646,7 +4627,6 @@ def select_entries(read: Read) -> Generator[None, None, list[Entry]]:
 
 
 # -- reading: how it is told ----------------------------------------------------------------------
-
 
 def say_stamp(ms: int, zone: tzinfo) -> str:
     """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
@@ -4753,7 +4733,6 @@ def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Wo
 
 
 # -- reading: the routes --------------------------------------------------------------------------
-
 
 def get_feed(read: Read) -> Work:
     entries = yield from select_entries(read)
@@ -4988,7 +4967,6 @@ PREFLIGHT = always(Answer(b"", headers=CORS))
 
 
 # -- the table ------------------------------------------------------------------------------------
-
 
 class Route(NamedTuple):
     """Who answers. A path that ends in / stands for everything below it."""
