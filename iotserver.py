@@ -3693,8 +3693,7 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
 def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
                 touched: set[int] | None) -> Place:
     """A station with a role as it is now: as before, unless its series was touched."""
-    if before and before.series is not None and not (
-            touched is None or before.series in touched):
+    if before and before.series is not None and not (touched is None or before.series in touched):
         return before
     window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
     series = reader.series(station.id).get(1)
@@ -4002,9 +4001,8 @@ def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-QUERY: dict[str, Callable[[str], Any]] = {
-    "station": str, "field": parse_field, "points": str, "key": str,
-    "start": functools.partial(parse_instant, "start"),
+QUERY: dict[str, Callable[[str], Any]] = {      # what is more than a text
+    "field": parse_field, "start": functools.partial(parse_instant, "start"),
     "end": functools.partial(parse_instant, "end")}
 
 
@@ -4016,7 +4014,7 @@ def parse_query(request: Request, *known: str) -> dict[str, Any]:
             raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
         if len(values) > 1:
             raise Refused(400, f"{name}: given twice")
-    return {name: QUERY[name](values[0]) for name, values in query.items()}
+    return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
 
 
 def get_page(request: Request, server: "Server") -> Answer | Work:
