@@ -90,7 +90,6 @@ import socket
 import sqlite3
 import ssl
 import statistics
-import string
 import subprocess
 import sys
 import tempfile
@@ -3153,6 +3152,7 @@ NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
 COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+COOLER = "Cooler outside from about {} ({} to {}{})."
 FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
 LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
@@ -3167,19 +3167,11 @@ MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
 STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
 ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
-PAGE = string.Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
-<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
-<body><main$attributes>
-$body</main>$script</body></html>
-""")
-NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
+NO_STATION = """<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
-<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
+<p><code>python3 iotserver.py --db {db} --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
 </code></p><p>Then one more with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p></section>""")
+<code>python3 iotserver.py --demo</code></p></section>"""
 
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
@@ -3310,8 +3302,14 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
 
 def find_expiry(places: list[Place]) -> int:
     """When a verdict turns unknown, unless readings come."""
-    return min((place.verdict.expires for place in places
-                if place.verdict and place.verdict.expires), default=LATEST_TIME)
+    return min((verdict.expires for _, verdict in rank_rooms(places) if verdict.expires),
+               default=LATEST_TIME)
+
+
+def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None) -> list[str]:
+    """Of a forecast; what should have come already is expected now."""
+    return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+            for ms in (max(at, now), start, max(end, now))]
 
 
 def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
@@ -3321,13 +3319,12 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
         return "Hardly cooler outside within the next 12 hours."
-    at, start, end = (say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
-                      for ms in (max(forecast.at, now), forecast.start, max(forecast.end, now)))
+    at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone)
     named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
     if forecast.event == "warmer":
         return (f"Warmer outside some time between {start} and {end}{named}, "
                 f"with a chance of {forecast.chance:.0%}.")
-    return f"Cooler outside from about {at} ({start} to {end}{named})."
+    return COOLER.format(at, start, end, named)
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3373,9 +3370,8 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
         ago = format_ago(now - (station.heard or now))
         return f"{name} is silent", f"{name} has been silent for {ago}."
     if topic == "plan":
-        at, start, end = (ms and datetime.fromtimestamp(ms / 1000, zone).strftime("%H:%M")
-                          for ms in map(room["forecast"].get, ("at", "from", "to")))
-        return "When it gets cooler", f"Cooler outside from about {at} ({start} to {end})."
+        at, start, end = map(room["forecast"].get, ("at", "from", "to"))
+        return "When it gets cooler", COOLER.format(*say_times(at, start, end, now, zone), "")
     inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
                        for side in ("inside", "outside"))
     said = room["text"].removesuffix(".")
@@ -3522,12 +3518,10 @@ def draw_chart(chart: Chart) -> str:
     values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
     marks = value_ticks([*chart.bounds, *values], 3 if chart.height == SMALL_HEIGHT else 5)
     chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
-    shapes = [f"<rect class=shade x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
-              f"height={height} />" for a, b in chart.shaded]
-    if chart.interval:
-        left, right = map(chart.x, chart.interval)
-        shapes.append(f"<rect class=interval x={left:g} y={TOP} width={right - left:.1f} "
-                      f"height={height} />")
+    spans = [("shade", span) for span in chart.shaded]
+    spans += [("interval", chart.interval)] if chart.interval else []
+    shapes = [f"<rect class={css} x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
+              f"height={height} />" for css, (a, b) in spans]
     shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
                f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
                for mark in marks]
@@ -3607,8 +3601,7 @@ def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place
 def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
                 touched: set[int] | None) -> Place:
     """A station with a role as it is now: as before, unless its series was touched."""
-    if before and before.series is not None and not (
-            touched is None or before.series in touched):
+    if before and before.series is not None and not (touched is None or before.series in touched):
         return before
     window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
     series = reader.series(station.id).get(1)
@@ -3635,7 +3628,7 @@ def answer_room(room: Place, outside: Place | None, now: int, comfort: float) ->
     if verdict.since is None and silent:        # for longer than the window reaches back
         verdict = verdict._replace(since=silent.heard)
     is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
-    return room._replace(verdict=verdict, outside=outside, is_cold=is_cold)
+    return room._replace(verdict=verdict, is_cold=is_cold)
 
 
 def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
@@ -3718,27 +3711,23 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int) 
             f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
 
 
-def render_day(reader: Reader, place: Place, view: View) -> str:
-    """Of the day of its newest reading the lowest and highest, and the difference to a day ago."""
-    (now, celsius), series = place.readings[-1], cast(int, place.series)
-    midnight = datetime.fromtimestamp(now / 1000, view.zone).replace(
-        hour=0, minute=0, second=0, microsecond=0)
-    found = reader.extremes(series, round(midnight.timestamp() * 1000), now + 1)
-    said = [f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, '%H:%M')}"
-            for word, (ms, value) in zip(("Low", "High"), found, strict=False)]
-    for _, before in reader.recent(series, now - DAY - HOUR, now - DAY + 1)[-1:]:
-        word = "warmer" if celsius >= before else "cooler"
-        said.append(f"{say_degrees(celsius - before, view.unit)} {word} than a day ago")
-    return "".join(f"<p class=day>{line}</p>" for line in said)
-
-
 def render_now(reader: Reader, place: Place, view: View, now: int) -> str:
-    """One temperature, large."""
+    """One temperature, large; its day's lowest and highest, and the difference to a day ago."""
     value, unit, trend, heard, day = "–", "", "", place.heard, ""
-    if place.readings:
+    if place.readings and place.series is not None:
         heard, celsius = place.readings[-1]
         value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        trend, day = say_trend(place.readings, now), render_day(reader, place, view)
+        trend = say_trend(place.readings, now)
+        midnight = datetime.fromtimestamp(heard / 1000, view.zone).replace(
+            hour=0, minute=0, second=0, microsecond=0)
+        found = reader.extremes(place.series, round(midnight.timestamp() * 1000), heard + 1)
+        for word, (ms, extreme) in zip(("Low", "High"), found, strict=False):
+            day += (f"<p class=day>{word} {say_number(in_unit(extreme, view.unit))} "
+                    f"at {say_time(ms, view.zone, '%H:%M')}</p>")
+        for _, before in reader.recent(place.series, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
+            word = "warmer" if celsius >= before else "cooler"
+            day += (f"<p class=day>{say_degrees(celsius - before, view.unit)} {word} "
+                    "than a day ago</p>")
     ago = render_ago(heard, view, now) if heard else "no reading yet"
     return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
             f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p>{day}</section>\n")
@@ -3821,8 +3810,14 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
                 style: str = STYLE) -> bytes:
     """A whole page. title is text, the rest is markup."""
-    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
-                           script=script).encode()
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
+<link rel="manifest" href="/manifest.webmanifest"><style>{style}</style></head>
+<body><main{attributes}>
+{body}</main>{script}</body></html>
+""".encode()
 
 
 def render_message(title: str, text: str) -> bytes:
@@ -3836,7 +3831,7 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     if not stations:
-        return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
+        return render_page("No station yet", NO_STATION.format(db=escape(str(reader.path))))
     shown, lines = choose_places(places), []
     for place in shown:
         yield
@@ -3867,8 +3862,6 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
 TEXT, JSON, HTML, CSV, EVENTS = (
     "text/plain; charset=utf-8", "application/json", "text/html; charset=utf-8",
     "text/csv; charset=utf-8", "text/event-stream")
-
-
 ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
 
 
@@ -3916,9 +3909,8 @@ def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-QUERY: dict[str, Callable[[str], Any]] = {
-    "station": str, "field": parse_field, "points": str, "key": str,
-    "start": functools.partial(parse_instant, "start"),
+QUERY: dict[str, Callable[[str], Any]] = {      # what is more than a text
+    "field": parse_field, "start": functools.partial(parse_instant, "start"),
     "end": functools.partial(parse_instant, "end")}
 
 
@@ -3930,7 +3922,7 @@ def parse_query(request: Request, *known: str) -> dict[str, Any]:
             raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
         if len(values) > 1:
             raise Refused(400, f"{name}: given twice")
-    return {name: QUERY[name](values[0]) for name, values in query.items()}
+    return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
 
 
 def get_page(request: Request, server: "Server") -> Answer | Work:
@@ -3964,11 +3956,6 @@ def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
 def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
     """The route to an answer that is the same each time."""
     return lambda request, server: answer
-
-
-ASSETS = {"/worker.js": (WORKER, "text/javascript"), "/icon.svg": (ICON, "image/svg+xml"),
-          "/manifest.webmanifest": (MANIFEST, "application/manifest+json")}
-DAILY = (("Cache-Control", "max-age=86400"),)
 
 
 def get_update(request: Request, server: "Server") -> Answer:
@@ -4025,9 +4012,7 @@ def get_stations(request: Request, server: "Server") -> Work:
 
 def get_verdict(request: Request, server: "Server") -> Work:
     """The answers for widgets and scripts, as JSON or in words, a line a room.
-
-    As a widget cannot log in, a key of a station opens them on a private server.
-    """
+    As a widget cannot log in, a key of a station opens them on a private server."""
     query = parse_query(request, "key")
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
@@ -4106,7 +4091,6 @@ def get_healthz(request: Request, server: "Server") -> Answer:
 # -- metrics --------------------------------------------------------------------------------------
 
 UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
 Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
 
@@ -4164,12 +4148,6 @@ def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def render_sample(name: str, labels: dict[str, str], value: float) -> str:
-    told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
-                    for label, text in labels.items() if label)
-    return f"iotserver_{name}{labels.get('', '')}{told and f'{{{told}}}'} {value:.15g}\n"
-
-
 def get_metrics(request: Request, server: "Server") -> Work:
     """What Prometheus asks for, family by family, some lines a step."""
     yield from server.board.look()
@@ -4179,10 +4157,13 @@ def get_metrics(request: Request, server: "Server") -> Work:
         yield
         lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
         for number, (labels, value) in enumerate(samples, 1):
-            lines.append(render_sample(name, labels, value))
+            suffix = labels.pop("", "")
+            told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                            for label, text in labels.items())
+            lines.append(f"iotserver_{name}{suffix}{told and f'{{{told}}}'} {value:.15g}\n")
             if number % STEP_ENTRIES == 0:
                 yield
-    return Answer("".join(lines).encode(), PROMETHEUS)
+    return Answer("".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 # -- ThingSpeak -----------------------------------------------------------------------------------
@@ -4228,10 +4209,8 @@ QUOTED = [b"%%%02X" % n if n > 127 or n in b" #\\" else b"%c" % n for n in range
 
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
     """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
-
     With its length in data, and whether the answer has to go without a head (HTTP/0.9). The strict
-    parser reads the result, so whatever else is wrong stays wrong.
-    """
+    parser reads the result, so whatever else is wrong stays wrong."""
     if (end := data.find(b"\n", 1)) < 0:
         return None
     method, _, words = (part.strip() for part in data[:end].partition(b" "))
@@ -4250,10 +4229,8 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
 
 def parse_form(text: str) -> dict[str, str]:
     """`field1=2&status=a+b` to a dict, of whatever a device can send.
-
     A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
-    the key, as in the sketch that everybody copied; it counts when no other is told.
-    """
+    the key, as in the sketch that everybody copied; it counts when no other is told."""
     def unquote(text: str) -> str:
         # What is longer than any value is decoded once it is known who sends it.
         return text if len(text) > MAX_ENTRY else urllib.parse.unquote_plus(text).strip("\r\n")
@@ -4265,9 +4242,7 @@ def parse_form(text: str) -> dict[str, str]:
 
 def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
     """Query and body merged; the body wins. All values but those of nested JSON are texts.
-
-    document is the body, where it has been parsed already. Raises Refused.
-    """
+    document is the body, where it has been parsed already. Raises Refused."""
     params: dict[str, Any] = parse_form(request.query)
     if document is None and request.body.lstrip()[:1] != b"{":
         return params | parse_form(request.body.decode("utf-8", "replace"))
@@ -4304,7 +4279,6 @@ def parse_zone(params: Mapping[str, Any]) -> tzinfo:
 
 
 # -- writing --------------------------------------------------------------------------------------
-
 
 def find_text(params: Mapping[str, Any], *names: str) -> str | None:
     """The first of these parameters that is there; None for an empty one. Raises Refused."""
@@ -4346,9 +4320,7 @@ def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[
 
 def parse_created(text: str, zone: tzinfo, now: int) -> int:
     """created_at, ISO 8601 or seconds since 1970, to ms. Raises ValueError.
-
-    Also for the future: a clock that runs ahead by days would hide all that comes after.
-    """
+    Also for the future: a clock that runs ahead by days would hide all that comes after."""
     ms = parse_moment(text, zone)
     if not EARLIEST_CREATED <= ms <= now + DAY:
         raise ValueError("created_at: of a clock that is wrong")
@@ -4357,9 +4329,7 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
 
 def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
     """GET or POST /update: the entry's number; 0 with 400 for a wrong key, with 200 if too soon.
-
-    A clash of created_at is not established there; here both entries are kept.
-    """
+    A clash of created_at is not established there; here both entries are kept."""
     suffix, now = request.path.partition(".")[2], server.now()
     try:
         if request.length > MAX_ENTRY:
@@ -4411,10 +4381,8 @@ def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
     """When each entry was; the last delta_t (s since the one before) ends now. Raises Refused.
-
     What it ends at there is not established. What is not a time is refused, other than in /update:
-    a whole history would be put at this instant.
-    """
+    a whole history would be put at this instant."""
     with contextlib.suppress(ValueError, OverflowError):
         deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
         starts = list(itertools.accumulate(deltas))
@@ -4426,35 +4394,31 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
 
 
 def write_bulk(request: Request, server: "Server") -> Answer:
-    """What is posted below /channels/: all updates or none, as one. Raises Refused."""
-    match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
-    if not match:
-        raise Refused(405, "administration is done on the command line")
-    now, params = server.now(), parse_params(request)
-    key = find_key(request, params)
-    station = server.access.admit(None, key, request.address)
-    if str(station.id) != match[1]:
-        raise Refused(403, "this key writes to another channel")
-    updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
-    if not (isinstance(updates, list) and updates and all(isinstance(u, dict) for u in updates)):
-        raise Refused(400, "updates: a list of them is needed")
-    if len(updates) > MAX_BULK:
-        raise Refused(413, f"updates: at most {MAX_BULK}")
-    times = parse_bulk_times(updates, parse_zone(params), now)
-    store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
-    return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
-
-
-def post_channel(request: Request, server: "Server") -> Answer:
+    """What is posted below /channels/: all updates or none, as one."""
     try:
-        return write_bulk(request, server)
+        match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
+        if not match:
+            raise Refused(405, "administration is done on the command line")
+        now, params = server.now(), parse_params(request)
+        key = find_key(request, params)
+        station = server.access.admit(None, key, request.address)
+        if str(station.id) != match[1]:
+            raise Refused(403, "this key writes to another channel")
+        updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
+        if not (isinstance(updates, list) and updates
+                and all(isinstance(update, dict) for update in updates)):
+            raise Refused(400, "updates: a list of them is needed")
+        if len(updates) > MAX_BULK:
+            raise Refused(413, f"updates: at most {MAX_BULK}")
+        times = parse_bulk_times(updates, parse_zone(params), now)
+        store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
+        return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
     except Refused as refused:
         no_key = Refused(401, "Please provide proper authentication details.")
         return render_error(no_key if refused.status == 403 else refused, "json")
 
 
 # -- reading: what is wanted ----------------------------------------------------------------------
-
 
 class Wanted(NamedTuple):
     """What the parameters of a read say."""
@@ -4523,10 +4487,8 @@ def to_number(value: Value | None) -> float | None:
 def summarize_entries(entries: list[Entry], fields: Iterable[int], summary: tuple[str, int]
                       ) -> list[Entry]:
     """One entry for each bucket from the first to the last; empty ones have no values.
-
     What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
-    stations that send one field at a time.
-    """
+    stations that send one field at a time."""
     name, width = summary
 
     def summarize(group: list[Entry]) -> dict[int, Any]:
@@ -4571,7 +4533,6 @@ def select_entries(read: Read) -> Generator[None, None, list[Entry]]:
 
 
 # -- reading: how it is told ----------------------------------------------------------------------
-
 
 def say_stamp(ms: int, zone: tzinfo) -> str:
     """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
@@ -4651,22 +4612,19 @@ def render_error(refused: Refused, suffix: str) -> Answer:
     return answer._replace(status=refused.status, headers=CORS + refused.headers)
 
 
-def csv_row(row: dict[str, Any]) -> bytes:
-    """Times in a feed are written `2021-02-18 21:46:23 UTC` in CSV, or with -0500."""
-    stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
-    return as_csv([(row | {
-        "created_at": re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)}).values()])
-
-
-ROWS: dict[str, Callable[[dict[str, Any]], bytes]] = {      # an entry in a list of them
-    "json": as_json, "csv": csv_row, "xml": lambda row: xml_element("feed", row).encode()}
-
-
 def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
-    """A channel and its entries."""
-    render, rows = ROWS[read.suffix if read.suffix in ROWS else "json"], []
+    """A channel and its entries. CSV has times like `2021-02-18 21:46:23 UTC`, or with -0500."""
+    rows = []
     for entry in entries:
-        rows.append(render(entry_row(read, entry)))
+        row = entry_row(read, entry)
+        if read.suffix == "csv":
+            stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
+            row["created_at"] = re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)
+            rows.append(as_csv([row.values()]))
+        elif read.suffix == "xml":
+            rows.append(xml_element("feed", row).encode())
+        else:
+            rows.append(as_json(row))
         if len(rows) % STEP_ENTRIES == 0:
             yield
     if read.suffix == "csv":
@@ -4681,7 +4639,6 @@ def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Wo
 
 
 # -- reading: the routes --------------------------------------------------------------------------
-
 
 def get_feed(read: Read) -> Work:
     entries = yield from select_entries(read)
@@ -4755,9 +4712,9 @@ def get_channel(read: Read) -> Answer:
     return render_document("channel", list_channel(read.station, read.wanted.zone), read.suffix)
 
 
-CHART_STYLE = string.Template(
-    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
-    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
+CHART_STYLE = (
+    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:%(back)s;"
+    "--paper:%(back)s}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:%(line)s}"
     "h1{font-size:1rem;text-align:center}"
     "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
 
@@ -4793,8 +4750,8 @@ def get_chart(read: Read) -> Work:
     title = params.get("title") or read.station.name
     line = Line(label, "line", shape_line(points, params.get("type", ""), base))
     chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
-    style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
-                                           color=color("color", "#d62020"))
+    style = STYLE + CHART_STYLE % {"back": color("bgcolor", "#ffffff"),
+                                   "line": color("color", "#d62020")}
     every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
     refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
     return Answer(render_page(
@@ -4813,16 +4770,14 @@ def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
 
 
 FEED = r"/(?:feeds?|fields?/(?:field)?(?P<field>[1-8]))"  # a client's own example says field1
-READS: tuple[tuple[re.Pattern[str], Callable[[Read], Answer | Work]], ...] = tuple(
-    (re.compile(pattern), route) for pattern, route in (
-        (r"", get_channel),
-        (FEED, get_feed),
-        (FEED + "/last", get_entry),
-        (r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})", get_entry),
-        (FEED + "/last_data_age", get_age),
-        (r"/status(?:es)?(?:/(?P<last>last))?", get_status),
-        (r"/charts/(?P<field>[1-8])", get_chart),
-    ))
+READS: dict[str, Callable[[Read], Answer | Work]] = {
+    "": get_channel,
+    FEED: get_feed,
+    FEED + "/last": get_entry,
+    r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})": get_entry,
+    FEED + "/last_data_age": get_age,
+    r"/status(?:es)?(?:/(?P<last>last))?": get_status,
+    "/charts/(?P<field>[1-8])": get_chart}
 
 
 def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
@@ -4841,8 +4796,8 @@ def read_channel(request: Request, server: "Server", params: dict[str, Any], pat
         access.admit_reader(request.headers, request.address)
     if station is None:
         raise Refused(404, "there is no such channel")
-    for pattern, route in READS:
-        if match := pattern.fullmatch(slash + rest):
+    for pattern, route in READS.items():
+        if match := re.fullmatch(pattern, slash + rest):
             told = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
                       for series in reader.latest([station.id])
@@ -4919,7 +4874,6 @@ PREFLIGHT = always(Answer(b"", headers=CORS))
 
 # -- the table ------------------------------------------------------------------------------------
 
-
 class Route(NamedTuple):
     """Who answers. A path that ends in / stands for everything below it."""
     method: str
@@ -4931,7 +4885,6 @@ class Route(NamedTuple):
 
 
 ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
-Console = functools.partial(ThingSpeak, answer=take_report, is_safe=False)
 ROUTES = (
     Route("GET", "/", get_page),
     Route("GET", "/events", get_events),
@@ -4941,18 +4894,21 @@ ROUTES = (
     Route("GET", "/verdict.txt", get_verdict, is_open=True),
     Route("GET", "/export.csv", get_export),
     Route("GET", "/metrics", get_metrics),
-    *(Route("GET", path, always(Answer(asset.encode(), kind, headers=DAILY)), is_open=True)
-      for path, (asset, kind) in ASSETS.items()),
+    *(Route("GET", path, always(Answer(
+        asset.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))), is_open=True)
+      for path, asset, kind in (
+          ("/worker.js", WORKER, "text/javascript"), ("/icon.svg", ICON, "image/svg+xml"),
+          ("/manifest.webmanifest", MANIFEST, "application/manifest+json"))),
     Route("GET", "/healthz", get_healthz, is_open=True),
     Route("GET", "/update/", get_update, is_open=True, is_safe=False),
     *(ThingSpeak("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
     ThingSpeak("POST", "/update", post_update),
     *(ThingSpeak("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
     ThingSpeak("GET", "/channels/", get_channels),
-    ThingSpeak("POST", "/channels/", post_channel),
+    ThingSpeak("POST", "/channels/", write_bulk),
     *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
     *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
-    *(Console(method, path) for method in ("GET", "POST")
+    *(ThingSpeak(method, path, take_report, is_safe=False) for method in ("GET", "POST")
       for path in ("/weatherstation/", "/data/")),
     *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
       for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),

@@ -214,6 +214,12 @@ def test_a_plan_in_words():
     _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": forecast}, NOON,
                               timezone.utc, "C")
     assert text == "Cooler outside from about 20:40 (20:10 to 21:20)."
+    odd = {**forecast, "at": forecast["at"] + 2 * MINUTE, "to": forecast["to"] - 3 * MINUTE}
+    for now, times in ((NOON, "20:40 (20:10 to 21:15)"),
+                       (odd["at"] + HOUR, "21:40 (20:10 to 21:40)")):
+        _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": odd}, now,
+                                  timezone.utc, "C")
+        assert text == f"Cooler outside from about {times}."
     room = {"inside": 23, "outside": 30, "forecast": forecast}
     assert iot.is_worth_a_plan(room, 22)
     assert iot.is_worth_a_plan({**room, "inside": 20}, 22)
