@@ -90,6 +90,7 @@ import socket
 import sqlite3
 import ssl
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -3167,11 +3168,19 @@ MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
 STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
 ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
-NO_STATION = """<section><h1>No station yet</h1><p>This adds one, and prints
+PAGE = string.Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
+<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
+<body><main$attributes>
+$body</main>$script</body></html>
+""")
+NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
 its key and the lines for its config.py; the MAC is what your station prints at start:</p>
-<p><code>python3 iotserver.py --db {db} --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
+<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
 </code></p><p>Then one more with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p></section>"""
+<code>python3 iotserver.py --demo</code></p></section>""")
 
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
@@ -3810,14 +3819,8 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
 def render_page(title: str, body: str, attributes: str = "", script: str = "",
                 style: str = STYLE) -> bytes:
     """A whole page. title is text, the rest is markup."""
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
-<link rel="manifest" href="/manifest.webmanifest"><style>{style}</style></head>
-<body><main{attributes}>
-{body}</main>{script}</body></html>
-""".encode()
+    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
+                           script=script).encode()
 
 
 def render_message(title: str, text: str) -> bytes:
@@ -3831,7 +3834,7 @@ def render_overview(reader: Reader, places: list[Place], view: View, now: int,
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     if not stations:
-        return render_page("No station yet", NO_STATION.format(db=escape(str(reader.path))))
+        return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
     shown, lines = choose_places(places), []
     for place in shown:
         yield
@@ -4712,9 +4715,9 @@ def get_channel(read: Read) -> Answer:
     return render_document("channel", list_channel(read.station, read.wanted.zone), read.suffix)
 
 
-CHART_STYLE = (
-    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:%(back)s;"
-    "--paper:%(back)s}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:%(line)s}"
+CHART_STYLE = string.Template(
+    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
+    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
     "h1{font-size:1rem;text-align:center}"
     "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
 
@@ -4750,8 +4753,8 @@ def get_chart(read: Read) -> Work:
     title = params.get("title") or read.station.name
     line = Line(label, "line", shape_line(points, params.get("type", ""), base))
     chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
-    style = STYLE + CHART_STYLE % {"back": color("bgcolor", "#ffffff"),
-                                   "line": color("color", "#d62020")}
+    style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
+                                           color=color("color", "#d62020"))
     every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
     refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
     return Answer(render_page(
