@@ -342,12 +342,12 @@ REST = {                        # what may stand behind the host, in words and a
     "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
 
 
-def parse_destination(text: str) -> Destination:
+def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) -> Destination:
     """A URL of --notify. What is wrong is said without the URL."""
     try:
         url = urllib.parse.urlsplit(text)
         kind = url.scheme.removesuffix("s")
-        rest, pattern = REST[kind]
+        rest, pattern = kinds[kind]
         require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
     except (ValueError, KeyError):
         raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
@@ -370,18 +370,12 @@ def parse_engine(text: str) -> Destination | None:
     if not text:
         return None
     try:
-        url = urllib.parse.urlsplit(text)
-        require(url.scheme in {"http", "https"} and url.hostname and url.port != 0
-                and re.fullmatch("[!-~]+", text), "")
-    except (ValueError, Usage):
+        require(re.fullmatch("[!-~]+", text), "")
+        to = parse_destination(text, {"http": ("anything", ".*")})
+    except Usage:
         raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
-    host = url.netloc.rpartition("@")[2]
-    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-    address = f"{url.scheme} {host} {url.path} {url.query}"
-    return Destination(
-        url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
-        hashlib.sha256(address.encode()).hexdigest(), (user, password),
-        dict(urllib.parse.parse_qsl(url.query)))
+    address = f"{to.url.scheme} {to.host} {to.url.path} {to.url.query}"
+    return to._replace(id=hashlib.sha256(address.encode()).hexdigest())     # databases know it so
 
 
 SETTINGS = (
@@ -6066,9 +6060,10 @@ class Post:
             station for station in self.server.writer.stations.values() if station.role]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
+        places = self.server.board.places()
         rooms = {room["station"]: room for room in verdict_document(
-            self.server.board.places(), now, self.units)["verdicts"]}
-        if changes := [row for row in self.look(stations, rooms, clock, now)
+            places, now, self.units)["verdicts"]}
+        if changes := [row for row in self.look(stations, places, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.server.writer.tell("", changes)
         self.report(destinations)
@@ -6080,23 +6075,22 @@ class Post:
                      if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
                 for id in destinations}
 
-    def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
-             ) -> Iterator[tuple[int, str, str, int]]:
+    def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
+             clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
         """What is true of each station, and since when: rows of the table told."""
-        places = {place.name: place for place in self.server.board.places()}
+        by_name = {place.name: place for place in places}
         for station in stations:
-            kind, since, verdict = "", now, places[station.name].verdict
-            if verdict:
-                kind = choose_kind(verdict, places[station.name].is_cold)
+            kind, since, place = "", now, by_name[station.name]
+            if verdict := place.verdict:
+                kind = choose_kind(verdict, place.is_cold)
                 since = verdict.since if kind == verdict.state and verdict.since else now
             yield station.id, "verdict", kind, since
             yield from self.listen(station, station.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
-                forecast = places[station.name].forecast
-                is_worth = forecast and forecast.days >= FEWEST_DAYS and is_worth_a_plan(
-                    rooms[station.name], self.settings.comfort)
+                is_worth = (place.forecast and place.forecast.days >= FEWEST_DAYS
+                            and is_worth_a_plan(rooms[station.name], self.settings.comfort))
                 yield station.id, "plan", day if is_worth else "", at
 
     def listen(self, station: Station, heard: int, now: int
@@ -6471,20 +6465,26 @@ def make_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(NoRedirect, secure)
 
 
-def as_basic(to: Destination) -> str | None:
-    """The header Authorization, if the URL has a user."""
-    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
-        to.login) else None
+def make_request(to: Destination, path: str, body: bytes | None, headers: dict[str, str]
+                 ) -> urllib.request.Request:
+    """With the login: tk_... is a token of ntfy's, a user alone is one of an engine's."""
+    user, password = to.login
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", body,
+        {"User-Agent": f"iotserver/{__version__}", **headers})
+    if to.kind == "ntfy" and user.startswith("tk_"):
+        request.add_header("Authorization", f"Bearer {user}")
+    elif to.kind == "http" and user and not password:
+        request.add_header("Authorization", f"Token {user}")
+    elif user or password:
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {pair}")
+    return request
 
 
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
-    """The answer's status and text. tk_... is a token of ntfy's."""
-    request = urllib.request.Request(
-        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
-        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
-    is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
-    if login := f"Bearer {to.login[0]}" if is_token else as_basic(to):
-        request.add_header("Authorization", login)
+    """The answer's status and text."""
+    request = make_request(to, path, as_json(document), {"Content-Type": "application/json"})
     with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
@@ -6535,8 +6535,9 @@ SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
 
 def hide(to: Destination, text: str) -> str:
     """What others say, without what is secret: an error may repeat what it was given."""
-    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login, to.url.path.strip("/"),
-                 to.url.query, *to.options.values()):
+    behind = (to.url.path.strip("/"), to.url.query, *to.options.values())   # an engine's is none
+    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login,
+                 *(behind if to.kind != "http" else ())):
         text = text.replace(part, "***") if len(part) > 3 else text
     return " ".join(text.split())[:MAX_WORDS]
 
@@ -6728,8 +6729,8 @@ class Forwarder(Errand):
     def post(self, lines: list[str]) -> None:
         """Raises Undelivered unless all are there, or refused for good."""
         query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
-        status, words, pause = self.ask(self.to.url.path or "/", query, "".join(lines).encode()
-                                        ) if lines else (204, "", 0)
+        status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}",
+                                        "".join(lines).encode()) if lines else (204, "", 0)
         is_partial = status == 400 and "partial write" in words     # the rest of them is there
         is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
         if 200 <= status < 300:
@@ -6738,21 +6739,16 @@ class Forwarder(Errand):
             self.post(lines[:len(lines) // 2])
             self.post(lines[len(lines) // 2:])
         elif is_partial or is_refused:
-            log(f"courier: {self.to.name} refuses readings for good: {words[:MAX_WORDS]}")
+            log(f"courier: {self.to.name} refuses readings for good: {hide(self.to, words)}")
         else:
-            raise Undelivered(f"it answers {status}", words[:MAX_WORDS], pause)
+            raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
 
-    def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
+    def ask(self, path: str, body: bytes | None = None) -> tuple[int, str, float]:
         """Status, words, and the pause that is asked for. Raises Undelivered."""
-        user, password = self.to.login
-        headers = {"User-Agent": f"iotserver/{__version__}"}
-        if user:
-            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}" if password else f"Token {user}"
+        headers = {}
         if body and len(body) > GZIP_BYTES:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
-        request = urllib.request.Request(
-            f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
+        request = make_request(self.to, path, body, headers)
         try:
             try:
                 answer = self.opener.open(request, timeout=TRY_SECONDS)
@@ -6760,10 +6756,7 @@ class Forwarder(Errand):
                 answer = error
             with answer:
                 words = answer.read(CONTROL_LINE).decode(errors="replace")
-                for part in self.to.login:
-                    words = words.replace(part, "***") if len(part) > 3 else words
-                return answer.status, words.strip(), parse_pause(
-                    answer.headers.get("Retry-After", ""))
+                return answer.status, words, parse_pause(answer.headers.get("Retry-After", ""))
         except Exception as error:              # whatever it does, it is tried again
             raise Unreachable(f"no answer: {getattr(error, 'reason', error)}") from None
 
@@ -6812,15 +6805,17 @@ class Forwarder(Errand):
 
     def inquire(self, path: str, form: dict[str, Any]) -> tuple[int, str]:
         """Status and words. Raises Unreachable, also when it is too busy to say."""
-        status, words, pause = self.ask(path, urllib.parse.urlencode(form))
+        status, words, pause = self.ask(f"{path}?{urllib.parse.urlencode(form)}")
         if status in {429, 503}:
-            raise Unreachable(f"asked for what it has, it answers {status}", words, pause)
+            raise Unreachable(f"asked for what it has, it answers {status}",
+                              hide(self.to, words), pause)
         return status, words
 
     def find(self, station: str, field: int, ms: int) -> list[float] | None:
         """The values that it has at an instant. None: this one cannot be asked."""
         base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
+        options = dict(urllib.parse.parse_qsl(self.to.url.query))
         status, words = self.inquire(f"{base}/api/v1/export", {
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
             "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
@@ -6830,7 +6825,7 @@ class Forwarder(Errand):
                         for at, value in zip(row["timestamps"], row["values"], strict=True)
                         if at == ms]
             status, words = self.inquire(f"{base}/query", {
-                "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
+                "db": options.get("db", options.get("bucket")), "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
                      f"""AND "field" = '{field}' AND time = {ms}ms"""})
             result = json.loads(words)["results"][0]
