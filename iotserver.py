@@ -6302,16 +6302,11 @@ def feed_watchdog(server: Server) -> None:
     notify("WATCHDOG=1")
 
 
-def watchdog_seconds() -> float:
-    """Half the time after which systemd would restart us; for ever when it does not watch."""
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
-
-
 def keep_courier(server: Server) -> None:
     """Start the courier, if there is something to carry; start it again when it has ended. What
     it has to know goes by its environment: a list of processes shows command lines to all."""
     child, settings = server.post.child, server.settings
-    is_wanted = any(getattr(settings, errand.setting) for errand in ERRANDS)
+    is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
     if not is_wanted or server.is_stopping or (child and child.poll() is None):
         return
     if child:
@@ -6339,33 +6334,29 @@ def look_ahead(server: Server) -> Iterator[None]:
     return server.outlook.renew()
 
 
-# Every so many s. What takes longer than STEP_SECONDS comes in steps.
-Job = tuple[float, Callable[[Server], Iterator[None] | None]]
-JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (1, ClockWatch().look),
+Job = Callable[[Server], Iterator[None] | None]     # what is longer than STEP_SECONDS: in steps
+JOBS: tuple[tuple[float, Job], ...] = (            # every so many s
+    (1, close_expired), (1, tell_news), (1, look_ahead), (1, ClockWatch().look),
     (15, keep_listeners), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
-    (600, forget_engine), (watchdog_seconds(), feed_watchdog))
-LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
+    (600, forget_engine),
+    # half the time after which systemd would restart us; never when it does not watch
+    (int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf, feed_watchdog))
 
 
-async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
-    """Do each job when it is due, for ever."""
-    due = [(server.monotonic() + period, period, job) for period, job in jobs]
+async def run_job(server: Server, period: float, job: Job) -> None:
+    """Do it every so many s, for ever."""
     while True:
-        await asyncio.sleep(1)
-        now = server.monotonic()
-        for i, (at, period, job) in enumerate(due):
-            if now >= at:
-                due[i] = now + period, period, job
-                try:
-                    for _ in job(server) or ():
-                        if server.monotonic() - now > STEP_SECONDS:
-                            await asyncio.sleep(STEP_SECONDS)
-                            now = server.monotonic()
-                except sqlite3.Error as error:
-                    server.turn.fail(error)
-                except Exception:               # updates go on, whatever else is broken
-                    log(f"{job.__name__} failed: {traceback.format_exc()}")
+        await asyncio.sleep(period)
+        began = server.monotonic()
+        try:
+            for _ in job(server) or ():
+                if server.monotonic() - began > STEP_SECONDS:
+                    await asyncio.sleep(STEP_SECONDS)
+                    began = server.monotonic()
+        except sqlite3.Error as error:
+            server.turn.fail(error)
+        except Exception:                       # updates go on, whatever else is broken
+            log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
 # -- the courier ----------------------------------------------------------------------------------
@@ -6420,24 +6411,6 @@ class Remote:
     def close(self) -> None:
         self.lines.close()
         self.channel.close()
-
-
-class Errand:
-    """What a courier does again and again, in a thread of its own, with a line to the server of
-    its own: one that blocks delays no other. A second one is one more class in ERRANDS; what it
-    asks the server and tells it are its lines in COURIER_METHODS, what it has to know is one more
-    name in COURIER_SETTINGS."""
-    setting = ""                # there is something to do if this one is given
-
-    def __init__(self, settings: argparse.Namespace):
-        self.settings = settings
-
-    def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
-        raise NotImplementedError
-
-    def finish(self, server: Remote) -> None:
-        """Tell the server what else was done; COURIER_SECONDS at the most."""
 
 
 def now_ms() -> int:
@@ -6630,15 +6603,15 @@ def gather(kind: str, messages: list[dict[str, Any]]
                    for part in ("title", "message", "station")}})
 
 
-class Messenger(Errand):
+class Messenger:
     """Carries messages to where --notify says."""
-    setting = "notify"
 
     def __init__(self, settings: argparse.Namespace):
-        super().__init__(settings)
+        self.settings = settings
         self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
 
     def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
         ready = [carrier for carrier in self.carriers if carrier.finish(server)]
         wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
                                 self.settings.notify_plan)
@@ -6692,12 +6665,10 @@ class Unreachable(Undelivered):
 Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
 
 
-class Forwarder(Errand):
+class Forwarder:
     """Carries all readings to the engine of --forward, and asks whether they are there."""
-    setting = "forward"
 
     def __init__(self, settings: argparse.Namespace):
-        super().__init__(settings)
         self.to = cast(Destination, parse_engine(settings.forward))
         self.opener = make_opener()
         self.pause, self.said = float(PAUSES[0]), ""
@@ -6705,6 +6676,7 @@ class Forwarder(Errand):
         self.samples: list[Sent] | None = []    # None: it has all history
 
     def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
         ticket, is_last, pieces = server.take_unsent(self.to.id)
         try:
             self.post([line for piece in pieces for line in render_lines(*piece)])
@@ -6834,10 +6806,14 @@ class Forwarder(Errand):
         return None
 
 
-ERRANDS: tuple[type[Errand], ...] = (Messenger, Forwarder)
+# What a courier does again and again if the setting is given, each in a thread of its own with a
+# line to the server of its own: one that blocks delays no other. What it asks the server and tells
+# it is in COURIER_METHODS, what it has to know in COURIER_SETTINGS.
+ERRANDS: dict[str, type[Messenger] | type[Forwarder]] = {
+    "notify": Messenger, "forward": Forwarder}
 
 
-def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+def run_errand(errand: Messenger | Forwarder, path: Path, stopped: threading.Event) -> None:
     """Until the courier is stopped; a server that is away is waited for."""
     failures = 0
     while not stopped.wait(min(failures, 1)):
@@ -6846,7 +6822,8 @@ def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
                 pause = 0.0
                 while not stopped.wait(pause):
                     pause, failures = errand.step(server), 0
-                errand.finish(server)
+                if isinstance(errand, Messenger):
+                    errand.finish(server)
         except (OSError, StoreError) as error:
             failures += 1
             if failures == 3:           # the first ones are a restart, or the end of our parent
@@ -6865,18 +6842,17 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
     for carrier in carriers:
         cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
-        if not carrier.words:
-            failed += 1
-            failure = carrier.failure or Undelivered(TOO_LATE)
+        words, failure = carrier.words, carrier.failure or Undelivered(TOO_LATE)
+        failed += not words
         print(f"{carrier.to.name}: " + (
-            carrier.words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+            words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
     if failed:
         raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
 
 
 def run_courier(args: argparse.Namespace, path: Path) -> None:
     """Carry messages until SIGTERM; a server's child also until its server is no more."""
-    errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
+    errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
     if parent:                              # what comes in goes before what is carried on; alone,
@@ -7048,13 +7024,8 @@ def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
             total += removed
-        freed = shrink(writer)
+        freed = sum(iter(writer.shrink_step, 0))    # bytes; the file system has them back
     print(f"removed {name}; readings: {total}; {format_bytes(freed)} freed")
-
-
-def shrink(writer: "Writer | Remote") -> int:
-    """Give all free pages back to the file system; the bytes."""
-    return sum(iter(writer.shrink_step, 0))
 
 
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
@@ -7071,7 +7042,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
             total += deleted
             progress(total / max(expected, 1))
         sum(iter(functools.partial(writer.prune_notes_step, before), 0))
-        freed = shrink(writer)
+        freed = sum(iter(writer.shrink_step, 0))
     print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
 
 
@@ -7236,15 +7207,11 @@ def writing(name: str, path: Path) -> Iterator[TextIO]:
 
 
 def export(args: argparse.Namespace, path: Path, name: str) -> None:
-    with writing(name, path) as file, contextlib.closing(Reader(path)) as reader:
-        write_csv(reader, file)
-
-
-def write_csv(reader: Reader, file: TextIO) -> None:
-    total, done = reader.count(), 0
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(Row._fields)
-    with progress_bar("exporting") as progress:
+    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
+          progress_bar("exporting") as progress):
+        total, done = reader.count(), 0
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
         for station in reader.stations():
             rows = reader.rows(station)
             while chunk := list(itertools.islice(rows, PAGE_ROWS)):
@@ -7379,13 +7346,6 @@ def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[
                              ) from None
 
 
-def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
-    """The function that reads a file which starts like this."""
-    if start.startswith(b"SQLite format 3\0"):
-        return read_sqlite
-    return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
-
-
 def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
     step: list[Row] = []
@@ -7410,7 +7370,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):
         length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
-        read = choose_reader(file.peek(16))
+        start = file.peek(16)
+        read = (read_sqlite if start.startswith(b"SQLite format 3\0") else
+                read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv)
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
         for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
@@ -7568,20 +7530,15 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
 # -- serving --------------------------------------------------------------------------------------
 
 
-def inherited_sockets() -> list[socket.socket]:
-    """Listening sockets from systemd. Protocol: sd_listen_fds(3)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
-
-
 async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
-    """Open the listening sockets; they and what to call them. Raises StoreError."""
+    """Open the listening sockets, or take those of systemd, by sd_listen_fds(3); they and what to
+    call them. Raises StoreError."""
     create = functools.partial(server.loop.create_server, lambda: Connection(server),
                                backlog=MAX_ACCEPTS)
     host, port = server.settings.host, server.settings.port
-    if inherited := inherited_sockets():
-        listeners = [await create(sock=s) for s in inherited]
+    is_given = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if count := int(os.environ.get("LISTEN_FDS", "0")) if is_given else 0:
+        listeners = [await create(sock=socket.socket(fileno=3 + i)) for i in range(count)]
         where = "the sockets inherited"
     else:
         try:
@@ -7637,7 +7594,7 @@ def announce(server: Server) -> None:
               "--role inside --mac 5c:cf:7f:3b:0d:e8", flush=True)
 
 
-async def serve(server: Server, jobs: Iterable[Job]) -> None:
+async def serve(server: Server, jobs: Iterable[tuple[float, Job]]) -> None:
     """From the first socket to the last answer."""
     server.loop = asyncio.get_running_loop()
     server.loop.set_exception_handler(server.report)
@@ -7654,7 +7611,7 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     with contextlib.suppress(OSError):          # it is tried again
         keep_courier(server)
     notify("READY=1")
-    works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
+    works = [asyncio.create_task(run_job(server, *job)) for job in jobs]
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")
