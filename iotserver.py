@@ -286,9 +286,10 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
-    """For what is only handed on, as it was written: whether it can be parsed."""
+    """For what is only handed on, as it was written: whether it is empty or can be parsed."""
     def check(text: str) -> str:
-        parse(text)
+        if text:
+            parse(text)
         return text
     return check
 
@@ -365,10 +366,8 @@ def parse_notify(text: str) -> list[Destination]:
     return [parse_destination(url) for url in text.split()]
 
 
-def parse_engine(text: str) -> Destination | None:
-    """The URL of --forward, None of an empty text. What is wrong is said without the URL."""
-    if not text:
-        return None
+def parse_engine(text: str) -> Destination:
+    """The URL of --forward. What is wrong is said without the URL."""
     try:
         require(re.fullmatch("[!-~]+", text), "")
         to = parse_destination(text, {"http": ("anything", ".*")})
@@ -410,8 +409,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
-    "notify", "notify-plan", "quiet", "link", "forward"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -6047,7 +6044,7 @@ class Post:
     """
 
     def __init__(self, server: "Server"):
-        self.server, self.settings = server, server.settings
+        self.server = server
         self.units = server.settings.units.replace("auto", "CF")
         self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
         self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
@@ -6090,7 +6087,7 @@ class Post:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
                 is_worth = (place.forecast and place.forecast.days >= FEWEST_DAYS
-                            and is_worth_a_plan(rooms[station.name], self.settings.comfort))
+                            and is_worth_a_plan(rooms[station.name], self.server.settings.comfort))
                 yield station.id, "plan", day if is_worth else "", at
 
     def listen(self, station: Station, heard: int, now: int
@@ -6311,7 +6308,8 @@ def keep_courier(server: Server) -> None:
         return
     if child:
         log(f"the courier ended with status {child.returncode}; it is started again")
-    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in COURIER_SETTINGS}
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
+            if s.name in {"notify", "notify-plan", "quiet", "link", "forward"}}
     server.post.child = subprocess.Popen(
         [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
          "--db", str(server.writer.path)],
@@ -6669,7 +6667,7 @@ class Forwarder:
     """Carries all readings to the engine of --forward, and asks whether they are there."""
 
     def __init__(self, settings: argparse.Namespace):
-        self.to = cast(Destination, parse_engine(settings.forward))
+        self.to = parse_engine(settings.forward)
         self.opener = make_opener()
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
@@ -6679,7 +6677,8 @@ class Forwarder:
         """Do a piece; the seconds until the next."""
         ticket, is_last, pieces = server.take_unsent(self.to.id)
         try:
-            self.post([line for piece in pieces for line in render_lines(*piece)])
+            if lines := [line for piece in pieces for line in render_lines(*piece)]:
+                self.post(lines)
             self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
         except Undelivered as error:
             self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
@@ -6701,8 +6700,8 @@ class Forwarder:
     def post(self, lines: list[str]) -> None:
         """Raises Undelivered unless all are there, or refused for good."""
         query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
-        status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}",
-                                        "".join(lines).encode()) if lines else (204, "", 0)
+        status, words, pause = self.ask(
+            f"{self.to.url.path or '/'}?{query}", "".join(lines).encode())
         is_partial = status == 400 and "partial write" in words     # the rest of them is there
         is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
         if 200 <= status < 300:
@@ -6808,7 +6807,7 @@ class Forwarder:
 
 # What a courier does again and again if the setting is given, each in a thread of its own with a
 # line to the server of its own: one that blocks delays no other. What it asks the server and tells
-# it is in COURIER_METHODS, what it has to know in COURIER_SETTINGS.
+# it is in COURIER_METHODS, what it has to know in keep_courier.
 ERRANDS: dict[str, type[Messenger] | type[Forwarder]] = {
     "notify": Messenger, "forward": Forwarder}
 
@@ -7086,14 +7085,13 @@ def sync(path: Path) -> None:
 
 def find_kind(path: Path) -> str | None:
     """`database` or `log`, if a file is one of ours by its content."""
+    header = b""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
-            if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-                return "database"
-            return "log" if header[:3] == b"\x37\x7f\x06" else None
-    return None
+    is_database = int.from_bytes(header[68:72], "big") == APPLICATION_ID
+    return "database" if is_database else "log" if header[:3] == b"\x37\x7f\x06" else None
 
 
 def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
