@@ -102,6 +102,7 @@ import urllib.request
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import time as Clock
 from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
@@ -302,15 +303,9 @@ def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
 
 
-class Clock(NamedTuple):
-    """A time of day on a clock on the wall; zone None: of this machine."""
-    hour: int
-    minute: int
-    zone: tzinfo | None
-
-
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text. Without a zone they
+    are of this machine's."""
     require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
@@ -319,7 +314,7 @@ def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
         raise Usage(f"{name!r}: no time zone of that name is known here") from None
     clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
               for part in times.split("-") if text]
-    found = tuple(Clock(int(match[1]), int(match[2]), zone) for match in clocks if match)
+    found = tuple(Clock(int(match[1]), int(match[2]), tzinfo=zone) for match in clocks if match)
     require(not text or (len(found) == len(clocks) == len({*found}) == count),
             f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
     return found
@@ -998,8 +993,7 @@ ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who we
 
 def last_at(clock: Clock, now: int) -> int:
     """When that clock last showed its time."""
-    wall = datetime.fromtimestamp(now / 1000, clock.zone).replace(
-        hour=clock.hour, minute=clock.minute, second=0, microsecond=0, fold=0)
+    wall = datetime.combine(datetime.fromtimestamp(now / 1000, clock.tzinfo), clock)
     today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
     return today if today <= now else before
 
@@ -6067,7 +6061,8 @@ class Post:
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
                   if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
-        return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
+        zone = clock.tzinfo if clock else None
+        return {id: [self.compose(station, topic, state, since, rooms, zone)
                      for station, topic, state, since in timely
                      if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
                 for id in destinations}
@@ -6085,7 +6080,7 @@ class Post:
             yield from self.listen(station, station.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
-                day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
+                day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
                 is_worth = (place.forecast and place.forecast.days >= FEWEST_DAYS
                             and is_worth_a_plan(rooms[station.name], self.server.settings.comfort))
                 yield station.id, "plan", day if is_worth else "", at
@@ -6530,12 +6525,13 @@ def send(to: Destination, message: dict[str, Any]) -> str:
 
 def parse_pause(text: str) -> float:
     """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    seconds = 0.0
     if re.fullmatch("[0-9]{1,9}", text):
-        return min(int(text), MESSAGE_AGE / 1000)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        date = email.utils.parsedate_to_datetime(text)
-        return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
-    return 0
+        seconds = int(text)
+    else:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0), MESSAGE_AGE / 1000)
 
 
 TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
