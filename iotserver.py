@@ -304,8 +304,7 @@ def parse_database(text: str) -> str:
 
 
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text. Without a zone they
-    are of this machine's."""
+    """`22:00-07:00 Europe/Berlin`, or one time; no zone: this machine's. None of an empty text."""
     require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
@@ -6337,7 +6336,6 @@ JOBS: tuple[tuple[float, Job], ...] = (            # every so many s
 
 
 async def run_job(server: Server, period: float, job: Job) -> None:
-    """Do it every so many s, for ever."""
     while True:
         await asyncio.sleep(period)
         began = server.monotonic()
@@ -6711,7 +6709,8 @@ class Forwarder:
             raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
 
     def ask(self, path: str, body: bytes | None = None) -> tuple[int, str, float]:
-        """Status, words, and the pause that is asked for. Raises Undelivered."""
+        """Status, words, and the pause that is asked for. Raises Unreachable, also when it is too
+        busy to say what it has."""
         headers = {}
         if body and len(body) > GZIP_BYTES:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
@@ -6722,10 +6721,14 @@ class Forwarder:
             except urllib.error.HTTPError as error:
                 answer = error
             with answer:
-                words = answer.read(CONTROL_LINE).decode(errors="replace")
-                return answer.status, words, parse_pause(answer.headers.get("Retry-After", ""))
+                words = answer.read(CONTROL_LINE).decode(errors="replace").strip()
         except Exception as error:              # whatever it does, it is tried again
             raise Unreachable(f"no answer: {getattr(error, 'reason', error)}") from None
+        status, pause = answer.status, parse_pause(answer.headers.get("Retry-After", ""))
+        if body is None and status in {429, 503}:
+            raise Unreachable(f"asked for what it has, it answers {status}",
+                              hide(self.to, words), pause)
+        return status, words, pause
 
     def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
         """Look for some of the first readings, and for some of all history: an engine may say
@@ -6770,31 +6773,23 @@ class Forwarder:
             if found is None:
                 break
 
-    def inquire(self, path: str, form: dict[str, Any]) -> tuple[int, str]:
-        """Status and words. Raises Unreachable, also when it is too busy to say."""
-        status, words, pause = self.ask(f"{path}?{urllib.parse.urlencode(form)}")
-        if status in {429, 503}:
-            raise Unreachable(f"asked for what it has, it answers {status}",
-                              hide(self.to, words), pause)
-        return status, words
-
     def find(self, station: str, field: int, ms: int) -> list[float] | None:
         """The values that it has at an instant. None: this one cannot be asked."""
         base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
         options = dict(urllib.parse.parse_qsl(self.to.url.query))
-        status, words = self.inquire(f"{base}/api/v1/export", {
+        status, words, _ = self.ask(f"{base}/api/v1/export?" + urllib.parse.urlencode({
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
-            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
             if status == 200:                   # VictoriaMetrics: one JSON a line
                 return [value for row in map(json.loads, words.splitlines())
                         for at, value in zip(row["timestamps"], row["values"], strict=True)
                         if at == ms]
-            status, words = self.inquire(f"{base}/query", {
+            _, words, _ = self.ask(f"{base}/query?" + urllib.parse.urlencode({
                 "db": options.get("db", options.get("bucket")), "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
-                     f"""AND "field" = '{field}' AND time = {ms}ms"""})
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
             result = json.loads(words)["results"][0]
             if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
                 return [row[1] for series in result.get("series", ()) for row in series["values"]]
@@ -7460,7 +7455,6 @@ def review(args: argparse.Namespace, path: Path, name: str) -> None:
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
 DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
 DEMO_DAYLIGHT = 14.0            # hours
-DEMO_STEP = 10 * MINUTE         # between two readings of its history
 
 
 def wander(ms: int, period: int) -> float:
@@ -7516,7 +7510,7 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
     for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
     writer.import_rows(((ms, name, mac, 1, value, None)
-                        for ms in range(house.at, now, DEMO_STEP) for (name, mac), value
+                        for ms in range(house.at, now, 10 * MINUTE) for (name, mac), value
                         in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
     return house
 
