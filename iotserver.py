@@ -102,6 +102,7 @@ import urllib.request
 import zoneinfo
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import time as Clock
 from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
@@ -285,9 +286,10 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
-    """For what is only handed on, as it was written: whether it can be parsed."""
+    """For what is only handed on, as it was written: whether it is empty or can be parsed."""
     def check(text: str) -> str:
-        parse(text)
+        if text:
+            parse(text)
         return text
     return check
 
@@ -300,15 +302,8 @@ def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
 
 
-class Clock(NamedTuple):
-    """A time of day on a clock on the wall; zone None: of this machine."""
-    hour: int
-    minute: int
-    zone: tzinfo | None
-
-
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """`22:00-07:00 Europe/Berlin`, or one time alone; none of an empty text."""
+    """`22:00-07:00 Europe/Berlin`, or one time; no zone: this machine's. None of an empty text."""
     require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
@@ -317,7 +312,7 @@ def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
         raise Usage(f"{name!r}: no time zone of that name is known here") from None
     clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
               for part in times.split("-") if text]
-    found = tuple(Clock(int(match[1]), int(match[2]), zone) for match in clocks if match)
+    found = tuple(Clock(int(match[1]), int(match[2]), tzinfo=zone) for match in clocks if match)
     require(not text or (len(found) == len(clocks) == len({*found}) == count),
             f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
     return found
@@ -341,12 +336,12 @@ REST = {                        # what may stand behind the host, in words and a
     "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
 
 
-def parse_destination(text: str) -> Destination:
+def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) -> Destination:
     """A URL of --notify. What is wrong is said without the URL."""
     try:
         url = urllib.parse.urlsplit(text)
         kind = url.scheme.removesuffix("s")
-        rest, pattern = REST[kind]
+        rest, pattern = kinds[kind]
         require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
     except (ValueError, KeyError):
         raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
@@ -364,23 +359,15 @@ def parse_notify(text: str) -> list[Destination]:
     return [parse_destination(url) for url in text.split()]
 
 
-def parse_engine(text: str) -> Destination | None:
-    """The URL of --forward, None of an empty text. What is wrong is said without the URL."""
-    if not text:
-        return None
+def parse_engine(text: str) -> Destination:
+    """The URL of --forward. What is wrong is said without the URL."""
     try:
-        url = urllib.parse.urlsplit(text)
-        require(url.scheme in {"http", "https"} and url.hostname and url.port != 0
-                and re.fullmatch("[!-~]+", text), "")
-    except (ValueError, Usage):
+        require(re.fullmatch("[!-~]+", text), "")
+        to = parse_destination(text, {"http": ("anything", ".*")})
+    except Usage:
         raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
-    host = url.netloc.rpartition("@")[2]
-    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-    address = f"{url.scheme} {host} {url.path} {url.query}"
-    return Destination(
-        url, "engine", url.scheme == "https", host, f"{url.scheme}://{url.hostname}",
-        hashlib.sha256(address.encode()).hexdigest(), (user, password),
-        dict(urllib.parse.parse_qsl(url.query)))
+    address = f"{to.url.scheme} {to.host} {to.url.path} {to.url.query}"
+    return to._replace(id=hashlib.sha256(address.encode()).hexdigest())     # databases know it so
 
 
 SETTINGS = (
@@ -415,8 +402,6 @@ SETTINGS = (
     Setting("demo", None, "", parse_switch,
             "serve a throw-away database with two simulated stations and a year of history"),
 )
-COURIER_SETTINGS = [s for s in SETTINGS if s.name in {
-    "notify", "notify-plan", "quiet", "link", "forward"}]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -985,8 +970,7 @@ ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who we
 
 def last_at(clock: Clock, now: int) -> int:
     """When that clock last showed its time."""
-    wall = datetime.fromtimestamp(now / 1000, clock.zone).replace(
-        hour=clock.hour, minute=clock.minute, second=0, microsecond=0, fold=0)
+    wall = datetime.combine(datetime.fromtimestamp(now / 1000, clock.tzinfo), clock)
     today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
     return today if today <= now else before
 
@@ -5921,7 +5905,7 @@ class Post:
     """
 
     def __init__(self, server: "Server"):
-        self.server, self.settings = server, server.settings
+        self.server = server
         self.units = server.settings.units.replace("auto", "CF")
         self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
         self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
@@ -5934,37 +5918,38 @@ class Post:
             station for station in self.server.writer.stations.values() if station.role]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
+        places = self.server.board.places()
         rooms = {room["station"]: room for room in verdict_document(
-            self.server.board.places(), now, self.units)["verdicts"]}
-        if changes := [row for row in self.look(stations, rooms, clock, now)
+            places, now, self.units)["verdicts"]}
+        if changes := [row for row in self.look(stations, places, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.server.writer.tell("", changes)
         self.report(destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
                   if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
-        return {id: [self.compose(station, topic, state, since, rooms, clock and clock.zone)
+        zone = clock.tzinfo if clock else None
+        return {id: [self.compose(station, topic, state, since, rooms, zone)
                      for station, topic, state, since in timely
                      if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
                 for id in destinations}
 
-    def look(self, stations: list[Station], rooms: dict[str, Any], clock: Clock | None, now: int
-             ) -> Iterator[tuple[int, str, str, int]]:
+    def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
+             clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
         """What is true of each station, and since when: rows of the table told."""
-        places = {place.name: place for place in self.server.board.places()}
+        by_name = {place.name: place for place in places}
         for station in stations:
-            kind, since, verdict = "", now, places[station.name].verdict
-            if verdict:
-                kind = choose_kind(verdict, places[station.name].is_cold)
+            kind, since, place = "", now, by_name[station.name]
+            if verdict := place.verdict:
+                kind = choose_kind(verdict, place.is_cold)
                 since = verdict.since if kind == verdict.state and verdict.since else now
             yield station.id, "verdict", kind, since
             yield from self.listen(station, station.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
-                day = datetime.fromtimestamp(at / 1000, clock.zone).date().isoformat()
-                forecast = places[station.name].forecast
-                is_worth = forecast and forecast.days >= FEWEST_DAYS and is_worth_a_plan(
-                    rooms[station.name], self.settings.comfort)
+                day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
+                is_worth = (place.forecast and place.forecast.days >= FEWEST_DAYS
+                            and is_worth_a_plan(rooms[station.name], self.server.settings.comfort))
                 yield station.id, "plan", day if is_worth else "", at
 
     def listen(self, station: Station, heard: int, now: int
@@ -6176,21 +6161,17 @@ def feed_watchdog(server: Server) -> None:
     notify("WATCHDOG=1")
 
 
-def watchdog_seconds() -> float:
-    """Half the time after which systemd would restart us; for ever when it does not watch."""
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf
-
-
 def keep_courier(server: Server) -> None:
     """Start the courier, if there is something to carry; start it again when it has ended. What
     it has to know goes by its environment: a list of processes shows command lines to all."""
     child, settings = server.post.child, server.settings
-    is_wanted = any(getattr(settings, errand.setting) for errand in ERRANDS)
+    is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
     if not is_wanted or server.is_stopping or (child and child.poll() is None):
         return
     if child:
         log(f"the courier ended with status {child.returncode}; it is started again")
-    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in COURIER_SETTINGS}
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
+            if s.name in {"notify", "notify-plan", "quiet", "link", "forward"}}
     server.post.child = subprocess.Popen(
         [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
          "--db", str(server.writer.path)],
@@ -6213,33 +6194,28 @@ def look_ahead(server: Server) -> Iterator[None]:
     return server.outlook.renew()
 
 
-# Every so many s. What takes longer than STEP_SECONDS comes in steps.
-Job = tuple[float, Callable[[Server], Iterator[None] | None]]
-JOBS: tuple[Job, ...] = (
-    (1, close_expired), (1, tell_news), (1, ClockWatch().look),
+Job = Callable[[Server], Iterator[None] | None]     # what is longer than STEP_SECONDS: in steps
+JOBS: tuple[tuple[float, Job], ...] = (            # every so many s
+    (1, close_expired), (1, tell_news), (1, look_ahead), (1, ClockWatch().look),
     (15, keep_listeners), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
-    (600, forget_engine), (watchdog_seconds(), feed_watchdog))
-LONG_JOBS: tuple[Job, ...] = ((1, look_ahead),)
+    (600, forget_engine),
+    # half the time after which systemd would restart us; never when it does not watch
+    (int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf, feed_watchdog))
 
 
-async def run_jobs(server: Server, jobs: Iterable[Job]) -> None:
-    """Do each job when it is due, for ever."""
-    due = [(server.monotonic() + period, period, job) for period, job in jobs]
+async def run_job(server: Server, period: float, job: Job) -> None:
     while True:
-        await asyncio.sleep(1)
-        now = server.monotonic()
-        for i, (at, period, job) in enumerate(due):
-            if now >= at:
-                due[i] = now + period, period, job
-                try:
-                    for _ in job(server) or ():
-                        if server.monotonic() - now > STEP_SECONDS:
-                            await asyncio.sleep(STEP_SECONDS)
-                            now = server.monotonic()
-                except sqlite3.Error as error:
-                    server.turn.fail(error)
-                except Exception:               # updates go on, whatever else is broken
-                    log(f"{job.__name__} failed: {traceback.format_exc()}")
+        await asyncio.sleep(period)
+        began = server.monotonic()
+        try:
+            for _ in job(server) or ():
+                if server.monotonic() - began > STEP_SECONDS:
+                    await asyncio.sleep(STEP_SECONDS)
+                    began = server.monotonic()
+        except sqlite3.Error as error:
+            server.turn.fail(error)
+        except Exception:                       # updates go on, whatever else is broken
+            log(f"{job.__name__} failed: {traceback.format_exc()}")
 
 
 # -- the courier ----------------------------------------------------------------------------------
@@ -6296,24 +6272,6 @@ class Remote:
         self.channel.close()
 
 
-class Errand:
-    """What a courier does again and again, in a thread of its own, with a line to the server of
-    its own: one that blocks delays no other. A second one is one more class in ERRANDS; what it
-    asks the server and tells it are its lines in COURIER_METHODS, what it has to know is one more
-    name in COURIER_SETTINGS."""
-    setting = ""                # there is something to do if this one is given
-
-    def __init__(self, settings: argparse.Namespace):
-        self.settings = settings
-
-    def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
-        raise NotImplementedError
-
-    def finish(self, server: Remote) -> None:
-        """Tell the server what else was done; COURIER_SECONDS at the most."""
-
-
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -6339,20 +6297,26 @@ def make_opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(NoRedirect, secure)
 
 
-def as_basic(to: Destination) -> str | None:
-    """The header Authorization, if the URL has a user."""
-    return "Basic " + base64.b64encode(":".join(to.login).encode()).decode() if any(
-        to.login) else None
+def make_request(to: Destination, path: str, body: bytes | None, headers: dict[str, str]
+                 ) -> urllib.request.Request:
+    """With the login: tk_... is a token of ntfy's, a user alone is one of an engine's."""
+    user, password = to.login
+    request = urllib.request.Request(
+        f"http{'s' * to.is_secure}://{to.host}{path}", body,
+        {"User-Agent": f"iotserver/{__version__}", **headers})
+    if to.kind == "ntfy" and user.startswith("tk_"):
+        request.add_header("Authorization", f"Bearer {user}")
+    elif to.kind == "http" and user and not password:
+        request.add_header("Authorization", f"Token {user}")
+    elif user or password:
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {pair}")
+    return request
 
 
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
-    """The answer's status and text. tk_... is a token of ntfy's."""
-    request = urllib.request.Request(
-        f"http{'s' * to.is_secure}://{to.host}{path}", as_json(document),
-        {"Content-Type": "application/json", "User-Agent": f"iotserver/{__version__}"})
-    is_token = to.kind == "ntfy" and to.login[0].startswith("tk_")
-    if login := f"Bearer {to.login[0]}" if is_token else as_basic(to):
-        request.add_header("Authorization", login)
+    """The answer's status and text."""
+    request = make_request(to, path, as_json(document), {"Content-Type": "application/json"})
     with make_opener().open(request, timeout=TRY_SECONDS) as answer:
         return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
 
@@ -6403,8 +6367,9 @@ SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
 
 def hide(to: Destination, text: str) -> str:
     """What others say, without what is secret: an error may repeat what it was given."""
-    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login, to.url.path.strip("/"),
-                 to.url.query, *to.options.values()):
+    behind = (to.url.path.strip("/"), to.url.query, *to.options.values())   # an engine's is none
+    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login,
+                 *(behind if to.kind != "http" else ())):
         text = text.replace(part, "***") if len(part) > 3 else text
     return " ".join(text.split())[:MAX_WORDS]
 
@@ -6426,12 +6391,13 @@ def send(to: Destination, message: dict[str, Any]) -> str:
 
 def parse_pause(text: str) -> float:
     """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    seconds = 0.0
     if re.fullmatch("[0-9]{1,9}", text):
-        return min(int(text), MESSAGE_AGE / 1000)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        date = email.utils.parsedate_to_datetime(text)
-        return min(max(date.timestamp() - time.time(), 0), MESSAGE_AGE / 1000)
-    return 0
+        seconds = int(text)
+    else:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0), MESSAGE_AGE / 1000)
 
 
 TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
@@ -6497,15 +6463,15 @@ def gather(kind: str, messages: list[dict[str, Any]]
                    for part in ("title", "message", "station")}})
 
 
-class Messenger(Errand):
+class Messenger:
     """Carries messages to where --notify says."""
-    setting = "notify"
 
     def __init__(self, settings: argparse.Namespace):
-        super().__init__(settings)
+        self.settings = settings
         self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
 
     def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
         ready = [carrier for carrier in self.carriers if carrier.finish(server)]
         wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
                                 self.settings.notify_plan)
@@ -6559,22 +6525,22 @@ class Unreachable(Undelivered):
 Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
 
 
-class Forwarder(Errand):
+class Forwarder:
     """Carries all readings to the engine of --forward, and asks whether they are there."""
-    setting = "forward"
 
     def __init__(self, settings: argparse.Namespace):
-        super().__init__(settings)
-        self.to = cast(Destination, parse_engine(settings.forward))
+        self.to = parse_engine(settings.forward)
         self.opener = make_opener()
         self.pause, self.said = float(PAUSES[0]), ""
         self.is_new = True              # nothing was looked for there yet
         self.samples: list[Sent] | None = []    # None: it has all history
 
     def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
         ticket, is_last, pieces = server.take_unsent(self.to.id)
         try:
-            self.post([line for piece in pieces for line in render_lines(*piece)])
+            if lines := [line for piece in pieces for line in render_lines(*piece)]:
+                self.post(lines)
             self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
         except Undelivered as error:
             self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
@@ -6596,8 +6562,8 @@ class Forwarder(Errand):
     def post(self, lines: list[str]) -> None:
         """Raises Undelivered unless all are there, or refused for good."""
         query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
-        status, words, pause = self.ask(self.to.url.path or "/", query, "".join(lines).encode()
-                                        ) if lines else (204, "", 0)
+        status, words, pause = self.ask(
+            f"{self.to.url.path or '/'}?{query}", "".join(lines).encode())
         is_partial = status == 400 and "partial write" in words     # the rest of them is there
         is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
         if 200 <= status < 300:
@@ -6606,34 +6572,31 @@ class Forwarder(Errand):
             self.post(lines[:len(lines) // 2])
             self.post(lines[len(lines) // 2:])
         elif is_partial or is_refused:
-            log(f"courier: {self.to.name} refuses readings for good: {words[:MAX_WORDS]}")
+            log(f"courier: {self.to.name} refuses readings for good: {hide(self.to, words)}")
         else:
-            raise Undelivered(f"it answers {status}", words[:MAX_WORDS], pause)
+            raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
 
-    def ask(self, path: str, query: str, body: bytes | None = None) -> tuple[int, str, float]:
-        """Status, words, and the pause that is asked for. Raises Undelivered."""
-        user, password = self.to.login
-        headers = {"User-Agent": f"iotserver/{__version__}"}
-        if user:
-            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}" if password else f"Token {user}"
+    def ask(self, path: str, body: bytes | None = None) -> tuple[int, str, float]:
+        """Status, words, and the pause that is asked for. Raises Unreachable, also when it is too
+        busy to say what it has."""
+        headers = {}
         if body and len(body) > GZIP_BYTES:
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
-        request = urllib.request.Request(
-            f"http{'s' * self.to.is_secure}://{self.to.host}{path}?{query}", body, headers)
+        request = make_request(self.to, path, body, headers)
         try:
             try:
                 answer = self.opener.open(request, timeout=TRY_SECONDS)
             except urllib.error.HTTPError as error:
                 answer = error
             with answer:
-                words = answer.read(CONTROL_LINE).decode(errors="replace")
-                for part in self.to.login:
-                    words = words.replace(part, "***") if len(part) > 3 else words
-                return answer.status, words.strip(), parse_pause(
-                    answer.headers.get("Retry-After", ""))
+                words = answer.read(CONTROL_LINE).decode(errors="replace").strip()
         except Exception as error:              # whatever it does, it is tried again
             raise Unreachable(f"no answer: {getattr(error, 'reason', error)}") from None
+        status, pause = answer.status, parse_pause(answer.headers.get("Retry-After", ""))
+        if body is None and status in {429, 503}:
+            raise Unreachable(f"asked for what it has, it answers {status}",
+                              hide(self.to, words), pause)
+        return status, words, pause
 
     def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
         """Look for some of the first readings, and for some of all history: an engine may say
@@ -6678,39 +6641,37 @@ class Forwarder(Errand):
             if found is None:
                 break
 
-    def inquire(self, path: str, form: dict[str, Any]) -> tuple[int, str]:
-        """Status and words. Raises Unreachable, also when it is too busy to say."""
-        status, words, pause = self.ask(path, urllib.parse.urlencode(form))
-        if status in {429, 503}:
-            raise Unreachable(f"asked for what it has, it answers {status}", words, pause)
-        return status, words
-
     def find(self, station: str, field: int, ms: int) -> list[float] | None:
         """The values that it has at an instant. None: this one cannot be asked."""
         base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        status, words = self.inquire(f"{base}/api/v1/export", {
+        options = dict(urllib.parse.parse_qsl(self.to.url.query))
+        status, words, _ = self.ask(f"{base}/api/v1/export?" + urllib.parse.urlencode({
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
-            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
             if status == 200:                   # VictoriaMetrics: one JSON a line
                 return [value for row in map(json.loads, words.splitlines())
                         for at, value in zip(row["timestamps"], row["values"], strict=True)
                         if at == ms]
-            status, words = self.inquire(f"{base}/query", {
-                "db": self.to.options.get("db", self.to.options.get("bucket")), "epoch": "ms",
+            _, words, _ = self.ask(f"{base}/query?" + urllib.parse.urlencode({
+                "db": options.get("db", options.get("bucket")), "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
-                     f"""AND "field" = '{field}' AND time = {ms}ms"""})
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
             result = json.loads(words)["results"][0]
             if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
                 return [row[1] for series in result.get("series", ()) for row in series["values"]]
         return None
 
 
-ERRANDS: tuple[type[Errand], ...] = (Messenger, Forwarder)
+# What a courier does again and again if the setting is given, each in a thread of its own with a
+# line to the server of its own: one that blocks delays no other. What it asks the server and tells
+# it is in COURIER_METHODS, what it has to know in keep_courier.
+ERRANDS: dict[str, type[Messenger] | type[Forwarder]] = {
+    "notify": Messenger, "forward": Forwarder}
 
 
-def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+def run_errand(errand: Messenger | Forwarder, path: Path, stopped: threading.Event) -> None:
     """Until the courier is stopped; a server that is away is waited for."""
     failures = 0
     while not stopped.wait(min(failures, 1)):
@@ -6719,7 +6680,8 @@ def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
                 pause = 0.0
                 while not stopped.wait(pause):
                     pause, failures = errand.step(server), 0
-                errand.finish(server)
+                if isinstance(errand, Messenger):
+                    errand.finish(server)
         except (OSError, StoreError) as error:
             failures += 1
             if failures == 3:           # the first ones are a restart, or the end of our parent
@@ -6738,18 +6700,17 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
     for carrier in carriers:
         cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
-        if not carrier.words:
-            failed += 1
-            failure = carrier.failure or Undelivered(TOO_LATE)
+        words, failure = carrier.words, carrier.failure or Undelivered(TOO_LATE)
+        failed += not words
         print(f"{carrier.to.name}: " + (
-            carrier.words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+            words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
     if failed:
         raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
 
 
 def run_courier(args: argparse.Namespace, path: Path) -> None:
     """Carry messages until SIGTERM; a server's child also until its server is no more."""
-    errands = [errand(args) for errand in ERRANDS if getattr(args, errand.setting)]
+    errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
     if parent:                              # what comes in goes before what is carried on; alone,
@@ -6921,13 +6882,8 @@ def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(open_writer(path)) as writer:
         while (removed := writer.remove_step(name)) >= 0:
             total += removed
-        freed = shrink(writer)
+        freed = sum(iter(writer.shrink_step, 0))    # bytes; the file system has them back
     print(f"removed {name}; readings: {total}; {format_bytes(freed)} freed")
-
-
-def shrink(writer: "Writer | Remote") -> int:
-    """Give all free pages back to the file system; the bytes."""
-    return sum(iter(writer.shrink_step, 0))
 
 
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
@@ -6944,7 +6900,7 @@ def prune(args: argparse.Namespace, path: Path, age: str) -> None:
             total += deleted
             progress(total / max(expected, 1))
         sum(iter(functools.partial(writer.prune_notes_step, before), 0))
-        freed = shrink(writer)
+        freed = sum(iter(writer.shrink_step, 0))
     print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
 
 
@@ -6988,14 +6944,13 @@ def sync(path: Path) -> None:
 
 def find_kind(path: Path) -> str | None:
     """`database` or `log`, if a file is one of ours by its content."""
+    header = b""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
-            if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-                return "database"
-            return "log" if header[:3] == b"\x37\x7f\x06" else None
-    return None
+    is_database = int.from_bytes(header[68:72], "big") == APPLICATION_ID
+    return "database" if is_database else "log" if header[:3] == b"\x37\x7f\x06" else None
 
 
 def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
@@ -7109,15 +7064,11 @@ def writing(name: str, path: Path) -> Iterator[TextIO]:
 
 
 def export(args: argparse.Namespace, path: Path, name: str) -> None:
-    with writing(name, path) as file, contextlib.closing(Reader(path)) as reader:
-        write_csv(reader, file)
-
-
-def write_csv(reader: Reader, file: TextIO) -> None:
-    total, done = reader.count(), 0
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(Row._fields)
-    with progress_bar("exporting") as progress:
+    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
+          progress_bar("exporting") as progress):
+        total, done = reader.count(), 0
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
         for station in reader.stations():
             rows = reader.rows(station)
             while chunk := list(itertools.islice(rows, PAGE_ROWS)):
@@ -7252,13 +7203,6 @@ def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[
                              ) from None
 
 
-def choose_reader(start: bytes) -> Callable[[BinaryIO, str, Station | None], Iterator[Row]]:
-    """The function that reads a file which starts like this."""
-    if start.startswith(b"SQLite format 3\0"):
-        return read_sqlite
-    return read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv
-
-
 def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
     step: list[Row] = []
@@ -7283,7 +7227,9 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
           contextlib.closing(open_writer(path, may_create=True)) as writer,
           progress_bar("importing") as progress):
         length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
-        read = choose_reader(file.peek(16))
+        start = file.peek(16)
+        read = (read_sqlite if start.startswith(b"SQLite format 3\0") else
+                read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv)
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
         for step in import_steps(read(file, name, station), size):
             counts = writer.import_rows(step, now_ms())
@@ -7377,7 +7323,6 @@ def review(args: argparse.Namespace, path: Path, name: str) -> None:
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
 DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
 DEMO_DAYLIGHT = 14.0            # hours
-DEMO_STEP = 10 * MINUTE         # between two readings of its history
 
 
 def wander(ms: int, period: int) -> float:
@@ -7433,7 +7378,7 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
     for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
     writer.import_rows(((ms, name, mac, 1, value, None)
-                        for ms in range(house.at, now, DEMO_STEP) for (name, mac), value
+                        for ms in range(house.at, now, 10 * MINUTE) for (name, mac), value
                         in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
     return house
 
@@ -7441,20 +7386,15 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
 # -- serving --------------------------------------------------------------------------------------
 
 
-def inherited_sockets() -> list[socket.socket]:
-    """Listening sockets from systemd. Protocol: sd_listen_fds(3)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    return [socket.socket(fileno=3 + i) for i in range(int(os.environ.get("LISTEN_FDS", "0")))]
-
-
 async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
-    """Open the listening sockets; they and what to call them. Raises StoreError."""
+    """Open the listening sockets, or take those of systemd, by sd_listen_fds(3); they and what to
+    call them. Raises StoreError."""
     create = functools.partial(server.loop.create_server, lambda: Connection(server),
                                backlog=MAX_ACCEPTS)
     host, port = server.settings.host, server.settings.port
-    if inherited := inherited_sockets():
-        listeners = [await create(sock=s) for s in inherited]
+    is_given = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if count := int(os.environ.get("LISTEN_FDS", "0")) if is_given else 0:
+        listeners = [await create(sock=socket.socket(fileno=3 + i)) for i in range(count)]
         where = "the sockets inherited"
     else:
         try:
@@ -7510,7 +7450,7 @@ def announce(server: Server) -> None:
               "--role inside --mac 5c:cf:7f:3b:0d:e8", flush=True)
 
 
-async def serve(server: Server, jobs: Iterable[Job]) -> None:
+async def serve(server: Server, jobs: Iterable[tuple[float, Job]]) -> None:
     """From the first socket to the last answer."""
     server.loop = asyncio.get_running_loop()
     server.loop.set_exception_handler(server.report)
@@ -7527,7 +7467,7 @@ async def serve(server: Server, jobs: Iterable[Job]) -> None:
     with contextlib.suppress(OSError):          # it is tried again
         keep_courier(server)
     notify("READY=1")
-    works = [asyncio.create_task(run_jobs(server, some)) for some in (jobs, LONG_JOBS)]
+    works = [asyncio.create_task(run_job(server, *job)) for job in jobs]
     stop = asyncio.create_task(stopped.wait())
     await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
     notify("STOPPING=1")

@@ -61,7 +61,7 @@ TIMES = some.integers(DAY, 100 * 365 * DAY)
 
 @given(some.integers(0, 23), some.integers(0, 59), ZONES, TIMES)
 def test_a_clock_shows_its_time_once_a_day(hour, minute, zone, now):
-    clock = Clock(hour, minute, ZoneInfo(zone))
+    clock = Clock(hour, minute, tzinfo=ZoneInfo(zone))
     last = iot.last_at(clock, now)
     assert now - 25 * HOUR < last <= now, "a day has 25 hours at the most"
     shown = datetime.fromtimestamp(last / 1000, ZoneInfo(zone))
