@@ -5006,11 +5006,9 @@ def measure_body(command: str, version: str, headers: Mapping[str, str]) -> int:
 
 
 def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
-    """Request line, headers and empty line to a Request without its body.
-
-    Never raises: what is refused comes back with its fault. peer is the address of the other side,
-    None for the proxy. is_bare: there was no version, so the answer has no head.
-    """
+    """Request line, headers and empty line to a Request without its body. Never raises: what is
+    refused comes back with its fault. peer is the address of the other side, None for the proxy.
+    is_bare: there was no version, so the answer has no head."""
     line, _, block = head.partition(b"\r\n")
     command, path, query, version = "GET", "/", "", "HTTP/1.1"
     headers: Mapping[str, str] = {}
@@ -5039,10 +5037,8 @@ remember_head = functools.lru_cache(MAX_HEADS)(parse_head)
 
 
 def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
-    """The head that data begins with, its length there, and whether it lacks a version.
-
-    None while it is not complete. Raises Refused as soon as it cannot become one.
-    """
+    """The head that data begins with, its length there, and whether it lacks a version. None while
+    it is not complete. Raises Refused as soon as it cannot become one."""
     if LOOSE.match(data):
         found = repair_head(data[:MAX_HEAD + 1])
         if found and found[2] and not is_first:     # its answer could be taken for another's
@@ -5063,11 +5059,9 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
 
 
 class Known:
-    """Updates seen before: one that differs by its values alone has only these parsed again.
-
-    A station sends the same bytes each time, but for value, age and seq: 1.3 times the rate.
-    Only what was admitted enters, and each time the key is asked again.
-    """
+    """Updates seen before: one that differs by its values alone has only these parsed again. A
+    station sends the same bytes each time, but for value, age and seq: 1.3 times the rate. Only
+    what was admitted enters, and each time the key is asked again."""
 
     def __init__(self) -> None:
         self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
@@ -5169,10 +5163,8 @@ def is_lan(address: str) -> bool:
 
 
 def refuse_rebinding(host: str, link: str) -> None:
-    """Raise Refused where a page of the internet has its own name point at a private address.
-
-    Its script could read everything here. Nobody else calls such an address by such a name.
-    """
+    """Raise Refused where a page of the internet has its own name point at a private address. Its
+    script could read everything here. Nobody else calls such an address by such a name."""
     name = host if host.endswith("]") else host.rpartition(":")[0] or host
     if not LOCAL.fullmatch(name.lower()) and name.lower() != urllib.parse.urlsplit(link).hostname:
         raise Refused(403, "this address is private, and that name is not known to be its own; "
@@ -5181,9 +5173,7 @@ def refuse_rebinding(host: str, link: str) -> None:
 
 def respond(request: Request, server: "Server", work: Work | None = None) -> Answer | Work:
     """The answer to a request, or the work that it takes; given that, one step of it is done.
-
-    Never raises: whatever goes wrong is an answer.
-    """
+    Never raises: whatever goes wrong is an answer."""
     try:
         if work:
             next(work)
@@ -5284,9 +5274,8 @@ class Connection(asyncio.Protocol):
 
     def take_requests(self) -> None:
         """Execute the requests that are complete in the buffer, MAX_PIPELINED of them at a time.
-
-        Answers go out together: at once, or, where one of them is an update's, when the turn ends.
-        """
+        Answers go out together: at once, or, where one of them is an update's, when the turn
+        ends."""
         is_update = False
         while (self.buffer and not (self.is_closing or self.is_full or self.work or self.stream)
                and len(self.answers) < MAX_PIPELINED and (request := self.take_request())):
@@ -5480,11 +5469,9 @@ class Connection(asyncio.Protocol):
 
 
 class Turn:
-    """Group commit: the updates of one turn of the loop are one transaction, answered after it.
-
-    A commit costs as much as ten updates: so those that are already here are taken in first. With
-    64 busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate.
-    """
+    """Group commit: the updates of one turn of the loop are one transaction, answered after it. A
+    commit costs as much as ten updates: so those that are already here are taken in first. With 64
+    busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate."""
 
     def __init__(self, server: "Server"):
         self.server = server
@@ -5506,10 +5493,8 @@ class Turn:
         self.connections.append(connection)
 
     def end(self, seen: int = 0) -> None:
-        """Commit what this turn brought; then, and only then, answer it.
-
-        After seen connections there may be more to come, and if there are, they are waited for.
-        """
+        """Commit what this turn brought; then, and only then, answer it. After seen connections
+        there may be more to come, and if there are, they are waited for."""
         if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
             self.server.loop.call_soon(self.end, len(self.connections))
             return
@@ -5558,11 +5543,9 @@ class Turn:
 
 
 class Steps:
-    """What takes long, a step at a time; updates, and other addresses, have their turns between.
-
-    A few addresses are served in rotation, each with its first request, and with each round one
-    piece of one stream.
-    """
+    """What takes long, a step at a time; updates, and other addresses, have their turns between. A
+    few addresses are served in rotation, each with its first request, and with each round one
+    piece of one stream."""
 
     def __init__(self, server: "Server"):
         self.server = server
@@ -5683,10 +5666,8 @@ class Page(NamedTuple):
 
 
 class Board:
-    """The newest verdicts, and the pages made from them: worked out when someone asks.
-
-    They last until a reading, a command or the next minute makes them old, or a silence does.
-    """
+    """The newest verdicts, and the pages made from them: worked out when someone asks. They last
+    until a reading, a command or the next minute makes them old, or a silence does."""
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
@@ -5786,10 +5767,8 @@ class Board:
 
 
 class Outlook:
-    """What is expected for each room, worked out at each quarter of an hour, in steps.
-
-    All of it is read anew each time: so it knows what was late, imported or deleted.
-    """
+    """What is expected for each room, worked out at each quarter of an hour, in steps. All of it
+    is read anew each time: so it knows what was late, imported or deleted."""
 
     def __init__(self, server: "Server"):
         self.server = server
@@ -5836,10 +5815,8 @@ class Outlook:
 
 
 class Control(asyncio.Protocol):
-    """The control socket: one JSON line in, [method, arguments], one JSON line out.
-
-    Each method is short, so that updates are served in between; a long work is many calls.
-    """
+    """The control socket: one JSON line in, [method, arguments], one JSON line out. Each method is
+    short, so that updates are served in between; a long work is many calls."""
 
     def __init__(self, server: "Server"):
         self.server, self.buffer = server, b""
@@ -5898,11 +5875,9 @@ Told = tuple[int, str, str]     # of a station a topic and its state: see the ta
 
 
 class Post:
-    """What the courier is to carry: worked out when it asks. Without one, nothing is.
-
-    For each station it is kept what is true, and for each destination what it was told last: so
-    what is tried again is true by then, and what is true no more is never sent.
-    """
+    """What the courier is to carry: worked out when it asks. Without one, nothing is. For each
+    station it is kept what is true, and for each destination what it was told last: so what is
+    tried again is true by then, and what is true no more is never sent."""
 
     def __init__(self, server: "Server"):
         self.server = server
@@ -7250,11 +7225,9 @@ REVIEW_DAYS = 90
 def review_hours(reader: Reader, start: int, end: int, comfort: float
                  ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
     """For each full hour how much is done, the hour, the rooms as they would have been told, and
-    what has become of forecasts; before the start there are none.
-
-    What adapts is replayed over a fixed span, the verdict from a midnight of UTC on: no row
-    depends on the start. What a station's pauses have taught is known of today only: left out.
-    """
+    what has become of forecasts; before the start there are none. What adapts is replayed over a
+    fixed span, the verdict from a midnight of UTC on: no row depends on the start. What a
+    station's pauses have taught is known of today only: left out."""
     stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
     inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
                        for role in ("inside", "outside"))
