@@ -202,7 +202,7 @@ def seconds(function, name, text):
 def least(function, name, text, enough):
     """The least of some tries: the machine is noisy; one try that is quick enough is one."""
     best = seconds(function, name, text)
-    for _ in range(7):
+    for _ in range(30):
         if best <= enough:
             break
         best = min(best, seconds(function, name, text))
