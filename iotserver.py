@@ -7119,29 +7119,29 @@ def sync(path: Path) -> None:
 
 
 def find_kind(path: Path) -> str | None:
-    """`database` or `log`, if a file is one of ours by its content."""
+    """`database`, `backup` if no server has used it yet, or `log`: what a file is of ours by its
+    content."""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
             if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-                return "database"
+                return "database" if header[18] == 2 else "backup"      # 2: it has had a log
             return "log" if header[:3] == b"\x37\x7f\x06" else None
     return None
 
 
-def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
+def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
     """Raise StoreError for a file to write that is a database of ours or belongs to one, by
-    whatever name or link. A backup may take the place of one that no server has used."""
+    whatever name or link; one that no server has used may be an older backup."""
     ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
     owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
               if target.name.endswith(suffix)]
-    is_older_backup = is_backup and not any(
-        beside(target.resolve(), suffix).exists() for suffix in COMPANIONS)
     if (target.resolve() in [path.resolve() for path in ours]
             or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
             or any(map(find_kind, owners))
-            or find_kind(target) in ({"log"} if is_older_backup else {"log", "database"})):
+            or find_kind(target) in {"database", "log"}
+            or (find_kind(target) == "backup" and not may_be_backup)):
         raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
 
 
@@ -7156,6 +7156,7 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise StoreError(f"{target} is no regular file; name another")
     partial = beside(target, ".partial")
+    refuse_ours(partial, database, True)        # but not what a killed backup has left
     try:
         lock = take_lock(partial)
     except BlockingIOError:
