@@ -3705,7 +3705,8 @@ def renew_place(reader: Reader, station: Station, rank: int, now: int, before: P
     window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
     series = reader.series(station.id).get(1)
     readings = [] if series is None else reader.recent(series, now - window, now + 1)
-    last = readings[-1][0] if readings else series and reader.last_time(series, now)
+    last = (readings[-1][0] if readings else
+            None if series is None else reader.last_time(series, now))
     place = before or Place(station.name, str(station.role), rank, series, [], None)
     count = bisect.bisect_left(readings, (place.tail.time + 1,))
     if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
