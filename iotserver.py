@@ -6981,9 +6981,9 @@ def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
         else:
             writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
                                hash_key(key).hex(), now_ms())
-        running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
-    port = f":{running[1] if running else args.port}".removesuffix(":80")
-    host = lan_address()
+        running = isinstance(writer, Remote) and re.search("//(.+):(.+)/$", writer.address())
+    near, number = running.groups() if running else ("127.0.0.1", args.port)
+    host, port = lan_address(), f":{number}".removesuffix(":80")
     if args.console:
         print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
 their API key, shown only now: {key}
@@ -7009,7 +7009,7 @@ MAC_ADDRESS = "{args.mac}"
 SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here, with a field that nothing else uses
-curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
+curl -H "X-API-Key: {key}" http://{near}{port}/update/mac={args.mac}/field=9/data=1
 # and take that away again
 python3 iotserver.py --db {shlex.quote(str(args.db))} --delete-readings {shlex.quote(name)} \\
     --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31""")

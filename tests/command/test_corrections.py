@@ -69,6 +69,14 @@ def test_trying_a_new_station_leaves_nothing_behind(live, run, tmp_path):
     assert rows_of(live.db) == []
 
 
+def test_trying_a_new_station_asks_the_address_of_the_server_that_runs(database, serve, run):
+    """Which need not be on this machine's usual one."""
+    serve("--host", "127.0.0.2")
+    said = run("--add-station", "attic", "--mac", "aa:02", "--port", "1")
+    curl, = re.findall(r"^curl .*$", said, re.MULTILINE)
+    assert subprocess.run(curl, shell=True, capture_output=True, check=True).stdout == b"1"
+
+
 # -- readings -------------------------------------------------------------------------------------
 
 def rows(values, field=1, mac=INSIDE.mac):
