@@ -3888,7 +3888,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
         last = reader.last_time(newest.series, now) if newest else None
-        heard = max(station.heard or 0, last or 0)
+        heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
         is_silent = now - heard > silence_limit(times, station.silence)
         is_stale = not station.role and now - (heard or station.created) > STALE
         rows[is_stale].append(
@@ -6292,6 +6292,7 @@ class ClockWatch:
         if abs(self.lead - before) > CLOCK_STEP:
             log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
                 "slept; readings before that keep their times")
+            server.board.is_stale = True        # what was of now may be of the future
 
 
 def notify(state: str) -> None:

@@ -25,6 +25,11 @@ def places(house):
     return house.server.board.places(), round(house.time * 1000)
 
 
+def row_of(page, name):
+    row, = [text for _, text in page.all("tr") if text.startswith(f"{name} ")]
+    return row
+
+
 # -- rooms ----------------------------------------------------------------------------------------
 
 def test_headline_of_the_most_urgent_room(house):
@@ -37,6 +42,19 @@ def test_headline_of_the_most_urgent_room(house):
     assert page.one("title") == "Open the windows"
     assert [text.split(" ")[0] for _, text in page.all("p")[:2]] == ["bath", "cellar"]
     assert page.all("main")[0][0]["data-state"] == "open unknown comfortable"
+
+
+def test_rooms_come_in_the_order_of_urgency(house):
+    house = house(("cellar", "inside"), ("bath", "inside"), ("den", "inside"), ("attic", "inside"),
+                  ("garden", "outside"))
+    for name, value in {"cellar": 20, "den": 24, "attic": 31, "garden": 26}.items():
+        house.store(name, HALF_HOUR, value)
+    page = house.page()
+    assert page.all("main")[0][0]["data-state"] == "open close unknown comfortable"
+    found, now = places(house)
+    assert [v["station"] for v in iot.verdict_document(found, now)["verdicts"]] == [
+        line.partition(":")[0] for line in iot.say_rooms(found, now, "C").splitlines()] == [
+        "attic", "den", "bath", "cellar"]
 
 
 def test_each_room_has_its_line(rooms):
@@ -123,13 +141,26 @@ def test_a_change_that_waits_is_told_with_its_figure(state, difference, reason):
     assert iot.say_verdict(room, MINUTE, "C")[1] == reason
 
 
-def test_how_long_it_has_been_silent_after_the_window(house):
+@pytest.mark.parametrize("silent", ["inside", "outside"])
+def test_how_long_it_has_been_silent_after_the_window(house, silent):
     house = house(("inside", "inside"), ("outside", "outside"))
     for name in ("inside", "outside"):
         house.store(name, range(-5 * 1440, -5 * 1440 + 30), 20)
+    for name in {"inside", "outside"} - {silent}:
+        house.store(name, HALF_HOUR, 20)
     page = house.page()
-    assert page.verdict == 'No answer: "outside" has been silent for 4 d.'
+    assert page.verdict == f'No answer: "{silent}" has been silent for 4 d.'
     assert "no reading yet" not in page.text
+
+
+def test_a_label_on_an_unused_field_makes_nobody_silent(house):
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    for name in ("inside", "outside", "garden"):
+        house.store(name, HALF_HOUR, 20)
+        house.writer.label(name, 2, "wind m/s")
+    house.server.board.is_stale = True
+    page = house.page()
+    assert {row_of(page, name).split()[1] for name in ("inside", "outside", "garden")} == {"ok"}
 
 
 def test_a_pruned_station_is_not_new(house):
@@ -138,8 +169,7 @@ def test_a_pruned_station_is_not_new(house):
     while house.writer.prune_step(round(house.time * 1000) - DAY):
         pass
     house.server.board.is_stale = True
-    row, = [text for _, text in house.page().all("tr") if text.startswith("garden")]
-    assert re.match(r"garden silent [23] d ago ", row)
+    assert re.match(r"garden silent [23] d ago ", row_of(house.page(), "garden"))
 
 
 # -- numbers and clocks ---------------------------------------------------------------------------
@@ -179,6 +209,73 @@ def test_a_reading_of_the_future_is_shown_nowhere(house):
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
 
 
+@pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 60 * 365 * DAY])
+def test_a_reading_of_the_future_revives_no_station(house, ahead):
+    """Not in the table, where one that sent each minute is silent, and not in the answer."""
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    house.store("garden", range(-60, -29), 20)
+    house.store("outside", range(-3000, -2970), 20)
+    for name in ("garden", "outside"):
+        house.store(name, [ahead / MINUTE], 20)
+    page = house.page()
+    assert row_of(page, "garden") == "garden silent 30 min ago 1 min 32"
+    assert row_of(page, "outside") == "outside silent 2 d ago 1 min 31"
+    assert page.verdict == 'No answer: "outside" has been silent for 2 d.'
+
+
+def send(house, names, count):
+    """So many updates a minute apart, and looks at the page in between; the last of them."""
+    for _ in range(count):
+        house.time += 60
+        for name in names:
+            house.writer.add(house.writer.find(name), iot.Reading(1, 25.0, 0, None),
+                             house.server.now())
+        house.server.turn.end()
+        page = house.page()
+    return page
+
+
+def test_a_clock_that_was_ahead_revives_no_station(house):
+    """Set back by 20 hours while the server runs; from then on only inside sends."""
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    watch = iot.ClockWatch()
+    house.server.monotonic = time.monotonic
+    house.store("outside", range(-90, -60), 20)
+    house.time += 20 * 3600
+    watch.lead = house.time - time.monotonic()
+    assert "silent" not in send(house, ("inside", "outside", "garden"), 5).verdict
+    house.time -= 20 * 3600
+    watch.look(house.server)
+    page = send(house, ["inside"], 5)
+    assert page.verdict == 'No answer: "outside" has been silent for 1 h.'
+    assert row_of(page, "inside") == "inside ok 0 s ago 1 min 10"
+    assert row_of(page, "outside") == "outside silent 1 h ago 1 min 35"
+    assert row_of(page, "garden") == "garden new never – 5"
+
+
+def test_all_count_silence_by_one_rule(house):
+    """Three readings within two seconds, each 20 minutes: not silent for the answer, the table,
+    the chart, or for the choice of the outside that counts."""
+    house = house(("inside", "inside"), ("shade", "outside"), ("sun", "outside"), ("garden", None))
+    bursts = [-m + s / 60 for m in range(615, 0, -20) for s in range(3)]
+    for name, value in (("inside", 28), ("shade", 20), ("garden", 5)):
+        house.store(name, bursts, value)
+    house.store("sun", range(-600, 1), 40)
+    page = house.page()
+    assert page.verdict == "Open the windows: it is 8 °C cooler outside."
+    assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == ["ok"] * 3
+    lines = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
+    assert {line.count("M") for line in lines.values()} == {1}
+    (shade, _), = page.all("rect", class_="shade")
+    assert float(shade["width"]) > 100
+    house.time += 50 * 60
+    house.server.board.is_stale = True
+    page = house.page()
+    assert page.verdict.startswith("No answer:")
+    assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == [
+        "silent"] * 3
+
+
 def test_pruned_and_slower_lines_stay_whole(house):
     house = house(("inside", "inside"), ("outside", "outside"))
     house.store("inside", range(-1400, 1), 28)
@@ -190,11 +287,25 @@ def test_pruned_and_slower_lines_stay_whole(house):
     assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
 
 
+def test_a_pruned_hour_is_drawn_as_wide_as_it_is(house):
+    """A single one beside readings of each minute is no gap."""
+    house = house(("inside", "inside"), ("outside", "outside"))
+    for name in ("inside", "outside"):
+        house.store(name, range(-150, 1), 28)
+    while house.writer.prune_step(round(house.time * 1000) - 90 * MINUTE):
+        pass
+    house.server.board.is_stale = True
+    lines = [a["d"] for a, _ in house.page().all("path") if "data-name" in a]
+    assert [line.count("M") for line in lines] == [1, 1]
+
+
 # -- many stations --------------------------------------------------------------------------------
 
 def test_a_station_long_silent_is_folded_away(house):
-    house = house(("inside", "inside"), ("outside", "outside"), ("old", None), ("garden", None))
-    house.store("old", [-40 * 1440], 20)
+    house = house(("inside", "inside"), ("outside", "outside"), ("old", None), ("garden", None),
+                  ("shed", None))
+    house.store("old", [-30 * 1440 - 1], 20)
+    house.store("shed", [-30 * 1440 + 1], 20)
     house.store("inside", [-40 * 1440], 20)
     house.store("garden", HALF_HOUR, 20)
     now = round(house.time * 1000)
@@ -204,7 +315,7 @@ def test_a_station_long_silent_is_folded_away(house):
     folded = page.one("details")
     assert "1 more" in folded
     assert "old" in folded
-    assert not {"inside", "garden"} & {*folded.split()}
+    assert not {"inside", "garden", "shed"} & {*folded.split()}
     assert "old: " not in page.text
     house.store("old", [0], 21)
     assert not house.page().all("details")
