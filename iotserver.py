@@ -3709,7 +3709,8 @@ def renew_place(reader: Reader, station: Station, rank: int, now: int, before: P
             None if series is None else reader.last_time(series, now))
     place = before or Place(station.name, str(station.role), rank, series, [], None)
     count = bisect.bisect_left(readings, (place.tail.time + 1,))
-    if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
+    if place.tail.time > now or place.readings[:-1][-count:] != readings[:count]:
+        # The clock was set back, or one was late, or is gone.
         place, count = place._replace(tail=SILENCE), 0
     return place._replace(rank=rank, series=series, readings=readings, heard=last,
                           silence=station.silence, fresh=readings[count:])
@@ -6292,7 +6293,7 @@ class ClockWatch:
         if abs(self.lead - before) > CLOCK_STEP:
             log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
                 "slept; readings before that keep their times")
-            server.board.is_stale = True        # what was of now may be of the future
+            server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
 
 
 def notify(state: str) -> None:

@@ -235,29 +235,45 @@ def send(house, names, count):
     return page
 
 
+def set_back(house, hours):
+    """The clock, not the monotonic one; the server notices within a second."""
+    watch, monotonic = iot.ClockWatch(), house.time
+    house.server.monotonic = lambda: monotonic
+    watch.lead = 0
+    house.time -= 3600 * hours
+    watch.look(house.server)
+
+
 def test_a_clock_that_was_ahead_revives_no_station(house):
-    """Set back by 20 hours while the server runs; from then on only inside sends."""
+    """From then on only inside sends, and then nobody."""
     house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
-    watch = iot.ClockWatch()
-    house.server.monotonic = time.monotonic
     house.store("outside", range(-90, -60), 20)
     house.time += 20 * 3600
-    watch.lead = house.time - time.monotonic()
     assert "silent" not in send(house, ("inside", "outside", "garden"), 5).verdict
-    house.time -= 20 * 3600
-    watch.look(house.server)
+    set_back(house, 20)
     page = send(house, ["inside"], 5)
     assert page.verdict == 'No answer: "outside" has been silent for 1 h.'
     assert row_of(page, "inside") == "inside ok 0 s ago 1 min 10"
     assert row_of(page, "outside") == "outside silent 1 h ago 1 min 35"
     assert row_of(page, "garden") == "garden new never – 5"
+    house.time += 120
+    assert row_of(house.page(), "inside") == "inside ok 2 min ago 1 min 10"
+
+
+def test_a_clock_that_was_ahead_leaves_nothing_of_a_station_that_seldom_sends(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("outside", [-90, 20 * 60, 26 * 60], 20)
+    house.time += 26 * 3600
+    assert "silent" not in send(house, ["inside"], 1).verdict
+    set_back(house, 26)
+    assert send(house, ["inside"], 1).verdict == 'No answer: "outside" has been silent for 1 h.'
 
 
 def test_all_count_silence_by_one_rule(house):
-    """Three readings within two seconds, each 20 minutes: not silent for the answer, the table,
-    the chart, or for the choice of the outside that counts."""
+    """Three readings a minute apart, each half an hour: not silent for the answer, the table, the
+    chart, its shade, or for the choice of the outside that counts."""
     house = house(("inside", "inside"), ("shade", "outside"), ("sun", "outside"), ("garden", None))
-    bursts = [-m + s / 60 for m in range(615, 0, -20) for s in range(3)]
+    bursts = [i - m for m in range(617, 0, -30) for i in range(3)]
     for name, value in (("inside", 28), ("shade", 20), ("garden", 5)):
         house.store(name, bursts, value)
     house.store("sun", range(-600, 1), 40)
@@ -268,7 +284,8 @@ def test_all_count_silence_by_one_rule(house):
     assert {line.count("M") for line in lines.values()} == {1}
     (shade, _), = page.all("rect", class_="shade")
     assert float(shade["width"]) > 100
-    house.time += 50 * 60
+    assert float(shade["x"]) + float(shade["width"]) == pytest.approx(iot.WIDTH - iot.RIGHT)
+    house.time += 70 * 60
     house.server.board.is_stale = True
     page = house.page()
     assert page.verdict.startswith("No answer:")
