@@ -2,9 +2,12 @@
 import json
 import re
 import time
+import uuid
 
+import hypothesis.strategies as some
 import pytest
 from house import HALF_HOUR
+from hypothesis import HealthCheck, given, settings
 
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
@@ -55,6 +58,41 @@ def test_rooms_come_in_the_order_of_urgency(house):
     assert [v["station"] for v in iot.verdict_document(found, now)["verdicts"]] == [
         line.partition(":")[0] for line in iot.say_rooms(found, now, "C").splitlines()] == [
         "attic", "den", "bath", "cellar"]
+
+
+SENDS = some.tuples(                    # each so many minutes; silent for; °C; a bad reading, when
+    some.sampled_from([1, 10, 30, 120]), some.sampled_from([0, 0, 9, 45, 500]),
+    some.sampled_from([12, 20, 23, 25.9, 26.2, 31]), some.sampled_from([85, -127, None]),
+    some.integers(1, 20))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some.lists(SENDS, min_size=5, max_size=5))
+def test_each_room_is_answered_as_if_it_were_alone(house, sends):
+    """Whatever they send, one of the four states; and the page has them by urgency."""
+    house = house(*((f"room {i}", "inside") for i in range(4)), ("garden", "outside"),
+                  file=f"{uuid.uuid4()}.db")
+    sides, now = {}, round(house.time * 1000)
+    for i, (every, silent, value, spike, back) in enumerate(sends):
+        name = "garden" if i == 4 else f"room {i}"
+        minutes = [*range(-silent - 20 * every, -silent + 1, every)]
+        values = [float(value)] * len(minutes)
+        if spike:
+            values[-back] = float(spike)
+        house.store(name, minutes, values)
+        sides[name] = [(now + m * MINUTE, v) for m, v in zip(minutes, values, strict=True)
+                       if m >= -40 * 60]
+    outside = sides.pop("garden")
+    alone = {name: iot.judge(side, outside, now, 22.0) for name, side in sides.items()}
+    assert {verdict.state for verdict in alone.values()} <= {*iot.URGENCY}
+    ranked = sorted(alone, key=lambda name: iot.URGENCY.index(alone[name].state))
+    document = iot.verdict_document(*places(house))["verdicts"]
+    assert [(v["station"], v["state"]) for v in document] == [
+        (name, alone[name].state) for name in ranked]
+    page = house.page()
+    assert page.verdict.startswith(f"{ranked[0]} ")
+    assert page.all("main")[0][0]["data-state"].split() == [alone[name].state for name in ranked]
+    house.close()
 
 
 def test_each_room_has_its_line(rooms):
@@ -262,11 +300,11 @@ def test_a_clock_that_was_ahead_revives_no_station(house):
 
 def test_a_clock_that_was_ahead_leaves_nothing_of_a_station_that_seldom_sends(house):
     house = house(("inside", "inside"), ("outside", "outside"))
-    house.store("outside", [-90, 20 * 60, 26 * 60], 20)
+    house.store("outside", [-300, 20 * 60, 26 * 60], 20)
     house.time += 26 * 3600
     assert "silent" not in send(house, ["inside"], 1).verdict
     set_back(house, 26)
-    assert send(house, ["inside"], 1).verdict == 'No answer: "outside" has been silent for 1 h.'
+    assert send(house, ["inside"], 1).verdict == 'No answer: "outside" has been silent for 5 h.'
 
 
 def test_all_count_silence_by_one_rule(house):
