@@ -192,8 +192,11 @@ def test_a_verdict_goes_on_after_a_silence_where_it_was():
 
 # -- real weather ---------------------------------------------------------------------------------
 
-def test_a_week_of_real_weather_minute_by_minute():
-    """As a server says it: nothing but the four, and no two changes within the dwell."""
+@pytest.mark.parametrize("noise", [0, 1.5])
+def test_a_week_of_real_weather_minute_by_minute(noise):
+    """As a server says it: nothing but the four, and no two changes within the dwell, also with
+    sensors that waver; but for a difference of URGENT_MARGIN, which there is with these only."""
+    mix = random.Random(1)
     with (Path(__file__).parents[1] / "data/falkensee_two_weeks.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     sides = ([], [])
@@ -201,7 +204,7 @@ def test_a_week_of_real_weather_minute_by_minute():
         ms = int(datetime.fromisoformat(row["time"]).timestamp() * 1000)
         for side, column in zip(sides, ("inside_c", "outside_c"), strict=True):
             if row[column] and (not side or ms - sides[0][0][0] < 7 * DAY):
-                side.append((ms, float(row[column])))
+                side.append((ms, float(row[column]) + mix.uniform(-noise, noise)))
     start = sides[0][0][0]
     course, seen = iot.START, []
     for now in range(start, start + 7 * DAY, MINUTE):
@@ -209,9 +212,11 @@ def test_a_week_of_real_weather_minute_by_minute():
                  for side in sides]
         verdict = iot.judge(*parts, now, COMFORT, course)
         course = verdict.course
-        seen.append((now, verdict.state))
-    assert {state for _, state in seen} <= STATES
-    known = [(now, state) for now, state in seen if state != "unknown"]
-    changes = [now for (_, a), (now, b) in itertools.pairwise(known) if a != b]
-    assert 5 <= len(changes) <= 28
-    assert all(later - sooner >= DWELL for sooner, later in itertools.pairwise(changes))
+        seen.append((now, verdict.state, verdict.difference))
+    assert {state for _, state, _ in seen} <= STATES
+    known = [row for row in seen if row[1] != "unknown"]
+    changes = [(now, abs(difference) >= iot.URGENT_MARGIN and noise > 0)
+               for (_, a, _), (now, b, difference) in itertools.pairwise(known) if a != b]
+    assert 5 <= len(changes) <= (60 if noise else 28)
+    assert all(later - sooner >= DWELL or is_urgent
+               for (sooner, _), (later, is_urgent) in itertools.pairwise(changes))
