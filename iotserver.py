@@ -3599,10 +3599,12 @@ def renew_place(reader: Reader, station: Station, rank: int, now: int, before: P
     window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
     series = reader.series(station.id).get(1)
     readings = [] if series is None else reader.recent(series, now - window, now + 1)
-    last = readings[-1][0] if readings else series and reader.last_time(series, now)
+    last = (readings[-1][0] if readings else
+            None if series is None else reader.last_time(series, now))
     place = before or Place(station.name, str(station.role), rank, series, [], None)
     count = bisect.bisect_left(readings, (place.tail.time + 1,))
-    if place.readings[:-1][-count:] != readings[:count]:    # one was late, or is gone
+    if place.tail.time > now or place.readings[:-1][-count:] != readings[:count]:
+        # The clock was set back, or one was late, or is gone.
         place, count = place._replace(tail=SILENCE), 0
     return place._replace(rank=rank, series=series, readings=readings, heard=last,
                           silence=station.silence, fresh=readings[count:])
@@ -3777,7 +3779,7 @@ def render_stations(reader: Reader, stations: list[Station], view: View, now: in
         newest = max(fields, key=lambda series: series.time or 0, default=None)
         times = reader.recent_times(newest.series, now) if newest else []
         last = reader.last_time(newest.series, now) if newest else None
-        heard = max(station.heard or 0, last or 0)
+        heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
         is_silent = now - heard > silence_limit(times, station.silence)
         is_stale = not station.role and now - (heard or station.created) > STALE
         rows[is_stale].append(
@@ -6119,6 +6121,7 @@ class ClockWatch:
         if abs(self.lead - before) > CLOCK_STEP:
             log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
                 "slept; readings before that keep their times")
+            server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
 
 
 def notify(state: str) -> None:
@@ -6784,9 +6787,9 @@ def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
         else:
             writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
                                hash_key(key).hex(), now_ms())
-        running = isinstance(writer, Remote) and re.search(r":(\d+)/$", writer.address())
-    port = f":{running[1] if running else args.port}".removesuffix(":80")
-    host = lan_address()
+        running = isinstance(writer, Remote) and re.search("//(.+):(.+)/$", writer.address())
+    near, number = running.groups() if running else ("127.0.0.1", args.port)
+    host, port = lan_address(), f":{number}".removesuffix(":80")
     if args.console:
         print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
 their API key, shown only now: {key}
@@ -6812,7 +6815,7 @@ MAC_ADDRESS = "{args.mac}"
 SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
 
 # try it from here, with a field that nothing else uses
-curl -H "X-API-Key: {key}" http://127.0.0.1{port}/update/mac={args.mac}/field=9/data=1
+curl -H "X-API-Key: {key}" http://{near}{port}/update/mac={args.mac}/field=9/data=1
 # and take that away again
 python3 iotserver.py --db {shlex.quote(str(args.db))} --delete-readings {shlex.quote(name)} \\
     --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31""")
@@ -6918,28 +6921,29 @@ def sync(path: Path) -> None:
 
 
 def find_kind(path: Path) -> str | None:
-    """`database` or `log`, if a file is one of ours by its content."""
+    """`database`, `backup` if no server has used it yet, or `log`: what a file is of ours by its
+    content."""
     header = b""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
-    is_database = int.from_bytes(header[68:72], "big") == APPLICATION_ID
-    return "database" if is_database else "log" if header[:3] == b"\x37\x7f\x06" else None
+    if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
+        return "database" if header[18] == 2 else "backup"      # 2: it has had a log
+    return "log" if header[:3] == b"\x37\x7f\x06" else None
 
 
-def refuse_ours(target: Path, database: Path, is_backup: bool) -> None:
+def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
     """Raise StoreError for a file to write that is a database of ours or belongs to one, by
-    whatever name or link. A backup may take the place of one that no server has used."""
+    whatever name or link; one that no server has used may be an older backup."""
     ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
     owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
               if target.name.endswith(suffix)]
-    is_older_backup = is_backup and not any(
-        beside(target.resolve(), suffix).exists() for suffix in COMPANIONS)
     if (target.resolve() in [path.resolve() for path in ours]
             or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
             or any(map(find_kind, owners))
-            or find_kind(target) in ({"log"} if is_older_backup else {"log", "database"})):
+            or find_kind(target) in {"database", "log"}
+            or (find_kind(target) == "backup" and not may_be_backup)):
         raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
 
 
@@ -6954,6 +6958,7 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise StoreError(f"{target} is no regular file; name another")
     partial = beside(target, ".partial")
+    refuse_ours(partial, database, True)        # but not what a killed backup has left
     try:
         lock = take_lock(partial)
     except BlockingIOError:

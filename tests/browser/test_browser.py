@@ -341,6 +341,9 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     page = visit(house.address, locale=locale, timezone_id=zone)
     expect(page.locator(".big").first).to_contain_text(f"°{unit}")
     now = datetime.now(ZoneInfo(zone))
+    told = {cookie["name"]: cookie["value"] for cookie in page.context.cookies()}
+    assert told["tz"] == zone
+    assert int(told["offset"]) == now.utcoffset() // timedelta(minutes=1)
     lately = re.compile("|".join(f"{now - timedelta(minutes=i):%H:%M}" for i in range(12)))
     expect(page.locator("details td").last).to_have_text(lately)
     page.locator("summary").first.click()

@@ -347,6 +347,19 @@ def test_check_tells_damage(database, run):
     assert database.with_name("mine.db").read_bytes() == b"mine", "a bad copy replaces nothing"
 
 
+def test_a_copy_that_is_damaged_is_not_kept(database, run, tmp_path):
+    """Damage that can be copied: a row without its station."""
+    run("--backup", "copy.db")
+    before = (tmp_path / "copy.db").read_bytes()
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        db.execute("INSERT INTO series (station, field) VALUES (99, 1)")
+        db.commit()
+    run("--check", status=1, stderr="row without its station")
+    run("--backup", "copy.db", status=1, stderr="the copy is damaged, and so was not kept")
+    assert (tmp_path / "copy.db").read_bytes() == before
+    assert not list(tmp_path.glob("*.partial*"))
+
+
 def test_backup_tells_of_wrong_summaries_and_is_kept(database, run, tmp_path, older, capsys):
     run("--import", older)
     with contextlib.closing(sqlite3.connect(database)) as db:

@@ -69,6 +69,22 @@ def test_trying_a_new_station_leaves_nothing_behind(live, run, tmp_path):
     assert rows_of(live.db) == []
 
 
+def test_trying_a_new_station_asks_the_address_of_the_server_that_runs(database, serve, run):
+    """Which need not be on this machine's usual one."""
+    serve("--host", "127.0.0.2")
+    said = run("--add-station", "attic", "--mac", "aa:02", "--port", "1")
+    curl, = re.findall(r"^curl .*$", said, re.MULTILINE)
+    assert subprocess.run(curl, shell=True, capture_output=True, check=True).stdout == b"1"
+
+
+def test_a_new_station_is_told_the_address_that_others_reach(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("iotserver.lan_address", lambda: "192.0.2.7")
+    assert main(["--db", str(tmp_path / "iot.db"), "--add-station", "attic", "--mac", "aa"]) == 0
+    said = capsys.readouterr().out
+    assert 'SERVER = "http://192.0.2.7:8000"' in said
+    assert " http://127.0.0.1:8000/update/mac=aa/" in said
+
+
 # -- readings -------------------------------------------------------------------------------------
 
 def rows(values, field=1, mac=INSIDE.mac):

@@ -13,7 +13,7 @@ from harness import HEADER, INSIDE, SCRIPT, environment, problems_of, rows_of
 
 import iotserver
 
-WRITERS = ("--export", "--backup", "--set-password")
+WRITERS = ("--export", "--backup", "--set-password", "--review")
 PASSWORD = "a good password\n"
 
 
@@ -40,7 +40,7 @@ def test_nothing_of_a_database_is_replaced(filled, run, tmp_path, flag, name):
     os.link(filled, tmp_path / "hard.db")
     os.symlink("iot.db", tmp_path / "soft.db")
     (tmp_path / "loose.log").write_bytes(b"\x37\x7f\x06\x82" + bytes(100))
-    (tmp_path / "other.db.lock").touch()        # a server has used it
+    (tmp_path / "other.db.lock").touch()        # as a server that was killed leaves it
     before = content(tmp_path)
     run(flag, name, status=1, stderr=name.rpartition("/")[2], stdin=PASSWORD)
     assert content(tmp_path) == before
@@ -62,6 +62,17 @@ def test_a_database_not_yet_there_is_not_replaced_by_a_password(run, tmp_path):
     assert not (tmp_path / "iot.db").exists()
 
 
+@pytest.mark.parametrize("flag", WRITERS)
+@pytest.mark.parametrize("owner", ["iot.partial", "other.db"])
+def test_no_database_is_taken_for_what_a_killed_command_left(database, run, tmp_path, flag, owner):
+    """FILE is FILE.partial until it is whole; a database may have that name."""
+    shutil.copy(database, tmp_path / "other.db")
+    database.rename(tmp_path / "iot.partial")
+    before = content(tmp_path)
+    run(flag, "iot", "--db", owner, status=1, stderr="iot.partial", stdin=PASSWORD)
+    assert content(tmp_path) == before
+
+
 def test_a_backup_takes_the_place_of_an_older_one_only(filled, run, tmp_path):
     for _ in range(2):
         run("--backup", "copy.db")
@@ -76,7 +87,8 @@ def test_a_backup_takes_the_place_of_an_older_one_only(filled, run, tmp_path):
 def test_a_pipe_is_written_to(filled, run, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     heard = []
-    reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()))
+    reader = threading.Thread(daemon=True,     # the test may fail, and must end then, too
+                              target=lambda: heard.append((tmp_path / "pipe").read_text()))
     reader.start()
     run("--export", "pipe")
     reader.join(10)
@@ -152,7 +164,8 @@ FEEDS = '{"feeds":[{"created_at":"2018-07-30T12:00:00Z","entry_id":1,"field1":"2
 CELLS = "created_at,entry_id,field1\r\n2018-07-30 12:00:00 UTC,1, 21.50\r\n"
 
 
-@pytest.mark.parametrize("text", [OWN, FEEDS, CELLS, OWN + "\n", OWN + "\r\n\r\n"])
+@pytest.mark.parametrize("text", [
+    OWN, FEEDS, CELLS, OWN + "\n", OWN + "\r\n\r\n", CELLS + "\r\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "file"])
 def test_import_takes_every_kind_from_everywhere(database, run, tmp_path, text, mark, name):
@@ -186,10 +199,11 @@ def test_equal_rows_with_and_without_entry_numbers_are_the_same(database, run):
 
 
 def test_a_summary_of_very_different_values_is_no_mistake(database, run):
-    rows = "".join(f"2018-07-30T12:00:0{i}.000Z,inside,{INSIDE.mac},1,{value},{i + 1}\n"
-                   for i, value in enumerate(("21.5", "3.4e38", "-3.4e38")))
-    for row in rows.splitlines():
-        run("--import", "-", stdin=HEADER + "\n" + row + "\n")
+    """Their sum depends on the order in which they came."""
+    for hour, order in ((12, (0, 1, 2)), (13, (2, 1, 0))):
+        for i in order:
+            run("--import", "-", stdin=f"{HEADER}\n2018-07-30T{hour}:00:0{i}.000Z,inside,"
+                f"{INSIDE.mac},1,{('21.5', '3.4e38', '-3.4e38')[i]},\n")
     assert run("--check") == "ok\n"
     run("--backup", "copy.db")
 

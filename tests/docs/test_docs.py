@@ -154,6 +154,15 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
     assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == set(iot.HEADLINES.values())
 
 
+def test_no_system_is_claimed_that_was_not_tested():
+    assert "It is tested on Linux; on macOS and Windows it is not." in " ".join(README.split())
+
+
+def test_the_size_of_a_reading_says_whether_with_a_seq():
+    told = " ".join(PAGES["tests/README.md"].split())
+    assert re.search("for readings without `seq`. With one, .* takes at most 45 bytes", told)
+
+
 def test_what_the_readme_names_in_the_program_is_there():
     names = {code for code in codes(section("For those who change it"))
              if re.fullmatch("[A-Z_]{3,}|[A-Z][a-z]+|[a-z_]+", code)}

@@ -1,10 +1,11 @@
 """Pages at hand, and listeners: nothing is made twice, and nothing is lost in between."""
+import json
 import random
 import re
 import zoneinfo
 
 import pytest
-from harness import INSIDE, OUTSIDE, request, update_path
+from harness import INSIDE, NOON, OUTSIDE, request, update_path
 
 import iotserver
 from iotserver import HOUR, MINUTE, START, VERDICT_WINDOW
@@ -60,14 +61,33 @@ def test_a_listener_gets_all_that_is_told_after_its_greeting(server):
     assert sent.count("event: reading") == 8
 
 
-def test_a_command_has_open_pages_ask_again(server):
+NO_LIMITS = {"start": 0, "end": iotserver.LATEST_TIME, "below": None, "above": None}
+
+
+@pytest.mark.parametrize(("line", "gone", "new"), [
+    (["label", ["inside", 2, "den"]], "inside: humidity %", "inside: den"),
+    (["add_station", ["attic", "aa", None, None, 0]], "", ">attic</th>"),
+    (["add_console", ["attic", "aa", "00" * 32, 0]], "", ">attic</th>"),
+    (["edit_station", ["inside", "attic", None, None]], ">inside</th>", ">attic</th>"),
+    (["remove_step", ["outside"]], ">outside</th>", ""),
+    (["delete_step", ["inside", 1, NO_LIMITS]], "big>26.0<", ""),
+    (["prune_step", [iotserver.LATEST_TIME]], "big>26.0<", ""),
+    (["import_rows", [[[NOON - 1000, "attic", "aa", 1, 21.0, None]], NOON]], "", ">attic</th>"),
+], ids=lambda value: value[0] if isinstance(value, list) else "")
+def test_a_command_has_open_pages_ask_again(server, line, gone, new):
+    """And they get what it changed, although no reading came and the minute is not over."""
+    for field, value in ((1, 26), (2, 50)):
+        server.update(INSIDE, value, field)
+    before = server.get("/").text
     connection = server.connect()
     connection.data_received(request("GET", "/events"))
     control = iotserver.Control(server.server)
-    assert b"error" not in control.execute(b'["label", ["inside", 1, "attic"]]')
+    assert b"error" not in control.execute(iotserver.as_json(line))
     server.tell_news()
     assert connection.transport.sent.count(b"event: reset\ndata: {}\n\n") == 1
-    assert b"attic" in server.get("/api/stations").body
+    after = server.get("/").text
+    assert not gone or (gone in before and gone not in after)
+    assert not new or (new not in before and new in after)
 
 
 # -- looks ----------------------------------------------------------------------------------------
@@ -120,6 +140,24 @@ def test_a_verdict_that_goes_on_is_that_of_all_readings(server, seed, monkeypatc
     assert seen >= {"open", "close"}
 
 
+def test_batches_once_an_hour_are_no_silence(server):
+    """Of an outside station; nor is another one, which sends each minute, taken instead."""
+    server.writer.add_station("sun", "aa", "outside", None, 0)
+    for minute in range(8 * 60):
+        now = server.server.now()
+        for mac, value, count in ((INSIDE.mac, 28, 1), ("aa", 40, 1),
+                                  (OUTSIDE.mac, 20, 0 if minute % 60 else 6)):
+            for ten in range(count)[::-1]:
+                server.writer.add(server.writer.by_mac[mac],
+                                  iotserver.Reading(1, value, ten * 10 * MINUTE, None), now)
+        server.server.turn.end()
+        if minute > 4 * 60:
+            room, = (place for place in server.server.board.places() if place.verdict)
+            assert (room.verdict.state, room.outside.name) == ("open", "outside")
+        server.time += 60
+    assert server.get("/").text.count("<td>ok</td>") == 3
+
+
 def test_only_what_was_touched_is_read_again(server, monkeypatch):
     read, real = [], iotserver.Reader.recent
     monkeypatch.setattr(iotserver.Reader, "recent", lambda reader, series, *more: (
@@ -163,6 +201,19 @@ def test_a_listener_is_greeted_without_a_look(server, monkeypatch):
     assert iotserver.Reader.recent is real
     server.tell_news()
     assert b'"state":"open"' in connection.transport.sent
+
+
+def test_a_listener_is_greeted_with_the_difference_of_now(server):
+    """Not with that of the last change, long ago."""
+    for outside in (20, 20, 20, 23, 23, 23):
+        server.update(INSIDE, 27)
+        server.update(OUTSIDE, outside)
+        server.tell_news()
+        server.time += 60
+    connection = server.connect()
+    connection.data_received(request("GET", "/events"))
+    verdict, = json.loads(re.search(rb"event: verdict\ndata: (.*)", connection.transport.sent)[1])
+    assert (verdict["state"], verdict["difference"]) == ("open", 4)
 
 
 def test_a_look_that_has_begun_does_not_miss_what_comes_meanwhile(server):

@@ -3,9 +3,12 @@ import gc
 import json
 import re
 import time
+import uuid
 
+import hypothesis.strategies as some
 import pytest
 from house import HALF_HOUR
+from hypothesis import HealthCheck, given, settings
 
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
@@ -26,6 +29,11 @@ def places(house):
     return house.server.board.places(), round(house.time * 1000)
 
 
+def row_of(page, name):
+    row, = [text for _, text in page.all("tr") if text.startswith(f"{name} ")]
+    return row
+
+
 # -- rooms ----------------------------------------------------------------------------------------
 
 def test_headline_of_the_most_urgent_room(house):
@@ -38,6 +46,54 @@ def test_headline_of_the_most_urgent_room(house):
     assert page.one("title") == "Open the windows"
     assert [text.split(" ")[0] for _, text in page.all("p")[:2]] == ["bath", "cellar"]
     assert page.all("main")[0][0]["data-state"] == "open unknown comfortable"
+
+
+def test_rooms_come_in_the_order_of_urgency(house):
+    house = house(("cellar", "inside"), ("bath", "inside"), ("den", "inside"), ("attic", "inside"),
+                  ("garden", "outside"))
+    for name, value in {"cellar": 20, "den": 24, "attic": 31, "garden": 26}.items():
+        house.store(name, HALF_HOUR, value)
+    page = house.page()
+    assert page.all("main")[0][0]["data-state"] == "open close unknown comfortable"
+    found, now = places(house)
+    assert [v["station"] for v in iot.verdict_document(found, now)["verdicts"]] == [
+        line.partition(":")[0] for line in iot.say_rooms(found, now, "C").splitlines()] == [
+        "attic", "den", "bath", "cellar"]
+
+
+SENDS = some.tuples(                    # each so many minutes; silent for; °C; a bad reading, when
+    some.sampled_from([1, 10, 30, 120]), some.sampled_from([0, 0, 9, 45, 500]),
+    some.sampled_from([12, 20, 23, 25.9, 26.2, 31]), some.sampled_from([85, -127, None]),
+    some.integers(1, 20))
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some.lists(SENDS, min_size=5, max_size=5))
+def test_each_room_is_answered_as_if_it_were_alone(house, sends):
+    """Whatever they send, one of the four states; and the page has them by urgency."""
+    house = house(*((f"room {i}", "inside") for i in range(4)), ("garden", "outside"),
+                  file=f"{uuid.uuid4()}.db")
+    sides, now = {}, round(house.time * 1000)
+    for i, (every, silent, value, spike, back) in enumerate(sends):
+        name = "garden" if i == 4 else f"room {i}"
+        minutes = [*range(-silent - 20 * every, -silent + 1, every)]
+        values = [float(value)] * len(minutes)
+        if spike:
+            values[-back] = float(spike)
+        house.store(name, minutes, values)
+        sides[name] = [(now + m * MINUTE, v) for m, v in zip(minutes, values, strict=True)
+                       if m >= -40 * 60]
+    outside = sides.pop("garden")
+    alone = {name: iot.judge(side, outside, now, 22.0) for name, side in sides.items()}
+    assert {verdict.state for verdict in alone.values()} <= {*iot.URGENCY}
+    ranked = sorted(alone, key=lambda name: iot.URGENCY.index(alone[name].state))
+    document = iot.verdict_document(*places(house))["verdicts"]
+    assert [(v["station"], v["state"]) for v in document] == [
+        (name, alone[name].state) for name in ranked]
+    page = house.page()
+    assert page.verdict.startswith(f"{ranked[0]} ")
+    assert page.all("main")[0][0]["data-state"].split() == [alone[name].state for name in ranked]
+    house.close()
 
 
 def test_each_room_has_its_line(rooms):
@@ -124,13 +180,26 @@ def test_a_change_that_waits_is_told_with_its_figure(state, difference, reason):
     assert iot.say_verdict(room, MINUTE, "C")[1] == reason
 
 
-def test_how_long_it_has_been_silent_after_the_window(house):
+@pytest.mark.parametrize("silent", ["inside", "outside"])
+def test_how_long_it_has_been_silent_after_the_window(house, silent):
     house = house(("inside", "inside"), ("outside", "outside"))
     for name in ("inside", "outside"):
         house.store(name, range(-5 * 1440, -5 * 1440 + 30), 20)
+    for name in {"inside", "outside"} - {silent}:
+        house.store(name, HALF_HOUR, 20)
     page = house.page()
-    assert page.verdict == 'No answer: "outside" has been silent for 4 d.'
+    assert page.verdict == f'No answer: "{silent}" has been silent for 4 d.'
     assert "no reading yet" not in page.text
+
+
+def test_a_label_on_an_unused_field_makes_nobody_silent(house):
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    for name in ("inside", "outside", "garden"):
+        house.store(name, HALF_HOUR, 20)
+        house.writer.label(name, 2, "wind m/s")
+    house.server.board.is_stale = True
+    page = house.page()
+    assert {row_of(page, name).split()[1] for name in ("inside", "outside", "garden")} == {"ok"}
 
 
 def test_a_pruned_station_is_not_new(house):
@@ -139,8 +208,7 @@ def test_a_pruned_station_is_not_new(house):
     while house.writer.prune_step(round(house.time * 1000) - DAY):
         pass
     house.server.board.is_stale = True
-    row, = [text for _, text in house.page().all("tr") if text.startswith("garden")]
-    assert re.match(r"garden silent [23] d ago ", row)
+    assert re.match(r"garden silent [23] d ago ", row_of(house.page(), "garden"))
 
 
 # -- numbers and clocks ---------------------------------------------------------------------------
@@ -180,6 +248,90 @@ def test_a_reading_of_the_future_is_shown_nowhere(house):
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
 
 
+@pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 60 * 365 * DAY])
+def test_a_reading_of_the_future_revives_no_station(house, ahead):
+    """Not in the table, where one that sent each minute is silent, and not in the answer."""
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    house.store("garden", range(-60, -29), 20)
+    house.store("outside", range(-3000, -2970), 20)
+    for name in ("garden", "outside"):
+        house.store(name, [ahead / MINUTE], 20)
+    page = house.page()
+    assert row_of(page, "garden") == "garden silent 30 min ago 1 min 32"
+    assert row_of(page, "outside") == "outside silent 2 d ago 1 min 31"
+    assert page.verdict == 'No answer: "outside" has been silent for 2 d.'
+
+
+def send(house, names, count):
+    """So many updates a minute apart, and looks at the page in between; the last of them."""
+    for _ in range(count):
+        house.time += 60
+        for name in names:
+            house.writer.add(house.writer.find(name), iot.Reading(1, 25.0, 0, None),
+                             house.server.now())
+        house.server.turn.end()
+        page = house.page()
+    return page
+
+
+def set_back(house, hours):
+    """The clock, not the monotonic one; the server notices within a second."""
+    watch, monotonic = iot.ClockWatch(), house.time
+    house.server.monotonic = lambda: monotonic
+    watch.lead = 0
+    house.time -= 3600 * hours
+    watch.look(house.server)
+
+
+def test_a_clock_that_was_ahead_revives_no_station(house):
+    """From then on only inside sends, and then nobody."""
+    house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
+    house.store("outside", range(-90, -60), 20)
+    house.time += 20 * 3600
+    assert "silent" not in send(house, ("inside", "outside", "garden"), 5).verdict
+    set_back(house, 20)
+    page = send(house, ["inside"], 5)
+    assert page.verdict == 'No answer: "outside" has been silent for 1 h.'
+    assert row_of(page, "inside") == "inside ok 0 s ago 1 min 10"
+    assert row_of(page, "outside") == "outside silent 1 h ago 1 min 35"
+    assert row_of(page, "garden") == "garden new never – 5"
+    house.time += 120
+    assert row_of(house.page(), "inside") == "inside ok 2 min ago 1 min 10"
+
+
+def test_a_clock_that_was_ahead_leaves_nothing_of_a_station_that_seldom_sends(house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("outside", [-300, 20 * 60, 26 * 60], 20)
+    house.time += 26 * 3600
+    assert "silent" not in send(house, ["inside"], 1).verdict
+    set_back(house, 26)
+    assert send(house, ["inside"], 1).verdict == 'No answer: "outside" has been silent for 5 h.'
+
+
+def test_all_count_silence_by_one_rule(house):
+    """Three readings a minute apart, each half an hour: not silent for the answer, the table, the
+    chart, its shade, or for the choice of the outside that counts."""
+    house = house(("inside", "inside"), ("shade", "outside"), ("sun", "outside"), ("garden", None))
+    bursts = [i - m for m in range(617, 0, -30) for i in range(3)]
+    for name, value in (("inside", 28), ("shade", 20), ("garden", 5)):
+        house.store(name, bursts, value)
+    house.store("sun", range(-600, 1), 40)
+    page = house.page()
+    assert page.verdict == "Open the windows: it is 8 °C cooler outside."
+    assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == ["ok"] * 3
+    lines = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
+    assert {line.count("M") for line in lines.values()} == {1}
+    (shade, _), = page.all("rect", class_="shade")
+    assert float(shade["width"]) > 100
+    assert float(shade["x"]) + float(shade["width"]) == pytest.approx(iot.WIDTH - iot.RIGHT)
+    house.time += 70 * 60
+    house.server.board.is_stale = True
+    page = house.page()
+    assert page.verdict.startswith("No answer:")
+    assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == [
+        "silent"] * 3
+
+
 def test_pruned_and_slower_lines_stay_whole(house):
     house = house(("inside", "inside"), ("outside", "outside"))
     house.store("inside", range(-1400, 1), 28)
@@ -191,11 +343,25 @@ def test_pruned_and_slower_lines_stay_whole(house):
     assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
 
 
+def test_a_pruned_hour_is_drawn_as_wide_as_it_is(house):
+    """A single one beside readings of each minute is no gap."""
+    house = house(("inside", "inside"), ("outside", "outside"))
+    for name in ("inside", "outside"):
+        house.store(name, range(-150, 1), 28)
+    while house.writer.prune_step(round(house.time * 1000) - 90 * MINUTE):
+        pass
+    house.server.board.is_stale = True
+    lines = [a["d"] for a, _ in house.page().all("path") if "data-name" in a]
+    assert [line.count("M") for line in lines] == [1, 1]
+
+
 # -- many stations --------------------------------------------------------------------------------
 
 def test_a_station_long_silent_is_folded_away(house):
-    house = house(("inside", "inside"), ("outside", "outside"), ("old", None), ("garden", None))
-    house.store("old", [-40 * 1440], 20)
+    house = house(("inside", "inside"), ("outside", "outside"), ("old", None), ("garden", None),
+                  ("shed", None))
+    house.store("old", [-30 * 1440 - 1], 20)
+    house.store("shed", [-30 * 1440 + 1], 20)
     house.store("inside", [-40 * 1440], 20)
     house.store("garden", HALF_HOUR, 20)
     now = round(house.time * 1000)
@@ -205,7 +371,7 @@ def test_a_station_long_silent_is_folded_away(house):
     folded = page.one("details")
     assert "1 more" in folded
     assert "old" in folded
-    assert not {"inside", "garden"} & {*folded.split()}
+    assert not {"inside", "garden", "shed"} & {*folded.split()}
     assert "old: " not in page.text
     house.store("old", [0], 21)
     assert not house.page().all("details")

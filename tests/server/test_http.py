@@ -7,6 +7,7 @@ import pytest
 from harness import INSIDE, NOON, OUTSIDE, bulk, parse_responses, request, update_path
 
 import iotserver
+from iotserver import HOUR, MINUTE
 
 GET = update_path(INSIDE, "22.5")
 SECRETS = [text for s in (INSIDE, OUTSIDE) for text in (s.key, s.mac)]
@@ -246,6 +247,20 @@ def test_readings_by_station_field_and_time(server, who):
     assert values(f"&start={NOON // 1000 - 60}&end={NOON // 1000}") == [2]
     assert values("&end=2018-07-30T13:59:00%2B02:00") == [1]
     assert values("&end=0") == []
+
+
+@pytest.mark.parametrize("is_pruned", [False, True])
+def test_no_point_is_before_the_start(server, is_pruned):
+    """From half past on, of hours that are shown as one: thinned, or pruned."""
+    server.writer.import_rows([(NOON - i * MINUTE, "", INSIDE.mac, 1, 20.0, None)
+                               for i in range(600)], NOON)
+    while is_pruned and server.writer.prune_step(NOON - 2 * HOUR):
+        pass
+    start = NOON - 8 * HOUR - 30 * MINUTE
+    points = server.get(f"/api/readings?station=inside&start={iotserver.format_time(start)}"
+                        + "&points=3" * (not is_pruned)).json["points"]
+    assert points[0][0] == start
+    assert points[1][0] % HOUR == 0
 
 
 def test_few_readings_are_never_thinned(server):

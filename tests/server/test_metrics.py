@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 from harness import (
     INSIDE,
+    NOON,
     OUTSIDE,
     PASSWORD,
     STATIONS,
@@ -117,6 +118,14 @@ def test_newest_values_and_the_verdict(server):
     assert told["heard_timestamp_seconds"]["", "outside"] == server.time
     assert told["database_bytes"]["",] > 10_000
     assert told["disk_free_bytes"]["",] > 10_000
+
+
+def test_a_reading_of_the_future_is_told_in_its_time(server):
+    server.update(INSIDE, 21)
+    server.writer.import_rows([(NOON + iot.HOUR, "", INSIDE.mac, 1, 99.0, None)], NOON)
+    assert [*metrics(server)["reading"].values()] == [21]
+    server.time += 3601
+    assert [*metrics(server)["reading"].values()] == [99]
 
 
 def test_names_that_have_to_be_escaped(server):

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -26,11 +27,13 @@ from harness import (
     SCRIPT,
     STATIONS,
     bulk,
+    environment,
     memory,
     parse_responses,
     read_until,
     receive,
     request,
+    rows_of,
     update_path,
     wait_for,
 )
@@ -667,6 +670,52 @@ def test_database_of_a_newer_version_is_refused_with_its_number(database, run):
     with closing(sqlite3.connect(database)) as db:
         db.execute("PRAGMA user_version = 99")
     run("--port", "0", status=1, stderr="99")
+
+
+# Python code: the program by the rules of Windows that Linux can be made to follow.
+WINDOWS = """
+import asyncio, fcntl, os, socket, stat, sys
+
+def refuse(handle, is_refused, function):
+    if is_refused:
+        print("no such handle on Windows:", function, file=sys.stderr)
+        raise OSError(9, "Bad file descriptor")
+    return function(handle)
+
+def dup(handle, real=os.dup):
+    return refuse(handle, stat.S_ISSOCK(os.fstat(handle).st_mode), real)
+
+def fsync(handle, real=os.fsync):
+    mode = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+    return refuse(handle, mode == os.O_RDONLY and not stat.S_ISDIR(os.fstat(handle).st_mode), real)
+
+def add_signal_handler(*_):
+    raise NotImplementedError
+
+def socketpair(*_, real=socket.socketpair, family=socket.AF_UNIX):      # for asyncio itself
+    return real(family)
+
+os.dup, os.fsync, socket.socketpair = dup, fsync, socketpair
+asyncio.SelectorEventLoop.add_signal_handler = add_signal_handler
+del socket.AF_UNIX
+import iotserver
+sys.exit(iotserver.main())
+"""
+
+
+def test_serves_and_writes_files_by_the_rules_of_windows(database, serve, tmp_path):
+    """A socket's number is no file's there, and what is read only is not synced."""
+    command, path = ("-c", WINDOWS), {"PYTHONPATH": str(SCRIPT.parent)}
+    live = serve(command=command, env=path)
+    assert live.update(INSIDE, "22.5") == 1
+    for flag in ("--backup", "--export", "--set-password"):
+        done = subprocess.run([sys.executable, *command, flag, flag[2:]], cwd=tmp_path, text=True,
+                              capture_output=True, input="a good password\n", timeout=60,
+                              env=environment(**path), check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / flag[2:]).stat().st_size > 0
+    assert rows_of(tmp_path / "backup") == rows_of(live.db) != []
+    assert live.stop() == 0
 
 
 # -- systemd --------------------------------------------------------------------------------------

@@ -134,6 +134,14 @@ def test_a_file_of_the_first_layout_goes_on(older):
         assert reader.latest([1])[0].label == "Kitchen"
 
 
+def test_the_first_series_of_the_first_layout_was_heard_when_it_was(older):
+    """Its id is 0, which is neither a time nor nothing."""
+    with (contextlib.closing(iotserver.Writer(older)),
+          contextlib.closing(iotserver.Reader(older)) as reader):
+        place, = finish(iotserver.find_places(reader, NOON + 5 * DAY, 22.0, ()))
+    assert (place.series, place.heard) == (0, NOON)
+
+
 def test_reading_a_file_of_an_older_layout_says_what_to_do(older):
     for flags in (["--stations"], ["--export", "-"], ["--check"], ["--backup", "copy.db"]):
         done = subprocess.run([sys.executable, SCRIPT, "--db", older, *flags], timeout=60,

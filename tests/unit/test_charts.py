@@ -80,7 +80,10 @@ def hours(count, end):
     (readings(*[20] * 30) + readings(*[20] * 30, end=NOON + 90 * MINUTE), 2),       # was away
     (hours(20, NOON) + hours(20, NOON + 30 * HOUR), 2),
     (hours(20, NOON - 5 * HOUR) + readings(*[20] * 30), 2),
-], ids=["pruned", "slower", "faster", "away", "hours away", "away while pruned"])
+    ([p for i in range(0, 8, 2) for p in (*hours(1, NOON + i * HOUR), *readings(
+        *[20] * 60, end=NOON + (i + 1) * HOUR - MINUTE))], 1),
+], ids=["pruned", "slower", "faster", "away", "hours away", "away while pruned",
+        "pruned here and there"])
 def test_a_gap_is_what_is_unusual_where_it_is(points, pieces):
     found = list(iot.segments(points))
     assert len(found) == pieces
