@@ -2177,10 +2177,11 @@ class ImportStep:
                     (ms, wanted, station.id)):
                 return wanted                               # another field of the same entry
         number = wanted if gap else max(wanted, following)
-        first, last = gap or (following, number)
-        self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
-            (station.id, *left) for left in ((first, number - 1), (number + 1, last))
-            if left[0] <= left[1]])
+        if gap or number > following:
+            first, last = gap or (following, number)
+            self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
+                (station.id, *left) for left in ((first, number - 1), (number + 1, last))
+                if left[0] <= left[1]])
         station.last_entry = max(station.last_entry, number)
         return number
 
@@ -3931,15 +3932,14 @@ def make_page(request: Request, server: "Server", view: View) -> Work:
     return answer_page(request, server, (yield from server.board.make_page(view)))
 
 
-def answer_page(request: Request, server: "Server", page: "Page") -> Answer:
-    headers = page.headers
+def answer_page(request: Request, server: "Server", page: Answer) -> Answer:
     if server.access.password:
         secure = "; Secure" if request.peer is None else ""     # the proxy speaks TLS
-        headers += (("Set-Cookie", f"{PROOF}={server.access.proof()}; Max-Age=31536000; Path=/; "
-                     f"HttpOnly; SameSite=Strict{secure}"),)
-    if page.tag in request.headers.get("if-none-match", ""):
-        return Answer(b"", HTML, 304, headers)
-    return Answer(page.body, HTML, 200, headers)
+        page = page._replace(headers=(*page.headers, (
+            "Set-Cookie", f"{PROOF}={server.access.proof()}; Max-Age=31536000; Path=/; "
+            f"HttpOnly; SameSite=Strict{secure}")))
+    has_it = dict(page.headers)["ETag"] in request.headers.get("if-none-match", "")
+    return page._replace(body=b"", status=304) if has_it else page
 
 
 def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
@@ -4008,7 +4008,7 @@ def get_verdict(request: Request, server: "Server") -> Work:
     if server.access.password and not server.access.admit_key(stations, key, request.address):
         server.access.admit_reader(request.headers, request.address)
     yield from server.board.look()
-    places, now = server.board.places(), server.now()
+    places, now = server.board.current, server.now()
     if request.path.startswith("/api/"):
         return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
     unit = choose_unit(server.settings.units,
@@ -5660,13 +5660,6 @@ class Events:
 RESET = b"event: reset\ndata: {}\n\n"
 
 
-class Page(NamedTuple):
-    """A page as it was made."""
-    body: bytes
-    tag: str
-    headers: Headers
-
-
 class Board:
     """The newest verdicts, and the pages made from them: worked out when someone asks. They last
     until a reading, a command or the next minute makes them old, or a silence does."""
@@ -5682,7 +5675,7 @@ class Board:
         self.pages_expire = 0
         self.current: list[Place] = []
         self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
-        self.pages: dict[View, Page] = {}
+        self.pages: dict[View, Answer] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.notes: dict[str, str] = {}         # what else the page has to say
 
@@ -5725,14 +5718,14 @@ class Board:
             pass
         return self.current
 
-    def find_page(self, view: View) -> Page | None:
+    def find_page(self, view: View) -> Answer | None:
         """The page as view wants it, if it was made since the last reading and minute."""
         if (self.looking or self.is_stale or self.touched
                 or self.now() >= min(self.expires, self.pages_expire)):
             return None
         return self.pages.get(view)
 
-    def make_page(self, view: View) -> Generator[None, None, Page]:
+    def make_page(self, view: View) -> Generator[None, None, Answer]:
         """The page as view wants it, in steps; the oldest one makes room for it."""
         yield from self.look()
         if page := self.find_page(view):
@@ -5743,7 +5736,7 @@ class Board:
             self.pages_expire = now // MINUTE * MINUTE + MINUTE
         body = yield from render_overview(self.reader, places, view, now, self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        page = Page(body, tag, (
+        page = Answer(body, HTML, headers=(
             *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
             ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
         if self.current is places:              # nothing came in between

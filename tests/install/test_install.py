@@ -507,7 +507,7 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert "http GET /update 200" in said
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
     assert [part.splitlines()[0] for part in guide.parts] == [
-        "Prometheus and Grafana", "What the tests show"]
+        "Prometheus and Grafana", "Forwarding", "What the tests show"]
 
 
 def follow_courier(machine, guide, update, header):
