@@ -1771,11 +1771,16 @@ class Reader:
             AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
 
     def extremes(self, series: int, start: int, end: int) -> list[Sample]:
-        """The lowest and the highest number of [start, end), each with its time; none: empty."""
-        return [row for extreme in ("min", "max") for row in self.db.execute(f"""
-            SELECT time, {extreme}(value) FROM reading WHERE series = ? AND time >= ?
-            AND time < ? AND typeof(value) <> 'text'""", (series, start, end))
-            if row[0] is not None]
+        """The lowest and the highest number of [start, end), each with its time; none: empty. It
+        is in one of three hours, by their summaries: two of them may be in the span in part."""
+        return [row for extreme, best in (("min", "minimum"), ("max", "maximum DESC"))
+                for row in self.db.execute(f"""
+            SELECT time, {extreme}(value) FROM (
+                SELECT hour AS h FROM hour WHERE series = ?1 AND pruned < count
+                AND hour BETWEEN ?2 / {HOUR} AND (?3 - 1) / {HOUR} ORDER BY {best} LIMIT 3)
+            CROSS JOIN reading WHERE series = ?1 AND time >= max(?2, h * {HOUR})
+            AND time < min(?3, (h + 1) * {HOUR}) AND typeof(value) <> 'text'""",
+            (series, start, end)) if row[0] is not None]
 
     def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
         """What became of the forecasts asked from start to end, for a room's series."""
@@ -2134,22 +2139,28 @@ class ImportStep:
             station = self.writer.adopt(name, mac, self.now)
             self.db.execute("INSERT INTO station (id, name, mac, created) VALUES (?, ?, ?, ?)",
                             (station.id, station.name, mac, self.now))
-        series = self.writer.series_of(self.batch, station.id, field)
+        if (series := self.writer.series.get((station.id, field))) is None:
+            series = self.writer.series_of(self.batch, station.id, field)
         has_readings, has_pruned = self.look(series, ms // HOUR)
         if has_pruned:
             self.pruned += 1
             return
         if (there := self.there.get((series, ms))) is None:
-            there = self.there[series, ms] = {entry: value for _, entry, value in (
-                read_readings(self.db, series, (ms, 0), (ms + 1, 0)) if has_readings else ())}
-        same = entry if entry in there else next((e for e in there if there[e] == value), None)
-        if same is not None:
-            there[same] = None
-            self.known += 1
-            return
+            there = self.there[series, ms] = {entry: value for _, entry, value in read_readings(
+                self.db, series, (ms, 0), (ms + 1, 0))} if has_readings else {}
+        if there:
+            same = entry if entry in there else next((e for e in there if there[e] == value), None)
+            if same is not None:
+                there[same] = None
+                self.known += 1
+                return
         number = self.numbers.get((station.id, ms, entry))
         if number is None or number in there:
-            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
+            if entry == (number := station.last_entry + 1):         # as nearly always
+                station.last_entry = number
+            else:
+                number = self._choose(station, ms, entry)
+            self.numbers[station.id, ms, entry] = number
         there[number] = None
         self.batch.stations[station.id] = station
         self.batch.readings.append((series, ms, number, value))

@@ -2,6 +2,7 @@
 not within reason."""
 import contextlib
 import json
+import random
 import re
 import sqlite3
 import subprocess
@@ -220,6 +221,24 @@ def test_the_verdict_s_window_is_covered_at_any_interval(server, seconds):
     assert recent[-1] == (rows[-1][0], rows[-1][4])
     assert len(recent) <= 2400
     assert all(ms == start + value for ms, value in recent)
+
+
+def test_the_lowest_and_highest_are_those_of_a_look_at_all(server):
+    """Wherever the span begins, and where some hours have no readings any more."""
+    mix = random.Random(5)
+    rows = [(NOON - 2 * DAY + i * 7 * MINUTE + mix.randrange(1000), "", INSIDE.mac, 1,
+             round(mix.gauss(20, 5), 1), None) for i in range(400)]
+    server.writer.import_rows(rows, NOON)
+    server.writer.prune_step(rows[60][0])
+    rows, series = rows[60:], server.writer.series[1, 1]
+    for _ in range(200):
+        start = NOON - 2 * DAY + mix.randrange(200) * 15 * MINUTE
+        end = start + mix.randrange(1, 30 * 60) * MINUTE
+        wanted = [(row[4], row[0]) for row in rows if start <= row[0] < end]
+        found = server.reader.extremes(series, start, end)
+        assert [value for _, value in found] == (
+            [min(wanted)[0], max(wanted)[0]] if wanted else [])
+        assert all((value, ms) in wanted for ms, value in found)
 
 
 def test_pauses_between_updates_are_learned_and_kept(server):
