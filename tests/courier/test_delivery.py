@@ -1,4 +1,5 @@
 """Messages on their way: real couriers, and destinations that take them, or do not."""
+import collections
 import email
 import email.policy
 import itertools
@@ -47,10 +48,17 @@ def trusted(certificate, monkeypatch):
     return files
 
 
+CHANGES = collections.Counter()      # by database
+
+
 def set_temperatures(live, inside, outside):
-    for _ in range(3):
-        live.update(INSIDE, inside)
-        live.update(OUTSIDE, outside)
+    """Three minutes each, of which two have to agree, one set behind the other and the third now:
+    so it matters to none when a minute begins."""
+    CHANGES[live.db] += 1
+    newest = (3 - CHANGES[live.db]) * 180
+    for age in (newest + 120, newest + 60, newest):
+        live.update(INSIDE, inside, more=f"/age={age}")
+        live.update(OUTSIDE, outside, more=f"/age={age}")
 
 
 def send(url):
