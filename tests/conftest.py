@@ -47,6 +47,7 @@ def pytest_collection_modifyitems(config, items):
 def is_quick(item):
     """Needs nothing, is not slow, and starts no process: thousands of starts take minutes."""
     return not (tools.needs_of(item) or item.get_closest_marker("slow")
+                or item.get_closest_marker("untraced")
                 or {"run", "serve", "live"} & {*item.fixturenames})
 
 

@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WEEKS = Path(__file__).parents[1] / "data/falkensee_two_weeks.csv"
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -2,12 +2,15 @@
 import itertools
 
 import hypothesis.strategies as some
+import pytest
 from harness import NOON
 from household import Household, Line
 from hypothesis import HealthCheck, example, given, settings
 from receivers import Receiver
 
 import iotserver
+
+pytestmark = pytest.mark.slow
 
 # What happens in a minute, between the reading and the next one.
 STEPS = ("carried", "killed before it was asked", "killed before it was sent",

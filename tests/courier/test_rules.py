@@ -8,6 +8,8 @@ from household import Line
 import iotserver
 from iotserver import DAY, HOUR, MINUTE
 
+pytestmark = pytest.mark.slow
+
 TWO_ROOMS = (("attic", "inside"), ("cellar", "inside"), ("outside", "outside"))
 
 

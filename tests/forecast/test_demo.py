@@ -8,6 +8,8 @@ import yardstick
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
 
+pytestmark = pytest.mark.slow
+
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 AFTERNOON = 23                  # UTC; where the demonstration is, four o'clock
 

@@ -14,6 +14,8 @@ from hypothesis import example, given, settings
 import iotserver as iot
 from iotserver import DAY, HORIZON, HOUR, MINUTE, QUARTER, Forecaster, Outcome
 
+pytestmark = pytest.mark.slow
+
 WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 

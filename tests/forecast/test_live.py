@@ -18,6 +18,8 @@ from house import House
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE, QUARTER, Forecaster
 
+pytestmark = pytest.mark.slow
+
 WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
 EVENING = 1_533_826_800_000     # 2018-08-09T15:00:00Z in ms: five o'clock, and warm
 BERLIN, LOS_ANGELES = ZoneInfo("Europe/Berlin"), ZoneInfo("America/Los_Angeles")

@@ -16,6 +16,8 @@ from house import House
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
 
+pytestmark = pytest.mark.slow
+
 WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
 FIRST, MIDDLE, LAST = (1_533_081_600_000 + days * DAY for days in (0, 7, 12))   # 2018-08-01, UTC
 COLUMNS = ["time", "inside", "state", "difference", "event", "at", "from", "to", "chance"]
