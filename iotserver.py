@@ -2156,11 +2156,7 @@ class ImportStep:
                 return
         number = self.numbers.get((station.id, ms, entry))
         if number is None or number in there:
-            if entry == (number := station.last_entry + 1):         # as nearly always
-                station.last_entry = number
-            else:
-                number = self._choose(station, ms, entry)
-            self.numbers[station.id, ms, entry] = number
+            number = self.numbers[station.id, ms, entry] = self._choose(station, ms, entry)
         there[number] = None
         self.batch.stations[station.id] = station
         self.batch.readings.append((series, ms, number, value))
@@ -2176,7 +2172,11 @@ class ImportStep:
 
     def _choose(self, station: Station, ms: int, entry: int | None) -> int:
         """The entry number for a new reading: its own if that is free, else the next."""
-        wanted, following, gap = entry or 0, station.last_entry + 1, None
+        following, gap = station.last_entry + 1, None
+        if entry in {None, following}:                      # as nearly always
+            station.last_entry = following
+            return following
+        wanted = entry or 0
         if 0 < wanted < following:
             gap = self.db.execute("""
                 DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
@@ -6946,8 +6946,7 @@ def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
     if (target.resolve() in [path.resolve() for path in ours]
             or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
             or any(map(find_kind, owners))
-            or find_kind(target) in {"database", "log"}
-            or (find_kind(target) == "backup" and not may_be_backup)):
+            or find_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
         raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
 
 

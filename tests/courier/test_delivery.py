@@ -52,13 +52,15 @@ CHANGES = collections.Counter()      # by database
 
 
 def set_temperatures(live, inside, outside):
-    """Three minutes each, of which two have to agree, one set behind the other and the third now:
-    so it matters to none when a minute begins."""
+    """Three minutes each, of which two have to agree, one set behind the other: so it matters to
+    none when a minute begins. One more reading now, since older ones alone change no answer that
+    has taken in a newer one."""
     CHANGES[live.db] += 1
     newest = (3 - CHANGES[live.db]) * 180
     for age in (newest + 120, newest + 60, newest):
         live.update(INSIDE, inside, more=f"/age={age}")
         live.update(OUTSIDE, outside, more=f"/age={age}")
+    live.update(INSIDE, inside)
 
 
 def send(url):
