@@ -186,6 +186,19 @@ def test_import_of_an_older_table_from_a_pipe(database, tmp_path):
     assert [row[4:] for row in rows_of(database)] == [(21.5, 7)]
 
 
+def test_the_order_of_an_import_does_not_matter(database, run):
+    """Nor that other instants stand between two equal rows, or between the fields of an entry."""
+    rows = [f"2018-07-30T0{hour}:00:00.000Z,inside,{INSIDE.mac},{field},21.5," for _ in "ab"
+            for hour in (3, 1, 2) for field in (1, 2)]
+    for text in ("\n".join([HEADER, *rows]), "\n".join([HEADER, *reversed(rows)])):
+        run("--import", "-", stdin=text)
+        assert [(ms // 3_600_000 % 24, field, entry) for ms, _, _, field, _, entry in
+                rows_of(database)] == [(hour, field, entry) for hour, entries in
+                                       ((1, (1, 2)), (2, (3, 4)), (3, (5, 6)))
+                                       for entry in entries for field in (1, 2)]
+    assert problems_of(database) == []
+
+
 def test_texts_of_an_import_are_counted(database, run):
     cells = "created_at,entry_id,field1\n2018-07-30 12:00:00 UTC,1,on\n"
     assert "1 of them are texts" in run("--import", "-", "--station", "inside", stdin=cells)

@@ -249,13 +249,13 @@ def test_it_is_remembered_for_a_week_for_the_same_engine(server):
     engine = Memory(server)
     for days, taken in ((0, 1), (6, 1), (6, 1), (8, 4)):
         server.time += days * 86_400
-        iot.forget_engine(server.server)
+        server.writer.outbox.serve(None, server.server.now())
         put(server, INSIDE, round(server.time * 1000), 1.0)
         before = engine.taken
         engine.drain()
         assert engine.taken - before == taken
     server.time += 8 * 86_400
-    iot.forget_engine(server.server)
+    server.writer.outbox.serve(None, server.server.now())
     assert server.writer.outbox.engine is None
     put(server, INSIDE, round(server.time * 1000), 1.0)
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
