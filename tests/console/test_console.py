@@ -174,7 +174,8 @@ def test_numbered_fields_are_any_numbers(console):
     assert stored(console) == {"": dict.fromkeys(range(1, 10), -999)}
 
 
-@pytest.mark.parametrize("value", ["-9999", "-999", "-999.0", "-999.9", "null", "", "--", "+--+"])
+@pytest.mark.parametrize("value", ["-9999", "-999", "-999.0", "-999.9", "null", "", "--", "--.-",
+                                   "-", "+--+"])
 def test_what_says_that_there_is_no_sensor_is_left_out(console, value):
     assert report(console, tempf=68, humidity=value, windspeedmph=value, baromin=value).text == \
         "success"
