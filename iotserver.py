@@ -6333,8 +6333,8 @@ def send_mail(to: Destination, message: dict[str, Any]) -> str:
             channel.starttls(context=context)
         if any(to.login):
             channel.login(*to.login)
-        channel.send_message(mail)
-    return "250 taken"
+        refused = channel.send_message(mail)
+    return f"250 taken{', but not for ' * bool(refused)}{', '.join(refused)}"
 
 
 SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {

@@ -299,6 +299,16 @@ def test_a_mail():
     assert said.get_content().strip() == "26.4 °C"
 
 
+def test_who_of_several_is_refused_is_named():
+    """The others have it: to send it again would be a second one for them."""
+    with mail_server() as box:
+        assert send(f"mailto://127.0.0.1:{box.port}/{ADDRESSES},nobody@example.org").endswith(
+            ", but not for nobody@example.org")
+        assert "550" in refusal(
+            f"mailto://127.0.0.1:{box.port}/?from=me@example.org&to=nobody@example.org")
+    assert [mail.rcpt_tos for mail in box.mails] == [["you@example.org"]]
+
+
 def test_a_plus_in_an_address_stays_one():
     with mail_server() as box:
         send(f"mailto://127.0.0.1:{box.port}/?from=me+iot@example.org&to=you%2Bhome@example.org")

@@ -107,6 +107,12 @@ class Mailbox:
     def __init__(self):
         self.mails = []
 
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("nobody@"):
+            return "550 nobody of that name"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
     async def handle_DATA(self, server, session, envelope):
         self.mails.append(envelope)
         return "250 queued as 4711"
