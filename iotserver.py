@@ -1656,6 +1656,9 @@ def find_station(stations: Iterable[Station], name: str) -> Station:
     raise StoreError(f"there is no station {name!r}; known: {known}")
 
 
+LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
+           ON CONFLICT (station, field) DO UPDATE SET label = excluded.label"""
+
 # Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour of
 # which readings were pruned only the sum is known: it goes as a whole or stays.
 WHOLE = """(:below IS NULL AND :above IS NULL
@@ -2145,7 +2148,7 @@ class ImportStep:
                 self.db.execute("INSERT INTO station (id, name, mac, created) VALUES (?, ?, ?, ?)",
                                 (station.id, station.name, mac, self.now))
             if (series := ids.get((station.id, field))) is None:
-                series = self.writer.series_of(self.batch, station.id, field)
+                series = self.writer.new_series(self.batch, station.id, field)
             if (there := readings.get(series)) is None:
                 has_readings, has_pruned = look(series, ms // HOUR)
                 if has_pruned:
@@ -2179,21 +2182,20 @@ class ImportStep:
     def _choose(self, station: Station, ms: int, entry: int | None) -> int:
         """The entry number for a new reading: its own if that is free, else the next."""
         following, gap = station.last_entry + 1, None
-        if entry in (None, following):                      # as nearly always
+        if entry is None or entry == following:             # as nearly always
             station.last_entry = following
             return following
-        wanted = entry or 0
-        if 0 < wanted < following:
+        if 0 < entry < following:
             gap = self.db.execute("""
                 DELETE FROM gap WHERE station = ? AND last >= ? AND first = (
                     SELECT max(first) FROM gap WHERE station = ? AND first <= ?)
-                RETURNING first, last""", (station.id, wanted, station.id, wanted)).fetchone()
+                RETURNING first, last""", (station.id, entry, station.id, entry)).fetchone()
             if not gap and ask(self.db, """
                     SELECT 1 FROM reading WHERE time = ? AND entry = ?
                     AND series IN (SELECT id FROM series WHERE station = ?)""",
-                    (ms, wanted, station.id)):
-                return wanted                               # another field of the same entry
-        number = wanted if gap else max(wanted, following)
+                    (ms, entry, station.id)):
+                return entry                                # another field of the same entry
+        number = entry if gap else max(entry, following)
         if gap or number > following:
             first, last = gap or (following, number)
             self.db.executemany("INSERT INTO gap VALUES (?, ?, ?)", [
@@ -2344,25 +2346,25 @@ class Database:
         batch.entries += 1
         for field, value in values.items():
             if (series := self.series.get((station.id, field))) is None:
-                series = self.series_of(batch, station.id, field)
+                series = self.new_series(batch, station.id, field)
             batch.readings.append((series, ms, station.last_entry, value))
         if note:
             batch.notes.append((station.id, station.last_entry, ms, *note))
         return station.last_entry
 
-    def series_of(self, batch: Batch, station: int, field: int) -> int:
-        """The id of a series; a new one is written with the batch."""
-        if (series := self.series.get((station, field))) is None:
-            series = self.series[station, field] = self.next_series
-            self.series_places[series] = (station, field)
-            self.next_series += 1
-            batch.series.append((series, station, field))
+    def new_series(self, batch: Batch, station: int, field: int) -> int:
+        """The id of a series that will be written with the batch."""
+        series = self.series[station, field] = self.next_series
+        self.series_places[series] = (station, field)
+        self.next_series += 1
+        batch.series.append((series, station, field))
         return series
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known, in memory alone; it has no key until --new-key."""
-        taken = {station.name for station in self.stations.values()}
-        station = Station(self.next_station, mac if not name or name in taken else name, mac,
+        taken = {"", *(station.name for station in self.stations.values())}
+        names = itertools.chain((name, mac), (f"{mac} {n}" for n in itertools.count(2)))
+        station = Station(self.next_station, next(n for n in names if n not in taken), mac,
                           created=now)
         self.stations[station.id] = self.by_mac[mac] = station
         self.next_station += 1
@@ -2473,9 +2475,7 @@ class Writer(Database):
             id = self._register(name, mac, "outside", key, now)
             inside = self._register(*name_part(name, mac, "in"), "inside", None, now)
             self.db.execute("UPDATE station SET console = ? WHERE id = ?", (id, inside))
-            self.db.executemany("""
-                INSERT INTO series (station, field, label) VALUES (?, ?, ?)
-                ON CONFLICT (station, field) DO UPDATE SET label = excluded.label""", [
+            self.db.executemany(LABEL, [
                 (station, field, label) for station, count in ((id, MAX_FIELDS), (inside, 3))
                 for field, label in enumerate(CONSOLE_LABELS[:count], 1)])
         self.load()
@@ -2542,11 +2542,10 @@ class Writer(Database):
 
     def label(self, name: str, field: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
-        station, batch = self.find(name), Batch()
+        station = self.find(name)
         with self.transaction() as db:
-            series = self.series_of(batch, station.id, field)
-            self._write(batch)
-            db.execute("UPDATE series SET label = ? WHERE id = ?", (text or None, series))
+            db.execute(LABEL, (station.id, field, text or None))
+        self.load()
 
     def remove_step(self, name: str) -> int:
         """Remove a piece of a station; the readings removed, -1 when nothing of it is left. Its

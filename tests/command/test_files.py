@@ -199,6 +199,15 @@ def test_the_order_of_an_import_does_not_matter(database, run):
     assert problems_of(database) == []
 
 
+def test_a_station_whose_mac_is_the_name_of_another_gets_a_name_of_its_own(database, run):
+    run("--add-station", "outside 2", "--mac", "other")
+    run("--import", "-", stdin="\n".join([HEADER, *(
+        f"2018-07-30T12:00:00.000Z,{name},{mac},1,21.5," for name, mac in (
+            ("", "inside"), ("outside", "outside")))]))
+    assert {row[1:3] for row in rows_of(database)} == {
+        ("inside 2", "inside"), ("outside 3", "outside")}
+
+
 def test_texts_of_an_import_are_counted(database, run):
     cells = "created_at,entry_id,field1\n2018-07-30 12:00:00 UTC,1,on\n"
     assert "1 of them are texts" in run("--import", "-", "--station", "inside", stdin=cells)

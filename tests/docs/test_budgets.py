@@ -16,7 +16,7 @@ SECTIONS = (
     "Routes", "HTTP", "Jobs", "Commands and main")          # the first one is the docstring
 BANNERS = [(number, line) for number, line in enumerate(LINES, 1) if re.match(r"# \d+\. ", line)]
 
-FILE_LINES = 7_670              # so much it has become; it is not to become more
+FILE_LINES = 7_669              # so much it has become; it is not to become more
 COLUMNS = 99
 FUNCTION_LINES = {"median": 8, "90 %": 25, "all": 60}
 CLASS_LINES, CLASS_ATTRIBUTES = 300, 20
