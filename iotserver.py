@@ -698,7 +698,7 @@ UPLOADS: dict[str, Column] = {
 
 def parse_measure(name: str, text: str, unit: str) -> float | None:
     """A number in a unit to one in ours; None: there is no such sensor. Raises Refused."""
-    if (text := text.strip()).strip("-.") in {"", "null"}:      # `--` and `--.-`, too
+    if (text := text.strip()) in {"", "-", "--", "--.-", "null"}:
         return None
     try:
         number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
