@@ -166,6 +166,7 @@ def test_without_a_span_it_is_the_last_ninety_days(tmp_path):
         assert words == "inside: 0.0 changes a day; hours: unknown 2160\n"
 
 
+@pytest.mark.untraced
 def test_interrupted_it_leaves_nothing(database, tmp_path):
     target = tmp_path / "review.csv"
     process = subprocess.Popen(
