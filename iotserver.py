@@ -13,7 +13,32 @@ Architecture
     pure functions. All updates that arrive in one turn of the loop become one transaction (group
     commit), and no byte of their answers leaves before they are on the disk. Every question is
     asked on a second, read-only connection, so it sees only what is committed. What takes long is
-    done in steps, and turns come in between. No locks, because nothing is shared.
+    a coroutine that pauses often, and turns come in between.
+
+Rooms, each of which uses only names above it
+     1. Words         settings, commands, the log, limits, text and time
+     2. Readings      from URLs, forms and JSON to numbers
+     3. Store         the file: every question, every change
+     4. Access        keys, rates, guesses
+     5. Forecast      when it gets cooler or warmer
+     6. Verdict       open, close, comfortable or unknown, and its words
+     7. HTTP          bytes to requests, answers to bytes
+     8. Page          templates, charts, what is kept of them
+     9. Server        connections, turns, steps, events, jobs
+    10. Routes        our own
+    11. Courier       the process that connects to others
+Wings, which nothing above them names: each can be deleted
+    12. ThingSpeak    its clients' requests and its answers
+    13. Consoles      bought stations: Weather Underground's and Ecowitt's uploads
+    14. Messages      to phones, webhooks and mail
+    15. Forwarding    all readings to an engine
+    16. Import        files of others
+    17. Private page  a password
+    18. Metrics       for Prometheus
+    19. Review        what would have been said
+    20. Demo          a simulated house
+Roof
+    21. Commands      the command line, main
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -24,10 +49,17 @@ Vocabulary
     receipt   remembers the seq of a reading, so that a repeated update is stored once
     hour      the summary of one series in one UTC hour; stays when readings are pruned
     turn      one round of the event loop; its updates are one transaction
+    place     an inside or outside station as it is now; a room is an inside one with its verdict
+    offset    degrees Celsius that are added to a thermometer wherever it is shown or judged
+    doubted   a reading of a rare station that differs too much to be believed before a second one
     verdict   open, close, comfortable or unknown, with the reason
+    course    what a verdict goes on from; it is in the file, so that a restart changes no answer
     forecast  when outside gets cooler or warmer than inside, with an interval
-    outcome   what became of a forecast
+    outcome   how far off a forecast was
     courier   the process that carries messages; the server itself never connects to anything
+    wing      a section that enters itself into tables (SETTINGS, COMMANDS, OPTIONS, JOBS, ERRANDS,
+              FAMILIES, PROTOCOLS, ON_LOAD, ON_SERVER, ON_START, ON_STOP, and enter for routes);
+              what it keeps for a server or a database is had by part_of
 
     parse makes a value of text and raises, find looks up and may find None, read asks a file or
     the database, take removes and hands over, say makes words of a value, render makes markup or
@@ -51,15 +83,28 @@ Refused, to stay what it is
     disk
 """
 # ------------------------------------------------------------------------------------------------
-# 2. Imports, version, limits
-#    Law: a number that limits something has a name and a reason.
+# 1. Words
+#    Law: words, numbers and settings; nothing here knows what the server is for.
+#    Exports: __version__, as_text, bound, Command, COMMAND_SECONDS, COMMANDS, DAY, EARLIEST_TIME,
+#        end_at_once, EPOCH, EXTRA_OPTIONS, find_zone, finish, finish_output, format_ago,
+#        format_bytes, format_time, HOUR, LARGEST, LATEST_TIME, log, MAX_*, MILLISECOND, MINUTE,
+#        now_ms, one_of, open_missing, OPTIONS, OWN, parse_database, parse_duration, parse_moment,
+#        parse_number, parse_switch, parse_time, part_of, pause, progress_bar, remember, require,
+#        set_output, Setting, SETTINGS, SHARE, STEP_*, STOP_SECONDS, Usage
 # ------------------------------------------------------------------------------------------------
+import sys
+
+# Python 3.8 to 3.10 can parse this file and run so far; an older one shows the next line instead.
+if (python := sys.version_info) < (3, 11):      # iotserver needs Python 3.11 or newer
+    sys.exit(f"iotserver needs Python 3.11 or newer; this is Python {python[0]}.{python[1]}")
+
 import argparse
 import asyncio
 import base64
 import bisect
 import collections
 import contextlib
+import contextvars
 import csv
 import dataclasses
 import email.utils
@@ -73,6 +118,7 @@ import heapq
 import hmac
 import html
 import http.server
+import inspect
 import io
 import ipaddress
 import itertools
@@ -80,8 +126,8 @@ import json
 import math
 import operator
 import os
-import random
 import re
+import resource
 import secrets
 import shlex
 import shutil
@@ -92,23 +138,33 @@ import sqlite3
 import ssl
 import statistics
 import string
+import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import traceback
 import urllib.parse
 import urllib.request
+import zlib
 import zoneinfo
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta, timezone, tzinfo
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from datetime import time as Clock
 from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, cast
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, TextIO, TypeAlias, TypeVar, cast
 
 __version__ = "2.0"
 
@@ -117,115 +173,28 @@ HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, whic
 DAY = 24 * HOUR                 # never splits
 LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, not a reading
 EARLIEST_TIME = 978_307_200_000  # 2001-01-01: clocks that nobody has set begin before
-
 LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
-MAX_AGE = 2_592_000             # s, 30 days: more than a station can buffer
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
 MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
-MAX_SEQ = 32                    # characters; boot number and counter of a station fit in 20
-MAX_NAME = 64                   # characters of a name: has to fit on a phone's line
-MAX_MAC = 32                    # characters of a MAC
-MAX_CONSOLE = 28                # of a console's: `-ch1` has to fit behind it
-MAX_BULK = 960                  # readings in one POST: what ThingSpeak takes; 16 h of one a minute
-RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
-RECEIPT_STATIONS = 1000         # whose receipts are known in memory, with 16 KB for each
-
-MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
-MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
-MAX_HEADERS = 64                # a browser behind a proxy sends below 30
-MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
-PATIENCE = {                    # s that a connection may spend in a state
-    "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
-    "head": 30,                 # a phone on a bad network needs a few
-    "body": 60,
-    "wait": math.inf,           # for the commit, and ours to end
-    "work": math.inf,
-    "stream": 60,               # since the client took the piece before
-    "listen": math.inf,
-    "linger": 2,                # after an error, to read the answer
-}
-STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
-ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
-LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
-COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
-RESTART_SECONDS = 10            # between two starts of a courier that does not stay
-TRY_SECONDS = 10                # for a destination to answer
-PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
-MAX_WORDS = 300                 # characters of an answer that are shown
-FORWARD_ROWS = 5000             # readings in one piece for an engine: as its makers advise
-FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
-FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
-GZIP_BYTES = 1000               # a longer body is compressed
-LOOK_SECONDS = 30               # for it to show what it took: VictoriaMetrics needs 5 to 10
-SETTLE_SECONDS = 30             # between two notes of what an engine has
-CRASH_SECONDS = 10              # of which it may lose what it has: VictoriaMetrics the last 5
-SAMPLES = 20                    # readings that an engine is asked for
-# An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
-# ones after 300 ms: as long as this is longer, no restart costs a request.
-IDLE_STOP_SECONDS = 1
-MAX_EVENTS = 1000               # kept for listeners that come back
-MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
-MAX_TURN = 1024                 # connections answered together
-CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
-TURN_SECONDS = 0.01             # that a turn is open for more of them
-BACKLOG = 1024                  # connections the kernel holds while a turn is committed
-MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
-MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
-MAX_CONNECTIONS = 8192          # each costs some 10 KB
-MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
-MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
-MAX_UNFINISHED = 16_000_000     # bytes of requests that are not complete, of all connections
-MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
-MAX_HEADS = 512                 # of them: 3 MB
-MAX_KNOWN = 4096                # updates remembered: two forms of 2,000 stations, 8 MB at most
-MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
 
 MAX_FIELDS = 9                  # of a station
-READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
-MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
-TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
-MAX_SECRET = 128                # characters of a key or password: ours have 22
-MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
-GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
-MAX_SITE_GUESSES = 1000         # from an IPv6 site of 65,536 networks
-MAX_ADDRESSES = 10_000          # whose guesses are counted: some 2 MB
-MAX_ADDRESS = 64                # characters; of IPv6 with a zone
-MAX_CREDENTIALS = 1024          # bytes of an Authorization header that is looked at
-MAX_LANGUAGE = 64               # characters of Accept-Language: the first language counts
-MAX_COOKIES = 2000              # characters of cookies that are looked at; ours take 100
-MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
-SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
-# s between two such, as the thread that stores does them, too: for those who have not guessed
-# wrong, and for all others together.
-SCRYPT_PAUSES = {False: 0.25, True: 1.0}
-LOW_SPACE = 64_000_000          # bytes left on the disk beside twice the database: room for a
-NO_SPACE = 16_000_000           # backup and the log. Below: no texts, no bulks; then nothing.
-
-CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
+STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
 STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
-STEP_PAGES = 500                # pages given back in one step
-PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
-MAX_STREAMS_PER_ADDRESS = 4
-MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
-MAX_WORKS = 1024                # addresses whose requests take several turns
-MAX_WORKS_PER_ADDRESS = 64      # a household's phones that ask at once
-MAX_ROTATION = 8                # of those addresses at a time: each may have some MB in hand
-STEP_SECONDS = 0.005            # that a long job takes, and then leaves to others
-STEP_ENTRIES = 500              # entries looked at in one step of such a request: some 5 ms
+STEP_ENTRIES = 200              # entries looked at in one step of such a request: some 5 ms
 STEP_STATIONS = 200             # likewise stations, with all of their fields
-STEP_PLACES = 50                # and those with a role, of which few have sent
-MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
-MAX_FORECASTS = 16              # rooms: each takes some 0.1 s in a quarter of an hour
-MAX_POINTS = 10_000             # points in one answer of /api/readings
-DEFAULT_POINTS = 1000           # more than a screen has columns for
+STEP_SECONDS = 0.005            # length of a step of long work, which updates may have to wait for
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
-CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
+COMMAND_SECONDS = 30            # longest silence of a command at work, between two of its steps
+
+
+# -- what it says --------------------------------------------------------------------------------
 
 
 def log(message: str) -> None:
     """One line on stderr; whatever a client sent cannot forge a second one."""
     text = ascii(message.strip())[1:-1]
-    print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):          # a full disk of logs stops no server
+        print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
 
 
 def end_at_once(message: str) -> NoReturn:
@@ -234,23 +203,33 @@ def end_at_once(message: str) -> NoReturn:
     os._exit(EXIT_STORAGE)
 
 
-# ------------------------------------------------------------------------------------------------
-# 3. Settings
-#    Law: one table; flags, environment, --help and the README all follow from it.
-# ------------------------------------------------------------------------------------------------
+# -- long work -----------------------------------------------------------------------------------
+#
+# What takes longer than some ms is a coroutine that calls pause() often. In the server each step,
+# the time between two pauses that really wait, is one round of the event loop.
+
+async def go_on() -> None:
+    """What a pause comes to where nobody else waits, as in a command."""
 
 
-class Setting(NamedTuple):
-    """A flag of the server, for which the variable IOTSERVER_NAME serves too, or of a command."""
-    name: str
-    metavar: str | None         # None: a switch
-    default: str | None         # None: of a command, and not given
-    parse: Callable[[str], object]
-    help: str
+Result = TypeVar("Result")
+OWN = ""                        # the network of the server's own jobs
+SHARE: contextvars.ContextVar[Callable[[], Awaitable[None]]] = contextvars.ContextVar(
+    "SHARE", default=go_on)     # how the work in hand lets others go on
 
-    @property
-    def variable(self) -> str:
-        return "IOTSERVER_" + self.name.upper().replace("-", "_")
+
+async def pause() -> None:
+    """Let others go on, if the step in hand has lasted long enough."""
+    await SHARE.get()()
+
+
+def finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of long work, without an event loop."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast(Result, done.value)
+    raise RuntimeError("work without an event loop has waited for something")
 
 
 class Usage(Exception):
@@ -262,11 +241,181 @@ def require(condition: object, message: str) -> None:
         raise Usage(message)
 
 
+def open_missing() -> None:
+    """Open what the caller has closed, lest a file of ours gets its number: standard input is
+    empty then, standard output cannot be written, and what goes to standard error is lost."""
+    for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)     # the lowest number that is free
+            setattr(sys, name, os.fdopen(handle, mode, closefd=False))
+
+
+def finish_output() -> None:
+    """See to it that all that was printed is written. Raises OSError."""
+    try:
+        sys.stdout.flush()
+    except OSError:                 # Python would try it again at its end, with a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def set_output(errors: str, encoding: str | None = None) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors=errors)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr while it is a terminal; silence otherwise."""
+    drawn = 0.0
+
+    def draw(fraction: float) -> None:
+        nonlocal drawn
+        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
+            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
+            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
+                  flush=True)
+    try:
+        yield draw
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+# -- numbers and times as text -------------------------------------------------------------------
+
+# Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
+# length refuses what is too long first, so that no memory of it grows; 4096 are two forms of some
+# 2,000 stations.
+remember = functools.lru_cache(maxsize=4096)
+
+# Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
+NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+
+
+@remember
+def parse_number(text: str) -> float:
+    """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
+    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
+    if len(text) <= MAX_NUMBER and (match := NUMBER.fullmatch(text)):
+        if match[1] is None:
+            return int(text)
+        if math.isfinite(number := float(text)):
+            return number
+    raise ValueError("not a finite decimal number")
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def parse_time(text: str, zone: tzinfo = UTC) -> int:
+    """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
+    if len(text) > MAX_TIME:
+        raise ValueError("not a time: too long")
+    if len(text) != 24 or text[-1] != "Z":                      # not our own notation
+        text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())
+        text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
+        text = re.sub(r"(:.*) ([+-]\d\d(:?\d\d)?)$", r"\1\2", text)
+    instant = datetime.fromisoformat(text)
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
+    if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
+        raise ValueError(f"{text}: before 1970 or after 2099")
+    return ms
+
+
+def parse_moment(text: str, zone: tzinfo = UTC) -> int:
+    """ISO 8601 or seconds since 1970 to ms. Raises ValueError, OverflowError."""
+    try:
+        seconds = parse_number(text)
+    except ValueError:
+        return parse_time(text, zone)
+    if not 0 <= (ms := round(seconds * 1000)) < LATEST_TIME:
+        raise ValueError(f"{text}: before 1970 or after 2099")
+    return ms
+
+
+DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
+
+
+def parse_duration(text: str) -> int:
+    """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
+    if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)):
+        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+    return int(match[1]) * DURATION_UNITS[match[2]]
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def format_time(ms: int) -> str:
+    """`2018-07-30T22:16:34.541Z`."""
+    return (EPOCH + ms * MILLISECOND).isoformat("T", "milliseconds").removesuffix("+00:00") + "Z"
+
+
+def format_ago(ms: int) -> str:
+    """A length of time in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
+    seconds = ms // 1000
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{max(seconds, 0)} s"
+
+
+def format_bytes(count: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def bound(number: float) -> float:
+    """The nearest number that is not infinite, which JSON does not know."""
+    return max(-LARGEST, min(LARGEST, number))
+
+
+ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
+
+
+def find_zone(name: str) -> tzinfo:
+    """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
+    try:
+        return zoneinfo.ZoneInfo(name) if ZONE.fullmatch(name) else UTC
+    except (KeyError, ValueError, OSError):     # unknown, or no time zones on this system
+        return UTC
+
+
+# -- settings and commands -----------------------------------------------------------------------
+
+
+Part = TypeVar("Part")
+
+
+class Setting(NamedTuple):
+    """A flag of the server, for which the variable IOTSERVER_NAME serves too, or of a command."""
+    name: str
+    metavar: str | None         # None: a switch
+    default: str | None         # None: of a command, and not given
+    parse: Callable[[str], object]
+    help: str
+    is_carried: bool = False    # the courier has to know it, too
+
+    @property
+    def variable(self) -> str:
+        return "IOTSERVER_" + self.name.upper().replace("-", "_")
+
+
+WARMEST_BARE = 45               # °C; a higher number without a unit is one of °F
+
+
 def parse_temperature(text: str) -> float:
-    """`22C` or `72F` to degrees Celsius."""
-    if not (match := re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF])", text, re.ASCII)):
-        raise Usage(f"{text!r} is no temperature; write 22C or 72F")
-    return float(match[1]) if match[2] == "C" else (float(match[1]) - 32) / 1.8
+    """`22C`, `22` or `72F` to degrees Celsius."""
+    match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF]?)", text, re.ASCII)
+    if not match or (not match[2] and float(match[1]) > WARMEST_BARE):
+        raise Usage(f"{text!r} is no temperature of a room; write 22C or 72F")
+    return (float(match[1]) - 32) / 1.8 if match[2] == "F" else float(match[1])
 
 
 def parse_count(text: str) -> int:
@@ -303,75 +452,7 @@ def parse_database(text: str) -> str:
     return text or str(Path(os.environ.get("STATE_DIRECTORY", "")) / "iot.db")
 
 
-def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """`22:00-07:00 Europe/Berlin`, or one time; no zone: this machine's. None of an empty text."""
-    require(len(text) <= 64, "too long")
-    times, _, name = text.partition(" ")
-    try:
-        zone = zoneinfo.ZoneInfo(name) if name else None
-    except (KeyError, ValueError, OSError):
-        raise Usage(f"{name!r}: no time zone of that name is known here") from None
-    clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
-              for part in times.split("-") if text]
-    found = tuple(Clock(int(match[1]), int(match[2]), tzinfo=zone) for match in clocks if match)
-    require(not text or (len(found) == len(clocks) == len({*found}) == count),
-            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
-    return found
-
-
-class Destination(NamedTuple):
-    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
-    url: urllib.parse.SplitResult
-    kind: str
-    is_secure: bool
-    host: str                   # with the port, if there is one
-    name: str
-    id: str
-    login: tuple[str, str]      # user and password
-    options: dict[str, str]
-
-
-REST = {                        # what may stand behind the host, in words and as a pattern
-    "ntfy": ("/TOPIC or /TOPIC?alive=45m", r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
-    "json": ("a path", r"([/?].*)?"),
-    "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
-
-
-def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) -> Destination:
-    """A URL of --notify. What is wrong is said without the URL."""
-    try:
-        url = urllib.parse.urlsplit(text)
-        kind = url.scheme.removesuffix("s")
-        rest, pattern = kinds[kind]
-        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
-    except (ValueError, KeyError):
-        raise Usage("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST;"
-                    " in names and passwords write %XX for : / ? # @ and blanks") from None
-    name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
-    behind = url._replace(scheme="", netloc="").geturl()
-    require(re.fullmatch(pattern, behind, re.ASCII), f"{name}: behind the host comes {rest}")
-    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-    return Destination(url, kind, url.scheme != kind, host, name, hashlib.blake2b(
-        f"{url.scheme} {host} {behind}".encode(), digest_size=8).hexdigest(), (user, password),
-        dict(urllib.parse.parse_qsl(url.query.replace("+", "%2B"))))    # of an address: no blank
-
-
-def parse_notify(text: str) -> list[Destination]:
-    return [parse_destination(url) for url in text.split()]
-
-
-def parse_engine(text: str) -> Destination:
-    """The URL of --forward. What is wrong is said without the URL."""
-    try:
-        require(re.fullmatch("[!-~]+", text), "")
-        to = parse_destination(text, {"http": ("anything", ".*")})
-    except Usage:
-        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
-    address = f"{to.url.scheme} {to.host} {to.url.path} {to.url.query}"
-    return to._replace(id=hashlib.sha256(address.encode()).hexdigest())     # databases know it so
-
-
-SETTINGS = (
+SETTINGS = [
     Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
     Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
     Setting("db", "FILE", "", parse_database,
@@ -381,38 +462,54 @@ SETTINGS = (
     Setting("units", "auto|C|F", "auto", one_of("auto", "C", "F"),
             "what the page shows; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
-            "22C or 72F: inside at or below it, nothing needs opening"),
-    Setting("private", "FILE", "", str,
-            "ask for the password of this file, which --set-password makes, on every page but "
-            "updates"),
-    Setting("notify", "URLS", "", as_text(parse_notify),
-            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
-            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
-            "where every user of the machine can read it"),
-    Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
-            "once a day at this time, when it is hot: when it will be cooler outside"),
-    Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
-            "no messages in these hours; the zone is this machine's, or of a name like "
-            "America/New_York"),
-    Setting("forward", "URL", "", as_text(parse_engine),
-            "where all readings go, in InfluxDB's line protocol: http[s]://[USER:PASSWORD@|TOKEN@]"
-            "HOST[:PORT]/write?db=iot; better in the environment, too"),
+            "22C, 72F or 22 (°C): inside at or below it, nothing needs opening"),
     Setting("link", "URL", "", str,
             "this server's own address, as people type it, for messages: also needed where a "
-            "private address has a public name"),
-    Setting("demo", None, "", parse_switch,
-            "serve a throw-away database with two simulated stations and a year of history"),
-)
+            "private address has a public name", is_carried=True),
+]
+
+
+class Command(NamedTuple):
+    """A flag that does one thing and exits: run(args, path, the flag's values)."""
+    flag: str
+    metavar: tuple[str, ...]    # empty: takes no value
+    run: Callable[..., None]
+    help: str
+    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+
+
+COMMANDS: list[Command] = []    # what the sections below have entered
+OPTIONS: list[Setting] = []     # flags of theirs that go with a command
+EXTRA_OPTIONS: dict[str, str] = {}      # options that a wing has added, and their command
+
+
+def part_of(owner: Any, kind: Callable[[Any], Part]) -> Part:
+    """The one object of a wing's class that belongs to a server or to a database. It is made when
+    it is first asked for, so that nothing above a wing has to name it."""
+    if kind not in owner.parts:
+        owner.parts[kind] = kind(owner)
+    return cast(Part, owner.parts[kind])
 
 
 # ------------------------------------------------------------------------------------------------
-# 4. Domain
-#    Law: pure functions; no clock, no file, no socket. Times are integers of ms UTC.
+# 2. Readings
+#    Law: pure functions from text to values, without clock, file or socket. Times are ms in UTC.
+#    Exports: Headers, is_label, is_name, KEY, LARGEST_ENTRY, learn_silence, load_json, MAX_*,
+#        parse_age, parse_entry, parse_field, parse_instant, parse_json_reading, parse_mac,
+#        parse_name, parse_update, parse_update_json, parse_value, Point, POSSIBLE, Reading,
+#        Refused, Sample, silence_limit, SILENT_AT_LEAST, split_update_path, summarize, Summary,
+#        thin, usual_interval, Value
 # ------------------------------------------------------------------------------------------------
+MAX_AGE = 2_592_000             # seconds, 30 days; a station buffers less
+MAX_SEQ = 32                    # characters of a seq; a boot number and a counter take 20
+MAX_NAME = 64                   # characters of a name, which fit on a line of a phone
+MAX_MAC = 32                    # characters of a MAC; a real one has 17, users' own words more
+MAX_BULK = 960                  # readings in one POST, as in ThingSpeak; 16 h with one a minute
+MAX_POINTS = 10_000             # points in one answer of /api/readings; a screen shows fewer
 
 
 class Refused(Exception):
-    """A request that is not granted: an HTTP status, and for the user what is wrong."""
+    """A refused request: the HTTP status, and a message that tells the user what is wrong."""
 
     def __init__(self, status: int, message: str, **headers: str):
         super().__init__(message)
@@ -421,30 +518,23 @@ class Refused(Exception):
 
 
 class Reading(NamedTuple):
-    """One number as a station sends it. age in ms, seq the station's own name for it or None."""
+    """One number as a station sends it. age is in ms; seq is the station's own name for it."""
     field: int
     value: float
     age: int
     seq: str | None
 
 
-class Update(NamedTuple):
-    """What one request wants stored, and who it says it is. mac is in lower case."""
-    mac: str
-    key: str
-    reading: Reading
-
-
-Value: TypeAlias = int | float | str    # a text is what a ThingSpeak client sent for a number
-Sample: TypeAlias = tuple[int, float]   # when, and the number
-Headers = tuple[tuple[str, str], ...]
+Value: TypeAlias = int | float | str    # ThingSpeak's clients may send a text instead of a number
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+Sample: TypeAlias = tuple[int, float]   # the time and the number
 
 
 class Summary(NamedTuple):
-    """Some numbers of one series, from time on for width ms. Of a single one the width is 0."""
+    """The numbers of one series in width ms from time on. A single number has the width 0."""
     time: int
     width: int
-    size: int                   # so many numbers, of which some are in the table no more
+    size: int                   # how many numbers there were, including pruned ones
     minimum: float
     maximum: float
     total: float
@@ -456,7 +546,8 @@ class Summary(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One place on a chart: a reading (then all three are the same), or width ms of them."""
+    """A point of a chart: one reading, whose mean, minimum and maximum are equal, or the readings
+    of width ms."""
     time: int
     mean: float
     minimum: float
@@ -464,35 +555,17 @@ class Point(NamedTuple):
     width: int = 0
 
 
-# Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
-NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
+# -- from text -----------------------------------------------------------------------------------
+
 MAC = re.compile(rf"[0-9A-Za-z:._-]{{1,{MAX_MAC}}}")
-KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # what needs no escaping in a URL
-DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
+KEY = re.compile(r"[0-9A-Za-z._~-]{1,64}")      # characters that a URL takes unescaped
+NO_JOINERS = str.maketrans("", "", "\u200c\u200d")     # Persian and emoji use these joiners
 PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
 
 
-# Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
-# length refuses what is too long first, so that no memory of it grows; 4096 are two forms of some
-# 2,000 stations.
-remember = functools.lru_cache(maxsize=4096)
-
-
-@remember
-def parse_number(text: str) -> float:
-    """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
-    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
-    if len(text) <= MAX_NUMBER and (match := NUMBER.fullmatch(text)):
-        if match[1] is None:
-            return int(text)
-        if math.isfinite(number := float(text)):
-            return number
-    raise ValueError("not a finite decimal number")
-
-
 def parse_value(text: str) -> Value:
-    """A number where it is one, else the text as it is. Raises ValueError."""
+    """The number that a text is, else the text itself. Raises ValueError."""
     try:
         return parse_number(text)
     except ValueError:
@@ -501,19 +574,47 @@ def parse_value(text: str) -> Value:
         return text
 
 
+def is_label(text: str) -> bool:
+    """Whether a text has at most MAX_NAME characters, none of them for control or direction."""
+    return len(text) <= MAX_NAME and text.translate(NO_JOINERS).isprintable()
+
+
+def is_name(text: str) -> bool:
+    """Whether a station may have this name. A number may not be one, because ids are numbers."""
+    seen = text.translate(NO_JOINERS).strip()
+    return is_label(text) and seen != "" and not seen.isdigit()
+
+
 @remember
 def parse_mac(text: str) -> str:
-    """A MAC is an opaque word: users have registered 6c:rf:7f:2b:0e:g8, which is no legal one."""
+    """A MAC in lower case. It may be any word, as users have registered 6c:rf:7f:2b:0e:g8."""
     if not MAC.fullmatch(text):
         raise Refused(400, "mac: 1 to 32 characters from 0-9 A-Z a-z : . _ -")
     return text.lower()
 
 
-def parse_reading(parts: dict[str, str]) -> Reading:
-    """Field, data, age and seq as text to a Reading. Raises Refused, naming the part."""
-    for name in ("field", "data"):
-        if name not in parts:
-            raise Refused(400, f"{name}: missing")
+@remember
+def parse_field(text: str) -> int:
+    if len(text) != 1 or text not in "123456789":
+        raise Refused(400, "field: a number from 1 to 9")
+    return int(text)
+
+
+def parse_age(text: str) -> int:
+    """An age in seconds as whole milliseconds. Raises Refused."""
+    try:
+        seconds = parse_number(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= MAX_AGE:
+        raise Refused(400, f"age: seconds from 0 to {MAX_AGE}")
+    return round(seconds * 1000)
+
+
+def parse_reading(parts: Mapping[str, str]) -> Reading:
+    """A Reading from the texts of field, data, age and seq. Raises Refused, naming the part."""
+    if "field" not in parts or "data" not in parts:
+        raise Refused(400, f"{'data' if 'field' in parts else 'field'}: missing")
     seq = parts.get("seq")
     try:
         value = parse_number(parts["data"])
@@ -526,56 +627,61 @@ def parse_reading(parts: dict[str, str]) -> Reading:
     return Reading(parse_field(parts["field"]), value, age, seq)
 
 
-@remember
-def parse_field(text: str) -> int:
-    if len(text) != 1 or text not in "123456789":
-        raise Refused(400, "field: a number from 1 to 9")
-    return int(text)
-
-
-def parse_age(text: str) -> int:
-    """Seconds as text to whole milliseconds."""
-    try:
-        seconds = parse_number(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= MAX_AGE:
-        raise Refused(400, f"age: seconds from 0 to {MAX_AGE}")
-    return round(seconds * 1000)
-
-
-def parse_update_path(path: str, header_key: str | None = None) -> Update:
-    """`/update/API_key=K/mac=M/field=F/data=V`, parts in any order, percent-encoded at will.
-    header_key is that of X-API-Key, for a path that has none. Raises Refused."""
+def split_update_path(path: str) -> dict[str, str]:
+    """The decoded parts of `/update/API_key=K/mac=M/field=F/data=V`, in any order, by their names
+    in lower case. Raises Refused."""
     parts: dict[str, str] = {}
     for text in path[len("/update/"):].split("/"):
         written, equals, value = text.partition("=")
         name = written.lower()
-        if not equals or name not in PART_NAMES:        # no value is repeated: it might be the key
+        if not equals or name not in PART_NAMES:    # the message has no value: it may be the key
             raise Refused(400, f"{ascii(written[:20]) if equals else 'path'}: unknown part; "
                                f"the parts are {', '.join(PARTS)}, each written name=value")
         if name in parts:
             raise Refused(400, f"{PART_NAMES[name]}: given twice")
         parts[name] = urllib.parse.unquote(value)
-    if header_key is not None:
-        parts.setdefault("api_key", header_key)
-    for name in ("api_key", "mac"):
-        if name not in parts:
-            raise Refused(400, f"{PART_NAMES[name]}: missing")
-    return Update(parse_mac(parts["mac"]), parts["api_key"], parse_reading(parts))
+    return parts
+
+
+def parse_update(parts: Mapping[str, str], header_key: str | None = None
+                 ) -> tuple[str, str, Reading]:
+    """MAC, key and reading from the parts of an update path. header_key, of X-API-Key, serves for
+    a path without a key. Raises Refused, naming the part."""
+    key = parts.get("api_key", header_key)
+    if key is None or "mac" not in parts:
+        raise Refused(400, f"{'API_key' if key is None else 'mac'}: missing")
+    return parse_mac(parts["mac"]), key, parse_reading(parts)
+
+
+# Lists and objects in a JSON body, with the brackets in its texts: a bulk has 962. So many take
+# 3 ms to parse; as many as fit into MAX_BODY take 40 ms.
+MAX_BRACKETS = 20_000
 
 
 def load_json(body: bytes) -> Any:
-    """A JSON document; NaN and Infinity become texts. Raises Refused."""
+    """A parsed JSON document, in which NaN and Infinity are texts. Raises Refused."""
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        raise Refused(400, f"body: more than {MAX_BRACKETS} lists and objects")
     try:
         return json.loads(body, parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"body: not JSON: {str(error)[:80]}") from None
 
 
+def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
+    """A JSON object without its nulls. Raises Refused for any other document and for an object
+    with unknown parts."""
+    if not isinstance(document, dict):
+        raise Refused(400, f"{where}: a JSON object is needed")
+    if unknown := document.keys() - known:
+        raise Refused(400, f"{where}: {min(unknown)[:20]!a} is unknown; known: {', '.join(known)}")
+    return {name: value for name, value in document.items() if value is not None}
+
+
 def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str, str, list[Any]]:
-    """`{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}` to MAC, key
-    and what parse_json_reading takes. Raises Refused, naming the part."""
+    """MAC, key and unparsed readings from
+    `{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}`. Raises Refused,
+    naming the part."""
     document = take_parts("body", document, ("mac", "api_key", "readings"))
     key, mac = document.get("api_key", header_key), document.get("mac")
     readings = document.get("readings")
@@ -588,17 +694,8 @@ def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str
     return parse_mac(mac), key, readings
 
 
-def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
-    """A JSON object without its nulls. Raises Refused unless it is one, with known parts only."""
-    if not isinstance(document, dict):
-        raise Refused(400, f"{where}: a JSON object is needed")
-    if unknown := document.keys() - known:
-        raise Refused(400, f"{where}: {min(unknown)[:20]!a} is unknown; known: {', '.join(known)}")
-    return {name: value for name, value in document.items() if value is not None}
-
-
 def parse_json_reading(where: str, reading: Any) -> Reading:
-    """One of these readings; numbers go through the same grammar as those of the path."""
+    """One of these readings. Numbers have the same grammar as in the path. Raises Refused."""
     parts = take_parts(where, reading, ("field", "data", "age", "seq"))
     if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
@@ -608,47 +705,8 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
         raise Refused(refused.status, f"{where}.{refused.message}") from None
 
 
-def parse_duration(text: str) -> int:
-    """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
-    if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)):
-        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
-    return int(match[1]) * DURATION_UNITS[match[2]]
-
-
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-MILLISECOND = timedelta(milliseconds=1)
-
-
-def parse_time(text: str, zone: tzinfo = timezone.utc) -> int:
-    """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
-    if len(text) > MAX_TIME:
-        raise ValueError("not a time: too long")
-    if len(text) == 24 and text[-1] == "Z":                     # our own notation
-        instant = datetime.fromisoformat(text[:-1] + "+00:00")
-    else:
-        text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())     # Python 3.10 knows neither
-        text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
-        text = re.sub(r"(:\d\d) ?([+-]\d\d)$", r"\1\2:00", text)
-        instant = datetime.fromisoformat(re.sub(r" ?([+-]\d\d):?(\d\d)$", r"\1:\2", text))
-    instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
-    if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
-        raise ValueError(f"{text}: before 1970 or after 2099")
-    return ms
-
-
-def parse_moment(text: str, zone: tzinfo = timezone.utc) -> int:
-    """ISO 8601 or seconds since 1970 to ms. Raises ValueError, OverflowError."""
-    try:
-        seconds = parse_number(text)
-    except ValueError:
-        return parse_time(text, zone)
-    if not 0 <= (ms := round(seconds * 1000)) < LATEST_TIME:
-        raise ValueError(f"{text}: before 1970 or after 2099")
-    return ms
-
-
 def parse_instant(name: str, text: str) -> int:
-    """A query's start or end to ms. Raises Refused."""
+    """The ms of a query's start or end. Raises Refused."""
     try:
         return parse_moment(text)
     except (ValueError, OverflowError):
@@ -656,123 +714,40 @@ def parse_instant(name: str, text: str) -> int:
                       ) from None
 
 
-# -- consoles -------------------------------------------------------------------------------------
-
-ROOMS = range(1, 9)
-# The place (the console's own station, which is outside, `in`, or a room), the field and our unit;
-# the names in uploads (Weather Underground's, Ecowitt's), in weewx's archive, in Ecowitt's CSV.
-SENSORS = (
-    ("", 1, "°c", "tempf", "outTemp", "outdoor temperature"),
-    ("", 2, "%", "humidity", "outHumidity", "outdoor humidity"),
-    ("", 3, "hpa", "baromrelin baromin", "barometer", "rel pressure"),
-    ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
-    ("", 5, "m/s", "windgustmph", "windGust", "gust"),
-    ("", 6, "°", "winddir", "windDir", "wind direction"),
-    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
-    ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
-    ("", 9, "index", "uv", "UV", "uv-index"),
-    ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
-    ("in", 2, "%", "humidityin indoorhumidity", "inHumidity", "indoor humidity"),
-    ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
-    *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
-    *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
-CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
-                  "wind from °", "rain mm/h", "sun W/m²", "UV index")
-# Systems of units by weewx's numbers: what they have in place of ours. Uploads are in number 1.
-SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
-           16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
-UNITS = {                       # to take off, to multiply with, decimals that are left
-    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
-    "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
-    "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
-# Numbers that say that there is no such sensor; 999 and 1000 a Shelly's without its probe.
-NO_SENSOR = frozenset({-9999, -999.9, -999})
-ABSENT = {"": frozenset[float]()} | {unit: NO_SENSOR | {999, 1000} for unit in ("°c", "°f", "%")}
-Column: TypeAlias = tuple[str, int, str]    # place, field, unit
-UPLOADS: dict[str, Column] = {
-    name: (place, field, SYSTEMS[1].get(unit, unit))
-    for place, field, unit, names, *_ in SENSORS for name in names.split()} | {
-    f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
-    "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+# The largest entry number that an import keeps. It leaves room to count on: JavaScript's exact
+# integers end at 9 times as much.
+LARGEST_ENTRY = 10 ** 15
 
 
-def parse_measure(name: str, text: str, unit: str) -> float | None:
-    """A number in a unit to one in ours; None: there is no such sensor. Raises Refused."""
-    if (text := text.strip()) in {"", "-", "--", "--.-", "null"}:
+def parse_entry(text: str) -> int | None:
+    """The entry number of an imported reading; None if it shall get a new one. Raises
+    ValueError."""
+    if not text:
         return None
-    try:
-        number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
-        if math.isinf(value := (number - origin) * factor):
-            raise ValueError("not a finite decimal number")
-    except ValueError as error:
-        raise Refused(400, f"{name}: {error}") from None
-    return None if number in ABSENT.get(unit, NO_SENSOR) else round(value, decimals)
+    if (entry := int(text)) < 1:
+        raise ValueError("entry: a number from 1")
+    return entry if entry <= LARGEST_ENTRY else None
 
 
-def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
-    """What a console or sensor sends, names in lower case, as numbers by place and field. Raises
-    Refused."""
-    report: dict[str, dict[int, float]] = {}
-    for name, (place, field, unit) in UPLOADS.items():
-        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
-            report.setdefault(place, {}).setdefault(field, value)
-    return report
+def parse_name(text: str) -> str:
+    require(is_name(text),
+            f"a name has 1 to {MAX_NAME} printable characters and is no number: that is an id")
+    return text
 
 
-def parse_clock(text: str) -> datetime:
-    """`2016-5-10 2:34:15` or `2024/05/10 02:34`, as consoles write it. Raises ValueError."""
-    text = text[:MAX_TIME].replace("/", "-") + ":00" * (text.count(":") == 1)
-    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
-
-
-def parse_dateutc(text: str, now: int) -> int:
-    """When a console has measured: what it says if that can be, else now."""
-    with contextlib.suppress(ValueError):
-        ms = (parse_clock(text).replace(tzinfo=timezone.utc) - EPOCH) // MILLISECOND
-        if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
-            return ms
-    return now
-
-
-def name_part(name: str, mac: str, place: str) -> tuple[str, str]:
-    """Name and MAC of the station for a place of a console, from those of the one outside."""
-    if not place:
-        return name, mac
-    title = {"in": "inside"}.get(place, place)
-    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{place}"
-
-
-def format_time(ms: int) -> str:
-    """`2018-07-30T22:16:34.541Z`."""
-    return (EPOCH + ms * MILLISECOND).isoformat("T", "milliseconds").removesuffix("+00:00") + "Z"
-
-
-def format_ago(ms: int) -> str:
-    """A length of time in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
-    seconds = ms // 1000
-    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{max(seconds, 0)} s"
-
-
-def format_bytes(count: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+# -- many of them --------------------------------------------------------------------------------
 
 
 def summarize(readings: Iterable[tuple[int, int, int, Value]]
               ) -> dict[tuple[int, int], list[float]]:
-    """(series, time, entry, value) rows to {(series, hour): [count, minimum, maximum, total]}."""
+    """The summaries {(series, hour): [count, minimum, maximum, total]} of (series, time, entry,
+    value) rows."""
     hours: dict[tuple[int, int], list[float]] = {}
     for series, ms, _, value in readings:
         if isinstance(value, str):
             continue
-        if (summary := hours.get(place := (series, ms // HOUR))) is None:
-            hours[place] = [1, value, value, value]
+        if (summary := hours.get(key := (series, ms // HOUR))) is None:
+            hours[key] = [1, value, value, value]
         else:
             summary[0] += 1
             if value < summary[1]:
@@ -785,11 +760,12 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
     return hours
 
 
-def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
-    """Summaries in order of time to a Point for each bucket that is not empty.
-    Buckets are width ms long and count from origin."""
+async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
+    """A Point for each bucket that is not empty, from summaries in order of time. Buckets are
+    width ms long and counted from origin."""
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
+        await pause()
         held = list(group)
         count = sum(s.size for s in held)
         points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
@@ -797,518 +773,59 @@ def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
     return points
 
 
-Bucket = tuple[float, float]    # tokens, and when they were counted (s)
+# -- how often they come -------------------------------------------------------------------------
 
-
-def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
-                cost: float = 1) -> tuple[Bucket, float]:
-    """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
-    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one."""
-    tokens, counted = bucket or (burst, now)
-    tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
-    if tokens >= cost:
-        return (tokens - cost, now), 0.0
-    return (tokens, now), (cost - tokens) * 60 / per_minute
-
-
-# -- the verdict ----------------------------------------------------------------------------------
-
-OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at once
-CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
-CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
-DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
-URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
-# Comfortable until so much above the limit: measured on a house from April to October, a band of
-# 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
-COMFORT_MARGIN = 2.5
-SILENT_AT_LEAST = 10 * MINUTE   # with a station that sends less often from now on, 20 min are lost
-SILENT_INTERVALS = 3            # a station that misses so many of its usual intervals is silent
-SILENT_GROWTH = 4               # by which a single pause can raise the limit: it may be an outage
-VERDICT_WINDOW = 40 * HOUR      # of readings is replayed: a day, a night and half a day
-RECENT_WINDOW = 4 * HOUR        # of readings is looked at when a verdict goes on from one before
-TREND_TIME = 30 * MINUTE
-TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
+POSSIBLE = -60.0, 60.0          # °C as sent; sensors report 85 when they start, -127 when missing
+SILENT_AT_LEAST = 10 * MINUTE   # ms; shortest silence limit: ten readings of one a minute
+SILENT_INTERVALS = 3            # usual intervals without a reading that make a station silent
+SILENT_GROWTH = 4               # most that one pause multiplies the limit, as it may be an outage
 
 
 def usual_interval(times: Iterable[int]) -> int:
-    """The median distance in ms of the readings at these times; a minute where there is none."""
+    """The median interval in ms between these times; a minute if there is none."""
     return statistics.median_high(
         [b - a for a, b in itertools.pairwise(times) if b > a] or [MINUTE])
 
 
-def learn_silence(limit: int, pause: int, least: int = SILENT_AT_LEAST) -> int:
-    """How long a station may be quiet before it counts as silent, after one more of its pauses.
-    Long pauses count at once, and what they taught is forgotten as fast as time goes by: readings
-    in bursts or batches, with a long pause now and then, are no silence."""
-    return max(least, min(SILENT_INTERVALS * pause, SILENT_GROWTH * limit), limit - max(pause, 0))
+def learn_silence(limit: int, gap: int, least: int = SILENT_AT_LEAST) -> int:
+    """The silence limit of a station in ms after one more gap between its readings. A long gap
+    raises the limit at once, and the limit falls by the time that passes, so a station that sends
+    in bursts or batches does not count as silent."""
+    return max(least, min(SILENT_INTERVALS * gap, SILENT_GROWTH * limit), limit - max(gap, 0))
 
 
 def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
-    """The limit of a station with readings at these times, in order."""
+    """The silence limit of a station with readings at these times, which are in order."""
     limit = learned
     for before, after in itertools.pairwise(times):
         limit = learn_silence(limit, after - before, learned)
     return limit
 
 
-class Tail(NamedTuple):
-    """What is left of the readings of a station: enough to go on with the next one."""
-    time: int = 0               # of the newest one
-    limit: int = 0              # how long it may be quiet then
-    last: tuple[float, ...] = ()    # its last three values
-
-    @property
-    def end(self) -> int:
-        """The instant behind which it counts as silent."""
-        return self.time + self.limit
-
-    def add(self, ms: int, value: float, learned: int) -> "Tail":
-        pause = ms - self.time if self.last else 0
-        return Tail(ms, learn_silence(self.limit or learned, pause, learned),
-                    (*self.last[-2:], value))
-
-
-SILENCE = Tail()
-
-
-class Course(NamedTuple):
-    """What a verdict remembers from reading to reading."""
-    at: int = 0                 # of the last reading that was taken in
-    state: str = ""             # none yet
-    since: int = 0
-    wanted: str = ""            # what the readings say, which becomes the state in time
-    wanted_since: int = 0
-
-
-START = Course()
-
-
-class Verdict(NamedTuple):
-    """The answer for one inside station. What readings say by themselves may wait in wanted."""
-    state: str                  # open, close, comfortable, unknown
-    difference: float | None    # inside minus outside, °C
-    since: int | None           # when this state began; of silence: the last reading
-    expires: int | None         # from then on it is unknown, unless readings come
-    silent: str | None          # for unknown: inside or outside
-    inside: float | None = None
-    outside: float | None = None
-    course: Course = START
-
-
-def believe(values: Sequence[float]) -> float:
-    """What most of a station's last three readings say: two have to agree."""
-    return sorted(values)[1] if len(values) == 3 else values[0]
-
-
-def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
-    """What inside and outside alone would have us say, given the state and the wish before."""
-    inside, outside = temperatures
-    if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
-        return "comfortable"
-    if inside == outside:
-        return before if before in {"open", "close"} else "close"
-    return "open" if inside > outside else "close"
-
-
-def advance(course: Course, ms: int, newest: Sequence[float], believed: Sequence[float],
-            comfort: float) -> Course:
-    """One instant further, with two temperatures each. A change needs a clear difference or
-    CONFIRM of a small one, and DWELL since the last change unless it is urgent."""
-    _, state, since, before, wanted_since = course
-    wanted = wish(newest, state, before, comfort)
-    if wanted != before:
-        wanted_since = ms
-    difference = believed[0] - believed[1]
-    is_clear = (wanted == "comfortable"
-                or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
-    is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
-    agreed = wish(believed, state, wanted, comfort)
-    if not state or (agreed == wanted != state and (is_urgent or (
-            ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
-        state, since = agreed, ms
-    return Course(ms, state, since, wanted, wanted_since)
-
-
-def judge(inside: Sequence[Sample], outside: Sequence[Sample], now: int, comfort: float,
-          course: Course = START, learned: Sequence[int] = (SILENT_AT_LEAST, SILENT_AT_LEAST),
-          before: Sequence[Tail] = (SILENCE, SILENCE)) -> Verdict:
-    """The verdict at now, from readings in order of time, and what was before them. course is
-    that of the verdict before; without it all readings are replayed. learned are the limits of
-    silence that the pauses between updates have taught, of inside and outside."""
-    if course.at > now:
-        course = START                  # the clock was wrong before
-    tails = [*before]
-    merged = heapq.merge(((ms, 0, v) for ms, v in inside), ((ms, 1, v) for ms, v in outside))
-    for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
-        is_new = not course.state or ms > course.at
-        for _, side, value in instant:
-            if tails[side].last and ms > tails[side].end and is_new:
-                course = course._replace(wanted="")     # seen before a silence: confirms nothing
-            tails[side] = tails[side].add(ms, value, learned[side])
-        if not is_new or not all(tail.last for tail in tails):
-            continue
-        if any(ms > tail.end for tail in tails):
-            course = course._replace(wanted="")
-        else:
-            course = advance(course, ms, [tail.last[-1] for tail in tails],
-                             [believe(tail.last) for tail in tails], comfort)
-    for tail, silent in ((tails[1], "outside"), (tails[0], "inside")):
-        if not tail.last or now > tail.end:
-            return Verdict("unknown", None, tail.time or None, None, silent, course=course)
-    warm, cool = (last[-1] if abs(last[-1] - believe(last)) < URGENT_MARGIN
-                  else believe(last) for _, _, last in tails)   # what is said, but for a wild one
-    return Verdict(course.state, warm - cool, course.since, min(tail.end for tail in tails), None,
-                   warm, cool, course)
-
-
-# -- messages -------------------------------------------------------------------------------------
-
-MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
-SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
-TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
-ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
-
-
-def last_at(clock: Clock, now: int) -> int:
-    """When that clock last showed its time."""
-    wall = datetime.combine(datetime.fromtimestamp(now / 1000, clock.tzinfo), clock)
-    today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
-    return today if today <= now else before
-
-
-def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
-    """When the quiet hours ended; 0 where there are none, None while they last."""
-    began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
-    return ended if ended >= began else None
-
-
-def choose_kind(verdict: Verdict, is_cold: bool) -> str:
-    """What there is to do, in a word: open, close, or nothing."""
-    is_warmer = verdict.difference is not None and verdict.difference < -CLOSE_MARGIN
-    if verdict.state == "comfortable" and is_warmer and not is_cold:
-        return "close"
-    return verdict.state if verdict.state in {"open", "close"} else ""
-
-
-def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
-    """Whether it is hot in a room, or outside, and known when it gets cooler."""
-    forecast = room.get("forecast")
-    return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
-                and max(room["inside"], room["outside"]) > comfort)
-
-
-def is_timely(since: int, now: int, awake: int | None) -> bool:
-    """Whether what is true since then may still be told, or again after quiet hours."""
-    return awake is not None and now - max(since, awake) < MESSAGE_AGE
-
-
-def is_news(state: str, told: str) -> bool:
-    """Whether a state is to be told to whom that was told last."""
-    return state not in {"", told} and told == ONLY_AFTER.get(state, told)
-
-
-# -- the forecast ---------------------------------------------------------------------------------
-#
-# Every past day is one possible tonight: how both temperatures moved from this time of day on, as
-# they would have moved had that day been like today, which a regression tells. Each such night
-# crosses at some time or never: the share of those that do is the chance, quantiles of their times
-# are the answer, and how good answers have been sets the width of its interval. Days are whole
-# days of UTC, which no change of clocks moves.
-
-QUARTER = 15 * MINUTE
-QUARTERS = DAY // QUARTER       # of a day
-HORIZON = 12 * HOUR             # behind which nothing is said
-HOLD = 3                        # quarters more that a crossing has to last: a cloud is none
-LEADS = [quarters / 4 for quarters in range(1, HORIZON // QUARTER + HOLD + 1)]    # hours ahead
-PAST_DAYS = 45                  # as good as 60, and a quarter quicker
-LOOK_BACK = 12 * HOUR // QUARTER    # for the lowest of the last night
-KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters that a question looks at
-INSIDE_HOLE = 12 * HOUR // QUARTER  # is bridged: many stations are silent while nothing moves
-OUTSIDE_HOLE = 4 * HOUR // QUARTER
-GLITCH = 3.0                    # °C from the median of three readings: no weather does that
-NO_WEATHER = 1000.0             # °C: a sensor's error, which would swallow what slopes are left
-MEMORY = 12                     # days, behind which a day counts for a third
-RIDGE = 10.0                    # days: so much speaks for the slopes below before any day is seen
-OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of the lead and unit of each trait:
-INSIDE_SLOPES = (-0.015, 0.0, 0.01)     # on other houses they were such
-SLOPE_HOURS = 8                 # until when they grow with the lead
-UNSEEN = 0.2                    # the weight in days of a night nobody saw, which goes down in a
-UNSEEN_HOURS = 9                # half wave to the last night's lowest: for the first days
-OFF = 1.5                       # °C after an hour: so far off the mean, on either side, one night
-                                # is made up that weighs a day; keeps a short history honest
-TAIL = 0.1                      # of the nights lie before the interval, and as many behind it
-LEARNED_DAYS = 60               # of earlier answers that set the width of the next one
-FIRST_WIDTH, LEAST_WIDTH, MOST_WIDTH = 1.2, 0.4, 3.0
-LEARNING_RATE = 0.15
-WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # no history knows the clouds: of use, or nothing
-OUT_OF_REACH = 2.0              # °C above all that outside was lately: so warm it does not get
-UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" takes so small a chance and so many days
-FEWEST_DAYS = 5                 # of history; with fewer programs get an answer, people none
-
-
-class Outcome(NamedTuple):
-    """What became of the forecast of a full hour."""
-    asked: int
-    event: str
-    score: float                # how far off, in halves of the interval; inf: it never came
-    error: int                  # ms from the median to the truth
-    baseline: int               # the same, had yesterday's curves been shifted to today's values
-
-
-class Forecast(NamedTuple):
-    """When outside gets cooler or warmer than inside, if it does within HORIZON: the median and
-    the 80 % interval, which are None unless that is more likely than not; and the chance of it.
-    The curves are what is expected, a value for each quarter of an hour from the next on."""
-    event: str                  # cooler, warmer
-    at: int | None
-    start: int | None
-    end: int | None
-    chance: float
-    days: int                   # of history that it rests on
-    inside: tuple[float, ...]
-    outside: tuple[float, ...]
-    asked: int = 0
-    past: tuple[Outcome, ...] = ()      # of this hour's forecasts, the newest last
-
-
-class Quarters:
-    """A series as a number for each quarter of an hour, the newest reading of each. A hole
-    becomes a straight line as soon as its end is known, and until then the last value holds; one
-    longer than the bridge is nan."""
-
-    def __init__(self, bridge: int):
-        self.bridge, self.silent = bridge, KEPT     # quarters since the last number
-        self.values = [math.nan] * KEPT
-
-    def add(self, readings: Sequence[float]) -> None:
-        """One more quarter: its last three readings, as far as there are any."""
-        del self.values[0]
-        if readings := [value for value in readings if abs(value) < NO_WEATHER]:
-            middle = statistics.median(readings)
-            value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
-            if self.silent <= self.bridge:
-                rise = (value - self.values[-1]) / (self.silent + 1)
-                for i in range(-self.silent, 0):
-                    self.values[i] += rise * (i + self.silent + 1)
-            self.silent = 0
-        else:
-            self.silent += 1
-            value = self.values[-1]
-            if self.silent > self.bridge:
-                value = math.nan
-                self.values[-self.bridge:] = [math.nan] * self.bridge
-        self.values.append(value)
-
-
-def dot(a: Iterable[float], b: Iterable[float]) -> float:
-    return sum(map(operator.mul, a, b), 0.0)
-
-
-def solve(rows: list[list[float]]) -> list[list[float]]:
-    """Gauss and Jordan: what stands right of a square matrix, times its inverse.
-    Without pivoting: weights and the ridge on the diagonal keep it from zero."""
-    for i in range(len(rows)):
-        pivot = [value / rows[i][i] for value in rows[i]]
-        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
-                for j, row in enumerate(rows)]
-    return [row[len(rows):] for row in rows]
-
-
-def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
-           prior: Sequence[float]) -> Iterator[tuple[float, list[float]]]:
-    """For each lead: the mean of the days' moves, and these, as if each day had been like today.
-    Ridge regression (Hoerl and Kennard 1970) of the moves on the traits, of which today's are
-    zero, shrunk to the prior."""
-    columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
-    weighted = [[*map(operator.mul, weights, column)] for column in columns]
-    slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
-                    + row for i, row in enumerate(weighted)])
-    expected = [dot(prior, trait) for trait in traits]
-    for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
-        grown = min(hours, SLOPE_HOURS)
-        rest = [move - grown * slope for move, slope in zip(column, expected, strict=True)]
-        mean, a, b, c = (dot(row, rest) for row in slopes)
-        yield mean, [value - a * x - b * y - c * z
-                     for value, (x, y, z) in zip(rest, traits, strict=True)]
-
-
-def traits_at(outside: list[float], inside: list[float], i: int) -> list[float]:
-    """What tells one day from another at quarter i, in units that matter alike: of outside, how
-    far above the last night's lowest, how warm, how long ago; of inside, its move in three hours,
-    how warm, how much warmer outside."""
-    lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
-    moved = inside[i] - inside[i - 12]
-    return [(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS),
-            0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]]
-
-
-def past_days(outside: list[float], inside: list[float]
-              ) -> Iterator[tuple[float, list[float], list[float], list[float]]]:
-    """Of each past day that is known for 12 h from this time of day on, and of the unseen one: its
-    weight, its moves since then for each lead, and in what it differed from today."""
-    now = len(outside) - 1
-    today = traits_at(outside, inside, now)
-    for age in range(1, PAST_DAYS + 1):
-        i = now - age * QUARTERS
-        fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
-                      for values in (outside, inside))
-        if math.isfinite(sum(fall) + sum(rise)):
-            yield math.exp(-age / MEMORY), fall, rise, [
-                *map(operator.sub, traits_at(outside, inside, i), today)]
-    swing = 8 * today[0]
-    waves = (math.cos(math.pi * min(hours / UNSEEN_HOURS, 1)) for hours in LEADS)
-    yield UNSEEN, [swing * (wave - 1) / 2 for wave in waves], [0.0] * len(LEADS), [0.0] * 6
-
-
-def find_crossing(gaps: Sequence[float]) -> float:
-    """When gaps, below zero at first, rises above it and stays there for HOLD more; else inf."""
-    for i in range(1, len(gaps) - HOLD):
-        if gaps[i] > 0 and min(gaps[i:i + 1 + HOLD]) > 0:
-            return i - gaps[i] / (gaps[i] - min(gaps[i - 1], 0.0))
-    return math.inf
-
-
-def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
-    """Of (value, weight) in order of value."""
-    left = share * sum(weight for _, weight in weighted)
-    return next((value for value, weight in weighted if (left := left - weight) <= 0),
-                weighted[-1][0])
-
-
-def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
-    """From the quarters up to now; nothing that was learned is in it yet."""
-    gap = inside[-1] - outside[-1]
-    if not gap or not math.isfinite(gap):
-        return None
-    if inside[-1] - max(t for t in outside[::-4] if not math.isnan(t)) > OUT_OF_REACH:
-        return None
-    weights, falls, rises, traits = zip(*past_days(outside, inside), strict=True)
-    air = adjust(falls, [trait[:3] for trait in traits], weights, OUTSIDE_SLOPES)
-    room = adjust(rises, [trait[3:] for trait in traits], weights, INSIDE_SLOPES)
-    sign = 1 if gap < 0 else -1
-    warm, cool, gaps = [], [], []
-    for hours, (rise, _), (fall, alike) in zip(LEADS, room, air, strict=True):
-        warm.append(inside[-1] + rise)
-        cool.append(outside[-1] + fall)
-        off = OFF * math.sqrt(hours)
-        gaps.append([sign * (gap + rise - move) for move in (*alike, fall - off, fall + off)])
-    times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
-    weights = (*weights, 1.0, 1.0)
-    nights = sorted((time, weight) for time, weight in zip(times, weights, strict=True)
-                    if time <= HORIZON // QUARTER)
-    chance = math.fsum(weight for _, weight in nights) / math.fsum(weights)
-    start, at, end = (None if chance <= 0.5
-                      else now + round(quantile(nights, share) * QUARTER)
-                      for share in (TAIL, 0.5, 1 - TAIL))
-    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(falls) - 1,
-                    (*warm,), (*cool,))
-
-
-def learn_width(scores: Iterable[float]) -> float:
-    """The factor on the interval: adaptive conformal inference (Gibbs and Candes 2021)."""
-    width = FIRST_WIDTH
-    for score in filter(math.isfinite, scores):
-        width *= math.exp(LEARNING_RATE * ((score > width) - 2 * TAIL))
-        width = min(MOST_WIDTH, max(LEAST_WIDTH, width))
-    return width
-
-
-def is_worth_saying(forecast: Forecast) -> bool:
-    """An evening's if it has a time; "not tonight" if sure; a morning's if it is of use."""
-    if forecast.start is None or forecast.end is None:
-        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
-                and forecast.days >= SURE_DAYS)
-    return forecast.event == "cooler" or (
-        forecast.chance >= LIKELY and forecast.end - forecast.start <= WIDEST_MORNING)
-
-
-def assess(forecast: Forecast, asked: int, gaps: Sequence[float], before: Sequence[float]
-           ) -> Outcome | None:
-    """What became of a forecast, before it was widened. gaps are how the quarters from asked on
-    have been, above zero where what it foretold was true; before, those of the day before. What
-    never came is as far off as HORIZON, and teaches nothing of when it comes."""
-    if forecast.at is None or forecast.start is None or forecast.end is None or not math.isfinite(
-            sum(gaps)):
-        return None
-    crossing = find_crossing(gaps) * QUARTER
-    came, shifted = (asked + round(min(passed, HORIZON)) for passed in (
-        crossing, find_crossing([gap - before[0] + gaps[0] for gap in before]) * QUARTER))
-    error = abs(came - forecast.at)
-    half = forecast.at - forecast.start if came < forecast.at else forecast.end - forecast.at
-    score = error / max(half, MINUTE) if crossing <= HORIZON else math.inf
-    return Outcome(asked, forecast.event, score, error, abs(came - shifted))
-
-
-class Forecaster:
-    """A room and its outside: their quarters, what was said at full hours and what became of it.
-    It learns for each hour of the day by itself, from what is a day old and no older than
-    LEARNED_DAYS. So its answers follow from the readings alone, fed as they come or all at once.
-    """
-
-    def __init__(self, outcomes: Iterable[Outcome] = ()):
-        self.inside, self.outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
-        self.asked: dict[int, tuple[int, Forecast]] = {}        # by hour of the day
-        self.outcomes = collections.deque(outcomes, DAY // HOUR * LEARNED_DAYS)
-
-    def find_outcomes(self, now: int, event: str) -> list[Outcome]:
-        """Of earlier days at this hour, in order of time."""
-        return [outcome for outcome in self.outcomes
-                if (now - outcome.asked) % DAY < HOUR and outcome.event == event
-                and now - outcome.asked <= LEARNED_DAYS * DAY]
-
-    def learn(self, now: int) -> Outcome | None:
-        """What became of yesterday's forecast of this full hour; to be called before ask."""
-        asked, forecast = self.asked.pop(now % DAY, (0, None))
-        if forecast is None or asked != now - DAY:
-            return None
-        sign = 1 if forecast.event == "cooler" else -1
-        gaps = [sign * (inside - outside) for inside, outside in zip(
-            *(series.values[-1 - 2 * QUARTERS:] for series in (self.inside, self.outside)),
-            strict=True)]
-        night = len(LEADS) + 1
-        outcome = assess(forecast, asked, gaps[QUARTERS:QUARTERS + night], gaps[:night])
-        if outcome:
-            self.outcomes.append(outcome)
-        return outcome
-
-    def ask(self, now: int) -> Forecast | None:
-        """At the end of the quarter that was fed last."""
-        forecast = foretell(self.outside.values, self.inside.values, now)
-        if forecast is None:
-            return None
-        if now % HOUR == 0:
-            self.asked[now % DAY] = now, forecast
-        past = self.find_outcomes(now, forecast.event)
-        width = learn_width(outcome.score for outcome in past)
-        at, start, end = forecast.at, forecast.start, forecast.end
-        if at is not None and start is not None and end is not None:
-            start = max(now, round(at - width * (at - start)))
-            end = min(now + HORIZON, round(at + width * (end - at)))
-        forecast = forecast._replace(start=start, end=end, asked=now, past=(*past,))
-        return forecast if is_worth_saying(forecast) else None
-
-
-def foresee(forecaster: Forecaster, read: Callable[[int], Iterable[Sequence[float]]], start: int,
-            end: int) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
-    """From start to end, both full quarters of an hour: what is said at each full hour and at the
-    end, and what has become of what was said a day before, an hour in a step. read gives the last
-    three readings of inside and of outside in the quarter up to a time, from as long before the
-    start as an answer looks back."""
-    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
-        for quarters, readings in zip((forecaster.inside, forecaster.outside), read(now),
-                                      strict=True):
-            quarters.add(readings)
-        is_full = now % HOUR == 0
-        outcome = forecaster.learn(now) if is_full and now >= start else None
-        if is_full or now == end:
-            yield now, forecaster.ask(now) if now >= start else None, outcome
-
-
 # ------------------------------------------------------------------------------------------------
-# 5. Store
-#    Law: all SQL is here. Writer is the only connection that writes or checkpoints;
-#    Reader opens mode=ro and asks. No read transaction outlives the call that opened it.
+# 3. Store
+#    Law: Writer is the only connection that writes or checkpoints; Reader opens mode=ro and
+#    asks. No read transaction outlives the call that opened it.
+#    Exports: ask, Batch, beside, connect, count_from, CSV_KINDS, Database, Entry, Fellow,
+#        FILE_KINDS, find_humidity, find_odd, find_station, is_fatal, Kind, last_possible, Latest,
+#        LeftOut, LOCK_SECONDS, MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_courses,
+#        read_readings, Reader, refuse_taken, replacing, require_database, Row, SERIES_TABLES,
+#        shift, SOCKETS, Station, STATION_KINDS, STATION_TABLES, StoreError, TABLE_KINDS, Writer,
+#        writing
 # ------------------------------------------------------------------------------------------------
+RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
+MAX_ADMITTED = 10_000           # pairs of address and key, of 50 bytes each
+RECEIPT_STATIONS = 1000         # whose receipts are known in memory, with 16 KB for each
+
+CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
+STEP_PAGES = 500                # pages given back in one step
+PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
+STEP_READINGS = 2000            # readings, or
+STEP_HOURS = 2000               # summaries of hours, that are read in one step: some 2 ms
+MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
+LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
+
+QUARTER = 15 * MINUTE           # the step of forecasts
 APPLICATION_ID = 0x696F7473     # "iots": how a file tells that it is ours
 
 # A new version appends one text; user_version counts how many a file has seen.
@@ -1425,6 +942,21 @@ MIGRATIONS = ("""
         time   INTEGER NOT NULL,
         entry  INTEGER NOT NULL
     ) STRICT;
+""", """
+    DROP TABLE outcome;                 -- forecasts follow from readings alone
+    ALTER TABLE station ADD COLUMN offset REAL NOT NULL DEFAULT 0;      -- °C; of field 1
+    CREATE TABLE course (               -- what the verdict of a room goes on from after a restart
+        station      INTEGER PRIMARY KEY REFERENCES station,    -- the inside one
+        at           INTEGER NOT NULL,
+        state        TEXT NOT NULL,
+        since        INTEGER NOT NULL,
+        wanted       TEXT NOT NULL,
+        wanted_since INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE admitted (             -- from where which key was right, the newest ones
+        id   INTEGER PRIMARY KEY,       -- in the order in which they came
+        pair BLOB NOT NULL UNIQUE       -- a hash of the address and the key's hash
+    ) STRICT;
 """)
 
 WRITER_PRAGMAS = (
@@ -1459,6 +991,28 @@ class Station:
     last_entry: int = 0
     silence: int = SILENT_AT_LEAST      # ms that it may be quiet, as its pauses have taught
     console: int | None = None  # the station whose key writes here, too: a console's outside
+    offset: float = 0           # °C that are added to field 1 wherever it is shown
+
+
+class Fellow(NamedTuple):
+    """A station that is registered with another, whose key writes for it, too."""
+    name: str
+    mac: str
+    role: str | None
+    labels: Iterable[str]       # of fields 1, 2, ...
+
+
+class Kind(NamedTuple):
+    """What --add-station registers, and how it says what to do next."""
+    name: str
+    role: str | None
+    labels: Iterable[str]
+    fellows: Sequence[Fellow]
+    say: Callable[..., str]
+
+
+# By the option that asks for it; without one it is a plain station.
+STATION_KINDS: dict[str, Callable[[argparse.Namespace, str], Kind]] = {}
 
 
 def hash_seq(field: int, seq: str) -> bytes:
@@ -1509,17 +1063,6 @@ class Entry(NamedTuple):
     note: Note = Note()
 
 
-class Piece(NamedTuple):
-    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
-    series: int
-    behind: tuple[int, int]     # time and entry from where to go on
-    station: str
-    role: str | None
-    field: int
-    label: str | None
-    points: list[tuple[int, float]]
-
-
 class Row(NamedTuple):
     """A reading on its way out of or into a CSV file. entry is None where the source has none."""
     time: int
@@ -1530,15 +1073,28 @@ class Row(NamedTuple):
     entry: int | None
 
 
+LeftOut: TypeAlias = collections.Counter[str]   # the number of rows or columns for each reason
+Rows = Iterator[Row]
+# What --import reads. A kind of CSV has a test of its first line and a function that reads its
+# other lines; a table of SQLite has its name; any other kind of file begins with certain bytes.
+CSV_KINDS: list[tuple[
+    Callable[[list[str]], bool],
+    Callable[[list[str], Iterator[list[str]], Station | None, LeftOut], Rows]]] = []
+TABLE_KINDS: dict[str, Callable[[sqlite3.Connection, Station | None, LeftOut], Rows]] = {}
+FILE_KINDS: dict[bytes, Callable[[BinaryIO, str, Station | None, LeftOut], Rows]] = {}
+
+
 @dataclasses.dataclass(slots=True)
 class Batch:
     """What one turn wants stored."""
     readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
     notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
     receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
+    found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # in the file
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
+    admitted: list[bytes] = dataclasses.field(default_factory=list)     # new pairs
     parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
     now: int = 0                # when its updates arrived; 0: they are none
     entries: int = 0            # that it stores, and those that were repeated
@@ -1547,15 +1103,21 @@ class Batch:
 
 def refuse_foreign(path: Path) -> None:
     """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
+    Call it only before this process connects to the file: closing it drops all of the process's
+    locks, and another program's look then deletes the log (sqlite.org/howtocorrupt.html, 2.2).
     Offsets: https://www.sqlite.org/fileformat.html#the_database_header"""
     try:
         with path.open("rb") as file:
-            header = file.read(100)
+            header, names = file.read(100), os.fstat(file.fileno()).st_nlink
     except FileNotFoundError:
         return
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     version = int.from_bytes(header[60:64], "big")
+    if names > 1:
+        raise StoreError(f"{path} has {names} names (hard links), but lock and log go by one; "
+                         f"`find / -xdev -samefile {shlex.quote(str(path))}` lists them: leave "
+                         "one, and make symbolic links of the others")
     if not header:
         return                          # never got its first commit
     if header[:16] != b"SQLite format 3\0":
@@ -1575,6 +1137,15 @@ def refuse_foreign(path: Path) -> None:
 def beside(path: Path, suffix: str) -> Path:
     """A file that goes with another: its log, its lock, its socket."""
     return path.with_name(path.name + suffix)
+
+
+def sync(path: Path) -> None:
+    """Make a file or a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 SOCKETS = (".sock", ".courier")         # beside a database that a server has open
@@ -1607,7 +1178,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
-        if hasattr(os, "geteuid") and os.geteuid() == 0:    # else the owner is locked out
+        if os.geteuid() == 0:               # else the owner is locked out
             owner = (path if path.exists() else path.parent).stat()
             os.lchown(file, owner.st_uid, owner.st_gid)
     except sqlite3.OperationalError as error:
@@ -1621,12 +1192,10 @@ def take_lock(path: Path) -> sqlite3.Connection:
 def is_fatal(error: sqlite3.Error) -> bool:
     """Whether a failed commit leaves it open what is on the disk. After a failed fsync the kernel
     may forget the pages and report success next time; a write that failed for want of space is
-    harmless. Python 3.10 does not tell I/O errors apart."""
-    name = getattr(error, "sqlite_errorname", "") or str(error)
-    if name == "SQLITE_IOERR_WRITE":
-        return False
-    return name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "disk I/O",
-                            "database disk image is malformed", "file is not a database"))
+    harmless."""
+    name = getattr(error, "sqlite_errorname", "")       # an error of Python's own has none
+    return name != "SQLITE_IOERR_WRITE" and name.startswith(
+        ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def ask(db: sqlite3.Connection, question: str,
@@ -1637,23 +1206,39 @@ def ask(db: sqlite3.Connection, question: str,
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
-                  end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC"
-                  ) -> list[tuple[int, int, Any]]:
-    """(time, entry, value) from start to before end, both a time and an entry number."""
+                  end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC",
+                  table: str = "main.reading") -> list[tuple[int, int, Any]]:
+    """(time, entry, value) from start to before end, both a time and an entry number; values as
+    they were sent, unless the table is that of Reader.use_offsets."""
     return db.execute(f"""
-        SELECT time, entry, value FROM reading WHERE series = ? AND (time, entry) >= (?, ?)
+        SELECT time, entry, value FROM {table} WHERE series = ? AND (time, entry) >= (?, ?)
         AND (time, entry) < (?, ?) ORDER BY time {order}, entry {order} LIMIT ?""",
         (series, *start, *end, limit)).fetchall()
 
 
 def find_station(stations: Iterable[Station], name: str) -> Station:
-    """A station by its name, else by its MAC. Raises StoreError."""
+    """A station by its name or its id. Raises StoreError."""
     stations = list(stations)
-    for station in (*(s for s in stations if s.name == name),
-                    *(s for s in stations if s.mac == name.lower())):
-        return station
+    if found := ([s for s in stations if s.name == name]
+                 or [s for s in stations if str(s.id) == name]):
+        return found[0]
     known = ", ".join(repr(s.name) for s in stations) or "none yet"
     raise StoreError(f"there is no station {name!r}; known: {known}")
+
+
+def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", mac: str = ""
+                 ) -> None:
+    """Raise StoreError when a station has this MAC, name or key (SHA-256 in hex) already. One that
+    an import has left without a key may be registered under its MAC."""
+    stations = list(stations)
+    imported = next((s for s in stations if s.mac == mac), None)
+    if imported and (imported.key or imported.console):
+        raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
+    if any(name == s.name and s is not imported for s in stations):
+        raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
+                         "a new key")
+    if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in stations):
+        raise StoreError("this key belongs to a station already; each has its own")
 
 
 LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
@@ -1670,12 +1255,34 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
 
+def cut_span(start: int, end: int, hours: Iterable[Summary]) -> list[int]:
+    """Instants from start to end between which there are some STEP_READINGS readings at most, as
+    far as the summaries of hours tell."""
+    cuts, count = [start], 0
+    for hour in hours:
+        count += hour.size - hour.pruned
+        if parts := count // STEP_READINGS:
+            cuts += [cut for i in range(1, parts + 1)
+                     if start < (cut := hour.time + HOUR * i // parts) < end]
+            count = 0
+    return [*cuts, end]
+
+
+# What takes the place of a table, with {} for the offset of a series. Sums of decimals are
+# rounded, so that 23.1 - 0.8 is 22.3 for everybody.
+OFFSET_VIEWS = {
+    "reading": "series, time, entry, "
+               "iif({0} = 0 OR typeof(value) = 'text', value, round(value + {0}, 6)) AS value",
+    "hour": "series, hour, count, minimum + {0} AS minimum, maximum + {0} AS maximum, "
+            "total + {0} * count AS total, pruned"}
+
+
 class Reader:
     """Every question asked of the file, on a connection that cannot write."""
 
     def __init__(self, path: Path):
-        require_database(path)
         self.path = path
+        self.offsets: dict[int, float] = {}     # °C, by series; see use_offsets
         self.db = connect(path, "ro")
         try:
             layout = ask(self.db, "PRAGMA user_version")
@@ -1689,6 +1296,22 @@ class Reader:
 
     def close(self) -> None:
         self.db.close()
+
+    def use_offsets(self) -> None:
+        """From now on show temperatures with the offsets of their stations: views take the place
+        of the tables on this connection, which main.reading and main.hour still name."""
+        offsets = dict(self.db.execute("""
+            SELECT series.id, offset FROM series JOIN station ON station.id = series.station
+            WHERE field = 1 AND offset <> 0""").fetchall())
+        if offsets == self.offsets:
+            return
+        self.offsets = offsets
+        cases = " ".join(f"WHEN {series} THEN {offset!r}" for series, offset in offsets.items())
+        for table, columns in OFFSET_VIEWS.items():
+            self.db.execute(f"DROP VIEW IF EXISTS temp.{table}")
+            if offsets:
+                shown = columns.format(f"(CASE series {cases} ELSE 0 END)")
+                self.db.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} FROM main.{table}")
 
     def look(self) -> None:
         """A real look at the file: it is still the one that was opened, and can be read."""
@@ -1723,11 +1346,10 @@ class Reader:
 
     def last_time(self, series: int, now: int) -> int | None:
         """When the newest reading up to now was; where that was pruned, its hour."""
-        last: int | None = ask(self.db, """
+        return cast("int | None", ask(self.db, """
             SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
-                            (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3)
-                            * ?3)""", (series, now, HOUR))
-        return last
+                ?3 * (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3))""",
+            (series, now, HOUR)))
 
     def series(self, station: int, fields: Iterable[int] = range(1, 10)) -> dict[int, int]:
         """{field: its series}, of these fields."""
@@ -1750,63 +1372,76 @@ class Reader:
         return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
-        """The numbers of [start, end), of each minute the last, looked for from minute to minute:
-        as many, and as quick, at any interval."""
+        """The temperatures of [start, end) that are possible, of each minute the last, looked for
+        from minute to minute: as many, and as quick, at any interval."""
         return self.db.execute("""
             WITH RECURSIVE last (time) AS (
                 SELECT ?3 + 60000 UNION ALL SELECT (
-                    SELECT r.time FROM reading r WHERE series = ?1 AND r.time >= ?2
-                    AND r.time < min(?3, last.time / 60000 * 60000) AND typeof(value) <> 'text'
+                    SELECT r.time FROM main.reading r WHERE series = ?1 AND r.time >= ?2
+                    AND r.time < min(?3, last.time / 60000 * 60000) AND value BETWEEN ?4 AND ?5
                     ORDER BY r.time DESC LIMIT 1)
                 FROM last WHERE time NOT NULL)
-            SELECT time, (SELECT value FROM reading r WHERE series = ?1 AND r.time = last.time
-                          AND typeof(value) <> 'text' ORDER BY entry DESC LIMIT 1)
-            FROM last WHERE time < ?3 ORDER BY time""", (series, start, end)).fetchall()
+            SELECT time, (
+                SELECT round(value + ?6, 6) FROM main.reading r WHERE series = ?1
+                AND r.time = last.time AND value BETWEEN ?4 AND ?5 ORDER BY entry DESC LIMIT 1)
+            FROM last WHERE time < ?3 ORDER BY time""",
+            (series, start, end, *POSSIBLE, self.offsets.get(series, 0))).fetchall()
+
+    def possible(self, series: int) -> tuple[float, float]:
+        """The limits of POSSIBLE for a series of temperatures as it is shown, with its offset."""
+        low, high = POSSIBLE
+        offset = self.offsets.get(series, 0)
+        return low + offset, high + offset
 
     def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
-        """Of each series the last three numbers of the quarter of an hour up to end, in order: as
-        quick at any interval. Where an hour was pruned, it has its mean at its end."""
+        """Of each series the last three possible temperatures of the quarter of an hour up to end,
+        in order: as quick at any interval. Where an hour was pruned, its mean is at its end."""
         return [[value for _, _, value in reversed(self.db.execute("""
             SELECT * FROM (
                 SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
-                AND time <= ?2 AND typeof(value) <> 'text' ORDER BY time DESC, entry DESC LIMIT 3)
+                AND time <= ?2 AND value BETWEEN ?4 AND ?5
+                ORDER BY time DESC, entry DESC LIMIT 3)
             UNION ALL SELECT ?2, 0, total / count FROM hour
             WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
-            AND pruned = count""", (one, end, QUARTER)).fetchall())] for one in series]
+            AND pruned = count""", (one, end, QUARTER, *self.possible(one))).fetchall())]
+            for one in series]
 
-    def extremes(self, series: int, start: int, end: int) -> list[Sample]:
-        """The lowest and the highest number of [start, end), each with its time; none: empty. It
-        is in one of three hours, by their summaries: two of them may be in the span in part."""
-        return [row for extreme, best in (("min", "minimum"), ("max", "maximum DESC"))
-                for row in self.db.execute(f"""
-            SELECT time, {extreme}(value) FROM (
-                SELECT hour AS h FROM hour WHERE series = ?1 AND pruned < count
-                AND hour BETWEEN ?2 / {HOUR} AND (?3 - 1) / {HOUR} ORDER BY {best} LIMIT 3)
-            CROSS JOIN reading WHERE series = ?1 AND time >= max(?2, h * {HOUR})
-            AND time < min(?3, (h + 1) * {HOUR}) AND typeof(value) <> 'text'""",
-            (series, start, end)) if row[0] is not None]
-
-    def outcomes(self, inside: int, outside: int, start: int, end: int) -> list[Outcome]:
-        """What became of the forecasts asked from start to end, for a room's series."""
-        return list(map(Outcome._make, self.db.execute("""
-            SELECT asked, event, score, error, baseline FROM outcome
-            WHERE inside = ? AND outside = ? AND asked BETWEEN ? AND ? ORDER BY asked""",
-            (inside, outside, start, end))))
+    async def extremes(self, series: int, start: int, end: int) -> list[Sample]:
+        """The lowest and the highest possible temperature of [start, end), each with its time;
+        none: empty. By their summaries, it is in one of three hours, of which two may be in the
+        span in part, or in one whose summary tells of an impossible reading."""
+        hours = [hour for hour in await self.hours(series, start, end) if hour.pruned < hour.size]
+        low, high = self.possible(series)
+        found = []
+        for extreme, sign in (("minimum", 1), ("maximum", -1)):
+            rows: list[tuple[float, int]] = []
+            odd = [hour for hour in hours if hour.minimum < low or hour.maximum > high]
+            rest = sorted((hour for hour in hours if hour not in odd),
+                          key=lambda hour: sign * getattr(hour, extreme))
+            for hour in odd + rest[:3]:
+                span = max(start, hour.time), min(end, hour.time + HOUR)
+                for part in itertools.pairwise(cut_span(*span, [hour])):
+                    rows += self.db.execute(f"""
+                        SELECT {sign} * {extreme[:3]}(value), time FROM reading WHERE series = ?
+                        AND time >= ? AND time < ? AND value BETWEEN ? AND ? HAVING count(*)""",
+                        (series, *part, low, high))
+                    await pause()
+            found += [(ms, sign * value) for value, ms in sorted(rows)[:1]]
+        return found
 
     def recent_times(self, series: int, now: int) -> list[int]:
         """When the last twenty readings up to now were, in order."""
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
 
-    def first_hour(self) -> Generator[None, None, int | None]:
-        """When the history begins that is within reason; in steps."""
+    async def first_hour(self) -> int | None:
+        """When the history begins that is within reason."""
         hours, last = [], ask(self.db, "SELECT max(id) FROM series")
         for id in range(0, 0 if last is None else last + 1, STEP_ENTRIES):
-            yield
-            hours.append(ask(self.db, """
-                SELECT min((SELECT min(hour) FROM hour WHERE series = id AND hour >= ?))
-                FROM series WHERE id >= ? AND id < ?""",
-                (EARLIEST_TIME // HOUR, id, id + STEP_ENTRIES)))
+            await pause()
+            hours.append(ask(self.db, """SELECT min((SELECT min(hour) FROM hour WHERE series = id
+                AND hour >= ?)) FROM series WHERE id BETWEEN ? AND ?""",
+                (EARLIEST_TIME // HOUR, id, id + STEP_ENTRIES - 1)))
         return min((hour * HOUR for hour in hours if hour is not None), default=None)
 
     def weights(self) -> tuple[int, int]:
@@ -1814,50 +1449,54 @@ class Reader:
         log = beside(self.path, "-wal")
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
-    def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
+    async def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more. Hours of which
         readings were pruned appear as their summaries. The cost is bounded by MAX_SCAN readings
         or the hours of the span, whatever the number of readings."""
         start, end = self.span(series, start, end)
-        if start >= end:
-            return []
-        hours = self.hours(series, start, end)
+        origin, width = start // HOUR * HOUR, -(-(end - start) // limit)
+        many = -(-(end - origin) // (limit * HOUR))         # hours in one point
+        hours = await self.hours(series, start, end, many)
         count = sum(hour.size for hour in hours)
-        width = -(-(end - start) // limit)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
-            origin = start // HOUR * HOUR
-            width = -(-(end - origin) // (limit * HOUR)) * HOUR
-            points = thin(hours, origin, width)
+            points = await thin(hours, origin, many * HOUR)
             return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
         if count > limit:
-            samples = self.samples(series, start, end, hours, width)
+            samples = await self.samples(series, start, end, width)
             if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
-                return thin(samples, start, width)
-        return [sample.point for sample in self.samples(series, start, end, hours)]
+                return await thin(samples, start, width)
+        return [sample.point for sample in await self.samples(series, start, end)]
 
-    def hours(self, series: int, start: int, end: int) -> list[Summary]:
-        """Of all hours that touch [start, end)."""
-        return list(map(Summary._make, self.db.execute("""
-            SELECT hour * 3600000, 3600000, count, minimum, maximum, total, pruned FROM hour
-            WHERE series = ? AND hour BETWEEN ? AND ? ORDER BY hour""",
-            (series, start // HOUR, (end - 1) // HOUR))))
+    async def hours(self, series: int, start: int, end: int, many: int = 1) -> list[Summary]:
+        """Of all hours that touch [start, end), or of so many hours each."""
+        hours, first, last = list[Summary](), start // HOUR, (end - 1) // HOUR
+        for begin in range(first, last + 1, STEP_HOURS):
+            hours += map(Summary._make, self.db.execute(f"""
+                SELECT min(hour) * {HOUR}, {HOUR}, sum(count), min(minimum), max(maximum),
+                    max({-LARGEST!r}, min({LARGEST!r}, total(total))), sum(pruned) FROM hour
+                WHERE series = ? AND hour BETWEEN ? AND ? GROUP BY (hour - ?) / ? ORDER BY 1""",
+                (series, begin, min(last, begin + STEP_HOURS - 1), first, many)))
+            await pause()
+        return hours
 
-    def samples(self, series: int, start: int, end: int, hours: list[Summary],
-                width: int = 0) -> list[Summary]:
+    async def samples(self, series: int, start: int, end: int, width: int = 0) -> list[Summary]:
         """In order of time: readings where an hour has them all, else its summary. With a width
         those of as many ms are one: SQLite adds up 10,000 readings in a fifth of our time."""
+        hours = await self.hours(series, start, end)
         pruned = {hour.time: hour for hour in hours if hour.pruned}
-        readings = map(Summary._make, self.db.execute(f"""
-            SELECT min(time), 0, count(*), min(value), max(value),
-                max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
-                SELECT time, entry, value FROM reading WHERE series = ? AND time >= ? AND time < ?
-                ORDER BY time DESC, entry DESC LIMIT ?)         -- of texts nobody keeps count
-            WHERE typeof(value) <> 'text'
-            GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
-            (series, start, end, MAX_SCAN, start, width or 1, not width)))
-        whole = [r for r in readings if r.time // HOUR * HOUR not in pruned]
-        summaries = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
-        return sorted(summaries + whole, key=operator.attrgetter("time"))
+        found = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
+        for begin, stop in itertools.pairwise(cut_span(start, end, hours)):
+            found += [Summary._make(row) for row in self.db.execute(f"""
+                SELECT min(time), 0, count(*), min(value), max(value),
+                    max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
+                    SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
+                    AND time < ? ORDER BY time DESC, entry DESC LIMIT ?)    -- texts have no count
+                WHERE typeof(value) <> 'text'
+                GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
+                (series, begin, stop, MAX_SCAN, start, width or 1, not width))
+                if row[0] // HOUR * HOUR not in pruned]
+            await pause()
+        return sorted(found, key=operator.attrgetter("time"))
 
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
@@ -1874,73 +1513,28 @@ class Reader:
                 yield Row(ms, station.name, station.mac, field, value, entry)
             place = page[-1][0], page[-1][1] + 1
 
-    def feed(self, station: int, before: tuple[int, int], limit: int,
-             fields: Iterable[int] = range(1, 10), start: int = 0) -> list[Entry]:
-        """The newest entries from start to before (a time and a number), in order of time: at
-        most limit of those that have one of these fields, or a note."""
-        values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
-        for field, series in self.series(station, fields).items():
-            for ms, entry, value in read_readings(
-                    self.db, series, (start, 0), before, limit, "DESC"):
-                values[ms, entry][field] = value
-        notes = {(ms, entry): Note(*note) for ms, entry, *note in self.db.execute("""
-            SELECT time, entry, status, latitude, longitude, elevation FROM note
-            WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
-            ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
-        newest = heapq.nlargest(limit, values.keys() | notes.keys())
-        return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
-                for ms, number in reversed(newest)]
-
-    def last_entry(self, station: int, field: int, now: int) -> Entry | None:
-        """The newest entry up to now that has a value of this field."""
-        for ms, number, _ in read_readings(self.db, self.series(station).get(field, -1),
-                                           end=(now + 1, 0), limit=1, order="DESC"):
-            return self.feed(station, (ms, number + 1), 1)[0]
-        return None
-
-    def find_entry(self, station: int, number: int) -> Entry | None:
-        """An entry by its number. No index holds them; but they grow with time, but for what came
-        late, so the place is found by halving, and MAX_SCAN readings around it are looked at."""
-        ms = ask(self.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
-                 (station, number))
-        for series in self.series(station).values():
-            if ms is not None:
-                break
-            times = range(*self.span(series, None, LATEST_TIME))
-            place = times.start + bisect.bisect_left(times, number, key=lambda start: max(
-                (entry for _, entry, _ in read_readings(self.db, series, (start, 0), limit=1)),
-                default=number))
-            ms = ask(self.db, """
-                SELECT time FROM (SELECT * FROM (
-                    SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
-                    ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
-                    SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
-                    ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
-                (series, place, MAX_SCAN // 2, number))
-        return None if ms is None else self.feed(station, (ms, number + 1), 1)[0]
-
     def count(self, before: int = LATEST_TIME) -> int:
         """Readings in the table, or those before an instant."""
-        return int(ask(self.db, """
-            SELECT total((SELECT count(*) FROM reading WHERE series = id AND time < ?))
-            FROM series""", (before,)))
+        return int(ask(self.db, """SELECT total((SELECT count(*) FROM reading
+            WHERE series = id AND time < ?)) FROM series""", (before,)))
 
     def count_unsent(self, before: int) -> int:
         """Those of them that have yet to be forwarded."""
         return int(ask(self.db, """
-            SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series
-                          AND (r.time, r.entry) >= (u.time, u.entry) AND r.time < ?
-                          AND typeof(value) <> 'text')) FROM unsent u""", (before,)))
+            SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series AND r.time < ?
+                          AND (r.time, r.entry) >= (u.time, u.entry) AND typeof(value) <> 'text'))
+            FROM unsent u WHERE EXISTS (SELECT 1 FROM forward)""", (before,)))
 
-    def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, int]:
-        """How many readings delete_step would take, and how many pruned hours stay as they are."""
-        wanted = {**wanted, "series": series, "stop": wanted["end"]}
-        return ask(self.db, f"SELECT count(*) FROM reading WHERE {WANTED}", wanted), ask(
-            self.db, f"""
-            SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
-            AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
-            AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above)""",
-            wanted)
+    def count_wanted(self, series: int, wanted: dict[str, Any]) -> tuple[int, Value, Value, int]:
+        """How many readings delete_step would take, the lowest value and the highest number of
+        them, and how many pruned hours stay as they are."""
+        return cast(tuple[int, Value, Value, int], self.db.execute(f"""
+            SELECT count(*), min(value), max(iif(typeof(value) = 'text', NULL, value)), (
+                SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
+                AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
+                AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above))
+            FROM reading WHERE {WANTED}""", {**wanted, "series": series, "stop": wanted["end"]}
+            ).fetchone())
 
     def copy(self, target: Path, progress: Callable[[float], None]) -> None:
         """A compact, consistent copy of the database at target, which must not exist."""
@@ -1955,21 +1549,68 @@ class Reader:
         """What is damaged, and which summaries are wrong; both empty when all is well."""
         ticks = itertools.count(1)
         self.db.set_progress_handler(lambda: progress(1 - 1 / (1 + next(ticks) / 50)), 1_000_000)
-        damage: list[str] = []
-        mistakes: list[str] = []
+        damage, mistakes = list[str](), list[str]()
         try:
             found = self.db.execute("PRAGMA integrity_check").fetchall()
             damage += [text for text, in found if text != "ok"]
             damage += [f"{table}: row without its {parent}" for table, _, parent, _ in
                        self.db.execute("PRAGMA foreign_key_check")]
+            mistakes += check_owners(self)
             for series, in self.db.execute("SELECT id FROM series").fetchall():
                 self.db.execute("BEGIN")        # readings and summaries of one instant
                 mistakes += check_series(self, series)
                 self.db.execute("COMMIT")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            damage.append(str(error) or "the file cannot be read")      # Python 3.10 says nothing
+            damage.append(str(error))
         self.db.set_progress_handler(None, 0)
         return damage, mistakes
+
+
+def check_owners(reader: Reader) -> list[str]:
+    """Every reading and summary is of a series that a station has."""
+    return [f"table {table} has rows of series {series}, which no station has"
+            for table in ("reading", "hour") for series, in reader.db.execute(
+                f"SELECT DISTINCT series FROM {table} "
+                "WHERE series NOT IN (SELECT id FROM series)")]
+
+
+def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> int | None:
+    """When the newest possible temperature up to now was; before start, its hour."""
+    last: int | None = ask(db, """
+        SELECT coalesce((SELECT max(time) FROM main.reading WHERE series = ?1 AND time <= ?2
+                         AND time >= ?3 AND value BETWEEN ?5 AND ?6),
+                        (SELECT max(hour) * ?4 FROM main.hour WHERE series = ?1
+                         AND hour <= ?3 / ?4))""", (series, now, start, HOUR, *POSSIBLE))
+    return last
+
+
+def find_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
+    """The newest number up to now of a series of temperatures, if it is impossible."""
+    low, high = POSSIBLE
+    newest = read_readings(db, series, end=(now + 1, 0), limit=1, order="DESC")
+    return next((value for _, _, value in newest
+                 if not (isinstance(value, str) or low <= value <= high)), None)
+
+
+def find_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | None:
+    """The newest reading of field 2 up to now, unless its label says that it is no humidity.
+    """
+    row: Sample | None = db.execute("""
+        SELECT time, value FROM series JOIN main.reading ON reading.series = series.id
+        WHERE station = ? AND field = 2 AND time <= ? AND typeof(value) <> 'text'
+        AND (label IS NULL OR lower(label) LIKE '%humid%')
+        ORDER BY time DESC, entry DESC LIMIT 1""", (station, now)).fetchone()
+    return row
+
+
+def read_courses(db: sqlite3.Connection) -> list[tuple[int, int, str, int, str, int]]:
+    """What the verdict of each room goes on from, behind the id of its inside station."""
+    return db.execute("SELECT * FROM course").fetchall()
+
+
+def shift(celsius: float, offset: float) -> float:
+    """A temperature with its station's offset, as Reader.use_offsets shows it."""
+    return round(celsius + offset, 6) if offset else celsius
 
 
 def check_series(reader: Reader, series: int) -> list[str]:
@@ -1978,11 +1619,11 @@ def check_series(reader: Reader, series: int) -> list[str]:
         SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
         FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
     problems = []
-    for hour in reader.hours(series, 0, LATEST_TIME):
+    for hour in finish(reader.hours(series, *reader.span(series, 0, LATEST_TIME))):
         count, low, high, total = raw.pop(hour.time, (0, None, None, None))
         is_right = count + hour.pruned == hour.size and (hour.pruned or (
             (low, high) == (hour.minimum, hour.maximum)
-            and math.isclose(max(-LARGEST, min(LARGEST, total)), hour.total,
+            and math.isclose(bound(total), hour.total,
                              abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
         if not is_right:
             problems.append(f"series {series}, hour from {format_time(hour.time)}: "
@@ -1991,9 +1632,8 @@ def check_series(reader: Reader, series: int) -> list[str]:
                        for ms in raw]
 
 
-def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
-               ) -> Generator[None, None, int]:
-    """How many numbers series have from a place on, in steps."""
+async def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]) -> int:
+    """How many numbers series have from a place on."""
     total = 0
     for series, place in tuple(places.items()):
         total += ask(db, """
@@ -2001,125 +1641,8 @@ def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]
                     AND (time, entry) >= (?2, ?3) AND time < (?4 + 1) * 3600000)
                 + (SELECT total(count - pruned) FROM hour WHERE series = ?1 AND hour > ?4)""",
             (series, *place, place[0] // HOUR))
-        yield
+        await pause()
     return int(total)
-
-
-ALL_UNSENT = """INSERT OR REPLACE INTO unsent SELECT id, coalesce(
-    (SELECT min(hour) FROM hour WHERE series = id), 0) * 3600000, 0 FROM series"""
-
-
-class Outbox:
-    """From where on an engine lacks readings of each series: the file knows, and comes a little
-    after it. While an engine is away, that is no row more."""
-
-    def __init__(self, database: "Database"):
-        self.database, self.db = database, database.db
-        found: tuple[str | None, int] = (
-            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
-        self.engine, self.asked = found         # None: nothing is forwarded
-        self.unsent: dict[int, tuple[int, int]] = {         # by series, as the file has it
-            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
-        self.pending = dict(self.unsent)        # the same, as it is
-        self.sending: dict[int, tuple[int, int]] = {}   # to where it is on its way
-        self.ticket = secrets.randbits(32)      # of what is on its way
-        self.reached: dict[int, tuple[int, int]] = {}   # to where the engine has it, and to where
-        self.settled: dict[int, tuple[int, int]] = {}   # it had it when that was last settled
-        self.settles = 0.0                      # when that is next
-
-    def mark(self, readings: Iterable[tuple[int, int, int, Value]]) -> None:
-        """What is being stored is to be forwarded; within a transaction."""
-        first: dict[int, int] = {}
-        for series, ms, _, _ in readings:
-            if ms < first.get(series, LATEST_TIME):
-                first[series] = ms
-        marks = []
-        for series, ms in first.items():
-            place = (ms, 0)
-            if place < self.unsent.get(series, (LATEST_TIME, 0)):
-                self.unsent[series] = place
-                marks.append((series, *place))
-            self.pending[series] = min(place, self.pending.get(series, place))
-            for had in (self.sending, self.reached, self.settled):  # a late one moves them back
-                if place < had.get(series, (0, 0)):
-                    had[series] = place
-        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
-
-    def serve(self, engine: str | None, now: int) -> None:
-        """An engine asks, or None: nobody does just now. What one lacks is remembered for a while;
-        one that asks for the first time, or again after long, lacks all there is."""
-        is_known = (self.engine is not None and engine in {None, self.engine}
-                    and now - self.asked < FORWARD_MEMORY)
-        if engine == self.engine is None or (is_known and (
-                engine is None or now - self.asked < HOUR)):
-            return
-        with self.database.transaction() as db:
-            db.execute("DELETE FROM forward")
-            if not is_known:
-                db.execute("DELETE FROM unsent")
-            if engine:
-                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
-            if engine and not is_known:
-                db.execute(ALL_UNSENT)
-        self.asked = now
-        if not is_known:
-            self.database.load()
-
-    def begin_again(self) -> None:
-        """The engine gets all there is, from the first hour of each series on."""
-        with self.database.transaction() as db:
-            db.execute(ALL_UNSENT)
-        self.database.load()
-
-    def take(self, reader: sqlite3.Connection) -> list[Piece]:
-        """What is to be sent next, the oldest first, but so many pieces that this is soon done."""
-        places = heapq.nsmallest(STEP_ENTRIES, self.pending.items(), key=operator.itemgetter(1))
-        pieces, limit = [], FORWARD_ROWS
-        for series, place in places:
-            rows = read_readings(reader, series, place, limit=limit) if limit else []
-            limit -= len(rows)
-            behind = (rows[-1][0], rows[-1][1] + 1) if rows else place
-            for names in reader.execute("""
-                    SELECT name, role, field, label FROM series JOIN station
-                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
-                pieces.append(Piece._make((series, behind, *names, [
-                    (ms, value) for ms, _, value in rows if not isinstance(value, str)])))
-        self.sending = {piece.series: piece.behind for piece in pieces}
-        self.ticket += 1
-        return pieces
-
-    def forwarded(self, ticket: int) -> None:
-        """The engine has what was taken last; what came late meanwhile is still to be sent."""
-        if ticket != self.ticket:
-            return
-        for series, place in self.sending.items():
-            self.reached[series] = place
-            if read_readings(self.db, series, place, limit=1):
-                self.pending[series] = place
-            else:
-                self.pending.pop(series, None)
-        self.sending = {}
-
-    def settle(self) -> None:
-        """Note in the file what the engine has had since the last time but one: it may lose what
-        came in the seconds before a crash."""
-        with self.database.transaction(places=len(self.settled)) as db:
-            for series, place in self.settled.items():
-                if read_readings(db, series, place, limit=1):
-                    self.unsent[series] = place
-                    db.execute("UPDATE unsent SET time = ?, entry = ? WHERE series = ?",
-                               (*place, series))
-                else:
-                    self.unsent.pop(series, None)
-                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
-        self.settled, self.reached = self.reached, {}
-
-    def look_back(self, monotonic: float) -> None:
-        """The engine was away: it gets again what is not settled, but for what it had long ago."""
-        if monotonic >= self.settles - SETTLE_SECONDS + CRASH_SECONDS:
-            self.settle()
-        self.pending = dict(self.unsent)
-        self.sending, self.reached, self.settled = {}, {}, {}
 
 
 class ImportStep:
@@ -2205,6 +1728,12 @@ class ImportStep:
         return number
 
 
+ON_LOAD: list[Callable[["Database"], object]] = []      # when memory is read from the file
+# Tables whose rows go with a station, or with its series.
+STATION_TABLES = ["series", "note", "receipt", "gap", "course"]
+SERIES_TABLES = ["hour"]
+
+
 class Database:
     """The file as the one process that writes has it: lock, layout, transactions, log; and what
     stations send: as many updates are added as the turn brings, then all are committed."""
@@ -2213,6 +1742,8 @@ class Database:
         """Raises StoreError, BlockingIOError."""
         self.path = path
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
+        self.end_turn: Callable[[], object] = self.commit       # a server answers it, too
+        self.changed: Callable[[], object] = lambda: None       # stations or history are others
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
             self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
@@ -2225,7 +1756,8 @@ class Database:
                 advice = ("make room on the disk" if "full" in str(error)
                           else "restore a backup, or name another --db")
                 raise StoreError(f"{path}: {error}; {advice}") from None
-            self.opened = os.stat(path)
+            self.opened = {      # our file, its log, its index
+                suffix: os.stat(beside(path, suffix)) for suffix in ("", "-wal", "-shm")}
             stack.pop_all()             # all is well: they stay open
 
     def _prepare(self) -> None:
@@ -2244,8 +1776,10 @@ class Database:
             self.db.execute(f"PRAGMA {pragma}")
 
     def load(self) -> None:
-        """Take stations and series as the file has them; nothing is on its way to it."""
-        self.batch = Batch()
+        """Take stations and series as the file has them. Only within or behind a transaction:
+        that has ended the open turn. What a refused update left in the batch is about stations
+        and keys as they were: it goes."""
+        self.batch = Batch()            # what this turn brought and nobody has been told yet
         self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
         self.stations = {
             row[0]: Station(*row) for row in self.db.execute("SELECT * FROM station ORDER BY id")}
@@ -2258,31 +1792,74 @@ class Database:
         last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
         self.next_series = last.get("series", -1) + 1
         self.next_station = last.get("station", 0) + 1
-        self.outbox = Outbox(self)
-        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
-            collections.defaultdict(dict))
-        for destination, station, topic, *told in self.db.execute("SELECT * FROM told"):
-            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
+        self.parts: dict[Any, Any] = {}         # see part_of
+        self.on_write: list[Callable[[Batch], None]] = []   # within the transaction of a batch
+        for begin in ON_LOAD:
+            begin(self)
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
                        for key in (station.key, station.next_key) if key}
 
-    def is_in_place(self) -> bool:
-        """Whether the file under our path still is the one that we write to."""
+    def is_in_place(self, *suffixes: str) -> bool:
+        """Whether the files under our path, all or some, still are those that we have open."""
         try:
-            return os.path.samestat(os.stat(self.path), self.opened)
+            return all(os.path.samestat(os.stat(beside(self.path, suffix)), self.opened[suffix])
+                       for suffix in suffixes or self.opened)
         except OSError:
             return False
 
+    def save_log(self) -> None:
+        """Somebody has removed or replaced a file that we have open. Move what the log holds into
+        the database, wherever that is now. A log that was removed is put back as well: another
+        program may keep some of it from being moved, and read on when the next server starts. A
+        log whose database was replaced is removed, or renamed where some of it could not be moved:
+        SQLite would write it into the new one."""
+        is_left = 1
+        with contextlib.suppress(sqlite3.Error):        # what is put back has all of it
+            self.db.execute("PRAGMA busy_timeout = 1000")   # for programs that read a moment
+            is_left, = self.db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[:1]
+        wal, partial = beside(self.path, "-wal"), beside(self.path, "-wal.partial")
+        if not self.is_in_place(""):
+            if is_left and self.is_in_place("-wal"):
+                saved = beside(self.path, ".saved")
+                wal.replace(beside(saved, "-wal"))
+                log(f"some readings of what was {self.path} are in {saved}-wal, since another "
+                    f"program reads it; rename it to {saved}, and they are in it again")
+            for suffix in filter(self.is_in_place, ("-wal", "-shm")):
+                beside(self.path, suffix).unlink()
+        elif not self.is_in_place("-wal"):
+            number = self._find_log()
+            with partial.open("wb") as file:
+                while piece := os.pread(number, 1 << 20, file.tell()):
+                    file.write(piece)
+            sync(partial)
+            partial.replace(wal)
+            sync(self.path.parent)
+
+    def _find_log(self) -> int:
+        """The descriptor that SQLite has of the log, whatever became of its name."""
+        for number in map(int, os.listdir("/dev/fd")):
+            with contextlib.suppress(OSError):          # that of the list is closed by now
+                if os.path.samestat(os.fstat(number), self.opened["-wal"]):
+                    return number
+        raise StoreError(f"{self.path}: its log is gone")
+
     def close(self) -> None:
+        if not self.is_in_place():
+            self.save_log()
+        self.opened = {}
         self.db.close()                 # checkpoints and removes the log
         self.lock.close()
 
     @contextlib.contextmanager
     def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
-        """One durable change, or none: after an error memory again says what the file says.
-        places are where rows that do not lie together change: each costs the log a page or two."""
+        """The only door to the file: one durable change, or none; after an error memory again
+        says what the file says. It ends the open turn first, which so is neither lost nor mixed
+        with another change. places are where rows that do not lie together change: each costs
+        the log a page or two."""
+        if self.batch.stations:
+            self.end_turn()
         before = self.db.total_changes
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -2296,6 +1873,14 @@ class Database:
         self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes stations: memory follows, and whatever depends on it."""
+        with self.transaction() as db:
+            yield db
+        self.load()
+        self.changed()
 
     def checkpoint(self) -> None:
         """Move the log into the database. A full disk only postpones it; other errors do not."""
@@ -2321,7 +1906,8 @@ class Database:
     def find_receipt(self, station: int, seq: bytes) -> int | None:
         """The entry of the reading that came with this hash before. Nearly all are new: the file
         is asked only for a hash that it may have."""
-        entry = self.batch.receipts.get((station, seq))
+        batch, key = self.batch, (station, seq)
+        entry = batch.receipts.get(key, batch.found.get(key))
         if entry is None and seq in self.find_seqs(station):
             entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
                         (station, seq))
@@ -2362,29 +1948,30 @@ class Database:
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
         """A station for a MAC not yet known, in memory alone; it has no key until --new-key."""
-        taken = {"", *(station.name for station in self.stations.values())}
+        taken = {station.name for station in self.stations.values()}
         names = itertools.chain((name, mac), (f"{mac} {n}" for n in itertools.count(2)))
-        station = Station(self.next_station, next(n for n in names if n not in taken), mac,
-                          created=now)
+        free = next(name for name in names if is_name(name) and name not in taken)
+        station = Station(self.next_station, free, mac, created=now)
         self.stations[station.id] = self.by_mac[mac] = station
         self.next_station += 1
         return station
 
-    def find_part(self, console: Station, place: str, now: int) -> Station | None:
-        """The station for a place of a console; a new one comes with the batch. None: its name
-        or MAC is that of a station which was registered otherwise."""
-        if not place:
-            return console
-        name, mac = name_part(console.name, console.mac, place)
+    def holder(self, station: Station) -> Station:
+        """The station whose key writes for this one: its own, or that of its console."""
+        return self.stations[station.console] if station.console and not station.key else station
+
+    def take_part(self, owner: Station, name: str, mac: str, now: int) -> Station | None:
+        """A station that the owner's key writes for; a new one comes with the batch. None: this
+        name or MAC is that of a station which was registered otherwise."""
         part = self.by_mac.get(mac)
         if part is None:
             if len(mac) > MAX_MAC or {name, mac} <= {s.name for s in self.stations.values()}:
                 return None
             part = self.adopt(name, mac, now)
-        if part.console != console.id:
+        if part.console != owner.id:
             if part.key or part.console:
                 return None
-            part.console = console.id           # an import may have left it, without a key
+            part.console = owner.id             # an import may have left it, without a key
             self.batch.parts.append(part)
         return part
 
@@ -2405,8 +1992,8 @@ class Database:
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
-        if self.outbox.engine:
-            self.outbox.mark(batch.readings)
+        for follow_up in tuple(self.on_write):      # one of them may end
+            follow_up(batch)
         self.db.executemany("""
             INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
             count = count + excluded.count,
@@ -2435,81 +2022,68 @@ class Database:
             station.key, station.next_key = station.next_key, None
         if batch.promoted:
             self.index_keys()
+        if batch.admitted:
+            self.db.executemany("INSERT OR IGNORE INTO admitted (pair) VALUES (?)",
+                                [(pair,) for pair in batch.admitted])
+            self.db.execute("DELETE FROM admitted WHERE id <= (SELECT max(id) FROM admitted) - ?",
+                            (MAX_ADMITTED,))
+
+    def read_admitted(self) -> list[bytes]:
+        """The pairs of address and key that were right, the oldest first."""
+        return [pair for pair, in self.db.execute("SELECT pair FROM admitted ORDER BY id")]
 
 
 class Writer(Database):
     """All that changes the file: updates, and commands, each so short that a server can carry it
     out between two updates."""
 
-    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
-        """Note who was told what, and when; without destination what is true, since when."""
+    def keep_courses(self, courses: Mapping[int, Sequence[Any]]) -> None:
+        """Keep what verdicts go on from, by the id of the inside station."""
         with self.transaction() as db:
-            for station, topic, state, ms in rows:
-                if station in self.stations:
-                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
-                               (destination, station, topic, state, ms))
-                    self.told[destination][station, topic] = state, ms
-
-    def keep_outcomes(self, inside: int, outside: int, outcomes: Iterable[Outcome], start: int
-                      ) -> None:
-        """Add what became of forecasts of a room; what is older than start goes."""
-        with self.transaction() as db:
-            db.executemany("REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?)",
-                           [(inside, outside, *outcome) for outcome in outcomes])
-            db.execute("DELETE FROM outcome WHERE asked < ?", (start,))
+            db.executemany("REPLACE INTO course VALUES (?, ?, ?, ?, ?, ?)", [
+                (station, *course) for station, course in courses.items()
+                if station in self.stations])
 
     def find(self, name: str) -> Station:
         return find_station(self.stations.values(), name)
 
-    def add_station(self, name: str, mac: str, role: str | None, key: str | None,
-                    now: int) -> None:
+    def add_station(self, name: str, mac: str, role: str | None, key: str | None, now: int,
+                    labels: Iterable[str] = (), parts: Iterable[Fellow] = ()) -> None:
         """Register a station, or complete one that an import has left without a key. key is the
-        SHA-256 in hex, or None."""
-        with self.transaction():
-            self._register(name, mac, role, key, now)
-        self.load()
-
-    def add_console(self, name: str, mac: str, key: str, now: int) -> None:
-        """Register a console, by the name and MAC of its station outside, and that inside."""
-        with self.transaction():
-            id = self._register(name, mac, "outside", key, now)
-            inside = self._register(*name_part(name, mac, "in"), "inside", None, now)
-            self.db.execute("UPDATE station SET console = ? WHERE id = ?", (id, inside))
-            self.db.executemany(LABEL, [
-                (station, field, label) for station, count in ((id, MAX_FIELDS), (inside, 3))
-                for field, label in enumerate(CONSOLE_LABELS[:count], 1)])
-        self.load()
+        SHA-256 in hex, or None; it also writes for the parts. labels are of fields 1, 2, ..."""
+        with self.change() as db:
+            first = None
+            for part in (Fellow(name, mac, role, labels), *itertools.starmap(Fellow, parts)):
+                id = self._register(*part[:3], None if first else key, now)
+                db.execute("UPDATE station SET console = ? WHERE id = ?", (first, id))
+                db.executemany(LABEL, [
+                    (id, field, text) for field, text in enumerate(part.labels, 1)])
+                first = first or id
 
     def _register(self, name: str, mac: str, role: str | None, key: str | None, now: int) -> int:
-        imported = self.by_mac.get(mac)
-        if imported and (imported.key or imported.console):
-            raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
-        if any(name == s.name and s is not imported for s in self.stations.values()):
-            raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
-                             "a new key")
-        self._refuse_used_key(key)
+        refuse_taken(self.stations.values(), key, name, mac)
         return int(ask(self.db, """
             INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
             ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
             key = excluded.key RETURNING id""",
             (name, mac, role, key and bytes.fromhex(key), now)))
 
-    def _refuse_used_key(self, key: str | None) -> None:
-        if key and bytes.fromhex(key) in self.by_key:
-            raise StoreError("this key belongs to a station already; each has its own")
-
     def edit_station(self, name: str, new_name: str | None, mac: str | None,
-                     role: str | None) -> None:
-        """Change what is not None of a station; the role `none` takes its role away."""
-        station = self.find(name)
-        if len(mac or "") > MAX_CONSOLE and any(
-                part.console == station.id for part in self.stations.values()):
-            raise StoreError(f"a console's MAC has at most {MAX_CONSOLE} characters")
+                     role: str | None, offset: float | None = None) -> None:
+        """Change what is not None of a station; the role `none` takes its role away. offset: °C
+        to add to its thermometer."""
         try:
-            with self.transaction() as db:
-                db.execute("UPDATE station SET name = ?, role = ? WHERE id = ?", (
+            with self.change() as db:
+                station = self.find(name)
+                room = MAX_MAC - max((len(part.mac) - len(station.mac) for part in
+                                      self.stations.values() if part.console == station.id),
+                                     default=0)
+                if len(mac or "") > room:
+                    raise StoreError(f"the MAC of {station.name!r} has at most {room} characters: "
+                                     "those of its parts begin with it")
+                db.execute("UPDATE station SET name = ?, role = ?, offset = ? WHERE id = ?", (
                     new_name or station.name, {None: station.role, "none": None}.get(role, role),
-                    station.id))
+                    station.offset if offset is None else offset, station.id))
                 # The MACs of its rooms, where it is a console's, begin with its own.
                 db.execute("""
                     UPDATE station SET mac = ?1 || substr(mac, ?2)
@@ -2517,12 +2091,11 @@ class Writer(Database):
                     mac or station.mac, len(station.mac) + 1, station.id, station.mac))
         except sqlite3.IntegrityError:
             raise StoreError("another station has this name or MAC already") from None
-        self.load()
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
-        """Give a station a second key (SHA-256 in hex); the first one ends when it is used, or at
-        once. Whether there is a first one still."""
-        keeps_first = self.find(name).key is not None and not at_once
+        """Give a station, and those that its key writes for, a second key (SHA-256 in hex); the
+        first one ends when it is used, or at once. Whether there is a first one still."""
+        keeps_first = self.holder(self.find(name)).key is not None and not at_once
         if at_once:
             self._set_key(name, "next_key", None)
         self._set_key(name, "next_key" if keeps_first else "key", key)
@@ -2533,41 +2106,35 @@ class Writer(Database):
         self._set_key(name, "read_key", key)
 
     def _set_key(self, name: str, column: str, key: str | None) -> None:
-        station = self.find(name)
-        self._refuse_used_key(key)
-        with self.transaction() as db:
+        with self.change() as db:
+            refuse_taken(self.stations.values(), key)
+            station = self.find(name)
+            holder = station if column == "read_key" else self.holder(station)
             db.execute(f"UPDATE station SET {column} = ? WHERE id = ?",
-                       (key and bytes.fromhex(key), station.id))
-        self.load()
+                       (key and bytes.fromhex(key), holder.id))
 
     def label(self, name: str, field: int, text: str) -> None:
         """Name a field; an empty text takes the name away."""
-        station = self.find(name)
-        with self.transaction() as db:
-            db.execute(LABEL, (station.id, field, text or None))
-        self.load()
+        with self.change() as db:
+            db.execute(LABEL, (self.find(name).id, field, text or None))
 
     def remove_step(self, name: str) -> int:
         """Remove a piece of a station; the readings removed, -1 when nothing of it is left. Its
         keys go first, so that no update comes in between. Cut short, it can be called again."""
-        station = self.find(name)
-        series = [id for (owner, _), id in self.series.items() if owner == station.id]
-        with self.transaction() as db:
+        with self.change() as db:
+            station = self.find(name)
+            series = [id for (owner, _), id in self.series.items() if owner == station.id]
             db.execute("UPDATE station SET key = NULL, next_key = NULL, read_key = NULL "
                        "WHERE id = ?", (station.id,))
-            station.key = station.next_key = None
-            self.index_keys()
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
-            for table in ("hour", "unsent"):
+            for table in SERIES_TABLES:
                 db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
-            for table in ("series", "note", "receipt", "gap", "told"):
+            for table in STATION_TABLES:
                 db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
             db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
-            db.execute("DELETE FROM outcome")
-        self.load()
         return -1
 
     def prune_step(self, before: int) -> int:
@@ -2578,7 +2145,9 @@ class Writer(Database):
         if series is None:
             return 0
         with self.transaction():
-            return self._delete_oldest(series, before)
+            deleted = self._delete_oldest(series, before)
+        self.changed()
+        return deleted
 
     def _delete_oldest(self, series: int, before: int) -> int:
         bound = self.db.execute("""
@@ -2614,7 +2183,7 @@ class Writer(Database):
                 AND time >= :start / 3600000 * 3600000
                 AND time < (:stop + 3599999) / 3600000 * 3600000
                 GROUP BY 2 ON CONFLICT DO NOTHING""", wanted)
-            db.execute("DELETE FROM outcome")
+        self.changed()
         return gone, stop
 
     def prune_notes_step(self, before: int) -> int:
@@ -2637,6 +2206,16 @@ class Writer(Database):
             free -= ask(db, "PRAGMA freelist_count")
         return int(free * ask(self.db, "PRAGMA page_size"))
 
+    def add_all(self, station: Station, readings: list[Reading], now: int) -> list[int]:
+        """Add many readings; where several may be repeated, all receipts are read once."""
+        may_have, id = self.find_seqs(station.id), station.id
+        seqs = {seq for reading in readings if reading.seq is not None
+                and (seq := hash_seq(reading.field, reading.seq)) in may_have}
+        if len(seqs) > 1:
+            self.batch.found.update(((id, hash), entry) for hash, entry in self.db.execute(
+                "SELECT hash, entry FROM receipt WHERE station = ?", (id,)) if hash in seqs)
+        return [self.add(station, reading, now) for reading in readings]
+
     def import_rows(self, rows: Iterable[Sequence[Any]], now: int) -> tuple[int, int, int]:
         """Store Rows from elsewhere, those of one instant in one call: how many were stored, how
         many were known, how many are of pruned hours."""
@@ -2644,15 +2223,120 @@ class Writer(Database):
             step = ImportStep(self, now)
             step.add(sorted(rows, key=operator.itemgetter(0)))
             self._write(step.batch)
-            self.db.execute("DELETE FROM outcome")
+        self.changed()
         return len(step.batch.readings), step.known, step.pruned
 
 
+# -- files to write -------------------------------------------------------------------------------
+
+
+def find_kind(path: Path) -> str | None:
+    """`database`, `backup` if no server has used it yet, or `log`: what a file is of ours by its
+    content."""
+    header = b""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                header = file.read(100)
+    if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
+        return "database" if header[18] == 2 else "backup"      # 2: it has had a log
+    return "log" if header[:3] == b"\x37\x7f\x06" else None
+
+
+def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
+    """Raise StoreError for a file to write that is a database of ours or belongs to one, by
+    whatever name or link; one that no server has used may be an older backup."""
+    ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
+    owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
+              if target.name.endswith(suffix)]
+    if (target.resolve() in [path.resolve() for path in ours]
+            or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
+            or any(map(find_kind, owners))
+            or find_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
+        raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
+
+
+@contextlib.contextmanager
+def naming(name: str | Path) -> Iterator[None]:
+    """An error of the system becomes a StoreError that says which file it is about."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{error.filename or name}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
+    """A file to write that takes target's place when all went well, and vanishes otherwise.
+    What is no regular file is never replaced: a device or a pipe is written to."""
+    refuse_ours(target, database, is_backup)
+    if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
+        yield target
+        return
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise StoreError(f"{target} is no regular file; name another")
+    partial = beside(target, ".partial")
+    refuse_ours(partial, database, True)        # but not what a killed backup has left
+    try:
+        lock = take_lock(partial)
+    except BlockingIOError:
+        raise StoreError(f"another command is writing {target}") from None
+    try:
+        partial.unlink(missing_ok=True)         # of a command that was killed
+        yield partial
+        sync(partial)
+        partial.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        beside(partial, ".lock").unlink(missing_ok=True)
+        lock.close()
+
+
+@contextlib.contextmanager
+def writing(name: str, path: Path) -> Iterator[TextIO]:
+    """Standard output for -, else a file that is there once all went well."""
+    if name == "-":
+        set_output("strict", "utf-8")           # this is data, those are words
+        yield sys.stdout
+        return
+    with replacing(Path(name).absolute(), path) as partial, \
+            partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
 # ------------------------------------------------------------------------------------------------
-# 6. Access
-#    Law: who may write and read, and how often. Nothing here says which of two was wrong,
-#    and all memory is bounded.
+# 4. Access
+#    Law: it decides who may write and read, and how often. No answer says which of two was
+#    wrong, and all memory is bounded.
+#    Exports: Access, hash_key, matches, MAX_*, networks, TooOften
 # ------------------------------------------------------------------------------------------------
+READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
+MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
+TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
+MAX_SECRET = 128                # characters of a key or password: ours have 22
+MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
+GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
+MAX_SITE_GUESSES = 1000         # from an IPv6 site of 65,536 networks
+MAX_ADDRESSES = MAX_ADMITTED    # whose guesses are counted: some 2 MB
+MAX_ADDRESS = 64                # characters; of IPv6 with a zone
+
+Bucket = tuple[float, float]    # tokens, and when they were counted (s)
+
+
+def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
+                cost: float = 1) -> tuple[Bucket, float]:
+    """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
+    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one."""
+    tokens, counted = bucket or (burst, now)
+    tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
+    if tokens >= cost:
+        return (tokens - cost, now), 0.0
+    return (tokens, now), (cost - tokens) * 60 / per_minute
 
 
 @remember
@@ -2670,43 +2354,10 @@ def matches(digest: bytes, stored: bytes | None) -> bool:
     return hmac.compare_digest(digest, stored or NO_KEY) and stored is not None
 
 
-def hash_password(password: str, salt: bytes) -> str:
-    """The content of a password file: salt and scrypt of the password (RFC 7914), in hex."""
-    digest = hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, **SCRYPT)
-    return f"scrypt {salt.hex()} {digest.hex()}\n"
-
-
-def read_password(name: str) -> str:
-    """A file that --set-password made. Raises StoreError."""
-    try:
-        text = Path(name).read_text(encoding="ascii")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"--private {name}: {getattr(error, 'strerror', error)}; "
-                         f"--set-password {name} makes it") from None
-    if not re.fullmatch(r"scrypt [0-9a-f]{32} [0-9a-f]{128}\n", text):
-        raise StoreError(f"--private {name}: this is no password file; --set-password makes one")
-    return text
-
-
-PROOF = "iotserver"             # the cookie that shows who knew the password
-
-
-def find_cookie(headers: Mapping[str, str], name: str) -> str:
-    """The value of a cookie, empty where there is none."""
-    pairs = (part.strip().partition("=") for part in
-             headers.get("cookie", "")[:MAX_COOKIES].split(";"))
-    return next((value for found, _, value in pairs if found == name), "")
-
-
-def parse_basic(authorization: str) -> str | None:
-    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
-    scheme, _, credentials = authorization.partition(" ")
-    if scheme.lower() != "basic" or len(credentials) > MAX_CREDENTIALS:
-        return None
-    try:
-        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
-    except ValueError:
-        return None
+@remember
+def hash_pair(address: str, digest: bytes) -> bytes:
+    """An address of at most MAX_ADDRESS characters, and the hash of a key that was right there."""
+    return hashlib.sha256(address.encode("utf-8", "replace") + digest).digest()[:16]
 
 
 @remember
@@ -2739,20 +2390,24 @@ class Guesses:
         self.monotonic = monotonic
         self.counts: dict[str, tuple[int, float]] = {}      # network: guesses, until when
         self.throttled: dict[str, float] = {}               # network: until when
-        self.right: dict[tuple[str, bytes], None] = {}      # address and secret
+        self.right: dict[bytes, None] = {}      # hashes of address and secret
 
     def refuse(self, address: str, digest: bytes) -> None:
         """Raise Refused 429 unless this secret may be looked at."""
-        if not self.throttled or (address, digest) in self.right:
+        if not self.throttled or self.is_right(address, digest):
             return
         until = max(self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS]))
         if (wait := math.ceil(until - self.monotonic())) > 0:
             raise Refused(429, f"too many wrong keys from your address; try again in {wait} s",
                           Retry_After=str(wait))
 
+    def is_right(self, address: str, digest: bytes) -> bool:
+        """Whether this secret was right from there before."""
+        return hash_pair(address[:MAX_ADDRESS], digest) in self.right
+
     def accept(self, address: str, digest: bytes) -> None:
         """This secret is right from there; the oldest such pair makes room."""
-        self.right[address[:MAX_ADDRESS], digest] = None
+        self.right[hash_pair(address[:MAX_ADDRESS], digest)] = None
         if len(self.right) > MAX_ADDRESSES:
             del self.right[next(iter(self.right))]
 
@@ -2773,17 +2428,14 @@ class Guesses:
 
 
 class Access:
-    """Decides on updates, and on who may look when the server is private."""
+    """Decides on updates, and on keys that read."""
 
-    def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float],
-                 password: str | None = None):
+    def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float]):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
         self.requests: dict[bytes, Bucket] = {}     # by key
         self.readings: dict[bytes, Bucket] = {}     # likewise
         self.guesses = Guesses(monotonic)
-        self.password = password                # the content of its file; None: all is public
-        self.proven: bytes | None = None        # SHA-256 of the password, once it was given
-        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; True: has guessed
+        self.guesses.right.update(dict.fromkeys(writer.read_admitted()))
         self.space = 2                          # 1: the disk has little room left, 0: none
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
@@ -2793,16 +2445,15 @@ class Access:
         if self.guesses.throttled:
             self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
-        holder = station                                # of the key: a console's, for its rooms
-        if station and station.console and not station.key:
-            holder = writer.stations[station.console]
+        holder = writer.holder(station) if station and station.console else station
         stored = (holder and holder.key) or NO_KEY      # compared with always: takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
         if not (station and holder) or not (is_current or matches(digest, holder.next_key)):
             self.guesses.add(address)
             raise Refused(403, "wrong API key or unknown MAC")
-        if (address, digest) not in self.guesses.right:
+        if (pair := hash_pair(address[:MAX_ADDRESS], digest)) not in self.guesses.right:
             self.guesses.accept(address, digest)
+            writer.batch.admitted.append(pair)      # so a restart does not forget it
         if not self.space:
             raise Refused(507, "not stored: the disk is nearly full", Retry_After="600")
         if self.per_minute:
@@ -2814,8 +2465,20 @@ class Access:
             writer.batch.promoted.add(holder.id)
         return station
 
+    def admit_any(self, keys: Iterable[str], address: str) -> None:
+        """Raise Refused 403 or 429 unless one of these keys is a station's. It is no more than a
+        first look: admit() follows."""
+        digests = [hash_key(key[:MAX_SECRET + 1]) for key in keys]
+        if not any(self.guesses.is_right(address, digest) for digest in digests):
+            self.guesses.refuse(address, b"")
+        if self.writer.by_key.keys().isdisjoint(digests):
+            self.guesses.add(address)
+            raise Refused(403, "wrong API key or unknown MAC")
+
     def charge(self, key: str, values: Iterable[Any]) -> None:
         """Take tokens for many readings, or for long ones: texts. Raises TooOften, Refused."""
+        if self.space == 2 and not self.per_minute:
+            return
         cost = sum(1 + len(value) // TEXT_UNIT if isinstance(value, str) else 1
                    for value in values)
         if self.space < 2 and cost > MAX_FIELDS:
@@ -2843,296 +2506,597 @@ class Access:
         self.guesses.accept(address, digest)
         return True
 
-    def admit_reader(self, headers: Mapping[str, str], address: str) -> None:
-        """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
-        A browser that has been let in shows it by its cookie, also after a restart."""
-        if self.password is None:
-            return
-        if headers.get("sec-fetch-site") == "cross-site" \
-                and headers.get("sec-fetch-mode") != "navigate":
-            raise Refused(403, "this server is private: other sites cannot read it")
-        if hmac.compare_digest(find_cookie(headers, PROOF).encode(), self.proof().encode()):
-            return
-        password = parse_basic(headers.get("authorization", ""))
-        if password is not None and self.is_password(password, address):
-            return
-        raise Refused(401, "this server is private: it asks for its password",
-                      WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
+# ------------------------------------------------------------------------------------------------
+# 5. Forecast
+#    Law: pure functions of readings; nothing is stored, and nothing is learned.
+#    Exports: Forecast, foresee, HORIZON, Outcome, PAST_DAYS, RECORD_DAYS
+# ------------------------------------------------------------------------------------------------
+# Each past day is one scenario for tonight. A scenario is how both temperatures moved after this
+# time of day, corrected by a regression for how that day differed from today. The share of the
+# scenarios in which the two temperatures cross is the chance, and quantiles of the times of
+# crossing are the forecast and its interval. Days are days of UTC, so changes to and from summer
+# time move nothing.
 
-    def proof(self) -> str:
-        """What only this server can tell to who knew the password; it ends with the password."""
-        return hmac.digest((self.password or "").encode(), b"iotserver reader", "sha256").hex()
+QUARTERS = DAY // QUARTER       # quarters of an hour in a day
+HORIZON = 12 * HOUR             # ms; a forecast covers one night, so no later crossing counts
+HOLD = 3                        # quarters that a crossing has to last, so that a cloud is not one
+LEADS = [quarters / 4 for quarters in range(1, HORIZON // QUARTER + HOLD + 1)]    # hours ahead
+PAST_DAYS = 45                  # scenarios at most; 60 are no better and take a third longer
+LOOK_BACK = 12 * HOUR // QUARTER    # quarters that are searched for the last night's minimum
+KEPT = PAST_DAYS * QUARTERS + LOOK_BACK + 1     # quarters of a series that a forecast reads
+# Longest holes in quarters that are bridged. Many stations inside send only when a value changes.
+INSIDE_HOLE = 12 * HOUR // QUARTER
+OUTSIDE_HOLE = 4 * HOUR // QUARTER
+GLITCH = 3.0                    # °C off the median of three readings, more than weather changes
+NO_WEATHER = 1000.0             # °C; a larger number is an error, and would spoil the regression
+MEMORY = 12                     # days in which the weight of a day falls to 1/e
+RIDGE = 10.0                    # days of evidence that the prior slopes below are worth
+OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of lead and unit of each trait of outside
+# Two artificial scenarios, this many °C above and below the mean after an hour, weigh a day each.
+# They keep the interval of a short history wide.
+OFF = 1.5
+TAIL = 0.1                      # share of the scenarios on each side of the 80 % interval
+NARROWER = 0.9                  # factor on the interval, which artificial scenarios make too wide
+WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # a morning depends on clouds; a vaguer one is not said
+UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" needs a chance below this and this many days
+FEWEST_DAYS = 5                 # days of history without which there is no forecast
+RECORD_DAYS = 30                # last days whose forecasts the page's own record covers
 
-    def is_password(self, password: str, address: str) -> bool:
-        """scrypt tells the first time; from then on the right one is known."""
-        digest = hash_key(password[:MAX_SECRET + 1])
-        self.guesses.refuse(address, digest)
-        if matches(digest, self.proven):
-            self.guesses.accept(address, digest)
-            return True
-        if self.proven is None and self.password and len(password) <= MAX_SECRET:
-            now, has_guessed = self.monotonic(), any(
-                place in self.guesses.counts for place in networks(address[:MAX_ADDRESS]))
-            if now < self.slots[has_guessed]:
-                raise Refused(503, "busy; try again", Retry_After="1")
-            self.slots[has_guessed] = now + SCRYPT_PAUSES[has_guessed]
-            salt = bytes.fromhex(self.password.split()[1])
-            if hmac.compare_digest(hash_password(password, salt), self.password):
-                self.proven = digest
-                self.guesses.accept(address, digest)
-                return True
-        self.guesses.add(address)
-        return False
+
+class Outcome(NamedTuple):
+    """How far off a forecast was."""
+    event: str
+    error: int                  # ms between the median and the true time
+    baseline: int               # the same for yesterday's curves, shifted to today's values
+
+
+class Forecast(NamedTuple):
+    """When outside gets cooler or warmer than inside within HORIZON. at is the median, start and
+    end are the 80 % interval; all three are None unless the event is more likely than not. The
+    curves have the expected value for each quarter of an hour, beginning with the next one."""
+    event: str                  # cooler, warmer
+    at: int | None
+    start: int | None
+    end: int | None
+    chance: float
+    days: int                   # past days that the forecast rests on
+    inside: tuple[float, ...]
+    outside: tuple[float, ...]
+    asked: int = 0              # when the forecast was made
+    past: tuple[Outcome, ...] = ()      # outcomes at this time of day, the newest last
+
+
+class Quarters:
+    """A series with one number for each quarter of an hour, its newest reading. In a hole the last
+    value holds until the hole ends; then a straight line takes its place. A hole that is longer
+    than the bridge is nan."""
+
+    def __init__(self, bridge: int):
+        self.bridge, self.silent = bridge, KEPT     # silent: quarters since the last number
+        self.values = [math.nan] * KEPT
+
+    def add(self, readings: Sequence[float]) -> None:
+        """Append a quarter, given its last readings, at most three."""
+        del self.values[0]
+        if readings := [value for value in readings if abs(value) < NO_WEATHER]:
+            middle = statistics.median(readings)
+            value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
+            if self.silent <= self.bridge:
+                rise = (value - self.values[-1]) / (self.silent + 1)
+                for i in range(-self.silent, 0):
+                    self.values[i] += rise * (i + self.silent + 1)
+            self.silent = 0
+        else:
+            self.silent += 1
+            value = self.values[-1]
+            if self.silent > self.bridge:
+                value = math.nan
+                self.values[-self.bridge:] = [math.nan] * self.bridge
+        self.values.append(value)
+
+
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
+    return sum(map(operator.mul, a, b), 0.0)
+
+
+def solve(rows: list[list[float]]) -> list[list[float]]:
+    """Gauss-Jordan elimination: the columns right of a square matrix, times its inverse. Weights
+    and the ridge keep the diagonal from zero, so no pivoting is needed."""
+    for i in range(len(rows)):
+        pivot = [value / rows[i][i] for value in rows[i]]
+        rows = [pivot if j == i else [a - row[i] * b for a, b in zip(row, pivot, strict=True)]
+                for j, row in enumerate(rows)]
+    return [row[len(rows):] for row in rows]
+
+
+def adjust(moves: Sequence[list[float]], traits: Sequence[list[float]], weights: Sequence[float],
+           prior: Sequence[float] = (0.0, 0.0, 0.0)) -> Iterator[tuple[float, list[float]]]:
+    """For each lead the mean of the days' moves and the moves themselves, both corrected to days
+    like today. The correction is a ridge regression (Hoerl and Kennard 1970) of the moves on the
+    traits, in which today is zero, shrunk towards the prior slopes."""
+    columns = [[1.0] * len(weights), *zip(*traits, strict=True)]
+    weighted = [[*map(operator.mul, weights, column)] for column in columns]
+    slopes = solve([[dot(row, column) + RIDGE * (i == j > 0) for j, column in enumerate(columns)]
+                    + row for i, row in enumerate(weighted)])
+    expected = [dot(prior, trait) for trait in traits]
+    for hours, column in zip(LEADS, zip(*moves, strict=True), strict=True):
+        rest = [move - hours * slope for move, slope in zip(column, expected, strict=True)]
+        mean, a, b, c = (dot(row, rest) for row in slopes)
+        yield mean, [value - a * x - b * y - c * z
+                     for value, (x, y, z) in zip(rest, traits, strict=True)]
+
+
+def traits_at(outside: list[float], inside: list[float], i: int) -> list[float]:
+    """What distinguishes days at quarter i, in units of about equal weight. Of outside: degrees
+    above the last night's minimum, temperature, age. Of inside: change in three hours,
+    temperature, how much warmer outside is."""
+    lowest = min(value for value in outside[i - LOOK_BACK:i + 1:4] if not math.isnan(value))
+    moved = inside[i] - inside[i - 12]
+    return [(outside[i] - lowest) / 8, outside[i] / 6, i / (12 * QUARTERS),
+            0.0 if math.isnan(moved) else moved / 0.3, inside[i] / 2, outside[i] - inside[i]]
+
+
+def past_days(outside: list[float], inside: list[float]
+              ) -> Iterator[tuple[float, list[float], list[float], list[float]]]:
+    """For each past day with data for all leads after this time of day: its weight, its moves
+    outside and inside for each lead, and its traits minus today's."""
+    now = len(outside) - 1
+    today = traits_at(outside, inside, now)
+    for age in range(1, PAST_DAYS + 1):
+        i = now - age * QUARTERS
+        fall, rise = ([value - values[i] for value in values[i + 1:i + 1 + len(LEADS)]]
+                      for values in (outside, inside))
+        if math.isfinite(sum(fall) + sum(rise)):
+            yield math.exp(-age / MEMORY), fall, rise, [
+                *map(operator.sub, traits_at(outside, inside, i), today)]
+
+
+def find_crossing(gaps: Sequence[float]) -> float:
+    """The quarter, counted from 0, at which gaps rises above zero and stays there for HOLD more
+    quarters; inf if it never does. gaps begins below zero."""
+    for i in range(1, len(gaps) - HOLD):
+        if gaps[i] > 0 and min(gaps[i:i + 1 + HOLD]) > 0:
+            return i - gaps[i] / (gaps[i] - min(gaps[i - 1], 0.0))
+    return math.inf
+
+
+def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
+    """The quantile of (value, weight) pairs that are in order of value."""
+    left = share * sum(weight for _, weight in weighted)
+    return next((value for value, weight in weighted if (left := left - weight) <= 0),
+                weighted[-1][0])
+
+
+def is_worth_saying(forecast: Forecast) -> bool:
+    """Whether a forecast helps: one with a time in the evening, "not tonight" if that is sure, and
+    one with a narrow interval and a high chance in the morning."""
+    if forecast.start is None or forecast.end is None:
+        return (forecast.event == "cooler" and forecast.chance < UNLIKELY
+                and forecast.days >= SURE_DAYS)
+    return forecast.event == "cooler" or (
+        forecast.chance >= LIKELY and forecast.end - forecast.start <= WIDEST_MORNING)
+
+
+def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
+    """The forecast from the quarters up to now; None if there is none, or none worth saying."""
+    gap = inside[-1] - outside[-1]
+    days = list(past_days(outside, inside)) if gap and math.isfinite(gap) else []
+    if len(days) < FEWEST_DAYS:
+        return None
+    weights, falls, rises, traits = zip(*days, strict=True)
+    air = adjust(falls, [trait[:3] for trait in traits], weights, OUTSIDE_SLOPES)
+    room = adjust(rises, [trait[3:] for trait in traits], weights)
+    sign = 1 if gap < 0 else -1
+    warm, cool, gaps = [], [], []
+    for hours, (rise, _), (fall, alike) in zip(LEADS, room, air, strict=True):
+        warm.append(inside[-1] + rise)
+        cool.append(outside[-1] + fall)
+        off = OFF * math.sqrt(hours)
+        gaps.append([sign * (gap + rise - move) for move in (*alike, fall - off, fall + off)])
+    times = (find_crossing((sign * gap, *night)) for night in zip(*gaps, strict=True))
+    weights = (*weights, 1.0, 1.0)
+    nights = sorted((time, weight) for time, weight in zip(times, weights, strict=True)
+                    if time <= HORIZON // QUARTER)
+    chance = math.fsum(weight for _, weight in nights) / math.fsum(weights)
+    start = at = end = None
+    if chance > 0.5:
+        early, middle, late = (quantile(nights, share) for share in (TAIL, 0.5, 1 - TAIL))
+        start, at, end = (now + round((middle + NARROWER * (time - middle)) * QUARTER)
+                          for time in (early, middle, late))
+    forecast = Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
+                        (*warm,), (*cool,), now)
+    return forecast if is_worth_saying(forecast) else None
+
+
+def assess(forecast: Forecast, inside: list[float], outside: list[float]) -> Outcome | None:
+    """The outcome of a forecast, from the quarters up to a day after it; None if the forecast had
+    no time, or if readings of that night or the one before are missing. An event that never came
+    counts as one at HORIZON."""
+    sign = 1 if forecast.event == "cooler" else -1
+    night = slice(-1 - QUARTERS, len(LEADS) - QUARTERS)
+    before = slice(night.start - QUARTERS, night.stop - QUARTERS)
+    gaps, shifted = ([sign * (a - b) for a, b in zip(inside[span], outside[span], strict=True)]
+                     for span in (night, before))
+    shifted = [gap - shifted[0] + gaps[0] for gap in shifted]
+    if forecast.at is None or not math.isfinite(sum(gaps) + sum(shifted)):
+        return None
+    came, guess = (forecast.asked + round(min(find_crossing(series) * QUARTER, HORIZON))
+                   for series in (gaps, shifted))
+    return Outcome(forecast.event, abs(came - forecast.at), abs(came - guess))
+
+
+def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: int, step: int
+            ) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
+    """Replay forecasts: for each hour up to the end yield its time, the forecast and the outcome
+    of the forecast made a day before. There are forecasts only from start on, one in each step of
+    whole hours; the hours before it fill the series. read(time) returns the last three readings
+    of inside and of outside in the quarter of an hour up to that time."""
+    inside, outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
+    said: dict[int, Forecast | None] = {}
+    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
+        for quarters, readings in zip((inside, outside), read(now), strict=True):
+            quarters.add(readings)
+        forecast = outcome = None
+        if now >= start and (end - now) % step == 0:
+            forecast = said[now] = foretell(outside.values, inside.values, now)
+            if yesterdays := said.pop(now - DAY, None):
+                outcome = assess(yesterdays, inside.values, outside.values)
+        if (end - now) % HOUR == 0:
+            yield now, forecast, outcome
 
 
 # ------------------------------------------------------------------------------------------------
-# 7. Assets
-#    Law: no Python: what a browser gets as it stands. The page is drawn by the server alone;
-#    the script asks for it again and renews what has changed.
+# 6. Verdict
+#    Law: pure rules and their words; only the functions under *rooms* ask the store.
+#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, find_expiry,
+#        find_places, fresh_forecast, HEADLINES, in_unit, LOOK_AGAIN, NO_ROOM, OPEN_MARGIN, Place,
+#        rank_rooms, SAME, say_cooler, say_degrees, say_forecast, say_number, say_record,
+#        say_rooms, say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting,
+#        shown_difference, URGENCY, Verdict, verdict_document
 # ------------------------------------------------------------------------------------------------
+OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at once
+CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
+CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
+DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
+URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
+# Comfortable until so much above the limit: measured on a house from April to October, a band of
+# 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
+COMFORT_MARGIN = 2.5
+SAYING_TIME = 20 * MINUTE       # three readings within make one wild reading harmless
+DOUBT_MARGIN = 3.0              # °C by which a rare station's reading may differ from the last
+DOUBT_RATE = 0.5                # °C that air changes in a minute at most: a thunderstorm's front
+SETTLE_TIME = 5 * MINUTE        # older readings are folded for good; most late ones come sooner
+RECENT_WINDOW = 4 * HOUR        # of readings is kept: for the trend, and for what comes late
+REPLAY_WINDOW = 10 * DAY        # of readings is replayed where nothing is remembered
+COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+DEW_MARGIN = 2.0                # °C between dew points, or to a wall, which is colder than the air
+TREND_TIME = 30 * MINUTE
+TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
 
-STYLE = """
-:root {
-  color-scheme: light dark; --ink: #18212b; --dim: #55606c; --paper: #f4f6f8; --card: #fff;
-  --line: #d5dbe1; --cool: #cfe6f7; --in: #b4430a; --in-2: #8b1e6b; --in-3: #7a5a00;
-  --out: #0b63a5; --out-2: #00695c; --out-3: #4a3fb5;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e8edf2; --dim: #a3afbb; --paper: #11161b; --card: #1b2229;
-    --line: #39434d; --cool: #1d3f59; --in: #ff9d66; --in-2: #f08fd0; --in-3: #e2c044;
-    --out: #6fbdf5; --out-2: #5fd0bd; --out-3: #b0a8ff;
-  }
-}
-* { box-sizing: border-box; min-width: 0; margin: 0 }
-body { background: var(--paper); color: var(--ink); font: 16px/1.45 system-ui, sans-serif }
-main { max-width: 46rem; margin: auto; padding: .75rem; overflow-wrap: anywhere }
-main, .now, .smalls { display: grid; gap: .75rem }
-section, figure { padding: 1rem; border-radius: 1rem; background: var(--card) }
-h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 500 }
-h1 b { display: block; font-size: 2.1rem }
-h1 small { font-size: 1rem }
-h2 { font-size: 1rem; font-weight: 600 }
-p { margin-top: .25rem }
-.verdict { color: #fff; padding: 1.25rem }
-.open { background: #0b5d8f }
-.close { background: #a33a08 }
-.comfortable { background: #24693a }
-.cold { background: #57407c }
-.unknown { background: #4c5661 }
-.now { grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
-.big { font-size: min(2.9rem, 12.5vw); line-height: 1.1; font-weight: 300; white-space: nowrap }
-.big small { font-size: 1.2rem }
-figcaption { line-height: 1.9; text-underline-offset: .3rem }
-figcaption span { display: inline-block; margin-right: .75rem; text-decoration-thickness: 3px }
-figcaption :is(.inside, .outside) { text-decoration-line: underline }
-.dim, .other, time, figcaption, td { color: var(--dim) }
-.inside { color: var(--in) }
-.outside { color: var(--out) }
-.second { --in: var(--in-2); --out: var(--out-2); text-decoration-style: dashed }
-.third { --in: var(--in-3); --out: var(--out-3); text-decoration-style: dotted }
-nav { display: flex; gap: .5rem; margin-bottom: .75rem }
-nav a { flex: 1; padding: .5rem 0; border: 1px solid var(--line); border-radius: .6rem }
-nav a { text-align: center; color: inherit; text-decoration: none }
-nav a[aria-current] { background: var(--ink); color: var(--card) }
-svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
-svg * { pointer-events: none; stroke-linejoin: round }
-svg text { font-size: 11px; fill: var(--dim) }
-path { fill: none; stroke: currentColor; stroke-width: 1.6; vector-effect: non-scaling-stroke }
-g.outside path { stroke-width: 2.6 }
-figcaption .outside { text-decoration-thickness: 5px }
-g.second path { stroke-dasharray: 6 3 }
-g.third path { stroke-dasharray: 2 3 }
-g.expected path { stroke-dasharray: 5 4 }
-.interval { fill: var(--dim); fill-opacity: .18; stroke: var(--dim); stroke-dasharray: 1 3 }
-span.interval { border: 1px dotted; padding: 0 .5rem; border-radius: .2rem }
-.day { margin: 0; font-size: .85rem; color: var(--dim) }
-.verdict details { margin-top: .5rem }
-.verdict summary { font-size: 1.1rem; cursor: pointer }
-path.band { fill: currentColor; stroke: none; opacity: .18 }
-.grid { stroke: var(--line); stroke-width: 1 }
-.shade { fill: var(--cool) }
-.swatch { white-space: nowrap; background: var(--cool); padding: 0 .5rem; border-radius: .2rem }
-input { width: 100%; accent-color: var(--dim); margin-top: .5rem }
-output { display: block; min-height: 1.5rem }
-output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
-table { border-collapse: collapse; width: 100%; font-size: .85rem }
-th, td { text-align: left; padding: .4rem .5rem .4rem 0; vertical-align: top }
-tbody :is(th, td) { border-top: 1px solid var(--line) }
-tbody th { min-width: 5rem }
-.scroll { overflow-x: auto }
-.scroll :is(td, thead th) { white-space: nowrap }
-.smalls:empty { display: none }
-time { cursor: pointer }
-.say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
-@media (scripting: none) { input, output { display: none } }
-@media (min-width: 40rem) {
-  svg text { font-size: 7px }
-  .smalls { grid-template-columns: 1fr 1fr }
-  .smalls svg text { font-size: 13px }
-}
-"""
 
-SCRIPT = """
-const find = query => document.querySelector(query);
-let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
-const now = () => Date.now() + skew;
-const local = (ms, style) => new Date(ms).toLocaleString([], style);
-function ago(ms) {
-  const s = Math.max(0, Math.floor((now() - ms) / 1000));
-  for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
-    if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
-  return s + ' s ago';
-}
-function tellTimes() {
-  for (const time of document.querySelectorAll('time')) {
-    const ms = Date.parse(time.dateTime);
-    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'}) : ago(ms);
-  }
-}
-function tick() {
-  tellTimes();
-  if (Date.now() - asked < 5000) return;
-  const isOld = now() >= +find('main').dataset.expires;
-  if (isOld) lose('the stations are silent, or this page has no connection.');
-  if (isOld || isLost) refresh();
-}
-function lose(why = 'this page has no connection.') {
-  const card = find('.verdict');
-  if (isLost || !card) return;
-  isLost = true;
-  card.className = 'verdict unknown';
-  card.innerHTML = '<h1><b>No answer:</b> ' + why + ' What it shows is from ' + local(
-    +find('main').dataset.now, {weekday: 'short', hour: 'numeric', minute: '2-digit'}) + '.</h1>';
-  find('.say').textContent = card.textContent;
-}
-async function refresh() {
-  const mine = ++latest;                // an answer that comes late must not undo a newer one
-  asked = Date.now();
-  try {
-    const answer = await fetch(location.href,
-      {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(8000)});
-    if (!answer.ok || answer.headers.has('x-offline')) throw 0;
-    const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
-    if (mine !== latest) return;
-    const main = find('main'), newer = next.querySelector('main');
-    if (isLost || main.dataset.state !== newer.dataset.state)
-      find('.say').textContent = newer.querySelector('h1').textContent;
-    isLost = false;
-    renew(main, newer);
-    document.title = next.title;
-    tellTimes();
-    if (find('output:not(:empty)')) show();
-  } catch { if (mine === latest) lose(); }
-}
-// Each element stays the one it is: a chart under a finger, what has the focus, an open fold.
-function renew(old, next) {
-  if (old.nodeName !== next.nodeName) return old.replaceWith(next);
-  if (old.nodeName === 'OUTPUT') return;
-  if (old.nodeType === Node.TEXT_NODE) { old.data = next.data; return; }
-  for (const {name} of [...old.attributes])
-    if (name !== 'open' && !next.hasAttribute(name)) old.removeAttribute(name);
-  for (const {name, value} of next.attributes) old.setAttribute(name, value);
-  const olds = [...old.childNodes], nexts = [...next.childNodes];
-  nexts.forEach((node, i) => olds[i] ? renew(olds[i], node) : old.append(node));
-  olds.slice(nexts.length).forEach(node => node.remove());
-}
-function show() {
-  const slider = find('input'), chart = slider.closest('figure').querySelector('svg');
-  const d = chart.dataset, part = slider.value / slider.max;
-  const x = +d.left + part * d.width, ms = +d.start + part * (d.end - d.start);
-  const said = [local(ms,
-    {weekday: 'short', day: 'numeric', month: 'short', hour: 'numeric', minute: '2-digit'})];
-  for (const line of chart.querySelectorAll('path[data-name]')) {
-    let best = null;
-    for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
-      if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
-    const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
-    const isNear = best && Math.abs(best[0] - x) < 6;
-    if (isNear || (ms <= now() && !line.closest('.expected')))
-      said.push(line.dataset.name + (isNear ? ` ${value.toFixed(1)} ${d.unit}` : ' no reading'));
-  }
-  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
-  slider.setAttribute('aria-valuetext', said.join(', '));
-  find('output').textContent = said.join(' \\u00b7 ');
-}
-document.addEventListener('input', show);
-function point(event) {
-  const chart = event.target.closest?.('svg[data-left]');
-  if (!chart) return;
-  const box = chart.getBoundingClientRect(), d = chart.dataset, slider = find('input');
-  const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
-  slider.value = (x - d.left) / d.width * slider.max;
-  show();
-}
-for (const kind of ['pointermove', 'pointerdown']) document.addEventListener(kind, point);
-document.addEventListener('click', event => {
-  const link = event.target.closest('nav a');
-  if (link) {
-    event.preventDefault();
-    history.replaceState(null, '', link.href);
-    refresh();
-  } else if (event.target.closest('time')) {
-    isExact = !isExact;
-    tellTimes();
-  }
-});
-const refreshSoon = () => { soon ||= setTimeout(() => { soon = 0; refresh(); }, 250); };
-function listen() {
-  const events = new EventSource('/events');
-  events.addEventListener('hello', event => { skew = event.data - Date.now(); });
-  for (const kind of ['hello', 'reading', 'verdict', 'reset'])
-    events.addEventListener(kind, refreshSoon);
-  events.onerror = () => {
-    refresh();
-    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
-  };
-}
-listen();
-addEventListener('offline', () => { latest++; lose(); });
-addEventListener('online', refresh);
-document.addEventListener('visibilitychange', () => document.hidden || refresh());
-setInterval(tick, 1000);
-for (const told of ['tz=' + Intl.DateTimeFormat().resolvedOptions().timeZone,
-                    'offset=' + -new Date().getTimezoneOffset()])
-  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
-if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
-"""
+class Said(NamedTuple):
+    """What a station says after its readings so far, and what it takes to go on from there."""
+    time: int = 0               # of its newest reading
+    limit: int = 0              # ms that it may be quiet from then on
+    last: tuple[Sample, ...] = ()   # its last three readings
+    value: float = math.nan     # °C; what it says
+    counted: Sample | None = None   # the newest reading that counts
+    is_doubted: bool = False    # whether the newest reading waits for a second one
 
-WORKER = """
-async function keep(answer) {
-  if (/no-store/.test(answer.headers.get('Cache-Control'))) await caches.delete('page');
-  else if (answer.ok) await (await caches.open('page')).put('/', answer);
-}
-addEventListener('install', event => event.waitUntil(
-  fetch('/').then(keep).catch(() => 0).then(() => skipWaiting())));
-addEventListener('activate', event => event.waitUntil(clients.claim()));
-addEventListener('fetch', event => {
-  if (new URL(event.request.url).pathname !== '/') return;
-  event.respondWith(fetch(event.request).then(answer => {
-    event.waitUntil(keep(answer.clone()));
-    return answer;
-  }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
-    'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
-      last.headers.get('Content-Security-Policy')}}) || Response.error())));
-});
-"""
+    @property
+    def end(self) -> int:
+        """The instant after which the station counts as silent."""
+        return self.time + self.limit
 
-ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"
- rx="14" fill="#0b5d8f"/><path d="M14 14h36v36H14zM32 14v36M14 32h36" fill="none" stroke="#fff"
- stroke-width="4"/><path d="M32 32h18v18H32z" fill="#ffb27d"/></svg>"""
+    @property
+    def shown(self) -> float:
+        """The one number that people see: the newest reading, unless it is far off."""
+        newest = self.last[-1][1] if self.last else math.nan
+        return newest if abs(newest - self.value) <= DOUBT_MARGIN else self.value
 
-MANIFEST = """{"name": "iotserver", "short_name": "Windows?", "start_url": "/",
- "display": "standalone", "background_color": "#f4f6f8", "theme_color": "#0b5d8f",
- "icons": [{"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"}]}"""
+    def add(self, ms: int, value: float, learned: int) -> "Said":
+        """Go on with one more reading. Of three readings within SAYING_TIME the middle one is
+        said. A station with fewer says its newest reading, unless that is doubted."""
+        pause = ms - self.time if self.last else 0
+        last = (*self.last[-2:], (ms, value))
+        recent = sorted(celsius for at, celsius in last if ms - at <= SAYING_TIME)
+        is_doubted = len(recent) < 3 and self.doubts(ms, value)
+        return Said(ms, learn_silence(self.limit or learned, pause, learned), last,
+                    recent[1] if len(recent) == 3 else self.value if is_doubted else value,
+                    self.counted if is_doubted else (ms, value), is_doubted)
 
-# ------------------------------------------------------------------------------------------------
-# 8. Pages
-#    Law: whatever is not markup goes through escape(); the store is asked for what is shown.
-# ------------------------------------------------------------------------------------------------
+    def doubts(self, ms: int, value: float) -> bool:
+        """Whether a rare reading is too far off the last one that counts to be believed alone. A
+        second reading close to a doubted one confirms it."""
+        if self.counted is None or (
+                self.is_doubted and abs(value - self.last[-1][1]) <= DOUBT_MARGIN):
+            return False
+        before, counted = self.counted
+        return abs(value - counted) > max(DOUBT_MARGIN, DOUBT_RATE * (ms - before) / MINUTE)
 
-escape = html.escape
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
+
+UNHEARD = Said()
+
+
+class Course(NamedTuple):
+    """What a verdict remembers from reading to reading."""
+    at: int = -1                # the newest instant that it has taken in
+    state: str = ""             # none yet
+    since: int = 0
+    wanted: str = ""            # what the readings say, which becomes the state in time
+    wanted_since: int = 0
+
+
+START = Course()
+
+
+class Verdict(NamedTuple):
+    """The answer for one inside station."""
+    state: str                  # open, close, comfortable, unknown
+    difference: float | None    # inside minus outside, °C
+    since: int | None           # when this state began; of silence: the last reading
+    expires: int | None         # from then on it is unknown, unless readings come
+    silent: str | None          # for unknown: inside or outside
+    inside: float | None = None     # °C, as people see it
+    outside: float | None = None
+    believed: float | None = None       # the difference, without what one reading alone says
+    dew_points: tuple[float | None, float | None] = (None, None)    # °C inside, outside
+    reason: str = ""            # which of REASONS tells why
+
+
+def dew_point(celsius: float, humidity: float) -> float:
+    """°C, by Magnus' formula with the constants of WMO-No. 8, from °C and % of relative humidity.
+
+    >>> round(dew_point(20, 50), 1)
+    9.3
+    """
+    gamma = math.log(humidity / 100) + 17.62 * celsius / (243.12 + celsius)
+    return 243.12 * gamma / (17.62 - gamma)
+
+
+def find_reason(verdict: Verdict, comfort: float) -> str:
+    """Which of REASONS tells why: the state's own, but for damp air and cold rooms, whose walls
+    warm air would wet: so molds begin."""
+    inside, outside = verdict.inside, verdict.outside
+    if inside is None or outside is None:
+        return verdict.state
+    dew_inside, dew_outside = verdict.dew_points
+    if verdict.state == "open" and dew_inside is not None and dew_outside is not None:
+        return "humid" if dew_outside > dew_inside + DEW_MARGIN else "open"
+    if verdict.state != "comfortable" or inside >= comfort - COLD_MARGIN:
+        return verdict.state
+    if outside - inside < OPEN_MARGIN:
+        return "cold"
+    if dew_outside is not None and dew_outside > inside - DEW_MARGIN:
+        return "damp"
+    return "cold" if outside <= comfort else "wet" if dew_outside is None else "hot"
+
+
+def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
+    """What inside and outside alone would have us say, given the state and the wish before."""
+    inside, outside = temperatures
+    if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
+        return "comfortable"
+    if inside == outside:
+        return before if before in {"open", "close"} else "close"
+    return "open" if inside > outside else "close"
+
+
+def advance(course: Course, ms: int, said: Sequence[Said], comfort: float) -> Course:
+    """One instant further. A change needs a clear difference or CONFIRM of a small one, and DWELL
+    since the last change unless it is urgent."""
+    _, state, since, before, wanted_since = course
+    newest = [side.value if side.is_doubted else side.last[-1][1] for side in said]
+    values = [side.value for side in said]
+    wanted = wish(newest, state, before, comfort)
+    if wanted != before:
+        wanted_since = ms
+    difference = values[0] - values[1]
+    is_clear = (wanted == "comfortable"
+                or difference >= OPEN_MARGIN or difference <= -CLOSE_MARGIN)
+    is_urgent = wanted != "comfortable" and abs(difference) >= URGENT_MARGIN
+    agreed = wish(values, state, wanted, comfort)
+    if not state or (agreed == wanted != state and (is_urgent or (
+            ms - since >= DWELL and (is_clear or ms - wanted_since >= CONFIRM)))):
+        state, since = agreed, ms
+    return Course(ms, state, since, wanted, wanted_since)
+
+
+def sayings(readings: Iterable[Sample], learned: int, said: Said = UNHEARD) -> Iterator[Said]:
+    """What a station says after each of its readings, which are in order of time. learned is the
+    limit of silence, in ms, that its pauses have taught."""
+    for ms, value in readings:
+        yield (said := said.add(ms, value, learned))
+
+
+def follow(course: Course, inside: Iterable[Said], outside: Iterable[Said], comfort: float
+           ) -> Iterator[Course]:
+    """The course after each instant at which one of the two stations said something, in order of
+    time. What was said up to course.at is known: it only tells what they said then."""
+    said = [UNHEARD, UNHEARD]
+    merged = heapq.merge(((s.time, 0, s) for s in inside), ((s.time, 1, s) for s in outside),
+                         key=operator.itemgetter(0, 1))
+    for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        was_silent = any(side.last and ms > side.end for side in said)
+        for _, side, now_said in instant:
+            said[side] = now_said
+        if ms <= course.at:
+            continue
+        if was_silent:
+            course = course._replace(wanted="")     # what was before a silence confirms nothing
+        if all(side.last and ms <= side.end for side in said):
+            course = advance(course, ms, said, comfort)
+        else:
+            course = course._replace(at=ms)
+        yield course
+
+
+def judge(course: Course, inside: Said, outside: Said, now: int) -> Verdict:
+    """The verdict at now, from its course up to now and what both stations said last."""
+    for said, silent in ((outside, "outside"), (inside, "inside")):
+        if not said.last or now > said.end:
+            return Verdict("unknown", None, said.time or None, None, silent)
+    return Verdict(course.state, inside.shown - outside.shown, course.since,
+                   min(inside.end, outside.end), None, inside.shown, outside.shown,
+                   inside.value - outside.value)
+
+
+# -- rooms ---------------------------------------------------------------------------------------
+
+LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
+
+
+HUES = 8                        # colors of lines
+
+
+class Place(NamedTuple):
+    """An inside or outside station as it is now; of an inside one also the answer."""
+    id: int
+    name: str
+    role: str
+    rank: int                           # among those of its role, from 0
+    series: int | None = None           # of its temperature
+    silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
+    readings: Sequence[Sample] = ()     # of its temperature, in RECENT_WINDOW, those possible
+    said: Sequence[Said] = ()           # after each reading that a course may go on with
+    heard: int | None = None            # when it sent one last, perhaps before that window
+    odd: float | None = None            # °C; its newest reading, if that is impossible
+    humidity: Sample | None = None      # its newest one, in %
+    course: Course = START              # of its verdict, as the file has it
+    settled: Course = START             # the same, SETTLE_TIME ago
+    outside: "Place | None" = None      # the station that it is compared with
+    verdict: Verdict | None = None
+    is_cold: bool = False
+    forecast: Forecast | None = None
+
+    @property
+    def last(self) -> Said:
+        return self.said[-1] if self.said else UNHEARD
+
+    @property
+    def css(self) -> str:
+        """Rooms have hues from 1 up, outside stations 0 and from the last one down."""
+        hue = 1 + self.rank if self.role == "inside" else -self.rank
+        return f"hue{hue % HUES}"
+
+
+async def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
+                      touched: set[int] | None = None, stations: Iterable[Station] | None = None,
+                      courses: Mapping[int, Course] = MappingProxyType({})) -> list[Place]:
+    """Inside and outside stations, and of each room the verdict. Only places whose series were
+    touched are read again, or all: None. The course of a room that was not there before is that
+    of courses, by the station's id."""
+    known = {(place.id, place.role): place for place in before}
+    ranks: collections.Counter[str | None] = collections.Counter()
+    places: dict[int, Place] = {}
+    outside: Place | None = None
+    given = [station for station in stations or reader.stations() if station.role]
+    starts = {s.id: old.course if (old := known.get((s.id, "inside"))) else
+              courses.get(s.id, START) for s in given if s.role == "inside"}
+    starts = {id: course if course.at <= now else START         # the clock was set back
+              for id, course in starts.items()}
+    since = min((course.at for course in starts.values()), default=now)
+    for station in sorted(given, key=lambda station: station.role == "inside"):
+        old = known.get((station.id, str(station.role)))
+        course = starts.get(station.id, START)
+        fresh = old or Place(station.id, station.name, str(station.role), ranks[station.role])
+        if fresh.course != course:
+            fresh = fresh._replace(course=course)
+        place = await renew_place(reader, station, now, since, fresh, touched)
+        ranks[station.role] += 1
+        await pause()
+        if place.role == "inside":
+            if place is not old or place.outside is not outside or (
+                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
+                place = await answer_room(place, outside, now, comfort)
+        # The outside station that counts is the first that is not silent. Not the one that sent
+        # last: the verdict would turn with each reading.
+        elif not outside or (now > outside.last.end and now <= place.last.end):
+            outside = place
+        places[station.id] = place
+    return [places[station.id] for station in given]
+
+
+async def renew_place(reader: Reader, station: Station, now: int, since: int, before: Place,
+                      touched: set[int] | None) -> Place:
+    """A station with a role as it is now: as before, unless its series was touched. What it said
+    is kept from since on."""
+    if before.series is not None and not (touched is None or before.series in touched):
+        return before
+    if (series := reader.series(station.id).get(1)) is None:
+        return before._replace(silence=station.silence)
+    start = max(now - REPLAY_WINDOW, min(now, since) - RECENT_WINDOW - station.silence)
+    readings: list[Sample] = []
+    said: list[Said] = []
+    for day in range(start - start % MINUTE, now + 1, DAY):
+        piece = reader.recent(series, day, min(day + DAY, now + 1))
+        said += sayings(piece, station.silence, said[-1] if said else UNHEARD)
+        readings += piece
+        await pause()
+    recent = bisect.bisect_left(readings, (now - RECENT_WINDOW,))
+    first = max(bisect.bisect_right(said, since, key=operator.attrgetter("time")) - 1, 0)
+    heard = said[-1].time if said else last_possible(reader.db, series, now - REPLAY_WINDOW, now)
+    return before._replace(
+        name=station.name, series=series, silence=station.silence, readings=readings[recent:],
+        said=said[first:], heard=heard, odd=find_odd(reader.db, series, now),
+        humidity=find_humidity(reader.db, station.id, now))
+
+
+async def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
+    """An inside station with its verdict."""
+    course = settled = room.course
+    steps = follow(course, room.said, outside.said if outside else (), comfort)
+    for number, course in enumerate(steps):
+        if course.at <= now - SETTLE_TIME:
+            settled = course
+        if number % STEP_ENTRIES == 0:
+            await pause()
+    verdict = judge(course, room.last, outside.last if outside else UNHEARD, now)
+    silent = room if verdict.silent == "inside" else outside
+    if verdict.since is None and silent:        # for longer than what is read reaches back
+        verdict = verdict._replace(since=silent.heard)
+    verdict = verdict._replace(dew_points=(
+        find_dew_point(room, verdict.inside, now),
+        find_dew_point(outside or room, verdict.outside, now)))
+    verdict = verdict._replace(reason=find_reason(verdict, comfort))
+    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
+    return room._replace(outside=outside, verdict=verdict, is_cold=is_cold, settled=settled)
+
+
+def find_dew_point(place: Place, celsius: float | None, now: int) -> float | None:
+    """Of a place with a humidity that is possible, and as fresh as a temperature has to be."""
+    if celsius is None or place.humidity is None:
+        return None
+    ms, humidity = place.humidity
+    is_fresh = now <= ms + place.last.limit
+    return dew_point(celsius, humidity) if is_fresh and 1 <= humidity <= 100 else None
+
+
+def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
+                  ) -> Forecast | None:
+    """What is known by inside and outside series, while it is new and not yet come true."""
+    if not room.verdict or room.verdict.difference is None or not room.outside:
+        return None
+    forecast = known.get((room.series or 0, room.outside.series or 0))
+    event = "cooler" if room.verdict.difference < 0 else "warmer"
+    is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
+    return forecast if is_new else None
+
+
+def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
+    """The inside stations with their verdicts, the most urgent first."""
+    rooms = [(place, place.verdict) for place in places if place.verdict]
+    return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
+
+
+def find_expiry(places: list[Place]) -> int:
+    """When a verdict turns unknown, unless readings come."""
+    return min((verdict.expires for _, verdict in rank_rooms(places) if verdict.expires),
+               default=LATEST_TIME)
+
+
+# -- in words ------------------------------------------------------------------------------------
+
 HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
              "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
 TURNED = "outside has become {} %s; if that lasts, this answer changes."
@@ -3148,100 +3112,34 @@ REASONS = (     # the answer, from how many °C cooler outside, why; the first t
     ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
     ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
     ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."))
+    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
+    ("damp", -math.inf, "keep the windows closed: the air outside is warm and damp, and would "
+                        "condense on cold walls."),
+    ("wet", -math.inf, "keep the windows closed: it is {} warmer outside, and would condense on "
+                       "cold walls."),
+    ("hot", -math.inf, "keep the windows closed: it is {} warmer outside."))
+HUMID = ", but the air is more humid: dew point {} outside, {} inside."
 NO_ROOM = ("No answer yet:",
            "it takes a station with the role inside and one with the role outside.")
 URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
-COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
-COOLER = "Cooler outside from about {} ({} to {}{})."
+SAME = 0.5                      # °C below which two days are as warm as each other
 FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
 LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
-RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-FAHRENHEIT_REGIONS = frozenset({
-    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
-CHART_POINTS, SMALL_POINTS = 480, 60    # of all lines, of a small one: a page has 60 KB
-SMALL_CHARTS = 6
-LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
-STROKES = ("first", "second", "third")  # of lines: each has its color and its dashes
-MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
-MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
-STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
-ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
-
-PAGE = string.Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title>
-<meta name="viewport" content="width=device-width,initial-scale=1">
-<meta name="theme-color" content="#0b5d8f"><link rel="icon" href="/icon.svg">
-<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
-<body><main$attributes>
-$body</main>$script</body></html>
-""")
-NO_STATION = string.Template("""<section><h1>No station yet</h1><p>This adds one, and prints
-its key and the lines for its config.py; the MAC is what your station prints at start:</p>
-<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
-</code></p><p>Then one more with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p></section>""")
-
-
-def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
-    """What a browser may do for a page with this style, and who may embed it."""
-    css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-                 for text in (style, SCRIPT))
-    policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
-              "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
-              f"base-uri 'none'; form-action 'none'{framing}")
-    return ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer")
-
-
-PAGE_HEADERS = page_headers(STYLE)
-
-
-class View(NamedTuple):
-    """How one reader wants to see the page."""
-    unit: str                   # C or F
-    zone: tzinfo
-    range: str                  # a key of RANGES
 
 
 def in_unit(celsius: float, unit: str) -> float:
     return celsius if unit == "C" else celsius * 1.8 + 32
 
 
-class Line(NamedTuple):
-    """A series on a chart."""
-    name: str
-    css: str
-    points: list[Point]
+FAHRENHEIT_REGIONS = frozenset({
+    "US", "AS", "BS", "BZ", "FM", "GU", "KY", "LR", "MH", "MM", "MP", "PR", "PW", "VI"})
+HALF_DAY_REGIONS = FAHRENHEIT_REGIONS | {"AU", "CA", "IN", "NZ", "PH"}   # the clock has 12 hours
 
 
-class Place(NamedTuple):
-    """An inside or outside station; of an inside one also the answer, and against which other."""
-    name: str
-    role: str
-    rank: int                           # among those of its role, from 0
-    series: int | None                  # of its temperature
-    readings: list[Sample]              # of that, in the verdict's window
-    heard: int | None                   # when it sent one last, perhaps before that window
-    verdict: Verdict | None = None
-    outside: "Place | None" = None
-    is_cold: bool = False
-    silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
-    forecast: Forecast | None = None
-    tail: Tail = SILENCE                # of the readings that verdicts have taken in, but the last
-    fresh: Sequence[Sample] = ()        # the others
-
-    def settle(self, now: int) -> "Place":
-        """The same when verdicts have taken in all: the last one, of this minute, may change."""
-        if len(self.fresh) < 2:
-            return self
-        tail = functools.reduce(lambda tail, r: tail.add(*r, self.silence), self.fresh[:-1],
-                                self.tail)
-        recent = bisect.bisect_left(self.readings, (now - RECENT_WINDOW - self.silence,))
-        return self._replace(tail=tail, fresh=self.fresh[-1:], readings=self.readings[recent:])
-
-    @property
-    def css(self) -> str:
-        return f"{self.role} {STROKES[self.rank % len(STROKES)]}"
+def region_of(languages: str) -> str:
+    """The region of the first language of Accept-Language, in capitals: US of en-us,en."""
+    region = re.match(r"\s*[a-z]+(?:-[a-z]{4})?-([a-z]{2})\b", languages, re.IGNORECASE)
+    return region[1].upper() if region else ""
 
 
 @remember
@@ -3249,8 +3147,15 @@ def choose_unit(setting: str, languages: str) -> str:
     """C or F: what the setting says; on auto, what the first language's region is used to."""
     if setting != "auto":
         return setting
-    region = re.match(r"\s*[a-z]+(?:-[a-z]{4})?-([a-z]{2})\b", languages, re.IGNORECASE)
-    return "F" if region and region[1].upper() in FAHRENHEIT_REGIONS else "C"
+    return "F" if region_of(languages) in FAHRENHEIT_REGIONS else "C"
+
+
+@remember
+def choose_clock(cookie: str, languages: str) -> str:
+    """The time of day as the page's script has left it in a cookie, else as the region has it."""
+    told = re.search(r"(?:^|;\s*)clock=(12|24)(?:;|$)", cookie)
+    is_half_day = told[1] == "12" if told else region_of(languages) in HALF_DAY_REGIONS
+    return "%-I:%M\N{NO-BREAK SPACE}%p" if is_half_day else "%H:%M"
 
 
 @remember
@@ -3258,19 +3163,14 @@ def choose_zone(cookie: str) -> tzinfo:
     """The time zone that the page's script has left in cookies: its name, else its offset."""
     told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
     zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
-    has_offset = zone is timezone.utc and re.fullmatch("-?[0-9]{1,3}", offset)
+    has_offset = zone is UTC and re.fullmatch("-?[0-9]{1,3}", offset)
     return timezone(timedelta(minutes=int(offset))) if has_offset else zone
 
 
-def find_zone(name: str) -> tzinfo:
-    """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
-    try:
-        return zoneinfo.ZoneInfo(name) if ZONE.fullmatch(name) else timezone.utc
-    except (KeyError, ValueError, OSError):     # unknown, or no time zones on this system
-        return timezone.utc
+def say_sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return text[:1].upper() + text[1:] + "." * (text[-1:] not in {".", "!", "?"})
 
-
-# -- in words -------------------------------------------------------------------------------------
 
 def say_number(value: float) -> str:
     return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
@@ -3278,13 +3178,28 @@ def say_number(value: float) -> str:
 
 def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
     """Of no zone: the machine's."""
-    return datetime.fromtimestamp(ms / 1000, timezone.utc).astimezone(zone).strftime(form)
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(zone).strftime(form)
 
 
 def say_degrees(difference: float, units: str) -> str:
     """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
     degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
     return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
+
+
+def say_whole(celsius: float, units: str) -> str:
+    """A temperature without decimals: `66 °F`; of units CF `19 °C / 66 °F`."""
+    return " / ".join(f"{in_unit(celsius, unit):.0f} °{unit}" for unit in units)
+
+
+def shown_difference(verdict: Verdict, unit: str) -> float:
+    """Inside minus outside in °C, of the two numbers that a reader of this unit sees: rounded
+    apart from them, the difference would contradict them by 0.1."""
+    if verdict.inside is None or verdict.outside is None:
+        return verdict.difference or 0.0
+    inside, outside = (round(in_unit(celsius, unit), 1)
+                       for celsius in (verdict.inside, verdict.outside))
+    return round((inside - outside) / (1 if unit == "C" else 1.8), 6)
 
 
 def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
@@ -3297,43 +3212,42 @@ def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
         return HEADLINES["unknown"], (
             f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
             if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
-    answer = "cold" if room.is_cold and verdict.state == "comfortable" else verdict.state
-    reason = next(reason for state, least, reason in REASONS
-                  if state == answer and verdict.difference >= least)
-    return HEADLINES[answer], reason.format(say_degrees(verdict.difference, unit))
+    why = "open" if verdict.reason == "humid" else verdict.reason or verdict.state
+    reason = next(text for name, least, text in REASONS
+                  if name == why and shown_difference(verdict, unit[0]) >= least).format(
+        " / ".join(say_degrees(shown_difference(verdict, one), one) for one in unit))
+    if verdict.reason == "humid":
+        inside, outside = (say_whole(dew, unit) for dew in verdict.dew_points if dew is not None)
+        reason = reason.removesuffix(".") + HUMID.format(outside, inside)
+    return HEADLINES.get(why, HEADLINES["cold"]), reason
 
 
-def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
-    """The inside stations with their verdicts, the most urgent first."""
-    rooms = [(place, place.verdict) for place in places if place.verdict]
-    return sorted(rooms, key=lambda room: URGENCY.index(room[1].state))
-
-
-def find_expiry(places: list[Place]) -> int:
-    """When a verdict turns unknown, unless readings come."""
-    return min((verdict.expires for _, verdict in rank_rooms(places) if verdict.expires),
-               default=LATEST_TIME)
-
-
-def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None) -> list[str]:
+def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None,
+              clock: str = "%H:%M") -> list[str]:
     """Of a forecast; what should have come already is expected now."""
-    return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, "%H:%M")
+    return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, clock)
             for ms in (max(at, now), start, max(end, now))]
 
 
-def say_forecast(room: Place, now: int, zone: tzinfo | None) -> str:
+def say_cooler(at: str, start: str, end: str, named: str = "") -> str:
+    """The times of an evening; an interval that is one time says nothing more."""
+    interval = named if start == at == end else f" ({start} to {end}{named})"
+    return f"Cooler outside from about {at}{interval}."
+
+
+def say_forecast(room: Place, now: int, zone: tzinfo | None, clock: str = "%H:%M") -> str:
     """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
     forecast = room.forecast
-    if forecast is None or room.is_cold or forecast.days < FEWEST_DAYS:
+    if forecast is None or room.is_cold:
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
-        return "Hardly cooler outside within the next 12 hours."
-    at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone)
-    named = say_time(now, zone, " %Z") if zone in {None, timezone.utc} else ""
+        return f"Hardly {forecast.event} outside within the next 12 hours."
+    at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone, clock)
+    named = say_time(now, zone, " %Z") if zone in {None, UTC} else ""
     if forecast.event == "warmer":
-        return (f"Warmer outside some time between {start} and {end}{named}, "
-                f"with a chance of {forecast.chance:.0%}.")
-    return COOLER.format(at, start, end, named)
+        when = f"at about {at}" if start == end else f"some time between {start} and {end}"
+        return f"Warmer outside {when}{named}, with a chance of {forecast.chance:.0%}."
+    return say_cooler(at, start, end, named)
 
 
 def say_record(forecast: Forecast) -> str:
@@ -3362,6 +3276,8 @@ def verdict_document(places: list[Place], now: int, units: str = "C"
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
+        **{f"{side}_dew_point": dew and round(dew, 1) for side, dew in zip(
+            ("inside", "outside"), verdict.dew_points, strict=True)},
         "text": " ".join(say_verdict(room, now, units)),
         "forecast": room.forecast and {
             "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
@@ -3369,25 +3285,17 @@ def verdict_document(places: list[Place], now: int, units: str = "C"
     } for room, verdict in rank_rooms(places)]}
 
 
-def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
-                zone: tzinfo | None, units: str) -> tuple[str, str]:
-    """Title and text of a message."""
-    name = f'"{station.name}"'
-    if state == "back":
-        return f"{name} is heard again", f"{name} is heard again."
-    if state == "silent":
-        ago = format_ago(now - (station.heard or now))
-        return f"{name} is silent", f"{name} has been silent for {ago}."
-    if topic == "plan":
-        at, start, end = map(room["forecast"].get, ("at", "from", "to"))
-        return "When it gets cooler", COOLER.format(*say_times(at, start, end, now, zone), "")
-    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
-                       for side in ("inside", "outside"))
-    said = room["text"].removesuffix(".")
-    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
+def say_waiting(place: Place, unit: str) -> Iterator[str]:
+    """Why the newest reading of a place is not the number that people see."""
+    came = "{} came last; waiting for a second reading", "{} came last, which is impossible"
+    said = place.last
+    doubted = said.last[-1][1] if said.last and said.last[-1][1] != said.shown else None
+    for words, celsius in zip(came, (doubted, place.odd), strict=True):
+        if celsius is not None:
+            yield words.format(f"{say_number(in_unit(celsius, unit))} °{unit}")
 
 
-def say_trend(readings: list[tuple[int, float]], now: int) -> str:
+def say_trend(readings: Sequence[Sample], now: int) -> str:
     """rising, falling or steady over the last half hour; empty where there is too little."""
     recent = [r for r in readings if r[0] > now - TREND_TIME]
     if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
@@ -3396,478 +3304,28 @@ def say_trend(readings: list[tuple[int, float]], now: int) -> str:
     return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
 
 
-# -- charts ---------------------------------------------------------------------------------------
-
-# In a chart's own units; the script reads them off the picture.
-WIDTH, HEIGHT, SMALL_HEIGHT = 360, 190, 110
-LEFT, RIGHT, TOP, BOTTOM = 30, 8, 8, 18     # margins
-LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
-BESIDE = 6                      # points on each side that tell how far apart points are there
-FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
-TICKS = (                       # for charts of up to so many hours: hours between marks, text
-    (1, 1 / 4, "%H:%M"), (3, 1 / 2, "%H:%M"), (12, 2, "%H:%M"), (48, 6, "%H:%M"),
-    (192, 24, "%a"), (1440, 168, "%d %b"), (math.inf, 1488, "%b"))
-
-
-class Chart(NamedTuple):
-    """Lines over time. The axis of values reaches as far as bounds, if the lines do not."""
-    lines: list[Line]
-    unit: str
-    start: int
-    end: int
-    zone: tzinfo
-    height: int = HEIGHT
-    shaded: Iterable[tuple[int, int]] = ()
-    interval: tuple[int, int] | None = None     # in which lines are expected to cross
-    bounds: Sequence[float] = ()
-
-    def x(self, ms: int) -> float:
-        part = (ms - self.start) / (self.end - self.start)
-        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, value: float) -> float:
-        low, *_, high = self.bounds
-        return round(TOP + (high - value) / (high - low) * (self.height - TOP - BOTTOM), 1)
-
-    def path(self, corners: Iterable[tuple[int, float]]) -> str:
-        return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
-
-
-def nice_step(span: float, count: int) -> float:
-    """A step of 1, 2 or 5 times a power of ten that divides a span into at most count parts."""
-    power: float = 10.0 ** math.floor(math.log10(span / count))
-    return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
-
-
-def value_ticks(values: list[float], count: int) -> list[float]:
-    """Round marks of an axis that reaches over all values, some count of them."""
-    values = [max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in values] or [0, 1]
-    low, high = min(values), max(values)
-    step = nice_step(max(high - low, 1), count)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
-
-
-def time_ticks(start: int, end: int, zone: tzinfo) -> list[tuple[int, str]]:
-    """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
-    hours, form = next((step, form) for longest, step, form in TICKS
-                       if end - start <= longest * HOUR)
-    tick = datetime.fromtimestamp(start / 1000, zone).replace(
-        hour=0, minute=0, second=0, microsecond=0)
-    ticks = []
-    while (ms := round(tick.timestamp() * 1000)) < end:
-        if ms > start:
-            ticks.append((ms, tick.strftime(form)))
-        tick += timedelta(hours=hours)          # of the wall clock
-        if form == "%b":
-            tick = tick.replace(day=1)
-    return ticks
-
-
-def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps: how far apart two may be is what is usual before or behind them."""
-    first, times = 0, [point.time for point in points]
-    for i, (before, point) in enumerate(itertools.pairwise(points), 1):
-        distance = point.time - before.time - (before.width + point.width) // 2
-        if distance > SILENT_AT_LEAST and distance > max(
-                silence_limit(times[max(first, i - BESIDE):i]),
-                silence_limit(times[i:i + BESIDE])):
-            yield points[first:i]
-            first = i
-    if points:
-        yield points[first:]
-
-
-def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
-    """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
-    changes = [(end, 0, math.nan)]              # when, of which side, its value from then on
-    for side, points in enumerate((inside, outside)):
-        for piece in segments(points):
-            silent = piece[-1].time + silence_limit([p.time for p in piece[-20:]])
-            changes += [*((p.time, side, p.mean) for p in piece), (silent, side, math.nan)]
-    values = [math.nan, math.nan]               # nan is neither cooler nor warmer
-    spans: list[tuple[int, int]] = []
-    for (start, side, value), (until, *_) in itertools.pairwise(
-            sorted(changes, key=operator.itemgetter(0))):
-        values[side] = value
-        if values[1] < values[0] and start < until <= end:
-            is_next = spans and spans[-1][1] == start
-            spans.append((spans.pop()[0] if is_next else start, until))
-    return spans
-
-
-def leave_out(points: list[Point]) -> list[Point]:
-    """What is drawn: not what lies so far off that all the rest would be one flat line."""
-    points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
-    if not points:
-        return []
-    means = sorted(p.mean for p in points)
-    middle, tail = means[len(means) // 2], min(len(means) // 20 + 1, (len(means) - 1) // 2)
-    limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
-    return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
-
-
-def render_curve(line: Line, chart: Chart) -> str:
-    """A line with a band between minimum and maximum where it is thinned."""
-    band = curve = ""
-    for piece in segments(line.points):
-        curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
-        if any(p.minimum < p.maximum for p in piece):
-            band += chart.path([*((p.time, p.maximum) for p in piece),
-                                *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
-    return (f'<g class="{line.css}"><path class=band d="{band}"/>'
-            f'<path data-name="{escape(line.name)}" d="{curve}"/></g>')
-
-
-def draw_chart(chart: Chart) -> str:
-    lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
-             for line in chart.lines]
-    kept = [line._replace(points=leave_out(line.points)) for line in lines]
-    far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
-    values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
-    marks = value_ticks([*chart.bounds, *values], 3 if chart.height == SMALL_HEIGHT else 5)
-    chart, height = chart._replace(bounds=marks), chart.height - TOP - BOTTOM
-    spans = [("shade", span) for span in chart.shaded]
-    spans += [("interval", chart.interval)] if chart.interval else []
-    shapes = [f"<rect class={css} x={chart.x(a):g} y={TOP} width={chart.x(b) - chart.x(a):.1f} "
-              f"height={height} />" for css, (a, b) in spans]
-    shapes += [f'<path class=grid d="M{LEFT} {chart.y(mark):g}H{WIDTH - RIGHT}"/>'
-               f"<text x={LEFT - 4} y={chart.y(mark) + 4:g} text-anchor=end>{mark:g}</text>"
-               for mark in marks]
-    shapes += [f"<text x={chart.x(ms):g} y={chart.height - 4} text-anchor=middle>{text}</text>"
-               for ms, text in time_ticks(chart.start, chart.end, chart.zone)]
-    shapes += [render_curve(line, chart) for line in kept]
-    said = ", ".join(                           # for those who cannot see it
-        f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
-        f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
-        f"last {line.points[-1].mean:.1f} {chart.unit}" if line.points
-        else f"{line.name}: no readings" for line in kept) or "no readings yet"
-    if far:
-        farthest = max(max(p.maximum, -p.minimum) for p in far)
-        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
-        shapes.append(f"<text x={WIDTH - RIGHT} y={TOP + 10} text-anchor=end>{note}</text>")
-        said += f"; {note}"
-    return (f'<svg viewBox="0 0 {WIDTH} {chart.height}" role=img aria-label="{escape(said)}"\n'
-            f" data-left={LEFT} data-width={WIDTH - LEFT - RIGHT} data-top={TOP}"
-            f" data-height={height} data-low={marks[0]} data-high={marks[-1]}\n"
-            f' data-start={chart.start} data-end={chart.end} data-unit="{escape(chart.unit)}">'
-            f'{"".join(shapes)}<path class="grid cursor"/></svg>')
-
-
-def render_chart(chart: Chart) -> str:
-    """A chart as SVG; one that cannot be drawn takes no page with it."""
-    try:
-        return draw_chart(chart)
-    except (ArithmeticError, ValueError) as error:
-        log(f"a chart could not be drawn: {error!r}")
-        return "<p>This chart could not be drawn.</p>"
-
-
-# -- the page, out of the store -------------------------------------------------------------------
-
-def end_steps(steps: Generator[None, None, list[Place]]) -> list[Place]:
-    """What comes of them, where nobody waits meanwhile."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return cast(list[Place], done.value)
-
-
-def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
-                touched: set[int] | None = None, stations: Iterable[Station] | None = None
-                ) -> Generator[None, None, list[Place]]:
-    """Inside and outside stations, and of each room the verdict, which goes on from before; in
-    steps. Only places whose series were touched are read again, or all: None."""
-    known = {(place.name, place.role): place for place in before}
-    ranks: collections.Counter[str | None] = collections.Counter()
-    places: dict[int, Place] = {}
-    outside: Place | None = None
-    settled: Place | None = None
-    is_heard = False
-    given = [station for station in stations or reader.stations() if station.role]
-    for station in sorted(given, key=lambda station: station.role == "inside"):
-        old = known.get((station.name, str(station.role)))
-        place = renew_place(reader, station, ranks[station.role], now, old, touched)
-        ranks[station.role] += 1
-        if place is not old or len(places) % STEP_PLACES == 0:
-            yield
-        if place.role == "inside":
-            if place is not old or place.outside is not settled or (
-                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
-                place = answer_room(place, outside, now, comfort)._replace(outside=settled)
-        # The outside station that counts is the first that is not silent. Not the one that sent
-        # last: the verdict would turn with each reading.
-        elif not is_heard:
-            times = [ms for ms, _ in place.readings]
-            is_heard = bool(times) and now <= times[-1] + silence_limit(times, place.silence)
-            if is_heard or not outside:
-                outside, settled = place, place.settle(now)
-        places[station.id] = settled if settled and place is outside else place.settle(now)
-    return [places[station.id] for station in given]
-
-
-def renew_place(reader: Reader, station: Station, rank: int, now: int, before: Place | None,
-                touched: set[int] | None) -> Place:
-    """A station with a role as it is now: as before, unless its series was touched."""
-    if before and before.series is not None and not (touched is None or before.series in touched):
-        return before
-    window = min(VERDICT_WINDOW, RECENT_WINDOW + station.silence) if before else VERDICT_WINDOW
-    series = reader.series(station.id).get(1)
-    readings = [] if series is None else reader.recent(series, now - window, now + 1)
-    last = (readings[-1][0] if readings else
-            None if series is None else reader.last_time(series, now))
-    place = before or Place(station.name, str(station.role), rank, series, [], None)
-    count = bisect.bisect_left(readings, (place.tail.time + 1,))
-    if place.tail.time > now or place.readings[:-1][-count:] != readings[:count]:
-        # The clock was set back, or one was late, or is gone.
-        place, count = place._replace(tail=SILENCE), 0
-    return place._replace(rank=rank, series=series, readings=readings, heard=last,
-                          silence=station.silence, fresh=readings[count:])
-
-
-def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
-    """An inside station with its verdict."""
-    course = room.verdict.course if room.verdict else START
-    sides = [room, outside or room._replace(tail=SILENCE, fresh=())]
-    begin = max(side.tail.time for side in sides)
-    if any(course.at < ms <= begin for side in sides for ms, _ in side.fresh):  # late, and counts
-        sides = [side._replace(tail=SILENCE, fresh=side.readings) for side in sides]
-    verdict = judge(sides[0].fresh, sides[1].fresh, now, comfort, course,
-                    [side.silence for side in sides], [side.tail for side in sides])
-    silent = room if verdict.silent == "inside" else outside
-    if verdict.since is None and silent:        # for longer than the window reaches back
-        verdict = verdict._replace(since=silent.heard)
-    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
-    return room._replace(verdict=verdict, is_cold=is_cold)
-
-
-def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
-                  ) -> Forecast | None:
-    """What is known by inside and outside series, while it is new and not yet come true."""
-    if not room.verdict or room.verdict.difference is None or not room.outside:
-        return None
-    forecast = known.get((room.series or 0, room.outside.series or 0))
-    event = "cooler" if room.verdict.difference < 0 else "warmer"
-    is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
-    return forecast if is_new else None
-
-
-def choose_places(places: list[Place]) -> list[Place]:
-    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
-    rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
-    outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
-    shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
-    return [place for place in places if place.name in shown]
-
-
-def read_points(reader: Reader, series: int, view: View, now: int, count: int,
-                unit: str = "C") -> list[Point]:
-    """A line of a chart; what was thinned stands in the middle of its bucket."""
-    start = now - RANGES[view.range]
-    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, unit),
-                  in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width)
-            for p in reader.points(series, start, now + 1, count)]
-
-
-def render_ago(ms: int, view: View, now: int) -> str:
-    exact = say_time(ms, view.zone, "%a %d %b %Y %H:%M:%S %Z")
-    return (f'<time datetime="{format_time(ms)}" title="{escape(exact)}" tabindex=0>'
-            f"{format_ago(now - ms)} ago</time>")
-
-
-def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
-    """The chart goes on as it is expected for this room, where there is a forecast."""
-    forecast = room.forecast
-    if forecast is None or room.outside is None or forecast.days < FEWEST_DAYS:
-        return chart
-    curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
-    expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
-        Point(ms, value, value, value) for ms, value in zip(
-            itertools.count(forecast.asked + QUARTER, QUARTER),
-            (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
-        for line in chart.lines if line.name in curves]
-    return chart._replace(
-        lines=chart.lines + expected, end=forecast.asked + HORIZON,
-        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
-
-
-def render_figure(places: list[Place], lines: list[Line], view: View, now: int) -> str:
-    """The chart of temperatures, its ranges, and what can be read off it in words."""
-    links = "".join(f'<a href="/?range={name}"{" aria-current=true" * (name == view.range)}>'
-                    f"{name}</a>" for name in RANGES)
-    nav = f'<figure><nav aria-label="Range of the chart">{links}</nav>'
-    points = {line.name: line.points for line in lines}
-    if not any(points.values()):
-        return f"{nav}<p>The chart begins with the first reading.</p>\n</figure>\n"
-    length = RANGES[view.range]
-    # Of the room that the headline is about. A year's points hold days and nights together.
-    spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 30 * DAY
-             for span in cooler_spans(points.get(room.name, []),
-                                      points.get(room.outside.name, []), now)]
-    chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, shaded=spans)
-    for room, _ in rank_rooms(places)[:1] if view.range == "24h" else []:
-        chart = continue_chart(chart, room, view.unit)
-    names = "".join(f'<span class="{line.css}">{escape(line.name)}</span> ' for line in lines)
-    names += "<span class=swatch>cooler outside</span> " * bool(spans)
-    names += "<span class=interval>dashed: expected</span>" * bool(chart.interval)
-    rows = "".join("<tr>" + "".join(f"<td>{say_time(ms, view.zone, '%a %d %b, %H:%M')}</td>"
-                                    for ms in span) + "</tr>"
-                   for span in spans[-20:] if length <= 7 * DAY)
-    table = ("<details><summary>When it was cooler outside</summary><table><thead>\n"
-             f"<tr><th>from</th><th>until</th></tr></thead>{rows}</table></details>")
-    value = 1000 * length // (chart.end - chart.start)
-    return (f"{nav}{render_chart(chart)}<input type=range max=1000 value={value} "
-            'aria-label="Time on the chart">\n'
-            f"<output></output><figcaption>{names}</figcaption>\n{rows and table}</figure>\n")
-
-
-def render_now(reader: Reader, place: Place, view: View, now: int) -> str:
-    """One temperature, large; its day's lowest and highest, and the difference to a day ago."""
-    value, unit, trend, heard, day = "–", "", "", place.heard, ""
-    if place.readings and place.series is not None:
-        heard, celsius = place.readings[-1]
-        value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        trend = say_trend(place.readings, now)
-        midnight = datetime.fromtimestamp(heard / 1000, view.zone).replace(
-            hour=0, minute=0, second=0, microsecond=0)
-        found = reader.extremes(place.series, round(midnight.timestamp() * 1000), heard + 1)
-        for word, (ms, extreme) in zip(("Low", "High"), found, strict=False):
-            day += (f"<p class=day>{word} {say_number(in_unit(extreme, view.unit))} "
-                    f"at {say_time(ms, view.zone, '%H:%M')}</p>")
-        for _, before in reader.recent(place.series, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
-            word = "warmer" if celsius >= before else "cooler"
-            day += (f"<p class=day>{say_degrees(celsius - before, view.unit)} {word} "
-                    "than a day ago</p>")
-    ago = render_ago(heard, view, now) if heard else "no reading yet"
-    return (f'<section><h2 class="{place.css}">{escape(place.name)}</h2><p class=big>{value}'
-            f"<small> {unit}\n</small></p><p>{trend and f'{trend} · '}{ago}</p>{day}</section>\n")
-
-
-def render_verdicts(places: list[Place], view: View, now: int) -> tuple[str, str, str]:
-    """The card on top, its headline as text, and the states of the verdicts on it."""
-    rooms = rank_rooms(places)
-    said = [(room.name, verdict.state, *say_verdict(room, now, view.unit),
-             say_forecast(room, now, view.zone))
-            for room, verdict in rooms[:MAX_ROOMS]] or [("", "unknown", *NO_ROOM, "")]
-    (name, state, headline, reason, when), *others = said
-    room = f"<small>{escape(name)}</small> " if others else ""
-    more = "".join(f"<details><summary>{when}</summary><p class=record>"
-                   f"{say_record(place.forecast)} The times between are meant to hold on 8 days "
-                   "of 10.</p></details>"
-                   for place, _ in rooms[:1] if when and place.forecast)
-    more += "".join(f"<p>{escape(room)} – {head} {escape(why)} {when}</p>"
-                    for room, _, head, why, when in others)
-    if len(rooms) > MAX_ROOMS:
-        more += f"<p>And {len(rooms) - MAX_ROOMS} more rooms, less urgent.</p>"
-    css = "cold" if headline == HEADLINES["cold"] else state
-    return (f"<section class='verdict {css}'><h1>{room}<b>{headline}</b> {escape(reason)}</h1>"
-            f"{more}</section>\n",
-            headline.rstrip(":"), " ".join(state for _, state, *_ in said))
-
-
-def render_others(reader: Reader, others: list[tuple[Station, Latest]], places: list[Place],
-                  view: View, now: int) -> Generator[None, None, str]:
-    """Small charts: humidity, pressure, and whatever has no role."""
-    styles, charts = {place.name: place.css for place in places}, ""
-    for station, series in others[:SMALL_CHARTS]:
-        yield
-        label = series.label or LABELS.get(series.field) or f"field {series.field}"
-        line = Line(f"{station.name}: {label}", styles.get(station.name, "other"),
-                    read_points(reader, series.series, view, now, SMALL_POINTS))
-        if line.points:
-            chart = render_chart(Chart([line], "", now - RANGES[view.range], now, view.zone,
-                                       SMALL_HEIGHT))
-            charts += f'<figure class="{line.css}"><h2>{escape(line.name)}</h2>{chart}</figure>'
-    return charts
-
-
-def render_stations(reader: Reader, stations: list[Station], view: View, now: int
-                    ) -> Generator[None, None, tuple[str, list[tuple[Station, Latest]]]]:
-    """The table of stations, those long silent folded away, and what else all others send."""
-    entries, since = reader.entries(s.id for s in stations), (yield from reader.first_hour())
-    rows: tuple[list[str], list[str]] = ([], [])
-    others: list[tuple[Station, Latest]] = []
-    for station in stations:
-        if not len(rows[0]) % MAX_ROWS:
-            yield
-        fields = reader.latest([station.id], now)
-        newest = max(fields, key=lambda series: series.time or 0, default=None)
-        times = reader.recent_times(newest.series, now) if newest else []
-        last = reader.last_time(newest.series, now) if newest else None
-        heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
-        is_silent = now - heard > silence_limit(times, station.silence)
-        is_stale = not station.role and now - (heard or station.created) > STALE
-        rows[is_stale].append(
-            f"<tr><th scope=row>{escape(station.name)}</th> "
-            f"<td>{'new' if not heard else 'silent' if is_silent else 'ok'}</td> "
-            f"<td>{render_ago(heard, view, now) if heard else 'never'}</td> "
-            f"<td>{format_ago(usual_interval(times)) if len(times) > 1 else '–'}</td> "
-            f"<td>{entries[station.id]:,}</td></tr>\n")
-        others += [(station, series) for series in fields
-                   if not (is_stale or (station.role and series.field == 1))]
-    shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
-    count = reader.count_stations() - len(shown)
-    more = f"<p>And {count - len(folded)} more, in /api/stations.</p>" * (count > len(folded))
-    details = (f"<details><summary>{count} more</summary><table>{''.join(folded)}</table>{more}"
-               "</details>") * (count > 0)
-    history = f"History since {say_time(since, view.zone, '%a %d %b %Y')}; " if since else ""
-    return ("<section class=scroll tabindex=0 aria-label=Stations>\n<h2>Stations</h2><table>"
-            "<thead><tr><th>name<th>state<th>last heard<th>every<th>entries</tr></thead>\n"
-            f"{''.join(shown)}</table>{details}<p class=dim>{history}"
-            f"the file weighs {format_bytes(sum(reader.weights()))}.</p></section>\n"), others
-
-
-def render_page(title: str, body: str, attributes: str = "", script: str = "",
-                style: str = STYLE) -> bytes:
-    """A whole page. title is text, the rest is markup."""
-    return PAGE.substitute(title=escape(title), style=style, body=body, attributes=attributes,
-                           script=script).encode()
-
-
-def render_message(title: str, text: str) -> bytes:
-    """A page that says one thing. title is text, text is markup."""
-    return render_page(title, f"<section><h1>{escape(title)}</h1><p>{text}</p></section>")
-
-
-def render_overview(reader: Reader, places: list[Place], view: View, now: int,
-                    notes: Iterable[str] = ()) -> Generator[None, None, bytes]:
-    """The page that answers: open the windows? In steps."""
-    stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
-                               MAX_ROWS + MAX_FOLDED)
-    if not stations:
-        return render_page("No station yet", NO_STATION.substitute(db=escape(str(reader.path))))
-    shown, lines = choose_places(places), []
-    for place in shown:
-        yield
-        lines += [Line(place.name, place.css, read_points(
-            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2), view.unit))
-            ] if place.series is not None else []
-    yield
-    card, headline, states = render_verdicts(places, view, now)
-    card += "".join(f"<section><p>{escape(note)}</p></section>\n" for note in notes)
-    figures = "".join(render_now(reader, place, view, now) for place in shown)
-    figure = render_figure(places, lines, view, now)
-    table, others = yield from render_stations(reader, stations, view, now)
-    smalls = yield from render_others(reader, others, places, view, now)
-    return render_page(
-        headline,
-        f"{card}<div class=now>{figures}</div>\n"
-        f"{figure}<div class=smalls>{smalls}</div>\n{table}",
-        f' data-now={now} data-state="{states}" data-expires={find_expiry(places)}',
-        f"<p class=say aria-live=polite></p><script>{SCRIPT}</script>")
-
-
 # ------------------------------------------------------------------------------------------------
-# 9. Routes
-#    Law: one small function for each, (request, server) to Answer. None writes to a
-#    socket, and only updates change the store.
+# 7. HTTP
+#    Law: bytes are understood in one way or refused. Pure functions, no socket.
+#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, GZIP_BYTES, Heads,
+#        HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, parse_form, parse_query,
+#        QUERIES, read_head, render, Request, split_query, STOCK, TEXT, unquote_text
 # ------------------------------------------------------------------------------------------------
+MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
+MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
+MAX_HEADERS = 64                # a browser behind a proxy sends below 30
+MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
+MAX_STRANGE_BODY = 2048         # bytes of a body that is decoded to say what is wrong with it,
+                                # whoever sends it; a longer one needs a key that is right
+MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
+MAX_HEADS = 8_000_000           # bytes of all of them: two forms of 2,000 stations, of 2 KB each
+GZIP_BYTES = 1000               # a longer body is compressed
 
 TEXT, JSON, HTML, CSV, EVENTS = (
     "text/plain; charset=utf-8", "application/json", "text/html; charset=utf-8",
     "text/csv; charset=utf-8", "text/event-stream")
 ANY_ORIGIN: Headers = (("Access-Control-Allow-Origin", "*"),)   # scripts of other sites may read
+NO_STORE = ("Cache-Control", "no-store")
 
 
 class Request(NamedTuple):
@@ -3881,11 +3339,16 @@ class Request(NamedTuple):
     peer: str | None = ""                       # of the other side; None: the proxy
     close_connection: bool = True               # after the answer
     length: int = 0                             # of the body, bytes
-    head: bytes = b""                           # as it was sent
     fault: Refused | None = None                # why it could not be understood
     body: bytes = b""
     is_lan: bool = False                        # came to a private address
-    update: Update | None = None                # what path says, if that has been parsed already
+    form: Mapping[str, str] | None = None       # the query, if it was split already
+    update: tuple[str, str, Reading] | None = None      # the path, if it was parsed already
+
+    @property
+    def network(self) -> str:
+        """Whose long requests are answered in turn with those of others."""
+        return networks(self.address)[0]
 
 
 class Answer(NamedTuple):
@@ -3895,316 +3358,11 @@ class Answer(NamedTuple):
     status: int = 200
     headers: Headers = ()
     is_update: bool = False
-    stream: Iterator[bytes] | None = None       # the rest of the body, made as it is sent
+    stream: AsyncIterator[bytes] | None = None  # the rest of the body, made as it is sent
     listens: bool = False                       # from now on the connection gets events
 
 
-# A route that takes longer than some 1 ms returns a generator, which yields before each step and
-# returns the Answer: updates come in between.
-Work = Generator[None, None, Answer]
-
-
-def as_json(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
-QUERY: dict[str, Callable[[str], Any]] = {      # what is more than a text
-    "field": parse_field, "start": functools.partial(parse_instant, "start"),
-    "end": functools.partial(parse_instant, "end")}
-
-
-def parse_query(request: Request, *known: str) -> dict[str, Any]:
-    """The query, each name at most once and none that is not known. Raises Refused."""
-    query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
-    for name, values in query.items():
-        if name not in known:
-            raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
-        if len(values) > 1:
-            raise Refused(400, f"{name}: given twice")
-    return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
-
-
-def get_page(request: Request, server: "Server") -> Answer | Work:
-    """The page, from memory while nothing has changed; 304 to who has it already."""
-    names = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
-    span, *more = names.get("range", ["24h"])   # other names are left to who put them there
-    if more or span not in RANGES:
-        raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-    view = View(choose_unit(server.settings.units, language),
-                choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES]), span)
-    page = server.board.find_page(view)
-    return answer_page(request, server, page) if page else make_page(request, server, view)
-
-
-def make_page(request: Request, server: "Server", view: View) -> Work:
-    return answer_page(request, server, (yield from server.board.make_page(view)))
-
-
-def answer_page(request: Request, server: "Server", page: Answer) -> Answer:
-    if server.access.password:
-        secure = "; Secure" if request.peer is None else ""     # the proxy speaks TLS
-        page = page._replace(headers=(*page.headers, (
-            "Set-Cookie", f"{PROOF}={server.access.proof()}; Max-Age=31536000; Path=/; "
-            f"HttpOnly; SameSite=Strict{secure}")))
-    has_it = dict(page.headers)["ETag"] in request.headers.get("if-none-match", "")
-    return page._replace(body=b"", status=304) if has_it else page
-
-
-def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
-    """The route to an answer that is the same each time."""
-    return lambda request, server: answer
-
-
-def get_update(request: Request, server: "Server") -> Answer:
-    """Store the reading that the path tells; the answer is the number of its entry."""
-    update = request.update or parse_update_path(request.path, request.headers.get("x-api-key"))
-    station = server.access.admit(update.mac, update.key, request.address)
-    entry = server.writer.add(station, update.reading, server.now())
-    if not request.update:
-        server.known.learn(request, update)
-    if "text/html" in request.headers.get("accept", ""):
-        return Answer(render_message("Stored", f'This reading is entry {entry}. '
-                                     '<a href="/">Overview</a>'), HTML,
-                      headers=PAGE_HEADERS, is_update=True)
-    return Answer(b"%d" % entry, is_update=True)
-
-
-def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
-    """Store all readings of a JSON document, or none of them."""
-    mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
-    station = server.access.admit(mac, key, request.address)
-    readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
-    server.access.charge(key, readings)
-    now, before = server.now(), station.last_entry
-    entries = [server.writer.add(station, reading, now) for reading in readings]
-    return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
-                  is_update=True)
-
-
-def get_events(request: Request, server: "Server") -> Answer:
-    """Readings and verdicts as they come; first of all what the listener has missed."""
-    if server.events.is_full():
-        raise Refused(503, "too many listeners; try again", Retry_After="5")
-    return Answer(server.events.greet(request.headers.get("last-event-id"), server.now(),
-                                      server.board.verdicts()),
-                  EVENTS, listens=request.command == "GET",
-                  headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")))
-
-
-def get_stations(request: Request, server: "Server") -> Work:
-    pieces, last = [], 0
-    while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
-                                             STEP_STATIONS):
-        latest = collections.defaultdict(list)
-        for series in server.reader.latest([s.id for s in stations], server.now()):
-            latest[series.station].append({"field": series.field, "label": series.label,
-                                           "value": series.value, "time": series.time})
-        pieces.append(as_json([
-            {"id": station.id, "name": station.name, "role": station.role,
-             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
-        last = stations[-1].id
-        yield
-    return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
-
-
-def get_verdict(request: Request, server: "Server") -> Work:
-    """The answers for widgets and scripts, as JSON or in words, a line a room.
-    As a widget cannot log in, a key of a station opens them on a private server."""
-    query = parse_query(request, "key")
-    key = request.headers.get("x-api-key", query.get("key", ""))
-    stations = server.writer.stations.values()
-    if server.access.password and not server.access.admit_key(stations, key, request.address):
-        server.access.admit_reader(request.headers, request.address)
-    yield from server.board.look()
-    places, now = server.board.current, server.now()
-    if request.path.startswith("/api/"):
-        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
-    unit = choose_unit(server.settings.units,
-                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
-    return Answer(say_rooms(places, now, unit, None if zone is timezone.utc else zone).encode(),
-                  TEXT, headers=ANY_ORIGIN)
-
-
-def parse_station(server: "Server", name: str) -> Station:
-    """A station by id or name. Raises Refused 404."""
-    for station in server.reader.stations():
-        if name in (str(station.id), station.name):
-            return station
-    raise Refused(404, "station: there is none of this id or name")
-
-
-def get_readings(request: Request, server: "Server") -> Work:
-    query = parse_query(request, "station", "field", "start", "end", "points")
-    if "station" not in query:
-        raise Refused(400, "station: missing; an id or a name")
-    field, limit = query.get("field", 1), query.get("points", str(DEFAULT_POINTS))
-    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
-        raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
-    yield
-    station = parse_station(server, query["station"])
-    series = server.reader.series(station.id).get(field)
-    end = min(query.get("end", LATEST_TIME), server.now() + 1)
-    points = [] if series is None else server.reader.points(
-        series, query.get("start"), end, int(limit))
-    return Answer(as_json({"station": station.id, "field": field, "points": [
-        [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
-        for p in points]}), JSON, headers=ANY_ORIGIN)
-
-
-def get_export(request: Request, server: "Server") -> Answer:
-    query = parse_query(request, "station", "field", "start", "end")
-    streams = [c.request.address for c in server.connections if c.stream and c.request]
-    if len(streams) >= MAX_STREAMS or streams.count(request.address) >= MAX_STREAMS_PER_ADDRESS:
-        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
-    stations = ([parse_station(server, query["station"])] if "station" in query
-                else server.reader.stations())
-    fields = {query["field"]} if "field" in query else range(1, 10)
-    rows = itertools.chain.from_iterable(server.reader.rows(
-        station, fields, query.get("start", 0), query.get("end", LATEST_TIME))
-        for station in stations)
-    return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
-        ("Content-Disposition", 'attachment; filename="readings.csv"'),))
-
-
-def csv_chunks(rows: Iterator[Row]) -> Iterator[bytes]:
-    """Rows to CSV without the MACs, PAGE_ROWS at a time."""
-    yield b"time,station,field,value,entry\n"
-    while chunk := list(itertools.islice(rows, PAGE_ROWS)):
-        yield as_csv((format_time(r.time), r.station, r.field, r.value, r.entry) for r in chunk)
-
-
-def get_healthz(request: Request, server: "Server") -> Answer:
-    try:
-        server.reader.look()
-    except (sqlite3.Error, StoreError) as error:
-        log(f"the database cannot be read: {error}")        # which may name a path
-        raise Refused(503, "the database cannot be read", Retry_After="10") from None
-    if server.turn.failure:
-        raise Refused(503, server.turn.failure.message, Retry_After="10")
-    return Answer(b"ok")
-
-
-# -- metrics --------------------------------------------------------------------------------------
-
-UPDATE_ROOTS = ("/update", "/weatherstation/", "/data/report/")    # a refusal there is counted
-COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
-Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
-
-
-def sample_commits(turn: "Turn") -> Samples:
-    """A histogram: its buckets hold what took no longer. A label without a name is a suffix."""
-    for limit, count in zip(COMMIT_SECONDS, itertools.accumulate(turn.commits), strict=True):
-        yield {"": "_bucket", "le": "+Inf" if limit == math.inf else str(limit)}, count
-    yield {"": "_sum"}, turn.seconds
-    yield {"": "_count"}, sum(turn.commits)
-
-
-def sample_readings(server: "Server") -> Samples:
-    ids, stations = [*server.writer.stations], server.writer.stations
-    for first in range(0, len(ids), STEP_STATIONS):
-        for series in server.reader.latest(ids[first:first + STEP_STATIONS], server.now()):
-            station = stations.get(series.station)
-            if station and isinstance(series.value, (int, float)):  # neither a text nor none yet
-                yield {"station": station.name, "role": station.role or "",
-                       "field": str(series.field),
-                       "label": series.label or LABELS.get(series.field, "")}, series.value
-
-
-def sample_metrics(server: "Server", lag: int) -> Iterator[tuple[str, str, str, Samples]]:
-    """Each family: name, kind, help, samples."""
-    turn, (size, log) = server.turn, server.reader.weights()
-    free = shutil.disk_usage(server.writer.path.parent).free
-    yield ("updates_total", "counter", "Entries of updates by what became of them; refused: "
-           "requests", [({"result": result}, n) for result, n in turn.updates.items()])
-    yield "readings_total", "counter", "Readings that updates stored", [({}, turn.readings)]
-    yield "commits_total", "counter", "Transactions of updates", [({}, sum(turn.commits))]
-    yield ("commit_seconds", "histogram", "How long they took, up to the disk",
-           sample_commits(turn))
-    yield "connections", "gauge", "Open connections", [({}, len(server.connections))]
-    yield ("listeners", "gauge", "Those of them that wait for events",
-           [({}, len(server.events.listeners))])
-    yield "database_bytes", "gauge", "Size of the database file", [({}, size)]
-    yield "log_bytes", "gauge", "Size of its write-ahead log", [({}, log)]
-    yield "disk_free_bytes", "gauge", "Room left on its disk", [({}, free)]
-    yield "reading", "gauge", "Newest value of a field", sample_readings(server)
-    yield ("heard_timestamp_seconds", "gauge", "When a station's last update arrived",
-           (({"station": station.name}, station.heard / 1000)
-            for station in tuple(server.writer.stations.values()) if station.heard))
-    yield ("verdict", "gauge", "1 for the state that holds, 0 for the others",
-           (({"station": room.name, "state": state}, verdict.state == state)
-            for room, verdict in rank_rooms(server.board.current) for state in URGENCY))
-    yield ("messages_total", "counter", "Messages by what became of them",
-           [({"result": result}, server.post.counts[result]) for result in ("sent", "failed")])
-    yield "forward_lag_readings", "gauge", "Readings that an engine has yet to get", [({}, lag)]
-    yield ("build_info", "gauge", "Always 1; the versions are its labels",
-           [({"version": __version__, "python": sys.version.split()[0],
-              "sqlite": sqlite3.sqlite_version}, 1)])
-
-
-ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
-
-
-def get_metrics(request: Request, server: "Server") -> Work:
-    """What Prometheus asks for, family by family, some lines a step."""
-    yield from server.board.look()
-    lag = yield from count_from(server.reader.db, server.writer.outbox.pending)
-    lines: list[str] = []
-    for name, kind, text, samples in sample_metrics(server, lag):
-        yield
-        lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
-        for number, (labels, value) in enumerate(samples, 1):
-            suffix = labels.pop("", "")
-            told = ",".join(f'{label}="{text.translate(ESCAPES)}"'
-                            for label, text in labels.items())
-            lines.append(f"iotserver_{name}{suffix}{told and f'{{{told}}}'} {value:.15g}\n")
-            if number % STEP_ENTRIES == 0:
-                yield
-    return Answer("".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
-
-
-# -- ThingSpeak -----------------------------------------------------------------------------------
-#
-# What the clients of ThingSpeak.com send is understood and answered as there, and so are their
-# mistakes, on these paths alone. Sources: recordings of the service (2019), the tests of its
-# maker's Arduino library (2.1.1), its open-source server (2015) and the code of its clients.
-# Where none of them tells, the comment says so.
-
-THINGSPEAK_FIELDS = range(1, 9)
-MAX_TEXT = 255                  # bytes of a value or status, as there
-MAX_RESULTS = 8000              # entries in one answer; a larger wish is cut down, as there
-DEFAULT_RESULTS = 100           # when the request does not say from when
-EARLIEST_CREATED = 946_684_800_000  # 2000-01-01: before it lies the clock of a board just started
-MIN_CHART_UPDATE = 15           # s between two looks of an embedded chart, as there
-MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
-MAX_BULK_LINE = 128             # bytes of a line of bulk_update.csv, in the mean
-MAX_PARAMS = 200                # parts of a form; an entry has below 20
-SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
-                           for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
-CORS = (
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
-    ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
-    ("Access-Control-Max-Age", "1800"))
-NOTES = {"location": ["latitude", "longitude", "elevation"], "status": ["status"]}
-UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
-KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
-         "csv": CSV}
-ERRORS = {400: ("error_bad_request", "Bad Request"),
-          401: ("error_auth_required", "Authorization Required"),
-          404: ("error_resource_not_found", "Not Found"),
-          405: ("error_method_invalid", "Method Not Allowed"),
-          413: ("error_request_too_large", "Request Too Large"),
-          429: ("error_too_many_requests", "Too Many Requests")}
-
-# -- what devices get wrong -----------------------------------------------------------------------
+# -- what devices get wrong ----------------------------------------------------------------------
 
 HEAD_END = re.compile(rb"\n\r?\n")
 WRONG_VERSION = re.compile(rb" http| \S*/ ?\d\.\d", re.IGNORECASE)
@@ -4231,718 +3389,7 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
     return b"%b %b %b\r\n%b" % (method, target, version, rest), length, is_bare
 
 
-def parse_form(text: str) -> dict[str, str]:
-    """`field1=2&status=a+b` to a dict, of whatever a device can send.
-    A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
-    the key, as in the sketch that everybody copied; it counts when no other is told."""
-    def unquote(text: str) -> str:
-        # What is longer than any value is decoded once it is known who sends it.
-        return text if len(text) > MAX_ENTRY else urllib.parse.unquote_plus(text).strip("\r\n")
-    pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
-    form = {unquote(name).strip(): unquote(value) for name, equals, value in pairs if equals}
-    first, equals, _ = pairs[0]
-    return form if equals or not first.strip() else {"apikey": unquote(first).strip()} | form
-
-
-def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
-    """Query and body merged; the body wins. All values but those of nested JSON are texts.
-    document is the body, where it has been parsed already. Raises Refused."""
-    params: dict[str, Any] = parse_form(request.query)
-    if document is None and request.body.lstrip()[:1] != b"{":
-        return params | parse_form(request.body.decode("utf-8", "replace"))
-    document = document or load_json(request.body)
-    if len(document) > MAX_PARAMS:
-        raise Refused(400, f"body: at most {MAX_PARAMS} names")
-    return params | {name: value if isinstance(value, (str, list, dict)) else json.dumps(value)
-                     for name, value in document.items() if value is not None}
-
-
-def find_key(request: Request, params: dict[str, Any]) -> str:
-    """The key: from a header with THINGSPEAKAPIKEY anywhere in its name, else a parameter."""
-    headers = [value for name, value in request.headers.items()
-               if "thingspeakapikey" in name or name == "x-api-key"]
-    named = [params.get(name) for name in ("key", "api_key", "apikey", "write_api_key")]
-    return str(next((key for key in headers + named if key), "")).strip()
-
-
-def find_param(params: Mapping[str, Any], name: str, default: Any,
-               parse: Callable[[str], Any] = parse_number) -> Any:
-    """A parameter as parse understands it; what it does not is ignored, as there."""
-    try:
-        return parse(str(params[name]).strip())
-    except (KeyError, ValueError, OverflowError):
-        return default
-
-
-def parse_zone(params: Mapping[str, Any]) -> tzinfo:
-    """timezone=, an IANA name, beats offset=, whole hours; UTC for what is neither."""
-    if "timezone" in params:
-        return find_zone(str(params["timezone"]))
-    hours = find_param(params, "offset", 0)
-    return timezone(timedelta(hours=int(hours))) if abs(hours) < 24 else timezone.utc
-
-
-# -- writing --------------------------------------------------------------------------------------
-
-def find_text(params: Mapping[str, Any], *names: str) -> str | None:
-    """The first of these parameters that is there; None for an empty one. Raises Refused."""
-    value = next((params[name] for name in names if params.get(name) is not None), None)
-    if value is None:
-        return None
-    if isinstance(value, (list, dict)):
-        raise Refused(400, f"{names[0]}: a number or a text is needed")
-    text = value if isinstance(value, str) else json.dumps(value)
-    data = text.strip().encode("utf-8", "replace")      # JSON can hold halves of characters
-    if len(data) > MAX_TEXT:
-        raise Refused(400, f"{names[0]}: longer than {MAX_TEXT} bytes")
-    return data.replace(b"\0", b"").decode() or None
-
-
-def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
-    """field1 or 1, lat, long, elevation, status to an unnumbered entry. Raises Refused."""
-    def value(*names: str) -> Any:
-        text = find_text(params, *names)
-        return text and parse_value(text)
-    values = {n: found for n in THINGSPEAK_FIELDS
-              if (found := value(f"field{n}", str(n))) is not None}
-    return Entry(ms, None, values, Note(
-        find_text(params, "status"), value("latitude", "lat"), value("longitude", "long"),
-        value("elevation")))
-
-
-def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[Entry],
-                 now: int) -> None:
-    """Store all or none, as one update. Raises Refused."""
-    # Without a value, only its note says that there is such an entry.
-    rows = [(draft, draft.note if draft.note != Note() or not draft.values else None)
-            for draft in drafts]
-    server.access.charge(key, (value for draft, note in rows
-                               for value in (*draft.values.values(), *(note or ()))))
-    for draft, note in rows:
-        server.writer.add_entry(station, draft.time, draft.values, now, note)
-
-
-def parse_created(text: str, zone: tzinfo, now: int) -> int:
-    """created_at, ISO 8601 or seconds since 1970, to ms. Raises ValueError.
-    Also for the future: a clock that runs ahead by days would hide all that comes after."""
-    ms = parse_moment(text, zone)
-    if not EARLIEST_CREATED <= ms <= now + DAY:
-        raise ValueError("created_at: of a clock that is wrong")
-    return ms
-
-
-def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
-    """GET or POST /update: the entry's number; 0 with 400 for a wrong key, with 200 if too soon.
-    A clash of created_at is not established there; here both entries are kept."""
-    suffix, now = request.path.partition(".")[2], server.now()
-    try:
-        if request.length > MAX_ENTRY:
-            raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
-        params = {name: request.address if value == "IP_ADDRESS" else value
-                  for name, value in parse_params(request, document).items()}
-        draft = parse_draft(params, find_param(
-            params, "created_at", now, lambda text: parse_created(text, parse_zone(params), now)))
-        key = find_key(request, params)
-        station = server.access.admit(None, key, request.address)
-        store_drafts(server, station, key, [draft], now)
-    except Refused as refused:
-        status = (200 if isinstance(refused, TooOften) else
-                  refused.status if refused.status in {429, 507} else 400)
-        return answer_there(b"0", suffix, status, refused.headers)
-    answer = render_document("feed", {
-        "channel_id": station.id,
-        **{f"field{n}": say_value(draft.values.get(n)) for n in THINGSPEAK_FIELDS},
-        "created_at": say_stamp(draft.time, timezone.utc), "entry_id": station.last_entry,
-        **{name: say_value(part) for name, part in draft.note._asdict().items()},
-    }, suffix) if suffix in {"json", "xml"} else answer_there(b"%d" % station.last_entry, suffix)
-    return answer._replace(is_update=True)
-
-
-def post_update(request: Request, server: "Server") -> Answer:
-    """POST /update is ours when its JSON looks like ours, or when there is no sign of a form."""
-    if request.body.lstrip()[:1] in (b"{", b"["):
-        document = load_json(request.body)
-        is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
-        return (store_bulk if is_ours else write_entry)(request, server, document)
-    if request.query or b"=" in request.body or find_key(request, {}) or not request.body:
-        return write_entry(request, server)
-    return store_bulk(request, server, load_json(request.body))
-
-
-def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
-    """JSON's updates from `updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...`."""
-    columns = ["delta_t" if params.get("time_format") == "relative" else "created_at",
-               *(f"field{n}" for n in THINGSPEAK_FIELDS), *NOTES["location"], "status"]
-    text = str(params.get("updates", ""))
-    if len(text) > MAX_BULK * MAX_BULK_LINE or text.count("|") > 2 * MAX_BULK:
-        raise Refused(413, f"updates: at most {MAX_BULK}")
-    text = urllib.parse.unquote_plus(text) if len(text) > MAX_ENTRY else text
-    # The last one, a status, may have commas.
-    lines = [line.split(",", len(columns) - 1) for line in text.split("|") if line.strip(", ")]
-    return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
-            for line in lines]
-
-
-def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
-    """When each entry was; the last delta_t (s since the one before) ends now. Raises Refused.
-    What it ends at there is not established. What is not a time is refused, other than in /update:
-    a whole history would be put at this instant."""
-    with contextlib.suppress(ValueError, OverflowError):
-        deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
-        starts = list(itertools.accumulate(deltas))
-        times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
-                 else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
-        if 0 <= min(times) <= max(times) < LATEST_TIME:
-            return times
-    raise Refused(400, "created_at or delta_t: not a time")
-
-
-def write_bulk(request: Request, server: "Server") -> Answer:
-    """What is posted below /channels/: all updates or none, as one."""
-    try:
-        match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
-        if not match:
-            raise Refused(405, "administration is done on the command line")
-        now, params = server.now(), parse_params(request)
-        key = find_key(request, params)
-        station = server.access.admit(None, key, request.address)
-        if str(station.id) != match[1]:
-            raise Refused(403, "this key writes to another channel")
-        updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
-        if not (isinstance(updates, list) and updates
-                and all(isinstance(update, dict) for update in updates)):
-            raise Refused(400, "updates: a list of them is needed")
-        if len(updates) > MAX_BULK:
-            raise Refused(413, f"updates: at most {MAX_BULK}")
-        times = parse_bulk_times(updates, parse_zone(params), now)
-        store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
-        return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
-    except Refused as refused:
-        no_key = Refused(401, "Please provide proper authentication details.")
-        return render_error(no_key if refused.status == 403 else refused, "json")
-
-
-# -- reading: what is wanted ----------------------------------------------------------------------
-
-class Wanted(NamedTuple):
-    """What the parameters of a read say."""
-    start: int
-    end: int
-    results: int
-    zone: tzinfo
-    decimals: int | None
-    minimum: float
-    maximum: float
-    summary: tuple[str, int] | None     # what to make of each bucket, and its length in ms
-    notes: list[str]                    # what to tell of an entry's Note
-
-
-def parse_wanted(params: Mapping[str, Any], now: int) -> Wanted:
-    """What is unknown, or cannot be understood, is ignored."""
-    zone = parse_zone(params)
-    moment = functools.partial(parse_time, zone=zone)
-    length = find_param(params, "days", 0) * DAY or find_param(params, "minutes", 0) * MINUTE
-    start = find_param(params, "start", 0, moment)
-    if length > 0 and "start" not in params:
-        start = max(0, now - round(min(length, now)))
-    is_bounded = length > 0 or {"start", "end"} & params.keys()
-    results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
-    decimals = find_param(params, "round", None)
-    return Wanted(
-        start, min(now, find_param(params, "end", now, moment)) + 1,
-        max(0, min(int(results), MAX_RESULTS)), zone,
-        None if decimals is None else max(0, min(int(decimals), 15)),
-        find_param(params, "min", -math.inf), find_param(params, "max", math.inf),
-        next(((name, SCALES[scale]) for name in SUMMARIES
-              if (scale := str(params.get(name)).strip()) in SCALES), None),
-        [name for flag, names in NOTES.items() if str(params.get(flag)).lower() == "true"
-         for name in names])
-
-
-class Read(NamedTuple):
-    """A read below /channels/N: of what, and how it is told."""
-    reader: Reader
-    now: int
-    station: Station
-    labels: dict[int, str]      # of each field that there is
-    fields: list[int]           # that are wanted
-    path: dict[str, str]        # what the path says: field, entry
-    params: dict[str, Any]
-    wanted: Wanted              # what params say
-    suffix: str
-
-
-COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
-SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
-    "timescale": operator.itemgetter(0),
-    "sum": lambda values: float(sum(values)),
-    "average": lambda values: sum(values) / len(values),
-    "median": lambda values: float(statistics.median(values)),
-}
-
-
-def to_number(value: Value | None) -> float | None:
-    """A value to reckon with; a text may be one with a decimal comma, others are none."""
-    if isinstance(value, str):
-        return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
-    return value
-
-
-def summarize_entries(entries: list[Entry], fields: Iterable[int], summary: tuple[str, int]
-                      ) -> list[Entry]:
-    """One entry for each bucket from the first to the last; empty ones have no values.
-    What an entry lacks is left out of averages; there it counts as 0, which halves the mean of
-    stations that send one field at a time."""
-    name, width = summary
-
-    def summarize(group: list[Entry]) -> dict[int, Any]:
-        if name == "timescale":                 # the bucket's first entry, as it is
-            return group[0].values
-        held = {n: [number for entry in group
-                    if (number := to_number(entry.values.get(n))) is not None] for n in fields}
-        return {n: SUMMARIES[name](numbers) for n, numbers in held.items() if numbers}
-    buckets = {bucket: summarize(list(group)) for bucket, group in itertools.groupby(
-        entries, lambda entry: entry.time // width)}
-    last = max(buckets, default=0)
-    first = max(min(buckets, default=1), last - MAX_RESULTS + 1)
-    return [Entry(bucket * width, None, buckets.get(bucket, {}))
-            for bucket in range(first, last + 1)]
-
-
-def find_entries(read: Read, fields: Iterable[int], results: int
-                 ) -> Generator[None, None, list[Entry]]:
-    """The newest entries in the time that is wanted, as they were stored."""
-    entries: list[Entry] = []
-    before = (read.wanted.end, 0)
-    while (left := results - len(entries)) > 0:
-        limit = min(left, STEP_ENTRIES)
-        page = read.reader.feed(read.station.id, before, limit, fields, read.wanted.start)
-        entries[:0] = page
-        if len(page) < limit:
-            break
-        before = page[0].time, page[0].number or 0
-        yield
-    return entries
-
-
-def select_entries(read: Read) -> Generator[None, None, list[Entry]]:
-    """What a feed shows: entries or summaries of them."""
-    wanted = read.wanted
-    entries = yield from find_entries(read, THINGSPEAK_FIELDS, wanted.results)
-    if wanted.summary:
-        entries = summarize_entries(entries, read.fields, wanted.summary)
-    return [entry for entry in entries if all(
-        wanted.minimum <= value <= wanted.maximum for n in read.fields
-        if (value := to_number(entry.values.get(n))) is not None)]
-
-
-# -- reading: how it is told ----------------------------------------------------------------------
-
-def say_stamp(ms: int, zone: tzinfo) -> str:
-    """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
-    return datetime.fromtimestamp(ms // 1000, zone).isoformat().replace("+00:00", "Z")
-
-
-def say_value(value: Any, decimals: int | None = None) -> str | None:
-    """Values are texts there. Rounded, all numbers have so many decimals, and keep their comma."""
-    if decimals is not None and (number := to_number(value)) is not None:
-        text = f"{number:.{decimals}f}"
-        return text.replace(".", ",") if isinstance(value, str) else text
-    return None if value is None else str(value)
-
-
-def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
-    """An entry as the recordings have it: names and their order matter."""
-    wanted = read.wanted
-    row: dict[str, Any] = {"created_at": say_stamp(entry.time, wanted.zone)}
-    if entry.number is not None:
-        row["entry_id"] = entry.number
-    row |= {f"field{n}": say_value(entry.values.get(n), wanted.decimals) for n in read.fields}
-    row |= {name: say_value(getattr(entry.note, name)) for name in wanted.notes}
-    return row | {"id": None} if read.suffix == "xml" else row
-
-
-NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")   # nor escaped
-XML_TYPES = {"id": "integer", "at": "dateTime",     # by the last word of a name
-             "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
-
-
-def as_xml(root: str, document: Any) -> bytes:
-    return b'<?xml version="1.0" encoding="UTF-8"?>' + xml_element(root, document).encode()
-
-
-def xml_element(name: str, value: Any) -> str:
-    """A dict becomes an element of elements, a list one of items named in the singular."""
-    name = name.replace("_", "-")
-    kind = XML_TYPES.get(name.rpartition("-")[2], "")
-    kind = kind and f' type="{kind}"'
-    if value is None:
-        return f'<{name}{kind} nil="true"/>'
-    if isinstance(value, dict):
-        return f"<{name}>{''.join(itertools.starmap(xml_element, value.items()))}</{name}>"
-    if isinstance(value, list):
-        items = "".join(xml_element(name.removesuffix("s"), item) for item in value)
-        return f'<{name} type="array">{items}</{name}>'
-    text = NOT_IN_XML.sub("", str(value))
-    return f"<{name}{kind}>{escape(text)}</{name}>"
-
-
-def answer_there(body: bytes, suffix: str, status: int = 200, headers: Headers = ()) -> Answer:
-    """An answer as ThingSpeak gives it: a page of any site may read it."""
-    return Answer(body, KINDS.get(suffix, TEXT), status, CORS + headers)
-
-
-NOTHING = answer_there(b"-1", "json")   # as recorded; of an empty channel it is not established
-
-
-def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
-    """A document in the format that is wanted; .txt and no suffix give JSON."""
-    if suffix == "csv":
-        return answer_there(as_csv([document, document.values()]), "csv")
-    if suffix == "xml":
-        return answer_there(as_xml(root, document), "xml")
-    return answer_there(as_json(document), "json")
-
-
-def render_error(refused: Refused, suffix: str) -> Answer:
-    """An error in the format that was asked for; of a private channel as recorded."""
-    if "WWW-Authenticate" in dict(refused.headers):
-        return NOTHING._replace(status=400)
-    code, message = ERRORS.get(refused.status, ERRORS[400])
-    answer = render_document("hash", {
-        "status": str(refused.status),
-        "error": {"error_code": code, "message": message, "details": refused.message},
-    }, suffix) if suffix in {"json", "xml"} else answer_there(code.encode(), "txt")
-    return answer._replace(status=refused.status, headers=CORS + refused.headers)
-
-
-def render_rows(read: Read, channel: dict[str, Any], entries: list[Entry]) -> Work:
-    """A channel and its entries. CSV has times like `2021-02-18 21:46:23 UTC`, or with -0500."""
-    rows = []
-    for entry in entries:
-        row = entry_row(read, entry)
-        if read.suffix == "csv":
-            stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
-            row["created_at"] = re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)
-            rows.append(as_csv([row.values()]))
-        elif read.suffix == "xml":
-            rows.append(xml_element("feed", row).encode())
-        else:
-            rows.append(as_json(row))
-        if len(rows) % STEP_ENTRIES == 0:
-            yield
-    if read.suffix == "csv":
-        names = entry_row(read, Entry(0, None if read.wanted.summary else 0, {}))
-        return answer_there(b"".join([as_csv([names]), *rows]), "csv")
-    if read.suffix == "xml":
-        start = as_xml("channel", channel).removesuffix(b"</channel>")
-        return answer_there(b'%b<feeds type="array">%b</feeds></channel>' % (
-            start, b"".join(rows)), "xml")
-    return answer_there(b'{"channel":%b,"feeds":[%b]}' % (as_json(channel), b",".join(rows)),
-                        "json")
-
-
-# -- reading: the routes --------------------------------------------------------------------------
-
-def get_feed(read: Read) -> Work:
-    entries = yield from select_entries(read)
-    station, zone = read.station, read.wanted.zone
-    return (yield from render_rows(read, {
-        "id": station.id, "name": station.name,
-        **({"metadata": None} if str(read.params.get("metadata")).lower() == "true" else {}),
-        **{f"field{n}": label for n, label in read.labels.items()},
-        "created_at": say_stamp(station.created, zone),
-        "updated_at": say_stamp(station.heard or station.created, zone),
-        "last_entry_id": station.last_entry or None}, entries))
-
-
-def find_entry(read: Read) -> Entry | None:
-    """The entry of a number, or the last one, or the last that has a field. Raises Refused."""
-    if number := read.path.get("entry"):
-        if found := read.reader.find_entry(read.station.id, int(number)):
-            return found
-        raise Refused(404, "there is no such entry")
-    if "field" in read.path:
-        return read.reader.last_entry(read.station.id, read.fields[0], read.now)
-    return next(iter(read.reader.feed(read.station.id, (read.now + 1, 0), 1, THINGSPEAK_FIELDS)),
-                None)
-
-
-def get_entry(read: Read) -> Answer:
-    entry = find_entry(read)
-    if entry is None:
-        return NOTHING
-    if "field" in read.path and read.suffix not in KINDS:
-        value = say_value(entry.values[read.fields[0]], read.wanted.decimals)
-        text = f"{read.params.get('prepend', '')}{value}{read.params.get('append', '')}"
-        return answer_there(text.encode(), "txt")
-    return render_document("feed", entry_row(read, entry), read.suffix)
-
-
-def get_age(read: Read) -> Answer:
-    """Seconds since the last entry. What .txt, .xml and .csv looked like is not established."""
-    last = find_entry(read)
-    if last is None:
-        return NOTHING
-    age = str(max(0, read.now - last.time) // 1000)
-    if read.suffix not in KINDS:
-        return answer_there(age.encode(), "txt")
-    return render_document("feed", {"last_data_age": age, "last_data_age_units": "s"}, read.suffix)
-
-
-def get_status(read: Read) -> Work:
-    """The entries that have a status text, of the last day unless told otherwise."""
-    is_last = "last" in read.path
-    wanted = parse_wanted(({} if is_last else {"days": "1"}) | read.params, read.now)
-    read = read._replace(fields=[], wanted=wanted._replace(summary=None, notes=NOTES["status"]))
-    found = yield from find_entries(read, (), MAX_RESULTS)
-    entries = [entry for entry in found if entry.note.status is not None]
-    if not is_last:
-        entries = entries[max(0, len(entries) - wanted.results):]
-        return (yield from render_rows(read, {"name": read.station.name}, entries))
-    return (render_document("feed", entry_row(read, entries[-1]), read.suffix) if entries
-            else NOTHING)
-
-
-def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
-    """A channel in a list; what we do not keep is there, but empty."""
-    return {"id": station.id, "name": station.name, "description": None, "metadata": None,
-            "latitude": None, "longitude": None, "created_at": say_stamp(station.created, zone),
-            "elevation": None, "last_entry_id": station.last_entry or None, "ranking": 0,
-            "username": "", "tags": []}
-
-
-def get_channel(read: Read) -> Answer:
-    return render_document("channel", list_channel(read.station, read.wanted.zone), read.suffix)
-
-
-CHART_STYLE = string.Template(
-    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
-    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
-    "h1{font-size:1rem;text-align:center}"
-    "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
-
-
-def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
-    """The corners of a line of columns (also bar), or of steps; of any other the points."""
-    if shape in {"column", "bar"}:
-        return [Point(p.time, value, value, value)
-                for p in points for value in (base, p.mean, base)]
-    if shape == "step":
-        return points[:1] + [Point(after.time, value, value, value)
-                             for before, after in itertools.pairwise(points)
-                             for value in (before.mean, after.mean)]
-    return points
-
-
-def get_chart(read: Read) -> Work:
-    """A page to embed, with the chart that the server draws for its own."""
-    def color(name: str, default: str) -> str:
-        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", params.get(name, ""))
-        return f"#{match[1]}" if match else default
-    params, now, field = read.params, read.now, read.fields[0]
-    entries = yield from select_entries(read)
-    samples = [Summary(entry.time, 0, 1, value, value, value) for entry in entries
-               if (value := to_number(entry.values.get(field))) is not None]
-    start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
-    points = (thin(samples, start, -(-(end - start) // CHART_POINTS))
-              if len(samples) > CHART_POINTS else [s.point for s in samples])
-    bounds = [bound for name in ("yaxismin", "yaxismax")
-              if (bound := find_param(params, name, None)) is not None]
-    base = min([*bounds, *(point.minimum for point in points)], default=0)
-    label = params.get("yaxis") or read.labels.get(field, str(field))
-    title = params.get("title") or read.station.name
-    line = Line(label, "line", shape_line(points, params.get("type", ""), base))
-    chart = render_chart(Chart([line], "", start, end, read.wanted.zone, bounds=bounds))
-    style = STYLE + CHART_STYLE.substitute(background=color("bgcolor", "#ffffff"),
-                                           color=color("color", "#d62020"))
-    every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
-    refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
-    return Answer(render_page(
-        title, f"<figure><h1>{escape(title)}</h1>{chart}<figcaption><span>{escape(label)}</span>"
-        f"<span>{escape(params.get('xaxis', ''))}</span></figcaption></figure>", style=style),
-        HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
-
-
-def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
-    """All channels, when all can look."""
-    stations = [] if server.access.password else server.reader.stations()
-    return render_document("response", {
-        "pagination": {"current_page": 1, "per_page": len(stations),
-                       "total_entries": len(stations)},
-        "channels": [list_channel(station, parse_zone(params)) for station in stations]}, suffix)
-
-
-FEED = r"/(?:feeds?|fields?/(?:field)?(?P<field>[1-8]))"  # a client's own example says field1
-READS: dict[str, Callable[[Read], Answer | Work]] = {
-    "": get_channel,
-    FEED: get_feed,
-    FEED + "/last": get_entry,
-    r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})": get_entry,
-    FEED + "/last_data_age": get_age,
-    r"/status(?:es)?(?:/(?P<last>last))?": get_status,
-    "/charts/(?P<field>[1-8])": get_chart}
-
-
-def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
-                 suffix: str) -> Work:
-    """One read below /channels/. Raises Refused."""
-    if path == "public":
-        return get_public(server, params, suffix)
-    id, slash, rest = path.partition("/")
-    reader, access, now = server.reader, server.access, server.now()
-    station = next((s for s in reader.stations() if str(s.id) == id), None)
-    key = find_key(request, params)
-    if access.password and not access.admit_key([station] if station else [], key,
-                                                request.address):
-        if "callback" in params:        # a script of another site, with the browser's password
-            raise Refused(403, "callback: on a private server it needs a key")
-        access.admit_reader(request.headers, request.address)
-    if station is None:
-        raise Refused(404, "there is no such channel")
-    for pattern, route in READS.items():
-        if match := re.fullmatch(pattern, slash + rest):
-            told = {name: text for name, text in match.groupdict().items() if text}
-            labels = {series.field: series.label or str(series.field)
-                      for series in reader.latest([station.id])
-                      if series.field in THINGSPEAK_FIELDS}
-            fields = [int(told["field"])] if "field" in told else list(labels)
-            answer = route(Read(reader, now, station, labels, fields, told, params,
-                                parse_wanted(params, now), suffix))
-            return answer if isinstance(answer, Answer) else (yield from answer)
-    raise Refused(404, "there is nothing here")
-
-
-CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(json|xml|csv|txt|text))?$")
-CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
-
-
-def get_channels(request: Request, server: "Server") -> Work:
-    """What is read below /channels/, in the format that the path ends in."""
-    (path, suffix), = CHANNEL_PATH.findall(request.path)
-    yield
-    try:
-        params = parse_params(request)
-        answer = yield from read_channel(request, server, params, path, suffix)
-        callback = params.get("callback")
-        if callback is None or answer.kind != KINDS["json"]:
-            return answer
-        if not CALLBACK.fullmatch(callback):
-            raise Refused(400, "callback: not a name")
-        return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
-                               kind="application/javascript; charset=utf-8")
-    except Refused as refused:
-        return render_error(refused, suffix)
-
-
-# -- consoles and sensors -------------------------------------------------------------------------
-#
-# Weather Underground's protocol and Ecowitt's. A gateway sends nothing twice: so all that can be
-# understood is taken.
-
-REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report/?([^/&]*)/?(.*)")
-PURPOSE = Answer(render_message("For weather stations", "Bought weather stations send here what "
-                                "they measure; <code>--add-station NAME --mac ID --console</code> "
-                                'says what to type into their app. <a href="/">Overview</a>'),
-                 HTML, headers=PAGE_HEADERS)
-
-
-def take_report(request: Request, server: "Server") -> Answer:
-    """Store all that a console says, or nothing: an entry of each station that it concerns."""
-    if not (match := REPORT.fullmatch(request.path)):
-        raise Refused(404, "there is nothing here; / is the page")
-    glued, key, rest = match.groups()           # to a path of which the `?` was forgotten
-    form = {name.lower(): value for text in (
-        glued or rest or "", request.query.lstrip("?"), request.body.decode("utf-8", "replace"))
-        for name, value in parse_form(text).items()}
-    if not form and "text/html" in request.headers.get("accept", ""):
-        return PURPOSE
-    mac = parse_mac(form.get("id", "")) if key is None else None
-    key = key or form.get("password") or request.headers.get("x-api-key", "")
-    console, now = server.access.admit(mac, key, request.address), server.now()
-    ms = parse_dateutc(form.get("dateutc", ""), now)
-    found = [(part, values) for place, values in parse_report(form).items()
-             if (part := server.writer.find_part(console, place, now))]
-    if not found:
-        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
-    for part, values in found:
-        server.writer.add_entry(part, ms, values, now)
-    return Answer(b"success", is_update=True)
-
-
-NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
-                                        Allow="GET, POST, OPTIONS"), "json"))
-NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
-PREFLIGHT = always(Answer(b"", headers=CORS))
-
-
-# -- the table ------------------------------------------------------------------------------------
-
-class Route(NamedTuple):
-    """Who answers. A path that ends in / stands for everything below it."""
-    method: str
-    path: str
-    answer: Callable[[Request, "Server"], Answer | Work]
-    is_open: bool = False       # needs no password: it asks for a key, or tells nothing
-    is_loose: bool = False      # its clients make mistakes: repair_head comes before the parser
-    is_safe: bool = True        # changes nothing, so HEAD may ask, too
-
-
-ThingSpeak = functools.partial(Route, is_open=True, is_loose=True)
-ROUTES = (
-    Route("GET", "/", get_page),
-    Route("GET", "/events", get_events),
-    Route("GET", "/api/stations", get_stations),
-    Route("GET", "/api/readings", get_readings),
-    Route("GET", "/api/verdict", get_verdict, is_open=True),
-    Route("GET", "/verdict.txt", get_verdict, is_open=True),
-    Route("GET", "/export.csv", get_export),
-    Route("GET", "/metrics", get_metrics),
-    *(Route("GET", path, always(Answer(
-        asset.encode(), kind, headers=(("Cache-Control", "max-age=86400"),))), is_open=True)
-      for path, asset, kind in (
-          ("/worker.js", WORKER, "text/javascript"), ("/icon.svg", ICON, "image/svg+xml"),
-          ("/manifest.webmanifest", MANIFEST, "application/manifest+json"))),
-    Route("GET", "/healthz", get_healthz, is_open=True),
-    Route("GET", "/update/", get_update, is_open=True, is_safe=False),
-    *(ThingSpeak("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
-    ThingSpeak("POST", "/update", post_update),
-    *(ThingSpeak("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
-    ThingSpeak("GET", "/channels/", get_channels),
-    ThingSpeak("POST", "/channels/", write_bulk),
-    *(ThingSpeak(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
-    *(ThingSpeak("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
-    *(ThingSpeak(method, path, take_report, is_safe=False) for method in ("GET", "POST")
-      for path in ("/weatherstation/", "/data/")),
-    *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
-      for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")),
-)
-METHODS: dict[str, dict[str, Route]] = collections.defaultdict(dict)    # by path and method
-for route in ROUTES:
-    METHODS[route.path][route.method] = route
-    if route.method == "GET" and route.is_safe:
-        METHODS[route.path]["HEAD"] = route
-UPDATE = METHODS["/update/"]["GET"]
-
-
-def find_route(command: str, path: str) -> Route:
-    """Who answers a method on a path. Raises Refused 404, 405."""
-    methods = METHODS.get(path) or METHODS.get(path[:path.find("/", 1) + 1])
-    if methods is None:
-        raise Refused(404, "there is nothing here; / is the page")
-    if command not in methods:
-        known = [method for method in methods if method != "HEAD"]
-        raise Refused(405, f"use {' or '.join(known)} here", Allow=", ".join(methods))
-    return methods[command]
-
-
-# ------------------------------------------------------------------------------------------------
-# 10. HTTP
-#     Law: bytes are understood in one way or refused; what is refused is not executed,
-#     and no byte of an update's answer leaves before the commit.
-#     bytes -> Request -> (route) -> Answer -> bytes: pure functions, and a Connection that calls
-#     them. What takes part in a server has an object of its own: Turn, Steps, Events, Board.
-# ------------------------------------------------------------------------------------------------
+# -- bytes to a Request --------------------------------------------------------------------------
 
 STOCK = http.server.BaseHTTPRequestHandler      # its names and tables; its parser forgives a lot
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
@@ -4954,14 +3401,20 @@ ABSOLUTE = re.compile(r"(?i:https?)://[^/?]+/?(.*)")
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
-LOOSE = re.compile(rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?(?:%s)" % b"|".join(
-    re.escape(path.encode()) + (b"" if path.endswith("/") else rb"[? \r\n]")
-    for path in sorted({route.path for route in ROUTES if route.is_loose})))
-VALUES = re.compile(r"([0-9.eE+-]{1,32})(?:/age=([0-9.]{1,32}))?(?:/seq=([0-9A-Za-z._:-]{1,32}))?",
-                    re.ASCII)
-
-
-# -- bytes to a Request ---------------------------------------------------------------------------
+LOOSE: list[re.Pattern[bytes]] = []      # request lines of clients that make mistakes
+# The values that are cut out of a request line: of an update path those that change each time, of
+# a query all. They hold no delimiter, so none of them changes what others mean; those of a path
+# are no longer than a seq.
+CHANGING = frozenset({"data", "age", "seq"})
+PATH_VALUE = re.compile(rf"(/(?:data|age|seq)=)([^&/=?#% \\\x00-\x1f\x7f-\xff]{{1,{MAX_SEQ}}})")
+QUERY_VALUE = re.compile(r"(=)([^&/=?# \\\x00-\x1f\x7f-\xff]*)")
+QUERIES: list[str] = []         # how lines begin of which the query is a form
+# A line with NUL for each of these values, where each is all that stands behind its `=`.
+PLAIN_LINE = re.compile(
+    r"GET (?:/update(?:/\w+=(?:\0|[^\0/?&=]*))+|[^\0?&=%]+\?\w+=\0(?:&\w+=\0)*) HTTP/1\.[01]",
+    re.ASCII)
+Origin: TypeAlias = tuple[str | None, bool]     # peer, and whether it came to a private address
+NO_UPDATE = "", "", Reading(0, 0, 0, None)
 
 
 def parse_line(line: bytes) -> tuple[str, str, str, str]:
@@ -5022,7 +3475,8 @@ def measure_body(command: str, version: str, headers: Mapping[str, str]) -> int:
     return int(length)
 
 
-def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
+def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: bool = False
+               ) -> Request:
     """Request line, headers and empty line to a Request without its body. Never raises: what is
     refused comes back with its fault. peer is the address of the other side, None for the proxy.
     is_bare: there was no version, so the answer has no head."""
@@ -5046,17 +3500,13 @@ def parse_head(head: bytes, peer: str | None, is_bare: bool = False) -> Request:
     # The proxy's word for an address counts, since only it connects to a unix socket.
     address = headers.get("x-real-ip", "") if peer is None else peer
     return Request(command, path, query, "HTTP/0.9" if is_bare else version, headers, address,
-                   peer, closes, length, head, fault)
-
-
-# A browser or a script sends the same head each time.
-remember_head = functools.lru_cache(MAX_HEADS)(parse_head)
+                   peer, closes, length, fault, is_lan=is_lan)
 
 
 def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
     """The head that data begins with, its length there, and whether it lacks a version. None while
     it is not complete. Raises Refused as soon as it cannot become one."""
-    if LOOSE.match(data):
+    if any(pattern.match(data) for pattern in LOOSE):
         found = repair_head(data[:MAX_HEAD + 1])
         if found and found[2] and not is_first:     # its answer could be taken for another's
             raise Refused(400, "request line: without a version it can only be the first one")
@@ -5075,59 +3525,90 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
     return None
 
 
-class Known:
-    """Updates seen before: one that differs by its values alone has only these parsed again. A
-    station sends the same bytes each time, but for value, age and seq: 1.3 times the rate. Only
-    what was admitted enters, and each time the key is asked again."""
+class Known(NamedTuple):
+    """A head that was parsed before."""
+    request: tuple[Any, ...]            # a Request; if values were cut out, without its last two
+    names: list[str]                    # of these values
+    update: tuple[str, str, Reading]    # of a path
+    size: int                           # bytes of memory, roughly
+
+
+def read_head(data: bytes, origin: Origin, is_first: bool) -> tuple[Request, int] | None:
+    """The request whose head data begins with, and the head's length. None while it is not
+    complete. Raises Refused for what cannot become one."""
+    if not (cut := cut_head(data, is_first)):
+        return None
+    head, length, is_bare = cut
+    return parse_head(head, *origin, is_bare), length
+
+
+class Heads:
+    """Heads that were parsed before: a client sends the same bytes each time, but for the values
+    of an update. These are cut out of its request line, and only they are parsed again, as
+    strictly as ever. So a query's form is twice as fast."""
 
     def __init__(self) -> None:
-        self.table: dict[tuple[str | None, bytes, bytes], tuple[Request, Update]] = {}
+        self.known: dict[tuple[Any, ...], Known] = {}
+        self.size = 0                           # bytes of all of them
 
-    def find(self, peer: str | None, data: bytes) -> Request | None:
-        """The request that data is, if it is known; the strict parser would say the same."""
-        before, _, rest = data.partition(b"/data=")
-        values, _, behind = rest.partition(b" ")
-        if not (known := self.table.get((peer, before, behind))):
-            return None
-        if not (match := VALUES.fullmatch(values.decode("latin-1"))):
-            return None
-        request, (mac, key, reading) = known
-        value, age, seq = match.groups()
-        try:
-            reading = Reading(reading.field, parse_number(value), parse_age(age) if age else 0,
-                              seq)
-        except (ValueError, Refused):
-            return None                         # the strict parser says what is wrong with it
-        return Request._make((*request[:-1], Update(mac, key, reading)))
+    def find(self, head: bytes, origin: Origin, is_first: bool) -> tuple[Request, int] | None:
+        """The same as read_head of data that has an empty line at its end and nowhere else."""
+        line, _, block = head.decode("latin-1").partition("\r\n")
+        pieces = (PATH_VALUE.split(line) if (is_path := line.startswith("GET /update/")) else
+                  QUERY_VALUE.split(line) if line.startswith((*QUERIES,)) else [line])
+        values = pieces[2::3]
+        del pieces[2::3]
+        if known := self.known.get(key := (origin, block, *pieces)):
+            if not values:
+                return cast(Request, known.request), len(head)
+            if not is_path:
+                if "%" in line or "+" in line:
+                    values = [*map(unquote_value, values)]
+                form = dict(zip(known.names, values, strict=True))
+                return tuple.__new__(Request, (*known.request, form, None)), len(head)
+            mac, api_key, reading = known.update
+            parts = dict(zip(known.names, values, strict=True))
+            try:
+                reading = Reading(reading.field, parse_number(parts["data"]),
+                                  parse_age(parts["age"]) if "age" in parts else 0,
+                                  parts.get("seq"))
+                return tuple.__new__(Request, (
+                    *known.request, None, (mac, api_key, reading))), len(head)
+            except (ValueError, Refused):
+                pass                            # the route says what is wrong
+        found = read_head(head, origin, is_first)
+        if found and found[1] == len(head) and not known:
+            self.learn(key, pieces, bool(values), found[0])
+        return found
 
-    def learn(self, request: Request, update: Update) -> None:
-        """Keep what stands around the values of an update that was admitted."""
-        before, _, rest = request.head.partition(b"/data=")
-        values, _, behind = rest.partition(b" ")
-        if len(request.head) > MAX_REMEMBERED or not VALUES.fullmatch(values.decode("latin-1")):
-            return
-        self.table[request.peer, before, behind] = request._replace(head=b""), update
-        if len(self.table) > MAX_KNOWN:
-            del self.table[next(iter(self.table))]
+    def learn(self, key: tuple[Any, ...], pieces: list[str], has_values: bool, request: Request
+              ) -> None:
+        """Remember a request by its head, of which pieces are the line without its values. Where
+        there are any, each has to be all that stands between a name and a delimiter."""
+        names, update = list[str](), NO_UPDATE
+        if has_values:
+            line = "\0".join(["".join(pieces[n:n + 2]) for n in range(0, len(pieces), 2)])
+            names = re.findall(r"(\w+)=\0", line)
+            if request.fault or not PLAIN_LINE.fullmatch(line) or len(names) > MAX_PARAMS:
+                return
+            if not request.query:
+                try:
+                    parts = split_update_path(request.path)
+                    update = parse_update(parts, request.headers.get("x-api-key"))
+                except Refused:                 # its route says what is wrong
+                    return
+                if {*names} != CHANGING & parts.keys():
+                    return
+                request = request._replace(path="/update/")
+        size = 1500 + 3 * sum(map(len, key[1:])) + 150 * (len(request.headers) + len(names))
+        self.known[key] = Known(request._replace(query="")[:-2] if has_values else request,
+                                names, update, size)
+        self.size += size
+        while self.size > MAX_HEADS:            # the oldest ones make room
+            self.size -= self.known.pop(next(iter(self.known))).size
 
 
-# -- an Answer to bytes ---------------------------------------------------------------------------
-
-
-def render_refusal(request: Request, refused: Refused) -> Answer:
-    """A refusal in the form that the client asked for."""
-    accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
-    if REPORT.match(request.path):              # in Weather Underground's words
-        text = "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
-        return Answer(f"{text}\n".encode(), TEXT, refused.status, refused.headers)
-    if "text/html" in accept:
-        return Answer(render_message(phrase, escape(refused.message)), HTML, refused.status,
-                      refused.headers + PAGE_HEADERS)
-    if "application/json" in accept or request.path.startswith("/api/") \
-            or request.command == "POST":
-        return Answer(as_json({"status": refused.status, "error": refused.message}), JSON,
-                      refused.status, refused.headers)
-    return Answer(f"{refused.message}\n".encode(), TEXT, refused.status, refused.headers)
+# -- an Answer to bytes --------------------------------------------------------------------------
 
 
 @functools.lru_cache(256)
@@ -5162,67 +3643,1679 @@ def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes
     return head if request.command == "HEAD" else head + answer.body
 
 
-def chunked(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """A body of unknown length: RFC 9112, 7.1."""
-    for piece in pieces:
-        yield b"%x\r\n%b\r\n" % (len(piece), piece)
-    yield b"0\r\n\r\n"
+MAX_ENCODING = 64               # characters of Accept-Encoding that are looked at
+PACKED_FROM = 1000              # bytes; what is shorter fits in one packet as it is
+PACKED_TO = 1_000_000           # bytes, which take 12 ms
 
 
-LOCAL = re.compile(r"[^.]*|.*\.(?:local|lan|home|internal|home\.arpa)|[\d.]+|\[[\da-f:]+\]")
+@remember
+def accepts_gzip(given: str) -> bool:
+    """Whether Accept-Encoding names gzip, and not only to refuse it with q=0."""
+    return "gzip" in given and not re.search(r"gzip *; *q=0(?:\.0*)? *(?:,|$)", given)
+
+
+def pack(answer: Answer, level: int = 6) -> Answer:
+    """The same compressed; its tag is another, since its bytes are."""
+    headers = tuple((name, value[:-1] + '-gz"' if name == "ETag" else value)
+                    for name, value in answer.headers)
+    return answer._replace(body=gzip.compress(answer.body, level, mtime=0),
+                           headers=(*headers, ("Content-Encoding", "gzip")))
+
+
+def pack_json(request: Request, answer: Answer) -> Answer:
+    """JSON compressed for clients that accept it, where that pays."""
+    if not (answer.kind.startswith("application/json")
+            and PACKED_FROM <= len(answer.body) <= PACKED_TO):
+        return answer
+    answer = answer._replace(headers=(*answer.headers, ("Vary", "Accept-Encoding")))
+    given = request.headers.get("accept-encoding", "")[:MAX_ENCODING]
+    return pack(answer, 1) if accepts_gzip(given) else answer
+
+
+# -- bodies --------------------------------------------------------------------------------------
+
+MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
+MAX_PARAMS = 200                # parts of a form; an entry has below 20
+
+
+def as_json(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Rows to CSV, in lines that end with a line feed. The writer is given both ends of a line: so
+    it puts quotes around a text with either of them, before Python 3.13 too."""
+    lines: list[str] = []
+    csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n").writerows(rows)
+    return "".join([line[:-2] + "\n" for line in lines]).encode()
+
+
+QUERY: dict[str, Callable[[str], Any]] = {      # what is more than a text
+    "field": parse_field, "start": functools.partial(parse_instant, "start"),
+    "end": functools.partial(parse_instant, "end")}
+
+
+def parse_query(request: Request, *known: str) -> dict[str, Any]:
+    """The query, each name at most once and none that is not known. Raises Refused."""
+    query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
+    for name, values in query.items():
+        if name not in known:
+            raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
+        if len(values) > 1:
+            raise Refused(400, f"{name}: given twice")
+    return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
+
+
+def parse_form(text: str) -> dict[str, str]:
+    """`field1=2&status=a+b` to a dict, of whatever a device can send.
+    A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
+    the key, as in the sketch that everybody copied; it counts when no other is told."""
+    pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
+    form = {unquote_value(name).strip(): unquote_value(value)
+            for name, equals, value in pairs if equals}
+    first, equals, _ = pairs[0]
+    return form if equals or not first.strip() else {"apikey": unquote_value(first).strip()} | form
+
+
+def unquote_value(text: str) -> str:
+    """A value of a form. One that is longer than any entry is decoded once its sender is known."""
+    return text if len(text) > MAX_ENTRY else unquote_text(text).strip("\r\n")
+
+
+def unquote_text(text: str) -> str:
+    """A value of a form as it was meant. urllib.parse.unquote_plus takes seven times as long where
+    escapes and letters alternate."""
+    return (urllib.parse.unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "replace")
+            if "%" in text else text.replace("+", " "))
+
+
+def split_query(request: Request) -> Mapping[str, str]:
+    """The query as a form."""
+    return request.form or parse_form(request.query.lstrip("?"))
+
+
+# ------------------------------------------------------------------------------------------------
+# 8. Page
+#    Law: markup comes out of a Template, which escapes whatever else is put into it; the store is
+#    asked only for what is shown.
+#    Exports: Board, Chart, CHART_POINTS, draw_icon, ICON, LABELS, Line, MANIFEST, MAX_*,
+#        NEXT_STEPS, NO_NEXT_STEP, PAGE_HEADERS, page_headers, RANGES, render_chart,
+#        render_message, render_page, STYLE, Template, View, WORKER
+# ------------------------------------------------------------------------------------------------
+MAX_LANGUAGE = 64               # characters of Accept-Language: the first language counts
+MAX_COOKIES = 2000              # characters of cookies that are looked at; ours take 100
+MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
+
+
+# -- what a browser gets as it stands ------------------------------------------------------------
+
+STYLE = """
+/* Colors: ink on card on paper; dim is second; an answer's own; eight hues tell lines apart. */
+:root {
+  color-scheme: light dark;
+  --ink: #18212b; --dim: #55606c; --paper: #eff2f5; --card: #fff; --line: #d5dbe1; --cool: #d8eaf8;
+  --open: #0b5d8f; --close: #a33a08; --comfortable: #24693a; --cold: #57407c; --unknown: #4c5661;
+  --hue0: #0b63a5; --hue1: #b4430a; --hue2: #8b1e8b; --hue3: #6b6400; --hue4: #4a3fc4;
+  --hue5: #c2185b; --hue6: #1b7a2f; --hue7: #007180;
+  /* Sizes of text, spaces, corners; what a finger has to meet. */
+  --small: .8125rem; --lead: 1.25rem; --number: 2.6rem; --row: 1.75rem;
+  --headline: clamp(1.3rem, 9.5vw, 2.6rem);
+  --gap: .5rem; --pad: 1rem; --round: 1.1rem; --touch: 2.75rem;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e8edf2; --dim: #a3afbb; --paper: #0d1115; --card: #1a2128; --line: #39434d;
+    --cool: #1b3a52; --open: #0a5480; --close: #93380d; --comfortable: #215e35; --cold: #4f3b70;
+    --unknown: #434c56; --hue0: #6fbdf5; --hue1: #ff9d66; --hue2: #f08fd0; --hue3: #e2c044;
+    --hue4: #b0a8ff; --hue5: #ff8fa3; --hue6: #7fd88b; --hue7: #5fd0d0;
+  }
+}
+* { box-sizing: border-box; min-width: 0; margin: 0; padding: 0 }
+body { background: var(--paper); color: var(--ink); font: 1rem/1.45 system-ui, sans-serif }
+main { max-width: 46rem; margin: auto; padding: var(--gap); display: grid; gap: var(--gap) }
+main { overflow-wrap: break-word; font-variant-numeric: tabular-nums }
+h1 { font-size: var(--headline); line-height: 1.1; letter-spacing: -.02em }
+h1, .reason { text-wrap: balance } h2 { font-size: 1rem; font-weight: 600 }
+ul, summary { list-style: none }
+p + p { margin-top: .5rem }
+:is(.rows, .stations, .tiles) p, .second { color: var(--dim); font-size: var(--small); margin: 0 }
+code { overflow-wrap: anywhere; background: var(--paper) }
+small { font-size: 1rem; color: var(--dim) }
+.hue0 { color: var(--hue0) } .hue1 { color: var(--hue1) } .hue2 { color: var(--hue2) }
+.hue3 { color: var(--hue3) } .hue4 { color: var(--hue4) } .hue5 { color: var(--hue5) }
+.hue6 { color: var(--hue6) } .hue7 { color: var(--hue7) }
+/* Cards: the answer, rows of numbers, the chart, tiles, stations. */
+section, figure { padding: var(--pad); border-radius: var(--round); background: var(--card) }
+.answer, .pill { color: #fff; border: 1px solid transparent }       /* seen in forced colors */
+.answer { padding: 1.25rem 1.25rem .9rem }
+.answer small { display: block; color: inherit; letter-spacing: 0; margin-bottom: .25rem }
+.answer .reason { font-size: var(--lead); margin-top: .35rem }
+.answer summary { font-size: var(--lead); font-weight: 600; line-height: 1.3; color: inherit }
+.answer details { border-top: 1px solid #fff5; margin-top: .75rem }
+.stale { font-weight: 600; padding-block: .25rem }
+.stale:empty { display: none }
+.lost .answer { background: var(--unknown) }
+.lost :is(.answer, .rows) :is(h1, h2, .big, .pill, summary) { font-weight: 400 }
+.lost .rows :is(h2, .big) { color: var(--dim) } .lost .pill { background: var(--unknown) }
+.open { background: var(--open) } .close { background: var(--close) }
+.comfortable { background: var(--comfortable) } .cold { background: var(--cold) }
+.unknown { background: var(--unknown) }
+.pill { padding: .05rem .6rem; border-radius: 1rem; font-weight: 600; font-size: var(--small) }
+.rows { padding-block: .25rem }
+.rows li { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 .6rem; padding: .5rem 0 }
+.rows li + li { border-top: 1px solid var(--line) } .rows .pill { align-self: center }
+.rows h2 { flex-grow: 1 } .rows li > p { flex-basis: 100% }
+.rows .big { flex-basis: auto; margin-left: auto; line-height: 1.15; white-space: nowrap }
+.rows .big { font-size: var(--number); color: var(--ink) }
+.many .big { font-size: var(--row) }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) }
+.tiles { gap: var(--gap) 1.25rem; margin-top: .25rem }
+.tiles b { display: block; font-weight: 400; font-size: 1.4rem; line-height: 1.25 }
+.tiles svg { height: 1.75rem; margin-top: .25rem }
+.stations li { padding-block: .4rem; border-top: 1px solid var(--line) }
+b.state { font-weight: 400; color: var(--dim); margin-left: .3rem }
+/* What is touched: a range, what unfolds, the cursor, a button; each as high as a finger. */
+nav { display: flex; padding: .2rem; background: var(--paper); border-radius: .8rem }
+nav a { flex: 1; line-height: var(--touch); text-align: center; text-decoration: none }
+nav a { border-radius: .65rem; color: inherit }
+nav a[aria-current] { background: var(--card); font-weight: 600; box-shadow: 0 1px 3px #0003 }
+nav a[aria-current] { outline: 1px solid var(--line) }
+a:focus-visible, summary:focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
+summary { display: flex; align-items: center; min-height: var(--touch); padding-block: .4rem }
+summary::-webkit-details-marker { display: none }
+summary::after { content: "\\203a"; padding-left: .5rem; font-size: 1.4em; line-height: .7 }
+details[open] > summary::after { transform: rotate(90deg) translateX(.2rem) }
+input { width: 100%; height: var(--touch); accent-color: var(--dim); display: block }
+button, .button { display: inline-block; min-height: var(--touch); margin-top: var(--gap) }
+button, .button { padding: .6rem 1rem; border: 0; border-radius: .8rem; font: inherit }
+button, .button { background: var(--paper); color: inherit; text-decoration: none }
+output { display: block; min-height: 2.9rem; padding-top: .5rem; font-size: .9rem }
+.many output { min-height: 5.9rem; align-content: end }
+output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
+output span { display: block } output b { font-weight: 600 }
+/* The chart. Units of its text are those of its picture; a phone draws it nearly 1 : 1. */
+svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
+svg * { pointer-events: none; stroke-linejoin: round; stroke-linecap: round }
+svg text { font-size: min(.84rem, 17px); fill: var(--dim) }
+svg .end { fill: currentColor; font-weight: 600 }
+svg :is(.end, .words) { stroke: var(--card); stroke-width: 4px; paint-order: stroke }
+path { fill: none; stroke: currentColor; stroke-width: 2; vector-effect: non-scaling-stroke }
+.expected path { stroke-dasharray: 5 6 }
+.newest { stroke-width: 7 }
+path.band { fill: currentColor; stroke: none; opacity: .2 }
+.bars { stroke-width: 3; stroke-linecap: butt } .spots { stroke-width: 2.5 }
+.grid { stroke: var(--line); stroke-width: 1 }
+.limit { stroke: var(--dim); stroke-dasharray: 1 4; stroke-width: 1.5 }
+.present, .cursor { stroke: var(--dim); stroke-width: 1 }
+.cursor { stroke: var(--ink) } .dots { stroke: var(--ink); stroke-width: 9 }
+.shade { fill: var(--cool) } .interval { fill: var(--line) }
+.swatch, output b { display: inline-block; margin-right: .5rem }
+.swatch { padding: 0 .5rem; border-radius: .3rem; background: var(--cool); font-size: .875rem }
+.dashed { background: none; border: 1px dashed } .change { background: var(--line) }
+table { border-collapse: collapse; font-size: var(--small) }
+th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
+.say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+@media (scripting: none) { input, output, button { display: none } }
+@media (max-width: 22rem) { svg :is(.mark, .words) { font-size: min(1.05rem, 17px) } }
+@media (hover: hover) { output:empty::before { content: "Point at the chart to read values" } }
+@media (min-width: 46rem) {
+  figure svg text { font-size: min(.45rem, 10px) }
+  .rows ul { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem }
+  .rows li:nth-child(2) { border-top: 0 }
+}
+"""
+
+SCRIPT = """
+const find = query => document.querySelector(query);
+let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
+const now = () => Date.now() + skew;
+const zone = Intl.DateTimeFormat([], {hour: 'numeric'}).resolvedOptions();
+const clock = zone.hour12 ? 12 : 24;
+const local = (ms, style) => new Date(ms).toLocaleString(
+  clock === 12 ? 'en-US' : 'en-GB', style).replaceAll('\\u202f', '\\u00a0');
+const minute = {hour: 'numeric', minute: '2-digit'};
+function ago(ms) {
+  const s = Math.max(0, Math.floor((now() - ms) / 1000));
+  for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
+    if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
+  return s + ' s ago';
+}
+function tellTimes() {
+  for (const time of document.querySelectorAll('time')) {
+    const ms = Date.parse(time.dateTime);
+    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'}) : ago(ms);
+  }
+}
+function tick() {
+  tellTimes();
+  if (Date.now() - asked < 5000) return;
+  const isOld = now() >= +find('main').dataset.expires;
+  if (isOld) lose();
+  if (isOld || isLost) refresh();
+}
+// The answer stays, dimmed, with its time: it is as true as it was then.
+function lose() {
+  if (isLost) return;
+  isLost = true;
+  const then = +find('main').dataset.now, isToday = now() - then < 43200000;
+  const told = `as of ${local(then, isToday ? minute : {weekday: 'short', ...minute})}, `
+    + 'no connection';
+  find('.stale').textContent = told[0].toUpperCase() + told.slice(1);
+  find('main').classList.add('lost');
+  document.title += ` (${told})`;
+  find('.say').textContent = told;
+}
+async function refresh() {
+  const mine = ++latest;                // an answer that comes late must not undo a newer one
+  asked = Date.now();
+  try {
+    const answer = await fetch(location.href,
+      {headers: {Accept: 'text/html'}, signal: AbortSignal.timeout(8000)});
+    if (!answer.ok || answer.headers.has('x-offline')) throw 0;
+    const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    if (mine !== latest) return;
+    const main = find('main'), newer = next.querySelector('main');
+    if (isLost || main.dataset.state !== newer.dataset.state)
+      find('.say').textContent = [...newer.querySelectorAll('h1, .reason')]
+        .map(part => part.textContent).join('. ');
+    isLost = false;
+    renew(main, newer);
+    document.title = next.title;
+    document.querySelectorAll('meta[media]').forEach((meta, i) => {
+      meta.content = next.querySelectorAll('meta[media]')[i].content;
+    });
+    tellTimes();
+    if (find('output:not(:empty)')) show();
+  } catch { if (mine === latest) lose(); }
+}
+// Each element stays the one it is: a chart under a finger, what has the focus, an open fold.
+function renew(old, next) {
+  if (old.nodeName !== next.nodeName) return old.replaceWith(next);
+  if (old.nodeName === 'OUTPUT') return;
+  if (old.nodeType === Node.TEXT_NODE) { old.data = next.data; return; }
+  for (const {name} of [...old.attributes])
+    if (name !== 'open' && !next.hasAttribute(name)) old.removeAttribute(name);
+  for (const {name, value} of next.attributes) old.setAttribute(name, value);
+  const olds = [...old.childNodes], nexts = [...next.childNodes];
+  nexts.forEach((node, i) => olds[i] ? renew(olds[i], node) : old.append(node));
+  olds.slice(nexts.length).forEach(node => node.remove());
+}
+function show() {
+  const slider = find('input'), chart = find('svg[data-left]'), d = chart.dataset;
+  const part = slider.value / slider.max, ms = +d.start + part * (d.end - d.start);
+  const x = +d.left + part * d.width;
+  const said = [[local(ms, {weekday: 'short', day: 'numeric', month: 'short', ...minute}), '']];
+  let dots = '';
+  for (const line of chart.querySelectorAll('path[data-name]')) {
+    let best = null;
+    for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
+      if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
+    const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
+    const isNear = best && Math.abs(best[0] - x) < 6, group = line.closest('g');
+    if (isNear) dots += `M${best[0]} ${best[1]}h0`;
+    if (isNear || (ms <= now() && !group.classList.contains('expected')))
+      said.push([line.dataset.name + (isNear ? ` ${value.toFixed(1)} ${d.unit}` : ' no reading'),
+        group.classList[0]]);
+  }
+  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
+  chart.querySelector('.dots').setAttribute('d', dots);
+  slider.setAttribute('aria-valuetext', said.map(([text]) => text).join(', '));
+  find('output').replaceChildren(...said.flatMap(([text, css], i) => {
+    const part = document.createElement(i ? 'b' : 'span');
+    part.textContent = text;
+    part.className = css;
+    return i ? [' ', part] : [part];
+  }));
+}
+document.addEventListener('input', show);
+function point(event) {
+  const chart = event.target.closest?.('svg[data-left]'), slider = find('input');
+  if (!chart || !slider) return;
+  const box = chart.getBoundingClientRect(), d = chart.dataset;
+  const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
+  slider.value = (x - d.left) / d.width * slider.max;
+  show();
+}
+for (const kind of ['pointermove', 'pointerdown']) document.addEventListener(kind, point);
+document.addEventListener('click', event => {
+  const link = event.target.closest('nav a');
+  if (link) {
+    event.preventDefault();
+    history.replaceState(null, '', link.href);
+    refresh();
+  } else if (event.target.closest('time, button')) {
+    isExact = !isExact;
+    tellTimes();
+  }
+});
+const refreshSoon = () => { soon ||= setTimeout(() => { soon = 0; refresh(); }, 250); };
+function listen() {
+  const events = new EventSource('/events');
+  events.addEventListener('hello', event => { skew = event.data - Date.now(); });
+  for (const kind of ['hello', 'reading', 'verdict', 'reset'])
+    events.addEventListener(kind, refreshSoon);
+  events.onerror = () => {
+    refresh();
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  };
+}
+// Cookies tell the server this reader's zone and clock: from then on it says times so by itself.
+for (const told of ['tz=' + zone.timeZone, 'offset=' + -new Date().getTimezoneOffset(),
+                    'clock=' + clock]) {
+  if (!document.cookie.includes(told)) refreshSoon();
+  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
+}
+listen();
+addEventListener('offline', () => { latest++; lose(); });
+addEventListener('online', refresh);
+document.addEventListener('visibilitychange', () => document.hidden || refresh());
+setInterval(tick, 1000);
+if (navigator.serviceWorker) navigator.serviceWorker.register('/worker.js');
+"""
+
+WORKER = """
+async function keep(answer) {
+  if (/no-store/.test(answer.headers.get('Cache-Control'))) await caches.delete('page');
+  else if (answer.ok) await (await caches.open('page')).put('/', answer);
+}
+addEventListener('install', event => event.waitUntil(
+  fetch('/').then(keep).catch(() => 0).then(() => skipWaiting())));
+addEventListener('activate', event => event.waitUntil(clients.claim()));
+addEventListener('fetch', event => {
+  if (new URL(event.request.url).pathname !== '/') return;
+  event.respondWith(fetch(event.request).then(answer => {
+    event.waitUntil(keep(answer.clone()));
+    return answer;
+  }).catch(() => caches.match('/').then(last => last && new Response(last.body, {headers: {
+    'Content-Type': 'text/html', 'X-Offline': '1', 'Content-Security-Policy':
+      last.headers.get('Content-Security-Policy')}}) || Response.error())));
+});
+"""
+
+MANIFEST = """{"name": "Open windows?", "short_name": "Open windows?", "start_url": "/", "id": "/",
+ "display": "standalone", "background_color": "#eff2f5", "theme_color": "#0b5d8f", "icons": [
+ {"src": "/icon.svg", "sizes": "any", "type": "image/svg+xml"},
+ {"src": "/icon-192.png", "sizes": "192x192", "type": "image/png"},
+ {"src": "/icon-512.png", "sizes": "512x512", "type": "image/png", "purpose": "any maskable"}]}"""
+
+
+# -- templates -----------------------------------------------------------------------------------
+
+class Markup(str):
+    """Text that is markup already. Only templates make it."""
+    __slots__ = ()
+
+
+def mark_up(value: object) -> Markup:
+    """A value as markup: whatever is not markup already is escaped, a list is joined."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, list):
+        return Markup("".join(map(mark_up, value)))
+    return Markup(html.escape(str(value)))
+
+
+class Template(string.Template):
+    """Markup with gaps. What fills a gap is escaped unless it is Markup, so nobody can forget."""
+
+    def substitute(self, mapping: Mapping[str, object] = MappingProxyType({}), /,
+                   **values: object) -> Markup:
+        return Markup(super().substitute(
+            {name: mark_up(value) for name, value in (*mapping.items(), *values.items())}))
+
+    safe_substitute = substitute
+    __call__ = substitute
+
+
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
+RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+CHART_POINTS, SPARK_POINTS = 480, 36    # of all lines of the chart, of one tile: a page has 60 KB
+MAX_TILES = 30                  # with a small line; further values stand with their station
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
+MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
+STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
+
+UNITS_SHOWN = frozenset({           # what a label may end in
+    "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
+    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
+COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
+           "NW", "NNW")
+NEXT_STEPS = {                  # what somebody with a browser can do about an error
+    400: "Compare the address with the one that --add-station has printed.",
+    401: "Load the page again and type the household's password; any user name will do.",
+    403: "Compare MAC and key with the station's config.py; --new-key gives it a new key.",
+    404: "Check the address for a typing error.",
+    405: "Open the page instead.",
+    429: "Wait a quarter of an hour, then try again.",
+    503: "Try again in a minute.",
+    507: "Free some space on the server's disk."}
+NO_NEXT_STEP = "Go back to the page."
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
+$themes<link rel="icon" href="/icon.svg"><link rel="apple-touch-icon" href="/apple-touch-icon.png">
+<link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
+<body>$main$script</body></html>
+""")
+THEME = Template('<meta name="theme-color" media="(prefers-color-scheme: $scheme)" '
+                 'content="$color">\n')
+ANSWER_COLORS = {               # in light, in dark
+    state: re.findall(f"--{state}: (#[0-9a-f]+)", STYLE)
+    for state in ("open", "close", "comfortable", "cold", "unknown")}
+MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
+                "$body</main>")
+LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
+NO_STATION = Template("""<section><h1>No station yet</h1><p>This adds one, and prints
+its key and the lines for its config.py; the MAC is what your station prints at start:</p>
+<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
+</code></p><p>Then one more with <code>outside</code>. Or look around first:
+<code>python3 iotserver.py --demo</code></p><p>This page goes on by itself when one is there.
+</p><p class="stale"></p></section>""")
+MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
+<p>$step</p><a class="button" href="/">Open the page</a></section></main>""")
+
+
+def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
+    """What a browser may do for a page with this style, and who may embed it."""
+    css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+                 for text in (style, SCRIPT))
+    policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
+              "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
+              f"base-uri 'none'; form-action 'none'{framing}")
+    return ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer")
+
+
+PAGE_HEADERS = page_headers(STYLE)
+
+
+class View(NamedTuple):
+    """How one reader wants to see the page."""
+    unit: str                   # C or F
+    zone: tzinfo
+    range: str                  # a key of RANGES
+    clock: str = "%H:%M"        # how strftime writes a time of day
+    is_packed: bool = False     # compressed
+
+
+class Line(NamedTuple):
+    """A series on a chart."""
+    name: str
+    css: str
+    points: list[Point]
+
+
+def say_change(room: Place, now: int, view: View) -> str:
+    """When the answer for a room changes, in few words: its forecast without the interval."""
+    said = re.split(r" \(|, with|\.$", say_forecast(room, now, view.zone, view.clock))[0]
+    return said[:1].lower() + said[1:]
+
+
+def choose_answer(room: Place, verdict: Verdict, unit: str) -> tuple[str, str]:
+    """What a room's row says in one word, and the color of that answer."""
+    if verdict.reason == "cold" and shown_difference(verdict, unit) < -OPEN_MARGIN:
+        return "cold", "cold"                   # opening the windows would warm it
+    if verdict.state == "comfortable" and (
+            room.is_cold or shown_difference(verdict, unit) < -CLOSE_MARGIN):
+        return "closed", "close"
+    word = {"close": "closed", "unknown": "no answer"}.get(verdict.state, verdict.state)
+    return word, verdict.state
+
+
+def split_label(series: Latest) -> tuple[str, str]:
+    """What a field is called, and its unit: `wind` and `m/s`; a unit nobody knows is a word."""
+    label = series.label or LABELS.get(series.field) or f"field {series.field}"
+    name, _, unit = label.rpartition(" ")
+    return (name, unit) if unit in UNITS_SHOWN else (label, "")
+
+
+def is_humidity(series: Latest) -> bool:
+    """Whether a field stands beside the temperature rather than on a tile."""
+    return series.field == 2 and split_label(series)[1] == "%"
+
+
+def say_field(series: Latest, view: View) -> tuple[str, str]:
+    """A field's newest value as people read it, and its unit; a direction has a compass word."""
+    (name, unit), value = split_label(series), series.value
+    if not isinstance(value, (int, float)):     # a text that a ThingSpeak client has sent, or none
+        return str(value)[:40], ""
+    if unit == "°C":
+        return say_number(in_unit(value, view.unit)), f"°{view.unit}"
+    if unit == "°" and re.search("wind|direction", name):
+        return COMPASS[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
+    if unit == "%" or 100 <= abs(value) < 1e5:
+        return f"{value:.0f}", unit
+    return say_number(value).removesuffix(".0"), unit
+
+
+# -- charts --------------------------------------------------------------------------------------
+
+# In a chart's own units; the script reads them off the picture.
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 26, 6, 18, 22    # margins
+LINE_HEIGHT = 15                # between two names of lines
+MAX_END = 18                    # characters of such a name
+LETTER_WIDTH = 7                # of one, about
+LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
+BESIDE = 6                      # points on each side that tell how far apart points are there
+FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
+TICKS = (                       # for charts of up to so many hours: hours between marks, text, and
+    (1, 1 / 4, "clock", 0), (3, 1 / 2, "clock", 0),     # how far behind its mark a text stands: in
+    (12, 2, "clock", 0), (48, 6, "clock", 0),           # the middle of its day or month
+    (192, 24, "%a", DAY // 2), (1440, 168, "%d %b", 0), (math.inf, 1488, "%b", 15 * DAY))
+
+CHART = Template("""<svg viewBox="0 0 $width $height" role="img" aria-label="$said"
+ data-left="$left" data-width="$inner" data-top="$top" data-height="$high"
+ data-low="$least" data-high="$most" data-start="$start" data-end="$end" data-unit="$unit">
+$shapes<path class="cursor" d="M0 0"/><path class="dots" d="M0 0"/></svg>""")
+BOX = Template('<rect class="$css" x="$x" y="$y" width="$width" height="$height"/>')
+STROKE = Template('<path class="$css" d="$d"/>')
+TEXT_AT = Template('<text class="$css" x="$x" y="$y" text-anchor="$anchor">$text</text>')
+CURVE = Template('<g class="$css"><path class="band" d="$band"/>'
+                 '<path data-name="$name" d="$curve"/>$newest</g>\n')
+NO_CHART = Template("<p>This chart could not be drawn.</p>")()
+
+
+class Chart(NamedTuple):
+    """Lines over time. The axis of values reaches as far as bounds, if the lines do not."""
+    lines: list[Line]
+    unit: str
+    start: int
+    end: int
+    zone: tzinfo
+    clock: str = "%H:%M"
+    shaded: Iterable[tuple[int, int]] = ()
+    interval: tuple[int, int] | None = None     # in which lines are expected to cross
+    bounds: Sequence[float] = ()
+    present: int | None = None                  # where what was ends, if more is expected
+    comfort: float | None = None                # the limit
+
+    def x(self, ms: int) -> float:
+        part = (ms - self.start) / (self.end - self.start)
+        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        low, *_, high = self.bounds
+        return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def path(self, corners: Iterable[tuple[int, float]]) -> str:
+        return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
+
+
+def nice_step(span: float, count: int) -> float:
+    """A step of 1, 2 or 5 times a power of ten that divides a span into at most count parts."""
+    power: float = 10.0 ** math.floor(math.log10(span / count))
+    return next(power * m for m in (1, 2, 5, 10) if power * m * count >= span * 0.999)
+
+
+def value_ticks(values: list[float], count: int) -> list[float]:
+    """Round marks of an axis that reaches over all values, some count of them."""
+    values = [max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in values] or [0, 1]
+    low, high = min(values), max(values)
+    step = nice_step(max(high - low, 1), count)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def choose_ticks(length: int) -> tuple[float, str, int]:
+    """The row of TICKS for a chart of so many ms, without its first column."""
+    return next(row[1:] for row in TICKS if length <= row[0] * HOUR)
+
+
+def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
+               ) -> list[tuple[int, str]]:
+    """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
+    hours, form, _ = choose_ticks(end - start)
+    if form == "clock":
+        form = clock.replace(":%M", "") if hours >= 1 and clock != "%H:%M" else clock
+    tick = datetime.fromtimestamp(start / 1000, zone).replace(
+        hour=0, minute=0, second=0, microsecond=0)
+    ticks = []
+    while (ms := round(tick.timestamp() * 1000)) < end:
+        if ms > start:
+            ticks.append((ms, tick.strftime(form)))
+        tick += timedelta(hours=hours)          # of the wall clock
+        if form == "%b":
+            tick = tick.replace(day=1)
+    return ticks
+
+
+def segments(points: list[Point]) -> Iterator[list[Point]]:
+    """Points between gaps: how far apart two may be is what is usual before or behind them."""
+    first, times = 0, [point.time for point in points]
+    for i, (before, point) in enumerate(itertools.pairwise(points), 1):
+        distance = point.time - before.time - (before.width + point.width) // 2
+        if distance > SILENT_AT_LEAST and distance > max(
+                silence_limit(times[max(first, i - BESIDE):i]),
+                silence_limit(times[i:i + BESIDE])):
+            yield points[first:i]
+            first = i
+    if points:
+        yield points[first:]
+
+
+def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
+    """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
+    changes = [(end, 0, math.nan)]              # when, of which side, its value from then on
+    for side, points in enumerate((inside, outside)):
+        for piece in segments(points):
+            silent = piece[-1].time + silence_limit([p.time for p in piece[-20:]])
+            changes += [*((p.time, side, p.mean) for p in piece), (silent, side, math.nan)]
+    values = [math.nan, math.nan]               # nan is neither cooler nor warmer
+    spans: list[tuple[int, int]] = []
+    for (start, side, value), (until, *_) in itertools.pairwise(
+            sorted(changes, key=operator.itemgetter(0))):
+        values[side] = value
+        if values[1] < values[0] and start < until <= end:
+            is_next = spans and spans[-1][1] == start
+            spans.append((spans.pop()[0] if is_next else start, until))
+    return spans
+
+
+def keep_possible(points: list[Point], unit: str) -> list[Point]:
+    """Points of temperatures without what is impossible; of a bucket that has some, the mean."""
+    if unit not in {"°C", "°F"}:
+        return points
+    low, high = (in_unit(celsius, unit[1]) for celsius in POSSIBLE)
+    return [p if low <= p.minimum and p.maximum <= high else
+            p._replace(minimum=p.mean, maximum=p.mean)
+            for p in points if low <= p.mean <= high]
+
+
+def leave_out(points: list[Point]) -> list[Point]:
+    """What is drawn: not what lies so far off that all the rest would be one flat line."""
+    points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
+    if not points:
+        return []
+    means = sorted(p.mean for p in points)
+    middle, tail = means[len(means) // 2], min(len(means) // 20 + 1, (len(means) - 1) // 2)
+    limit = FAR_OFF * max(1, abs(middle), means[-1 - tail] - means[tail])
+    return [p for p in points if middle - limit <= p.minimum and p.maximum <= middle + limit]
+
+
+def render_curve(line: Line, chart: Chart) -> Markup:
+    """A line with a band between minimum and maximum where it is thinned, and its newest dot."""
+    band = curve = newest = ""
+    for piece in segments(line.points):
+        curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
+        if any(p.minimum < p.maximum for p in piece):
+            band += chart.path([*((p.time, p.maximum) for p in piece),
+                                *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
+    if line.points and "expected" not in line.css:
+        newest = STROKE(css="newest", d=chart.path(
+            [(line.points[-1].time, line.points[-1].mean)]) + "h0")
+    return CURVE(css=line.css, band=band, name=line.name, curve=curve, newest=newest)
+
+
+def render_axes(chart: Chart) -> list[Markup]:
+    """Grid, marks, the comfort limit, and the line between what was and what is expected."""
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    shapes = [shape for mark in chart.bounds for shape in (
+        STROKE(css="grid", d=f"M{LEFT} {chart.y(mark):g}H{right}"),
+        TEXT_AT(css="mark", x=LEFT - 5, y=f"{chart.y(mark) + 4.5:g}", anchor="end",
+                text=f"{mark:g}"))]
+    _, _, behind = choose_ticks(chart.end - chart.start)
+    for ms, text in time_ticks(chart.start, chart.end, chart.zone, chart.clock):
+        if behind:
+            shapes.append(STROKE(css="grid", d=f"M{chart.x(ms):g} {TOP}V{bottom}"))
+        if ms + behind < chart.end:
+            x = min(chart.x(ms + behind), right - 3.4 * len(text))
+            shapes.append(TEXT_AT(css="mark", x=f"{x:g}", y=HEIGHT - 4, anchor="middle",
+                                  text=text))
+    if chart.comfort is not None:
+        shapes.append(STROKE(css="limit", d=f"M{LEFT} {chart.y(chart.comfort):g}H{right}"))
+    if chart.present is not None:
+        x = chart.x(chart.present)
+        shapes += [STROKE(css="present", d=f"M{x:g} {TOP}V{bottom}"),
+                   TEXT_AT(css="mark", x=f"{x:g}", y=TOP - 5, anchor="middle", text="now")]
+    return shapes
+
+
+def find_end(chart: Chart, line: Line) -> tuple[float, float, str]:
+    """Where the name of a line stands, and its anchor: behind a line that ends well before the
+    chart does, else above its last part, or below its end where it falls steeply."""
+    x, y = chart.x(line.points[-1].time), chart.y(line.points[-1].mean)
+    width = LETTER_WIDTH * min(len(line.name), MAX_END)
+    if x + width + 8 < WIDTH - RIGHT:
+        return y + 4, x + 8, "start"
+    beside = [chart.y(p.mean) for p in line.points if chart.x(p.time) >= x - width]
+    return min(beside) - 7 if y - min(beside) < 20 else y + 16, WIDTH - RIGHT - 2, "end"
+
+
+def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
+    """The name of each line at its end, none over another; and that of the comfort limit."""
+    ends: dict[str, tuple[tuple[float, float, str], Line]] = {}
+    for line in lines:
+        if line.points and line.css.startswith("hue"):
+            plain = line._replace(name=line.name.removesuffix(", expected"))
+            ends[plain.name] = find_end(chart, plain), plain
+    names, lowest = [], TOP + 0.0
+    for i, ((y, x, anchor), line) in enumerate(sorted(ends.values())):
+        last = HEIGHT - BOTTOM - 4 - LINE_HEIGHT * (len(ends) - 1 - i)  # with room for the others
+        lowest = min(max(y, lowest), last)
+        text = line.name if len(line.name) <= MAX_END else line.name[:MAX_END - 1] + "…"
+        names.append(TEXT_AT(css=f"end {line.css.partition(' ')[0]}", x=f"{x:g}", y=f"{lowest:g}",
+                             anchor=anchor, text=text))
+        lowest += LINE_HEIGHT
+    if chart.comfort is not None:
+        text = f"comfort {chart.comfort:.3g} {chart.unit}"
+        y = chart.y(chart.comfort)
+        names.append(TEXT_AT(css="words", x=f"{find_clear(chart, lines, y, len(text)):g}",
+                             y=f"{y - 4:g}", anchor="start", text=text))
+    return names
+
+
+def find_clear(chart: Chart, lines: list[Line], y: float, length: int) -> float:
+    """Where, up to now, so many characters just above y are farthest from all lines."""
+    spots = [(chart.x(p.time), abs(chart.y(p.mean) - y + 6)) for line in lines
+             for p in line.points]
+    width = 6 * length                          # this text is not bold
+    end = int(chart.x(chart.present or chart.end)) - width
+    return max(range(LEFT + 2, max(end, LEFT + 3), 4), key=lambda left: min(
+        (gap for x, gap in spots if left - 2 <= x <= left + width + 2), default=HEIGHT))
+
+
+def describe_lines(chart: Chart, lines: list[Line]) -> str:
+    """The chart in words, for those who cannot see it."""
+    return ", ".join(
+        f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
+        f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
+        f"last {line.points[-1].mean:.1f} {chart.unit}" if line.points
+        else f"{line.name}: no readings" for line in lines) or "no readings yet"
+
+
+def draw_chart(chart: Chart) -> Markup:
+    lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
+             for line in chart.lines]
+    kept = [line._replace(points=leave_out(keep_possible(line.points, chart.unit)))
+            for line in lines]
+    far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
+    values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
+    values += [chart.comfort] if chart.comfort is not None else []
+    chart = chart._replace(bounds=value_ticks([*chart.bounds, *values], 5))
+    height = HEIGHT - TOP - BOTTOM
+    strip = height if chart.end - chart.start <= 2 * DAY else 5     # on long charts at the bottom
+    shapes = [BOX(css=css, x=f"{chart.x(a):g}", y=TOP + height - high,
+                  width=f"{chart.x(b) - chart.x(a):.1f}", height=high)
+              for css, high, spans in (("shade", strip, chart.shaded),
+                                       ("interval", height, filter(None, [chart.interval])))
+              for a, b in spans]
+    shapes += render_axes(chart) + [render_curve(line, chart) for line in kept]
+    shapes += render_ends(chart, kept)
+    said = describe_lines(chart, kept)
+    if far:
+        farthest = max(max(p.maximum, -p.minimum) for p in far)
+        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
+        shapes.append(TEXT_AT(css="mark", x=WIDTH - RIGHT, y=TOP - 5, anchor="end", text=note))
+        said += f"; {note}"
+    return CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=WIDTH - LEFT - RIGHT,
+                 top=TOP, high=height, least=chart.bounds[0], most=chart.bounds[-1],
+                 start=chart.start, end=chart.end, unit=chart.unit, shapes=shapes)
+
+
+def render_chart(chart: Chart) -> Markup:
+    """A chart as SVG; one that cannot be drawn takes no page with it."""
+    try:
+        return draw_chart(chart)
+    except (ArithmeticError, ValueError) as error:
+        log(f"a chart could not be drawn: {error!r}")
+        return NO_CHART
+
+
+SPARK = Template('<svg viewBox="0 0 240 60" preserveAspectRatio="none" role="img" '
+                 'aria-label="last 24 hours: $low to $high"><path class="$css" d="$d"/></svg>')
+
+
+def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
+    """A tile's last 24 hours: rain as bars, a direction as spots, all else as a line."""
+    if not (points := leave_out(points)):
+        return ""
+    is_rain, low = unit in {"mm", "mm/h"}, min(p.minimum for p in points)
+    low, high = 0.0 if is_rain else low, max(p.maximum for p in points)
+    span = max(high - low, 1)                   # so that noise looks like noise
+    base = low - (span - high + low) * (not is_rain) / 2
+
+    def place(ms: int, value: float) -> str:
+        return f"{240 - (now - ms) * 240 / DAY:.0f} {55 - (value - base) / span * 50:.0f}"
+    if is_rain:
+        css, d = "bars", "".join(f"M{place(p.time, p.maximum)}V60" for p in points if p.maximum)
+    elif unit == "°":
+        css, d = "spots", "".join(f"M{place(p.time, p.mean)}h0" for p in points)
+    else:
+        css, d = "line", "".join("M" + "L".join(place(p.time, p.mean) for p in piece) + "h0"
+                                 for piece in segments(points))
+    return SPARK(low=say_number(low), high=f"{say_number(high)} {unit}".strip(), css=css, d=d)
+
+
+# -- the page, out of the store ------------------------------------------------------------------
+
+
+def choose_places(places: list[Place]) -> list[Place]:
+    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
+    rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
+    outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
+    shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
+    return [place for place in places if place.name in shown]
+
+
+def find_midnight(ms: int, zone: tzinfo) -> int:
+    """When the day of an instant began, there."""
+    return round(datetime.fromtimestamp(ms / 1000, zone).replace(
+        hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
+
+
+async def read_points(reader: Reader, series: int, view: View, now: int, count: int
+                      ) -> list[Point]:
+    """A line of the chart: on 30 days and a year what each day, or some, had at least and at most;
+    what was thinned stands in the middle of its bucket."""
+    start = now - RANGES[view.range]
+    if view.range in {"30d", "1y"}:
+        origin = find_midnight(start, view.zone)
+        width = max(DAY, round((now - origin) / count / DAY) * DAY)
+        points = await thin(await reader.hours(series, origin, now + 1), origin, width)
+    else:
+        points = await reader.points(series, start, now + 1, count)
+    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, view.unit),
+                  in_unit(p.minimum, view.unit), in_unit(p.maximum, view.unit), p.width)
+            for p in points]
+
+
+TIME = Template('<time datetime="$iso"$title>$ago ago</time>')
+TITLE = Template(' title="$exact"')
+
+
+def render_ago(ms: int, view: View, now: int, is_brief: bool = False) -> Markup:
+    """How long ago an instant is; where there are many, without a title that says when it was."""
+    title = "" if is_brief else TITLE(
+        exact=say_time(ms, view.zone, f"%a %d %b %Y {view.clock} %Z"))
+    return TIME(iso=format_time(ms), title=title, ago=format_ago(now - ms))
+
+
+def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
+    """The chart goes on as it is expected for this room, where there is a forecast."""
+    forecast = room.forecast
+    if forecast is None or room.outside is None:
+        return chart
+    curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
+    expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
+        Point(ms, value, value, value) for ms, value in zip(
+            itertools.count(forecast.asked + QUARTER, QUARTER),
+            (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
+        for line in chart.lines if line.name in curves]
+    return chart._replace(
+        lines=chart.lines + expected, end=forecast.asked + HORIZON, present=chart.end,
+        interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
+
+
+LINK = Template('<a href="/?range=$name"$current>$name</a>')
+CURRENT = Template(' aria-current="true"')()
+FIGURE = Template('<figure class="$css"><nav aria-label="Range of the chart">$links</nav>\n$chart'
+                  "</figure>\n")
+NO_LINES = Template('<p>The chart begins with the first reading.</p>\n')()
+READOUT = Template('<output></output>\n$chart<input type="range" max="1000" value="$value" '
+                   'aria-label="Time on the chart">\n<figcaption>$swatches$spans</figcaption>\n')
+COOLER_SWATCH = Template('<span class="swatch">cooler outside</span>')()
+EXPECTED_SWATCH = Template('<span class="swatch dashed">expected</span>')()
+CHANGE_SWATCH = Template('<span class="swatch change">likely change</span>')()
+SPANS = Template("<details><summary>When it was cooler outside</summary><table><thead>\n"
+                 "<tr><th>from</th><th>until</th></tr></thead><tbody>$rows</tbody></table>"
+                 "</details>")
+SPAN = Template("<tr><td>$start</td><td>$end</td></tr>\n")
+
+
+def render_figure(places: list[Place], lines: list[Line], view: View, now: int, comfort: float
+                  ) -> Markup:
+    """The chart of temperatures, its ranges, and what can be read off it in words."""
+    links = [LINK(name=name, current=CURRENT if name == view.range else "") for name in RANGES]
+    css = "many" if len(lines) > 3 else "few"
+    points = {line.name: line.points for line in lines}
+    if not any(points.values()):
+        return FIGURE(css=css, links=links, chart=NO_LINES)
+    length = RANGES[view.range]
+    # Of the room that the headline is about. A year's points hold days and nights together.
+    spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 7 * DAY
+             for span in cooler_spans(points.get(room.name, []),
+                                      points.get(room.outside.name, []), now)]
+    chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, view.clock, shaded=spans,
+                  comfort=in_unit(comfort, view.unit) if rank_rooms(places) else None)
+    for room, _ in rank_rooms(places)[:1] if view.range == "24h" else []:
+        chart = continue_chart(chart, room, view.unit)
+    form = f"%a %d %b, {view.clock}"
+    rows = [SPAN(start=say_time(a, view.zone, form), end=say_time(b, view.zone, form))
+            for a, b in spans[-20:]]
+    return FIGURE(css=css, links=links, chart=READOUT(
+        chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
+        swatches=[COOLER_SWATCH] * bool(spans) + [EXPECTED_SWATCH] * bool(chart.present)
+        + [CHANGE_SWATCH] * bool(chart.interval),
+        spans=SPANS(rows=rows) if rows else ""))
+
+
+ROWS = Template('<section class="rows$css"><ul>$rows</ul></section>\n')
+ROW = Template('<li><h2 class="$css">$name</h2> $pill$humidity<p class="big">$value'
+               '<small> $unit</small></p>\n<p>$status</p>$day$note</li>\n')
+PILL = Template('<b class="pill $css">$answer</b> ')
+HUMIDITY = Template('<span class="second"><span class="say">humidity </span>$value %</span>')
+LINE_BELOW = Template('<p class="$css">$text</p>')
+
+
+async def say_day(reader: Reader, place: Place, view: View, heard: int) -> str:
+    """The lowest and the highest temperature of the day of the newest reading."""
+    found = await reader.extremes(place.series or 0, find_midnight(heard, view.zone), heard + 1)
+    return " · ".join(
+        f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, view.clock)}"
+        for word, (ms, value) in zip(("Low", "High"), found, strict=False))
+
+
+def say_yesterday(reader: Reader, place: Place, view: View) -> str:
+    """How a temperature differs from that of a day ago; empty where that is not known."""
+    heard, celsius = place.last.time, place.last.shown
+    for _, before in reader.recent(place.series or 0, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
+        if abs(celsius - before) < SAME:
+            return "as warm as yesterday"
+        word = "warmer" if celsius >= before else "cooler"
+        return f"{say_degrees(celsius - before, view.unit)} {word} than a day ago"
+    return ""
+
+
+def join_parts(parts: Iterable[Markup | str]) -> list[Markup | str]:
+    """Parts of one line with dots between them; empty ones are left out."""
+    return [part for said in parts if said for part in (" · ", said)][1:]
+
+
+async def render_place(reader: Reader, place: Place, fields: list[Latest], view: View, now: int,
+                       is_row: bool = False) -> Markup:
+    """One temperature, large, with humidity; the day's lowest and highest. A room's row has its
+    answer, too, and when that changes."""
+    value, unit, status, heard, day = "–", "", [], place.heard, ""
+    if place.said:
+        heard, celsius = place.last.time, place.last.shown
+        value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
+        status = [say_trend(place.readings, now)]
+        day = await say_day(reader, place, view, heard)
+    change = say_change(place, now, view) if is_row else ""
+    if change or place.said:                    # of a row on a narrow phone the trend would wrap
+        status = [change] if change else [*status, say_yesterday(reader, place, view)]
+    status += [render_ago(heard, view, now) if heard else "no reading yet"]
+    humidity = [HUMIDITY(value=f"{series.value:.0f}") for series in fields
+                if is_humidity(series) and isinstance(series.value, (int, float))]
+    note = " ".join(f"{text}." for text in say_waiting(place, view.unit))
+    if is_row and place.verdict and place.verdict.difference is None:
+        note = f"{say_verdict(place, now, view.unit)[1]} {note}".strip()
+    # Beside pill and number a narrow phone has no room for a row's humidity.
+    below = join_parts([*humidity * is_row, day])
+    return ROW(
+        css=place.css, name=place.name, value=value, unit=unit,
+        pill=render_pill(place, view.unit) if is_row else "",
+        humidity=[] if is_row else humidity, status=join_parts(status),
+        day=LINE_BELOW(css="day", text=below) if below else "",
+        note=LINE_BELOW(css="note", text=note) if note else "")
+
+
+def render_pill(room: Place, unit: str) -> Markup | str:
+    """A room's answer in one word."""
+    if room.verdict is None:
+        return ""
+    answer, css = choose_answer(room, room.verdict, unit)
+    return PILL(answer=answer, css=css)
+
+
+ANSWER = Template('<section class="answer $css"><h1>$room$headline</h1>\n'
+                  '<p class="reason">$reason</p>$until<p class="stale"></p></section>\n')
+ROOM = Template('<small class="room">$name</small> ')
+UNTIL = Template('<details><summary>$when</summary><p class="record">$record The range in '
+                 'brackets should be right on 8 days out of 10.</p></details>')
+NOTICE = Template("<section><p>$text</p></section>\n")
+
+
+def render_answer(places: list[Place], view: View, now: int) -> tuple[Markup, str, str]:
+    """The card on top, its headline as text, and its color."""
+    rooms = rank_rooms(places)
+    if not rooms:
+        headline, reason = NO_ROOM
+        return (ANSWER(css="unknown", room="", headline=headline.rstrip(":"), until="",
+                       reason=say_sentence(reason)), headline.rstrip(":"), "unknown")
+    room, verdict = rooms[0]
+    headline, reason = say_verdict(room, now, view.unit)
+    when = say_forecast(room, now, view.zone, view.clock)
+    css = "cold" if headline == HEADLINES["cold"] else verdict.state
+    card = ANSWER(
+        css=css, headline=headline.rstrip(":"), reason=say_sentence(reason),
+        room=ROOM(name=room.name) if rooms[1:] else "",
+        until=UNTIL(when=when, record=say_record(room.forecast)) if when and room.forecast else "")
+    return card, headline.rstrip(":"), css
+
+
+async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str, list[Latest]],
+                         view: View, now: int) -> list[Markup]:
+    """A row for each other room; then the numbers that the headline is about, and of outside
+    stations that take part in no answer."""
+    rooms = [room for room, _ in rank_rooms(shown)]
+    first = [place for room in rooms[:1] for place in (room, room.outside) if place]
+    names = {place.name for place in (*first, *rooms)}
+    rest = [place for place in shown if place.name not in names]
+    css = " many" if len(shown) > 3 else ""
+
+    async def render(places: list[Place], *, is_row: bool) -> list[Markup]:
+        rows = [await render_place(reader, place, latest.get(place.name, []), view, now, is_row)
+                for place in places]
+        return [ROWS(css=css, rows=rows)] if rows else []
+    return await render(rooms[1:], is_row=True) + await render(first + rest, is_row=False)
+
+
+TILES = Template('<section><h2 class="$css">$name</h2><ul class="tiles">$tiles</ul></section>\n')
+TILE = Template('<li><span class="second">$name</span> <b>$value<small> $unit</small></b>$ago'
+                '<div class="$css">$spark</div></li>\n')
+Fields: TypeAlias = list[tuple[Station, list[Latest]]]
+
+
+async def render_tiles(reader: Reader, fields: Fields, places: list[Place], view: View, now: int
+                       ) -> list[Markup]:
+    """A tile for each value: stations that take part in an answer first."""
+    styles, cards = {place.name: place.css for place in places}, []
+    for station, series in sorted(fields, key=lambda one: one[0].name not in styles):
+        tiles, css = [], styles.get(station.name, "other")
+        for one in series:
+            await pause()
+            (name, unit), (value, shown) = split_label(one), say_field(one, view)
+            points = await reader.points(one.series, now - DAY, now + 1, SPARK_POINTS)
+            is_old = one.time is not None and now - one.time > HOUR
+            tiles.append(TILE(
+                name=name, value=value, unit=shown, css=css, spark=render_spark(points, unit, now),
+                ago=LINE_BELOW(css="old", text=render_ago(one.time or 0, view, now))
+                if is_old else ""))
+        cards.append(TILES(css=css, name=station.name, tiles=tiles))
+    return cards
+
+
+STATIONS = Template('<section class="stations">\n<h2>Stations</h2><p>$history · $weight</p>'
+                    '<ul>$rows</ul>$more<button type="button">Exact times</button></section>\n')
+STATION = Template('<li>$name<b class="state"> $state</b><p>$heard$every · $entries</p>'
+                   "$values</li>\n")
+VALUES_BELOW = Template("<p>$text</p>")
+FOLDED = Template("<details><summary>$count more</summary><ul>$rows</ul>$beyond</details>")
+
+
+def render_station(reader: Reader, station: Station, fields: list[Latest], entries: int,
+                   rest: list[Latest], view: View, now: int) -> Markup:
+    """A station of the list: whether it is heard, and its values that stand nowhere else."""
+    newest = max(fields, key=lambda series: series.time or 0, default=None)
+    times = reader.recent_times(newest.series, now) if newest else []
+    last = reader.last_time(newest.series, now) if newest else None
+    heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
+    is_silent = now - heard > silence_limit(times, station.silence)
+    values = ", ".join(f"{split_label(series)[0]} {' '.join(say_field(series, view)).strip()}"
+                       for series in rest)
+    return STATION(
+        name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
+        heard=render_ago(heard, view, now, is_brief=True) if heard else "never",
+        every=f" · every {format_ago(usual_interval(times))}" if len(times) > 1 else "",
+        entries=f"{entries:,} {'entry' if entries == 1 else 'entries'}",
+        values=VALUES_BELOW(text=values) if values else "")
+
+
+async def render_stations(reader: Reader, stations: list[Station],
+                          latest: Mapping[str, list[Latest]], told: set[int], view: View, now: int
+                          ) -> Markup:
+    """The list of stations, those long silent folded away. Series that were told have a row or a
+    tile of their own."""
+    entries, since = reader.entries(s.id for s in stations), await reader.first_hour()
+    rows: tuple[list[Markup], list[Markup]] = ([], [])
+    for number, station in enumerate(stations):
+        if number % MAX_ROWS == 0:
+            await pause()
+        fields = latest[station.name]
+        rest = [one for one in fields if one.series not in told and one.time is not None]
+        rows[is_stale(station, fields, now)].append(render_station(
+            reader, station, fields, entries.get(station.id, 0), rest, view, now))  # 0: removed
+    shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
+    count = reader.count_stations() - len(shown)
+    beyond = count - len(folded)
+    return STATIONS(
+        rows=shown, weight=format_bytes(sum(reader.weights())),
+        history=f"History since {say_time(since, view.zone, '%a %d %b %Y')}" if since else
+        "No history yet", more=FOLDED(
+            count=count, rows=folded, beyond=LINE_BELOW(
+                css="beyond", text=f"And {beyond} more, in /api/stations.") if beyond else "")
+        if count else "")
+
+
+def is_stale(station: Station, fields: list[Latest], now: int) -> bool:
+    """Whether a station that takes part in nothing has been silent for long."""
+    heard = max(0, station.heard or 0, *(one.time or 0 for one in fields))
+    return not station.role and now - (heard or station.created) > STALE
+
+
+def choose_tiles(stations: list[Station], latest: Mapping[str, list[Latest]], shown: list[Place],
+                 now: int) -> tuple[set[int], Fields]:
+    """The series that have a row or a tile, and those of the tiles."""
+    names, told, count = {place.name for place in shown}, set(), 0
+    fields: Fields = []
+    for station in stations:
+        sent = [one for one in latest[station.name] if one.time is not None]
+        own = {one.series for one in sent
+               if station.name in names and (one.field == 1 or is_humidity(one))}
+        room = 0 if is_stale(station, sent, now) else MAX_TILES - count
+        tiles = [one for one in sent if one.series not in own][:room]
+        count += len(tiles)
+        told |= own | {one.series for one in tiles}
+        fields += [(station, tiles)] if tiles else []
+    return told, fields
+
+
+def render_page(title: str, main: Markup, script: Markup | str = "", style: str = STYLE,
+                state: str = "open") -> bytes:
+    """A whole page, in the colors of an answer."""
+    themes = [THEME(scheme=scheme, color=color)
+              for scheme, color in zip(("light", "dark"), ANSWER_COLORS[state], strict=True)]
+    return PAGE(title=title, themes=themes, style=Markup(style), main=main,
+                script=script).encode()
+
+
+def render_message(title: str, text: object, step: str = NO_NEXT_STEP) -> bytes:
+    """A page that says one thing, and what to do next."""
+    return render_page(title, MESSAGE(title=title, text=text, step=step))
+
+
+async def read_latest(reader: Reader, stations: list[Station], now: int
+                      ) -> dict[str, list[Latest]]:
+    """The newest reading of each field, by the station's name."""
+    latest: dict[str, list[Latest]] = {station.name: [] for station in stations}
+    names = {station.id: station.name for station in stations}
+    for first in range(0, len(stations), MAX_ROWS):
+        await pause()
+        for one in reader.latest([s.id for s in stations[first:first + MAX_ROWS]], now):
+            latest[names[one.station]].append(one)
+    return latest
+
+
+async def render_overview(reader: Reader, places: list[Place], view: View, now: int,
+                          comfort: float, notes: Iterable[str] = ()) -> bytes:
+    """The page that answers: open the windows?"""
+    stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
+                               MAX_ROWS + MAX_FOLDED)
+    live = LIVE(script=Markup(SCRIPT))
+    if not stations:
+        return render_page("No station yet", MAIN(
+            now=now, states="none", expires=LATEST_TIME,
+            body=NO_STATION(db=str(reader.path))), live, state="unknown")
+    shown, lines = choose_places(places), []
+    for place in shown:
+        await pause()
+        lines += [Line(place.name, place.css, await read_points(
+            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2)))
+            ] if place.series is not None else []
+    latest = await read_latest(reader, stations, now)
+    answer, headline, state = render_answer(places, view, now)
+    told, fields = choose_tiles(stations, latest, shown, now)
+    more = len(rank_rooms(places)) - MAX_ROOMS
+    body = [answer, [NOTICE(text=note) for note in notes],
+            await render_numbers(reader, shown, latest, view, now),
+            [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
+            render_figure(places, lines, view, now, comfort)]
+    body.append(await render_tiles(reader, fields, shown, view, now))
+    body.append(await render_stations(reader, stations, latest, told, view, now))
+    states = " ".join(verdict.state for _, verdict in rank_rooms(places)[:MAX_ROOMS])
+    return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
+                                      expires=find_expiry(places)), live, state=state)
+
+
+# -- icons ----------------------------------------------------------------------------------------
+
+# An open window with the sun in it, on a grid of 64, within the circle that a phone may cut out.
+# No shape lies over another.
+SUN_DISK = [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
+             round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]
+SHAPES: tuple[tuple[str, list[tuple[float, float]]], ...] = (
+    ("#ffffff", [(23, 15), (41, 15), (41, 18), (23, 18)]),
+    ("#ffffff", [(23, 45), (41, 45), (41, 48), (23, 48)]),
+    ("#ffffff", [(23, 15), (15, 18), (15, 50), (23, 48), (23, 45), (18, 46), (18, 20), (23, 18)]),
+    ("#ffffff", [(41, 15), (49, 18), (49, 50), (41, 48), (41, 45), (46, 46), (46, 20), (41, 18)]),
+    ("#ffffff", [(23, 18), (25.5, 18), (25.5, 45), (23, 45)]),
+    ("#ffffff", [(38.5, 18), (41, 18), (41, 45), (38.5, 45)]),
+    ("#ffb27d", SUN_DISK))
+ICON_BACKGROUND = "#0b5d8f"
+ICON = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"'
+        f' rx="14" fill="{ICON_BACKGROUND}"/>' + "".join(
+            f'<path fill="{color}" d="M{"L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>'
+            for color, corners in SHAPES) + "</svg>")
+# A pixel is 16 times the fifteenths of it that the sun covers, plus those that the window covers:
+# three lines of it are looked at, each in fifths, so that edges look smooth.
+FINE, FIFTHS = 3, 5
+PALETTE = bytes(
+    round(min(255, base + (white - base) * (i % 16) / 15 + (sun - base) * (i // 16) / 15))
+    for i in range(256) for base, white, sun in zip(
+        *(bytes.fromhex(color[1:]) for color in (ICON_BACKGROUND, "#ffffff", "#ffb27d")),
+        strict=True))
+
+
+def draw_pixels(size: int, row: int) -> bytes:
+    """A line of the icon: what each shape's edges add to the pixels right of them, summed up."""
+    steps = [0] * (size + 2)
+    for color, corners in SHAPES:
+        unit = 1 if color == "#ffffff" else 16
+        for line in range(FINE):
+            y = (row + (line + 0.5) / FINE) * 64 / size
+            edges = sorted(x0 + (y - y0) / (y1 - y0) * (x1 - x0) for (x0, y0), (x1, y1)
+                           in itertools.pairwise([*corners, corners[0]]) if (y0 <= y) != (y1 <= y))
+            for i, x in enumerate(edges):
+                pixel, part = divmod(round(x * size / 64 * FIFTHS), FIFTHS)
+                sign = -unit if i % 2 else unit
+                steps[pixel] += sign * (FIFTHS - part)
+                steps[pixel + 1] += sign * part
+    return bytes(itertools.accumulate(steps[:size]))
+
+
+async def draw_icon(size: int) -> bytes:
+    """The icon as PNG: each line of pixels stands behind the number of its filter, none."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (struct.pack(">I", len(data)) + kind + data
+                + struct.pack(">I", zlib.crc32(kind + data)))
+    rows = b""
+    for row in range(size):
+        rows += b"\0" + draw_pixels(size, row)
+        if row % 32 == 0:
+            await pause()
+    head = struct.pack(">IIBBBBB", size, size, 8, 3, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"PLTE", PALETTE)
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+# -- what is kept of it --------------------------------------------------------------------------
+
+
+class Board:
+    """The newest verdicts, and the pages made from them: worked out when someone asks. They last
+    until a reading, a command or the next minute makes them old, or a silence does."""
+
+    def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
+        self.reader, self.settings, self.now = reader, settings, now
+        self.is_stale = True                    # all is to be read again: there was a command
+        self.touched: set[int] = set()          # series that have had readings since
+        self.looking = asyncio.Lock()           # held while a look is taken
+        self.expires = 0                        # then a verdict turns unknown
+        self.read_again = 0                     # then all is read again
+        self.pages_expire = 0
+        self.current: list[Place] = []
+        self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
+        self.pages: dict[View, Answer] = {}
+        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
+        self.cache_control = "no-cache"
+        self.notes: dict[str, str] = {}         # what else the page has to say, by topic
+
+    async def look(self) -> list[Place]:
+        """The places as they are now. One look is taken at a time; a caller that has waited for it
+        takes one more at what has come meanwhile."""
+        async with self.looking:
+            if self.is_stale or self.touched or self.now() >= self.expires:
+                await self.renew()
+        return self.current
+
+    async def renew(self) -> None:
+        """Look at what is new, or at all there is."""
+        now, touched = self.now(), None if self.is_stale else self.touched
+        if touched is None or now >= self.read_again:       # what was of the future may be here
+            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
+        self.is_stale, self.touched = False, set()
+        try:
+            places = await find_places(
+                self.reader, now, self.settings.comfort, self.current, touched,
+                courses={} if self.current else {
+                    row[0]: Course(*row[1:]) for row in read_courses(self.reader.db)})
+        except BaseException:                   # also where the client that looks is gone
+            self.is_stale |= touched is None
+            self.touched |= touched or set()
+            raise
+        self.current = [self.with_forecast(place) for place in places]
+        self.expires = min(find_expiry(self.current), self.read_again)
+        self.pages_expire = 0
+
+    def with_forecast(self, place: Place) -> Place:
+        """The very same where none is new: what has been looked at is known by that."""
+        forecast = fresh_forecast(place, self.forecasts, self.now())
+        return place if forecast is place.forecast else place._replace(forecast=forecast)
+
+    def settle(self) -> dict[int, Course]:
+        """What verdicts go on from by now, by station, where the file is a quarter behind."""
+        courses = {place.id: place.settled for place in self.current
+                   if place.settled.at - place.course.at >= QUARTER}
+        self.current = [place._replace(course=place.settled) if place.id in courses else place
+                        for place in self.current]
+        return courses
+
+    def find_page(self, view: View) -> Answer | None:
+        """The page as view wants it, if it was made since the last reading and minute."""
+        if (self.is_stale or self.touched or self.looking.locked()
+                or self.now() >= self.pages_expire):
+            return None
+        return self.pages.get(view)
+
+    async def make_page(self, view: View) -> Answer:
+        """The page as view wants it; the oldest one makes room for it."""
+        places, now = await self.look(), self.now()
+        if page := self.find_page(view):
+            return page
+        if now >= self.pages_expire:
+            self.pages.clear()
+            self.pages_expire = min(now // MINUTE * MINUTE + MINUTE, self.expires)
+        if view.is_packed:
+            page = pack(await self.make_page(view._replace(is_packed=False)))
+        else:
+            page = await self.render(places, view, now)
+        if self.current is places:              # nothing came in between
+            if len(self.pages) >= MAX_PAGES:
+                del self.pages[next(iter(self.pages))]
+            self.pages[view] = page
+        return page
+
+    def note(self, topic: str, text: str) -> None:
+        """Show a text on the page, and write it to the log once; an empty one is shown no more."""
+        if text != self.notes.get(topic, ""):
+            self.notes.pop(topic, None)
+            if text:
+                self.notes[topic] = text
+                log(text)
+            self.pages.clear()
+
+    async def render(self, places: list[Place], view: View, now: int) -> Answer:
+        """A page as an answer."""
+        body = await render_overview(self.reader, places, view, now, self.settings.comfort,
+                                     self.notes.values())
+        tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        return Answer(body, HTML, headers=(
+            *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Encoding, Accept-Language, Cookie"),
+            ("Cache-Control", self.cache_control)))
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdicts of the last look, as listeners get them."""
+        found = [(place.name, place.verdict) for place in self.current if place.verdict]
+        return [{"station": name, "state": verdict.state, "since": verdict.since,
+                 "difference": verdict.difference and round(verdict.difference, 2),
+                 } for name, verdict in found]
+
+    def news(self) -> list[dict[str, Any]]:
+        """The verdicts of the last look, when the state of one has changed since they were asked
+        for here."""
+        verdicts = self.verdicts()
+        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        is_new, self.told = states != self.told, states
+        return verdicts if is_new else []
+
+
+# ------------------------------------------------------------------------------------------------
+# 9. Server
+#    Law: no byte of an update's answer leaves before the commit, and no step is long.
+#    Exports: COMMIT_SECONDS, COMPARE_TIME, Control, CONTROL_LINE, enter, FAMILIES, Family, JOBS,
+#        lan_address, LEAST_PAIRS, Loose, MOST_OFFSET, MOST_SPREAD, ON_SERVER, ON_START, ON_STOP,
+#        open_reader, open_writer, parse_offset, PROTOCOLS, refuse_stranger, Remote, Route,
+#        run_server, Samples, say_program, Server, STAND_INS, Work, working_in
+# ------------------------------------------------------------------------------------------------
+PATIENCE = {                    # s that a connection may spend in a state
+    "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
+    "head": 30,                 # a phone on a bad network needs a few
+    "body": 60,
+    "wait": math.inf,           # for the commit, and ours to end
+    "queue": math.inf,          # for requests that came before
+    "work": math.inf,
+    "stream": 60,               # since the client took the piece before
+    "listen": math.inf,
+    "linger": 2,                # after an error, to read the answer
+}
+# An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
+# ones after 300 ms: as long as this is longer, no restart costs a request.
+IDLE_STOP_SECONDS = 1
+MAX_TURN = 1024                 # connections answered together
+CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
+TURN_SECONDS = 0.01             # that a turn is open for more of them
+BACKLOG = 1024                  # connections the kernel holds while a turn is committed
+MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
+MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
+MAX_CONNECTIONS = 8192          # each costs some 10 KB
+MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
+MAX_NETWORK_LISTENERS = 256     # of one network, so that none takes all: a household has a few
+MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
+MAX_UNFINISHED = 16_000_000     # bytes of requests that are not complete, of all connections
+MAX_UNREAD = 64_000_000         # bytes of answers that clients do not read, of all connections
+MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
+MAX_NETWORK_STREAMS = 4         # of one network
+MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
+MAX_WAITING = 64                # long requests of a network: a household's phones that ask at once
+MAX_IN_HAND = 4                 # long requests in progress at a time: each may hold some MB
+LOW_SPACE = 64_000_000          # bytes left on the disk beside twice the database: room for a
+NO_SPACE = 16_000_000           # backup and the log. Below: no texts, no bulks; then nothing.
+MAX_FORECASTS = 16              # rooms: each takes some 0.3 s in a quarter of an hour
+CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
+ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
+
+Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 ms is a coroutine
+
+
+# -- who answers ---------------------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    """Who answers. A path that ends in / stands for everything below it."""
+    method: str
+    path: str
+    answer: Callable[[Request, "Server"], Answer | Work]
+    is_open: bool = False       # needs no password: it asks for a key, or tells nothing
+    is_loose: bool = False      # its clients make mistakes: repair_head comes before the parser
+    is_safe: bool = True        # changes nothing, so HEAD may ask, too
+
+
+ROUTES: list[Route] = []        # what the sections below have entered
+METHODS: dict[str, dict[str, Route]] = collections.defaultdict(dict)    # by path and method
+
+
+def enter(*routes: Route) -> None:
+    """Add routes to the table; a later one takes the place of an earlier one."""
+    mine = {(route.method, route.path) for route in routes}
+    ROUTES[:] = [*(r for r in ROUTES if (r.method, r.path) not in mine), *routes]
+    for route in routes:
+        METHODS[route.path][route.method] = route
+        if route.method == "GET" and route.is_safe:
+            METHODS[route.path]["HEAD"] = route
+    if paths := sorted({route.path for route in routes if route.is_loose}):
+        LOOSE.append(re.compile(rb"\n?[A-Z]{3,7} +(?:http://[^/? \r\n]*)?(?:%s)" % b"|".join(
+            re.escape(path.encode()) + (b"" if path.endswith("/") else rb"[? \r\n]")
+            for path in paths)))
+        QUERIES.extend(f"GET {path}" if path.endswith("/") else f"GET {path}?" for path in paths)
+
+
+Loose = functools.partial(Route, is_open=True, is_loose=True)
+
+
+def find_route(command: str, path: str) -> Route:
+    """Who answers a method on a path. Raises Refused 404, 405."""
+    methods = METHODS.get(path) or METHODS.get(path[:path.find("/", 1) + 1])
+    if methods is None:
+        raise Refused(404, "there is nothing here; / is the page")
+    if command not in methods:
+        known = [method for method in methods if method != "HEAD"]
+        raise Refused(405, f"use {' or '.join(known)} here", Allow=", ".join(methods))
+    return methods[command]
+
+
+REFUSALS: dict[str, Callable[[Refused], str]] = {}      # below a path, in its devices' words
+
+
+def render_refusal(request: Request, refused: Refused) -> Answer:
+    """A refusal in the form that the client asked for."""
+    accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    for path, say in REFUSALS.items():
+        if request.path.startswith(path):
+            return Answer(f"{say(refused)}\n".encode(), TEXT, refused.status, refused.headers)
+    if "text/html" in accept:
+        page = render_message(phrase, say_sentence(refused.message),
+                              NEXT_STEPS.get(refused.status, NO_NEXT_STEP))
+        return Answer(page, HTML, refused.status, refused.headers + PAGE_HEADERS)
+    if "application/json" in accept or request.path.startswith("/api/") \
+            or request.command == "POST":
+        return Answer(as_json({"status": refused.status, "error": refused.message}), JSON,
+                      refused.status, refused.headers)
+    return Answer(f"{refused.message}\n".encode(), TEXT, refused.status, refused.headers)
+
+
+LOCAL = re.compile(          # names that no page of the internet can have; and addresses
+    r"[^.]*|.*\.(?:local|lan|home|internal|home\.arpa|fritz\.box|localdomain)"
+    r"|[\d.]+|\[[\da-f:]+\]")
+OTHER_NAMES: list[str] = []     # of services that this server stands in for
+RESOLVER = Path("/etc/resolv.conf")
 
 
 @functools.lru_cache(64)
 def is_lan(address: str) -> bool:
-    """Whether an address is private; the machine's own is not meant, as proxies use it."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    return ip.is_private and not ip.is_loopback
+    """Whether an address is private, like that of a home network or of the machine itself."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_private
+
+
+def search_endings() -> tuple[str, ...]:
+    """What names of this machine's own network end in, by resolv.conf(5). The file is read each
+    time: the machine may join another network while the server runs."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = RESOLVER.read_text(errors="replace")
+    domains = " ".join(re.findall(r"^(?:search|domain)[ \t]+(.*)", text, re.M)).lower().split()
+    return tuple(f".{domain.strip('.')}" for domain in domains if domain != ".")
 
 
 def refuse_rebinding(host: str, link: str) -> None:
     """Raise Refused where a page of the internet has its own name point at a private address. Its
     script could read everything here. Nobody else calls such an address by such a name."""
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    if not LOCAL.fullmatch(name.lower()) and name.lower() != urllib.parse.urlsplit(link).hostname:
-        raise Refused(403, "this address is private, and that name is not known to be its own; "
-                           "use the address, or tell the name with --link")
+    name = (host if host.endswith("]") else host.rpartition(":")[0] or host).lower()
+    if not (LOCAL.fullmatch(name) or name in OTHER_NAMES
+            or name == urllib.parse.urlsplit(link).hostname or name.endswith(search_endings())):
+        raise Refused(403, f"{name} is not known to be a name of this server; if it is, start the "
+                           f"server with --link http://{host}")
 
 
-def respond(request: Request, server: "Server", work: Work | None = None) -> Answer | Work:
-    """The answer to a request, or the work that it takes; given that, one step of it is done.
-    Never raises: whatever goes wrong is an answer."""
+KEY_IN_BODY = re.compile(
+    rb'(?:^|[&?/{,\s])"?(?:(?:write_)?api_?key|key|password)"?\s{0,9}[=:]\s{0,9}'
+    rb'"?([^"&,}\s]{1,128})',
+    re.IGNORECASE)
+
+
+def refuse_stranger(request: Request, server: "Server") -> None:
+    """Raise Refused where a long body would be decoded for somebody without a key. The keys are
+    those of headers, path and query, and the first and the last one in the body: between them
+    may stand texts that only look like keys."""
+    if len(request.body) <= MAX_STRANGE_BODY:
+        return
+    keys = [value for name, value in request.headers.items() if "key" in name]
+    keys += request.path.split("/")[-2:]
+    for text in (request.query.encode(), request.body):
+        found = KEY_IN_BODY.findall(text)
+        keys += [unquote_text(key.decode("latin-1")) for key in found[:1] + found[-1:]]
+    server.access.admit_any(keys, request.address)
+
+
+BUSY = Refused(503, "too many large requests at a time; try again", Retry_After="5")
+
+
+def respond(request: Request, server: "Server") -> Answer | Work:
+    """The answer to a request, or the work that it takes. Never raises: whatever goes wrong is an
+    answer."""
     try:
-        if work:
-            next(work)
-            return work
         if request.fault:
             return render_refusal(request, request.fault)
-        route = UPDATE if request.update else find_route(request.command, request.path)
-        if request.is_lan and route.is_safe:
+        route = METHODS.get(request.path, {}).get(request.command) or find_route(
+            request.command, request.path)
+        if request.is_lan and route.is_safe and request.command != "POST":     # which needs a key
             refuse_rebinding(request.headers.get("host", ""), server.settings.link)
-        if server.access.password and not route.is_open:
-            server.access.admit_reader(request.headers, request.address)
+        if server.guard and not route.is_open:
+            server.guard.admit(request)
         answer = route.answer(request, server)
-        if not isinstance(answer, Answer) and server.steps.is_full(request.address):
-            raise Refused(503, "too many large requests at a time; try again", Retry_After="5")
+        if not isinstance(answer, Answer) and server.shares.is_full(request.network):
+            answer.close()
+            return render_refusal(request, BUSY)
         return answer
-    except StopIteration as done:
-        return cast(Answer, done.value)
-    except Refused as refused:
-        return render_refusal(request, refused)
-    except sqlite3.Error as error:
+    except Exception as error:
+        return explain(error, request, server)
+
+
+def explain(error: Exception, request: Request, server: "Server") -> Answer:
+    """The answer to a request that has failed."""
+    if isinstance(error, Refused):
+        return render_refusal(request, error)
+    if isinstance(error, sqlite3.Error):
         return render_refusal(request, server.turn.fail(error))
-    except Exception:
-        log(f"a request failed: {traceback.format_exc()}")
-        return render_refusal(request, Refused(500, "something went wrong here; it was logged"))
+    log(f"a request failed: {''.join(traceback.format_exception(error))}")
+    return render_refusal(request, Refused(500, "something went wrong here; it was logged"))
 
 
-# -- connections ----------------------------------------------------------------------------------
+# -- long work, in turn --------------------------------------------------------------------------
+
+
+class Shares:
+    """The time that the event loop has for long work. Each round of the loop has one step of it,
+    so that updates come in between. Networks take steps in turn, each has one request in hand at
+    a time, and few have one at all: so what they hold in memory is bounded."""
+
+    def __init__(self, before_step: Callable[[], object]):
+        self.before_step = before_step          # commits, so that no update waits for a step
+        self.counts = collections.Counter[str]()            # requests, waiting or in hand
+        self.locks: dict[str, asyncio.Lock] = {}            # hold the request in hand
+        self.seats = asyncio.Semaphore(MAX_IN_HAND)         # as many networks
+        self.waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}   # for their steps
+        self.ends = 0.0                         # when the step in hand has lasted long enough
+
+    def is_full(self, network: str) -> bool:
+        return self.counts[network] >= MAX_WAITING
+
+    @contextlib.asynccontextmanager
+    async def hold(self, network: str) -> AsyncIterator[None]:
+        """Wait until it is the turn of this request; it is in hand until the block ends."""
+        self.counts[network] += 1
+        lock = self.locks.setdefault(network, asyncio.Lock())
+        try:
+            async with lock, self.seats:
+                yield
+        finally:
+            self.counts[network] -= 1
+            if not self.counts[network]:
+                del self.counts[network], self.locks[network]
+
+    async def join(self, network: str) -> None:
+        """From now on the task that calls this takes the steps of a network."""
+        SHARE.set(functools.partial(self.rest, network))
+        await self.next_step(network)
+
+    async def rest(self, network: str) -> None:
+        if time.monotonic() >= self.ends:
+            await self.next_step(network)
+
+    async def next_step(self, network: str) -> None:
+        """Wait until it is the turn of this network."""
+        loop = asyncio.get_running_loop()
+        if not self.waiting:
+            loop.call_soon(self.begin_step)
+        future = loop.create_future()
+        self.waiting.setdefault(network, collections.deque()).append(future)
+        await future
+        self.ends = time.monotonic() + STEP_SECONDS
+
+    def begin_step(self) -> None:
+        """Let the network whose turn it is take a step; then it is behind all others."""
+        network = next(iter(self.waiting))
+        futures = self.waiting.pop(network)
+        future = futures.popleft()
+        if futures:
+            self.waiting[network] = futures
+        if self.waiting:
+            asyncio.get_running_loop().call_soon(self.begin_step)
+        try:
+            self.before_step()
+        finally:
+            if not future.done():               # else its client is gone
+                future.set_result(None)
+
+
+# -- connections ---------------------------------------------------------------------------------
 
 READY = frozenset({"idle", "head", "body"})     # nothing of a request is here, a part of its head,
-AFTER = READY | {"wait", "work", "stream", "listen", "linger"}  # all but its body
+AFTER = READY | {"wait", "queue", "stream", "listen", "linger"}     # all but its body
 FOLLOWS = {                     # what may follow what; a connection begins idle
     "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
+    "queue": READY | {"work", "linger"},
     "work": READY | {"wait", "stream", "linger"},
     "stream": {"stream", "idle", "wait", "linger"},
     "listen": frozenset[str](), "linger": frozenset[str](),     # only the end follows
@@ -5237,8 +5330,9 @@ class Connection(asyncio.Protocol):
         self.buffer = bytearray()
         self.state, self.deadline = "idle", math.inf
         self.request: Request | None = None     # in hand: its body is missing, or it takes time
-        self.work: Work | None = None           # on the request in hand
-        self.stream: Iterator[bytes] | None = None      # the rest of the last answer
+        self.task: asyncio.Task[None] | None = None     # on the request in hand, or on its stream
+        self.stream: AsyncIterator[bytes] | None = None     # the rest of the last answer
+        self.drained: asyncio.Future[None] | None = None    # what the stream waits for
         self.answers: list[tuple[Request, Answer]] = []     # in the order of their requests
         self.answered = 0                       # requests
         self.is_full = self.is_at_end = self.is_closing = False
@@ -5249,32 +5343,45 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer: str | None = None if name == "" else name[0] if name else ""
         own = transport.get_extra_info("sockname")
-        self.is_lan = bool(own) and self.peer is not None and is_lan(own[0])
+        is_local = bool(own) and self.peer is not None and is_lan(own[0])
+        self.origin: Origin = (self.peer, is_local)
+        self.network = networks(self.peer or "")[0]     # of the proxy none
         self.enter("idle")
-        if not self.server.welcome(self):
+        if not self.server.connections.let_in(self):
             self.refuse(Refused(503, "too many connections; try again", Retry_After="5"))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closing = True
         self.server.forget(self)
+        self.buffer.clear()
+        if self.task:
+            self.task.cancel()
+            self.task = None            # each would hold the other, until cycles are searched for
 
     def eof_received(self) -> bool:
-        """A client that only closed its side still gets the answers that it is owed."""
+        """A client that only closed its side still gets the answers that it is owed; but it cannot
+        be told from one that has gone, so nothing long is begun for it."""
         self.is_at_end = True
-        return self.state in {"wait", "work", "stream"}
+        if self.state == "queue" and self.task and self.request:
+            self.task.cancel()
+            self.queue(self.request, render_refusal(self.request, BUSY))
+            self.request = self.task = None
+            if len(self.answers) == 1:          # else these are sent when the turn ends
+                self.flush(int(self.server.clock()))
+        return self.state in {"wait", "queue", "work", "stream"}
 
     def enter(self, state: str) -> None:
         """Be in another state."""
         if state not in FOLLOWS[self.state]:
             raise RuntimeError(f"a connection goes from {self.state} to {state}")
         self.state, self.deadline = state, self.server.monotonic() + PATIENCE[state]
-        if state in {"work", "stream"} or not self.transport.is_reading():
+        if not self.transport.is_reading():
             self.mind_reading()
 
     def mind_reading(self) -> None:
-        """Pause or resume reading: on only while what comes can be made use of."""
-        wanted = (self.state not in {"work", "stream"} and not self.is_full
-                  and len(self.buffer) <= MAX_BUFFER)
+        """Pause or resume reading: on only while what comes can be made use of. Little is taken in
+        behind long work, whose client is known by that to be gone."""
+        wanted = not self.is_full and len(self.buffer) <= (MAX_HEAD if self.task else MAX_BUFFER)
         if wanted != self.transport.is_reading() and not self.transport.is_closing():
             (self.transport.resume_reading if wanted else self.transport.pause_reading)()
 
@@ -5286,92 +5393,87 @@ class Connection(asyncio.Protocol):
         self.buffer += data
         if self.state in READY:
             self.take_requests()
-        elif len(self.buffer) > MAX_BUFFER:
+        elif len(self.buffer) > MAX_HEAD:
             self.mind_reading()
+        if self.buffer:
+            self.server.connections.count_unfinished(len(data))
 
     def take_requests(self) -> None:
         """Execute the requests that are complete in the buffer, MAX_PIPELINED of them at a time.
         Answers go out together: at once, or, where one of them is an update's, when the turn
         ends."""
         is_update = False
-        while (self.buffer and not (self.is_closing or self.is_full or self.work or self.stream)
+        while (self.buffer and not (self.is_closing or self.is_full or self.task or self.stream)
                and len(self.answers) < MAX_PIPELINED and (request := self.take_request())):
             answer = respond(request, self.server)
             if isinstance(answer, Answer):
                 self.queue(request, answer)
                 is_update |= answer.is_update
             else:
-                self.request, self.work = request, answer
-        if self.work:
-            self.enter("work")
-            self.server.steps.add(self)
-        elif is_update:
+                self.begin(request, answer)
+        if is_update and not self.task:
             self.enter("wait")
         if is_update:
             self.server.turn.add(self)
         elif self.answers:
             self.flush(int(self.server.clock()))
-        elif self.is_at_end and not self.work:
+        elif self.is_at_end and not self.task:
             self.transport.close()
-        elif not self.work:
+        elif not self.task:
             state = "body" if self.request else "head" if self.buffer else "idle"
             if state != self.state:             # the time counts from the first byte
                 self.enter(state)
 
     def take_request(self) -> Request | None:
         """The next request off the buffer, None while it is not complete."""
-        if not self.request:
-            if len(self.buffer) <= MAX_REMEMBERED and (
-                    known := self.server.known.find(self.peer, bytes(self.buffer))):
-                self.buffer.clear()
-                return known
-            while self.buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: an empty line is no harm
-                del self.buffer[:2]
+        request, buffer = self.request, self.buffer
+        if not request:
+            while buffer.startswith(b"\r\n"):   # RFC 9112, 2.2: an empty line is no harm
+                del buffer[:2]
+            end = buffer.find(b"\r\n\r\n", 0, MAX_REMEMBERED) + 4
+            read, end = (self.server.heads.find, end) if end > 3 else (read_head, MAX_HEAD + 1)
             try:
-                cut = cut_head(bytes(self.buffer[:MAX_HEAD + 1]), self.answered == 0)
+                found = read(bytes(buffer[:end]), self.origin, self.answered == 0)
             except Refused as refused:
                 return Request(fault=refused)
-            if not cut:
+            if not found:
                 return None
-            head, length, is_bare = cut
-            parse = remember_head if length <= MAX_REMEMBERED else parse_head
-            self.request = parse(head, self.peer, is_bare)
-            del self.buffer[:length]
-            if self.is_lan:
-                self.request = self.request._replace(is_lan=True)
-            if self.request.length > MAX_HEAD and not self.server.has_memory():
-                busy = Refused(503, "too many large requests at a time", Retry_After="5")
-                self.request = self.request._replace(close_connection=True, length=0, fault=busy)
-        request = self.request
-        if len(self.buffer) < request.length:
+            request, length = found
+            del buffer[:length]
+        if not request.length:
+            self.request = None
+            return request
+        if len(buffer) < request.length:
+            if request.length > MAX_HEAD and not self.request:
+                self.server.connections.make_room(request.length)
+            self.request = request
             if "expect" in request.headers and request.request_version == "HTTP/1.1" \
                     and not self.answers and self.state != "body":
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return None
         self.request = None
-        if not request.length:
-            return request
-        body = bytes(self.buffer[:request.length])
-        del self.buffer[:request.length]
+        body = bytes(buffer[:request.length])
+        del buffer[:request.length]
         return request._replace(body=body)
 
     # -- out --------------------------------------------------------------------------------------
 
     def queue(self, request: Request, answer: Answer) -> None:
-        """Put an answer behind those before it."""
+        """Put an answer behind those before it. What a private server says is kept nowhere."""
+        if self.server.guard and not answer.is_update \
+                and "Cache-Control" not in dict(answer.headers):
+            answer = answer._replace(headers=(*answer.headers, NO_STORE))
         self.answers.append((request, answer))
         self.answered += 1
-        if not answer.is_update and request.path.startswith(UPDATE_ROOTS) \
+        if not answer.is_update and request.path.startswith(tuple(UPDATE_ROOTS)) \
                 and request.command != "OPTIONS":
             # ThingSpeak's clients are told 200 when they come too soon.
             result = "limited" if answer.status in {200, 429} else "refused"
             self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
-            self.stream = (chunked(answer.stream) if request.request_version == "HTTP/1.1"
-                           else answer.stream)
-            self.request = request
+            self.stream, self.request = answer.stream, request
         self.is_closing = (request.close_connection or self.server.is_stopping or answer.listens
-                           or self.stream is answer.stream is not None)     # ends as the body does
+                           or (self.stream is not None and request.request_version != "HTTP/1.1"))
 
     def refuse(self, refused: Refused) -> None:
         """Answer what is no request, and close."""
@@ -5385,18 +5487,19 @@ class Connection(asyncio.Protocol):
             request, render_refusal(request, failure) if failure and answer.is_update else answer,
             self.is_closing and number == last, second)
             for number, (request, answer) in enumerate(self.answers)])
-        listens = self.answers[last][1].listens
+        request, answer = self.answers[last]
         self.answers.clear()
         self.transport.write(data)
-        if self.work:
+        if self.transport.get_write_buffer_size():
+            self.server.connections.count_unread(len(data))
+        if self.task:
             return
-        if listens:
+        if answer.listens:
             self.enter("listen")
-            self.server.events.listeners.add(self)
+            self.server.events.listeners[self] = request.network
         elif self.stream:
             self.enter("stream")
-            if not self.is_full:
-                self.server.steps.add(self)
+            self.task = self.server.loop.create_task(self.send(self.stream))
         elif self.buffer or self.is_closing or self.is_at_end:
             self.rest()
         else:
@@ -5410,7 +5513,7 @@ class Connection(asyncio.Protocol):
             self.enter("wait" if self.buffer else "idle")
             if self.buffer:
                 self.server.loop.call_soon(self.take_requests)
-        elif not self.server.may_linger():
+        elif not self.server.connections.may_linger():
             self.transport.close()
         else:
             self.buffer.clear()
@@ -5420,37 +5523,48 @@ class Connection(asyncio.Protocol):
             with contextlib.suppress(OSError):  # the client is gone already
                 self.transport.write_eof()
 
-    def step(self) -> bool:
-        """One step of the request in hand, or of its stream; whether there is more to do now."""
-        if self.transport.is_closing():
-            return False
-        if self.stream:
-            return self.send_piece(self.stream)
-        if not (self.request and self.work):
-            return False
-        request, answer = self.request, respond(self.request, self.server, self.work)
-        if not isinstance(answer, Answer):
-            return True
-        self.request = self.work = None
+    def begin(self, request: Request, work: Work) -> None:
+        """Have a request answered that takes several steps."""
+        self.enter("queue")
+        self.request, self.task = request, self.server.loop.create_task(self.work(request, work))
+        self.task.add_done_callback(lambda _: work.close())     # which may not have begun
+
+    async def work(self, request: Request, work: Work) -> None:
+        """Do the work when it is its turn, and send the answer."""
+        try:
+            async with self.server.shares.hold(request.network):
+                self.enter("work")
+                await self.server.shares.join(request.network)
+                answer = pack_json(request, await work)
+        except Exception as error:
+            answer = explain(error, request, self.server)
+        self.request = self.task = None
         self.queue(request, answer)
         self.flush(int(self.server.clock()))
-        return False
 
-    def send_piece(self, stream: Iterator[bytes]) -> bool:
-        """The next piece of a stream, as fast as the client takes them."""
+    async def send(self, stream: AsyncIterator[bytes]) -> None:
+        """Send the rest of an answer, as fast as the client takes it."""
+        request = cast(Request, self.request)
+        is_chunked = request.request_version == "HTTP/1.1"      # RFC 9112, 7.1
         try:
-            piece = next(stream, None)
-        except sqlite3.Error as error:
-            log(f"an export was cut off: {error}")
+            await self.server.shares.join(request.network)
+            async for piece in stream:
+                self.enter("stream")
+                self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked
+                                     else piece)
+                if self.is_full:
+                    self.server.connections.count_unread(len(piece))
+                    self.drained = self.server.loop.create_future()
+                    await self.drained
+                await self.server.shares.next_step(request.network)
+        except Exception as error:
+            log(f"an export was cut off: {error!r}")
             self.transport.abort()              # without its end the client knows
-            return False
-        if piece is None:
-            self.stream = self.request = None
-            self.rest()
-            return False
-        self.enter("stream")
-        self.transport.write(piece)
-        return not self.is_full
+            return
+        if is_chunked:
+            self.transport.write(b"0\r\n\r\n")
+        self.stream = self.request = self.task = self.drained = None
+        self.rest()
 
     def pause_writing(self) -> None:
         """The client does not take what it asked for: then it may not ask for more."""
@@ -5460,8 +5574,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.is_full = False
         self.mind_reading()
-        if self.stream:
-            self.server.steps.add(self)
+        if self.drained:
+            if not self.drained.done():
+                self.drained.set_result(None)
         elif self.buffer and self.state in READY:
             self.take_requests()
 
@@ -5482,7 +5597,99 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-# -- what takes part in a server ------------------------------------------------------------------
+class Clients(set[Connection]):
+    """All connections, and what they hold in memory together."""
+    room = MAX_CONNECTIONS
+    unread = 0                                  # bytes that they have not taken, at most
+    unfinished = 0                              # bytes of requests not yet complete, at most
+
+    def __init__(self) -> None:
+        self.counts = collections.Counter[str]()        # of connections, by network
+
+    def let_in(self, client: Connection) -> bool:
+        """Add a connection; False where it is one too many. The network that has most of them
+        loses the one with the least time left instead, so no network keeps out another."""
+        self.counts[client.network] += 1
+        self.add(client)
+        if len(self) <= self.room:
+            return True
+        greedy = max(self.counts, key=lambda network: self.counts[network])
+        if self.counts[client.network] == self.counts[greedy]:
+            return False
+        min((other for other in self
+             if other.network == greedy and not other.transport.is_closing()),
+            key=lambda other: other.deadline, default=client).transport.abort()
+        return not client.transport.is_closing()
+
+    def let_go(self, client: Connection) -> None:
+        self.discard(client)
+        self.counts[client.network] -= 1
+        if not self.counts[client.network]:
+            del self.counts[client.network]
+
+    def may_linger(self) -> bool:
+        """Those that were refused have some room, too."""
+        return len(self) <= self.room + self.room // 4
+
+    def make_room(self, length: int) -> None:
+        """Give up large bodies that are on their way until there is room for one more. The oldest
+        of the network that has most of them goes, so no network takes the room of another."""
+        bodies = {client: client.request for client in self if client.request
+                  and client.request.length > MAX_HEAD and not client.transport.is_closing()}
+        while sum(request.length for request in bodies.values()) + length > MAX_UNFINISHED:
+            shares = collections.Counter[str]()
+            for request in bodies.values():
+                shares[request.network] += request.length
+            most = max(shares.values())
+            oldest = min((client for client, request in bodies.items()
+                          if shares[request.network] == most), key=lambda client: client.deadline)
+            del bodies[oldest]
+            oldest.transport.abort()
+
+    def may_stream(self, network: str) -> bool:
+        """Whether a network may have one more export. Where all are taken, the network that has
+        most of them loses one, unless that is its only one."""
+        streams = {client: client.request.network for client in self if client.stream
+                   and client.request and not client.transport.is_closing()}
+        counts = collections.Counter(streams.values())
+        if counts[network] >= MAX_NETWORK_STREAMS or len(streams) < MAX_STREAMS:
+            return counts[network] < MAX_NETWORK_STREAMS
+        (greedy, most), = counts.most_common(1)
+        if most < counts[network] + 2:
+            return False
+        min((client for client, other in streams.items() if other == greedy),
+            key=lambda client: client.deadline).transport.abort()
+        return True
+
+    def count_unread(self, size: int) -> None:
+        """Note that a client has not taken so many bytes at once. They are counted when all may
+        be too many, and then bound to less, so that this is done seldom."""
+        self.unread += size
+        if self.unread > MAX_UNREAD:
+            self.unread = self.bound(lambda client: client.transport.get_write_buffer_size(),
+                                     MAX_UNREAD * 3 // 4)
+
+    def count_unfinished(self, size: int) -> None:
+        """Note that so many bytes came in that are not all used. The same as for unread ones."""
+        self.unfinished += size
+        if self.unfinished > 2 * MAX_UNFINISHED:
+            self.unfinished = self.bound(lambda client: len(client.buffer), MAX_UNFINISHED)
+
+    def bound(self, weigh: Callable[[Connection], int], most: int) -> int:
+        """Give up those who hold most, until all together hold no more; what they hold then."""
+        held = sorted(self, key=weigh)
+        total = sum(map(weigh, held))
+        while total > most:
+            total -= weigh(held[-1])
+            held.pop().transport.abort()
+        return total
+
+
+# -- what takes part in a server -----------------------------------------------------------------
+
+COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
+
+UPDATE_ROOTS = ["/update"]      # paths below which a refusal is counted as one of an update
 
 
 class Turn:
@@ -5541,8 +5748,20 @@ class Turn:
         if batch.readings and not failure:
             self.server.board.touched.update([reading[0] for reading in batch.readings])
             self.server.events.is_reset |= bool(batch.parts)
-            if self.server.events.is_used:
+            if batch.series:                    # one of them may have an offset
+                self.server.reader.use_offsets()
+            if self.server.events.listeners:
                 self.server.events.tell("reading", batch.readings)
+
+    @contextlib.contextmanager
+    def survive(self, what: str) -> Iterator[None]:
+        """Updates, and what comes next, go on when this fails; it is logged."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self.fail(error)
+        except Exception:
+            log(f"{what} failed: {traceback.format_exc()}")
 
     def fail(self, error: sqlite3.Error) -> Refused:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
@@ -5559,109 +5778,39 @@ class Turn:
                        Retry_After="60")
 
 
-class Steps:
-    """What takes long, a step at a time; updates, and other addresses, have their turns between. A
-    few addresses are served in rotation, each with its first request, and with each round one
-    piece of one stream."""
-
-    def __init__(self, server: "Server"):
-        self.server = server
-        self.waiting: dict[str, collections.deque[Connection]] = {}     # requests by address
-        self.rotation: collections.deque[str] = collections.deque()     # of some addresses
-        self.others: collections.deque[str] = collections.deque()       # the rest, in order
-        self.streams: collections.deque[Connection] = collections.deque()
-        self.is_running = False
-
-    def add(self, connection: Connection) -> None:
-        if not (connection.work and connection.request):
-            self.streams.append(connection)
-        elif queue := self.waiting.get(connection.request.address):
-            queue.append(connection)
-        else:
-            self.waiting[connection.request.address] = collections.deque([connection])
-            self.others.append(connection.request.address)
-        if not self.is_running:
-            self.is_running = True
-            self.server.loop.call_soon(self.step)
-
-    def is_full(self, address: str) -> bool:
-        return (len(self.waiting.get(address, ())) >= MAX_WORKS_PER_ADDRESS
-                or len(self.waiting) >= MAX_WORKS)
-
-    def step(self) -> None:
-        self.server.turn.end()          # whose answer is ready does not wait for this step
-        while self.others and len(self.rotation) < MAX_ROTATION:
-            self.rotation.append(self.others.popleft())
-        if self.rotation:
-            address = self.rotation.popleft()
-            queue = self.waiting[address]
-            if not queue[0].step():
-                queue.popleft()
-            if queue:
-                self.rotation.append(address)
-            else:
-                del self.waiting[address]
-        if self.streams and (stream := self.streams.popleft()).step():
-            self.streams.append(stream)
-        self.is_running = bool(self.waiting or self.streams)
-        if self.is_running:
-            self.server.loop.call_soon(self.step)
-
-
 class Events:
-    """Who listens, and what was told: server-sent events, as the HTML standard has them."""
+    """Who listens: server-sent events, as the HTML standard has them. Nothing is kept for those
+    that come back: they are told to ask for everything again."""
 
     def __init__(self, writer: Writer):
         self.writer = writer
-        self.process = secrets.token_hex(4)     # tells the events of this process from others'
-        self.listeners: set[Connection] = set()
-        self.told: collections.deque[tuple[str, Any]] = collections.deque(maxlen=MAX_EVENTS)
-        self.last = 0                           # number of the newest one
+        self.listeners: dict[Connection, str] = {}      # with their networks
         self.is_reset = False                   # a command has changed stations or history
-        self.is_used = False                    # somebody has listened: till then none is missed
 
-    def is_full(self) -> bool:
-        return len(self.listeners) >= MAX_LISTENERS
+    def is_full(self, network: str) -> bool:
+        return (len(self.listeners) >= MAX_LISTENERS or
+                [*self.listeners.values()].count(network) >= MAX_NETWORK_LISTENERS)
 
     def tell(self, name: str, items: list[Any]) -> None:
-        """Events for all listeners, in one write each; kept for those that come back."""
-        events = [(name, item) for item in items]
-        self.told.extend(events)
-        self.last += len(events)
-        if self.listeners:                      # with none, they are not even put into words
-            self.publish(self.render(events))
-
-    def render(self, events: list[tuple[str, Any]]) -> bytes:
-        """The newest events as bytes. Their ids let a listener go on where it was cut off."""
-        first = self.last - len(events) + 1
-        return b"".join(b"id: %b.%d\nevent: %b\ndata: %b\n\n" % (
-            self.process.encode(), number, name.encode(),
-            as_json(self.describe(item) if name == "reading" else item))
-            for number, (name, item) in enumerate(events, first))
+        """Events for all listeners, in one write each."""
+        self.publish(b"".join(b"event: %b\ndata: %b\n\n" % (
+            name.encode(), as_json(self.describe(item) if name == "reading" else item))
+            for item in items))
 
     def describe(self, row: tuple[int, int, int, Any]) -> dict[str, Any]:
         series, ms, entry, value = row
         station, field = self.writer.series_places.get(series, (None, None))  # None: removed
+        if field == 1 and station and not isinstance(value, str):
+            value = shift(value, self.writer.stations[station].offset)
         return {"station": station, "field": field, "time": ms, "value": value, "entry": entry}
 
-    def greet(self, last_id: str | None, now: int, verdicts: list[dict[str, Any]]) -> bytes:
-        """What a listener gets at first: the time here, the verdicts, and what it missed."""
-        self.is_used = True
-        data = b": connected\n\nevent: hello\ndata: %d\n\n" % now
+    def greet(self, is_back: bool, now: int, verdicts: list[dict[str, Any]]) -> bytes:
+        """What a listener gets at first: the time here and the verdicts. The id has a browser that
+        was cut off say so when it comes back."""
+        data = b": connected\n\nid: 1\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
-        return data + self.since(last_id)
-
-    def since(self, last_id: str | None) -> bytes:
-        """What a listener missed; `reset` when that is not known any more: ask for all again."""
-        if last_id is None:
-            return b""
-        process, _, number = last_id.partition(".")
-        is_ours = process == self.process and re.fullmatch("[0-9]{1,15}", number)
-        missed = self.last - int(number) if is_ours else -1
-        if 0 <= missed <= len(self.told):
-            return self.render(list(self.told)[len(self.told) - missed:])
-        return RESET
+        return data + RESET * is_back
 
     def publish(self, data: bytes) -> None:
         """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
@@ -5675,527 +5824,41 @@ class Events:
 RESET = b"event: reset\ndata: {}\n\n"
 
 
-class Board:
-    """The newest verdicts, and the pages made from them: worked out when someone asks. They last
-    until a reading, a command or the next minute makes them old, or a silence does."""
-
-    def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
-        self.reader, self.settings, self.now = reader, settings, now
-        self.is_stale = True                    # all is to be read again: there was a command
-        self.touched: set[int] = set()          # series that have had readings since
-        self.looking: Generator[None, None, list[Place]] | None = None      # the look in hand
-        self.begun = self.ended = 0             # looks
-        self.expires = 0                        # then a verdict turns unknown
-        self.read_again = 0                     # then all is read again
-        self.pages_expire = 0
-        self.current: list[Place] = []
-        self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
-        self.pages: dict[View, Answer] = {}
-        self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
-        self.notes: dict[str, str] = {}         # what else the page has to say
-
-    def look(self) -> Generator[None, None, None]:
-        """See to it that current is of now; in steps. One look is taken at a time, and whoever
-        waits for it goes on with it."""
-        is_behind = self.is_stale or self.touched or self.now() >= self.expires
-        needed = self.begun + bool(is_behind)
-        while self.ended < needed:
-            if self.looking is None:
-                self.looking = self.begin()
-            try:
-                next(self.looking)
-            except StopIteration as done:
-                self.looking, self.ended = None, self.begun
-                self.current = [self.with_forecast(place) for place in done.value]
-                self.expires = min(find_expiry(self.current), self.read_again)
-                self.pages.clear()
-            except BaseException:
-                self.looking, self.ended, self.is_stale = None, self.begun, True
-                raise
-            yield
-
-    def with_forecast(self, place: Place) -> Place:
-        """The very same where none is new: what has been looked at is known by that."""
-        forecast = fresh_forecast(place, self.forecasts, self.now())
-        return place if forecast is place.forecast else place._replace(forecast=forecast)
-
-    def begin(self) -> Generator[None, None, list[Place]]:
-        """A look at what is new, or at all there is."""
-        now, touched = self.now(), None if self.is_stale else self.touched
-        if touched is None or now >= self.read_again:       # what was of the future may be here
-            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
-        self.begun, self.is_stale, self.touched = self.begun + 1, False, set()
-        return find_places(self.reader, now, self.settings.comfort, self.current, touched)
-
-    def places(self) -> list[Place]:
-        """Inside and outside stations with their verdicts, of now."""
-        for _ in self.look():
-            pass
-        return self.current
-
-    def find_page(self, view: View) -> Answer | None:
-        """The page as view wants it, if it was made since the last reading and minute."""
-        if (self.looking or self.is_stale or self.touched
-                or self.now() >= min(self.expires, self.pages_expire)):
-            return None
-        return self.pages.get(view)
-
-    def make_page(self, view: View) -> Generator[None, None, Answer]:
-        """The page as view wants it, in steps; the oldest one makes room for it."""
-        yield from self.look()
-        if page := self.find_page(view):
-            return page
-        places, now = self.current, self.now()
-        if now >= self.pages_expire:
-            self.pages.clear()
-            self.pages_expire = now // MINUTE * MINUTE + MINUTE
-        body = yield from render_overview(self.reader, places, view, now, self.notes.values())
-        tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        page = Answer(body, HTML, headers=(
-            *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Language, Cookie"),
-            ("Cache-Control", "no-store" if self.settings.private else "no-cache")))
-        if self.current is places:              # nothing came in between
-            if len(self.pages) >= MAX_PAGES:
-                del self.pages[next(iter(self.pages))]
-            self.pages[view] = page
-        return page
-
-    def verdicts(self) -> list[dict[str, Any]]:
-        """The verdicts of the last look, as listeners get them."""
-        found = [(place.name, place.verdict) for place in self.current if place.verdict]
-        return [{"station": name, "state": verdict.state, "since": verdict.since,
-                 "difference": verdict.difference and round(verdict.difference, 2),
-                 } for name, verdict in found]
-
-    def news(self) -> list[dict[str, Any]]:
-        """The verdicts of the last look, when the state of one has changed since they were asked
-        for here."""
-        verdicts = self.verdicts()
-        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
-        is_new, self.told = states != self.told, states
-        return verdicts if is_new else []
-
-
 class Outlook:
-    """What is expected for each room, worked out at each quarter of an hour, in steps. All of it
-    is read anew each time: so it knows what was late, imported or deleted."""
+    """What is expected for each room, worked out at each quarter of an hour. All of it is read
+    anew each time: so it knows what was late, imported or deleted, and no failure lasts."""
 
     def __init__(self, server: "Server"):
         self.server = server
         self.at = 0                             # the quarter for which it was worked out
-        self.forecasters: dict[tuple[int, int], Forecaster] = {}    # by series, as Board has it
 
-    def renew(self) -> Iterator[None]:
+    async def renew(self) -> None:
         """What is due, the most urgent room first, but not while a command is at work."""
-        quarter, before = self.server.now() // QUARTER * QUARTER, self.at
-        if quarter == before or any(type(c) is Control for c in self.server.controls):
-            return                              # a courier is always there, and changes nothing
-        known, self.forecasters = self.forecasters if 0 < before < quarter else {}, {}
+        quarter = self.server.now() // QUARTER * QUARTER
+        if quarter == self.at or any(control.is_at_work() for control in self.server.controls):
+            return
         self.at = quarter
-        yield from self.server.board.look()
-        for room, _ in rank_rooms(self.server.board.current)[:MAX_FORECASTS]:
+        for room, _ in rank_rooms(await self.server.board.look())[:MAX_FORECASTS]:
             if room.series is not None and room.outside and room.outside.series is not None:
-                pair = room.series, room.outside.series
-                yield from self.work_out(pair, known.get(pair), before + QUARTER, quarter)
+                with self.server.turn.survive(f"the forecast of {room.name}"):
+                    await self.work_out((room.series, room.outside.series), quarter)
 
-    def work_out(self, pair: tuple[int, int], known: Forecaster | None, start: int, now: int
-                 ) -> Iterator[None]:
-        """From start on with what was known; else from the newest outcome, or what can be."""
-        reader, oldest = self.server.reader, now - LEARNED_DAYS * DAY
-        forecaster = Forecaster(
-            known.outcomes if known else reader.outcomes(*pair, oldest, now))
-        if known:
-            forecaster.asked = known.asked
-        else:
-            start = forecaster.outcomes[-1].asked + HOUR if forecaster.outcomes else oldest
-        latest, outcomes = None, []
-        for _, forecast, outcome in foresee(forecaster, functools.partial(reader.quarters, pair),
-                                            max(start, oldest), now):
-            latest = forecast
-            outcomes += [outcome] if outcome else []
-            yield
+    async def work_out(self, pair: tuple[int, int], now: int) -> None:
+        """The forecast for a pair of series, and how good it has been at this time of day."""
+        forecast, past = None, []
+        for _, said, outcome in foresee(functools.partial(self.server.reader.quarters, pair),
+                                        now - RECORD_DAYS * DAY, now, DAY):
+            forecast = said
+            past += [outcome] if outcome else []
+            await pause()
             if self.at != now:
                 return                          # history has changed meanwhile: all begins anew
-        self.forecasters[pair] = forecaster
-        self.server.board.forecasts[pair] = latest
+        self.server.board.forecasts[pair] = forecast and forecast._replace(
+            past=tuple(outcome for outcome in past if outcome.event == forecast.event))
         self.server.board.touched.add(pair[0])
-        self.server.turn.end()                  # a failure must not lose what it has not stored
-        if outcomes:
-            self.server.writer.keep_outcomes(*pair, outcomes, oldest)
 
 
-class Control(asyncio.Protocol):
-    """The control socket: one JSON line in, [method, arguments], one JSON line out. Each method is
-    short, so that updates are served in between; a long work is many calls."""
-
-    def __init__(self, server: "Server"):
-        self.server, self.buffer = server, b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.server.controls.add(self)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.server.controls.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
-        for line in lines:
-            self.transport.write(self.execute(line) + b"\n")
-        if len(self.buffer) > CONTROL_LINE:
-            self.transport.abort()
-
-    def execute(self, line: bytes) -> bytes:
-        method, arguments = json.loads(line)
-        if (call := self.find(method)) is None:
-            return as_json({"error": f"{method}: this server does not know it; is it older?"})
-        self.server.turn.end()
-        try:
-            return as_json({"result": call(*arguments)})
-        except StoreError as error:
-            return as_json({"error": str(error)})
-        except sqlite3.Error as error:
-            return as_json({"error": self.server.turn.fail(error).message})
-
-    def find(self, method: str) -> Callable[..., Any] | None:
-        """What a line may ask for."""
-        if method == "address":
-            return lambda: self.server.where
-        if method not in WRITER_METHODS:
-            return None
-        self.server.board.is_stale = self.server.events.is_reset = True
-        self.server.outlook.at = 0
-        return cast(Callable[..., Any], getattr(self.server.writer, method))
-
-
-WRITER_METHODS = frozenset({
-    "add_station", "add_console", "edit_station", "new_key", "set_read_key", "label",
-    "remove_step", "prune_step", "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
-
-
-class Counter(Control):
-    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
-
-    def find(self, method: str) -> Callable[..., Any] | None:
-        known = COURIER_METHODS.get(method)
-        return known and functools.partial(known, self.server)
-
-
-Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
-
-
-class Post:
-    """What the courier is to carry: worked out when it asks. Without one, nothing is. For each
-    station it is kept what is true, and for each destination what it was told last: so what is
-    tried again is true by then, and what is true no more is never sent."""
-
-    def __init__(self, server: "Server"):
-        self.server = server
-        self.units = server.settings.units.replace("auto", "CF")
-        self.child: subprocess.Popen[bytes] | None = None       # a courier of our own
-        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
-        self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
-        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
-
-    def collect(self, destinations: list[str], quiet: str, plan: str) -> dict[str, list[Any]]:
-        """What each destination is to be told, after a look at what is true by now."""
-        now, told, stations = self.server.now(), self.server.writer.told, [
-            station for station in self.server.writer.stations.values() if station.role]
-        awake = awake_since(parse_clocks(quiet, 2), now)
-        clock = next(iter(parse_clocks(plan, 1)), None)
-        places = self.server.board.places()
-        rooms = {room["station"]: room for room in verdict_document(
-            places, now, self.units)["verdicts"]}
-        if changes := [row for row in self.look(stations, places, rooms, clock, now)
-                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
-            self.server.writer.tell("", changes)
-        self.report(destinations)
-        timely = [(station, topic, *true) for station in stations for topic in TOPICS
-                  if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
-                  and is_timely(true[1], now, awake)]
-        zone = clock.tzinfo if clock else None
-        return {id: [self.compose(station, topic, state, since, rooms, zone)
-                     for station, topic, state, since in timely
-                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
-                for id in destinations}
-
-    def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
-             clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
-        """What is true of each station, and since when: rows of the table told."""
-        by_name = {place.name: place for place in places}
-        for station in stations:
-            kind, since, place = "", now, by_name[station.name]
-            if verdict := place.verdict:
-                kind = choose_kind(verdict, place.is_cold)
-                since = verdict.since if kind == verdict.state and verdict.since else now
-            yield station.id, "verdict", kind, since
-            yield from self.listen(station, station.heard or 0, now)
-            if clock:
-                at = last_at(clock, now)
-                day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
-                is_worth = (place.forecast and place.forecast.days >= FEWEST_DAYS
-                            and is_worth_a_plan(rooms[station.name], self.server.settings.comfort))
-                yield station.id, "plan", day if is_worth else "", at
-
-    def listen(self, station: Station, heard: int, now: int
-               ) -> Iterator[tuple[int, str, str, int]]:
-        """Whether a station is silent, by the time that this server itself was there."""
-        state, since = self.server.writer.told[""].get((station.id, "silence"), ("", 0))
-        before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
-        self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
-        quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
-        if state == "silent" and (heard != before or heard > since):
-            yield station.id, "silence", "back", heard
-        elif heard and quiet >= max(SILENCE_TOLD, station.silence):
-            yield station.id, "silence", "silent", now
-
-    def compose(self, station: Station, topic: str, state: str, since: int,
-                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
-        """A message, as it is true now; of several rooms with the name."""
-        room = rooms.get(station.name, {})
-        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
-        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
-        line = f"{topic}-{station.created}-{station.id}"    # several may be of one instant
-        return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
-                "kind": "plan" if topic == "plan" else state, "station": station.name,
-                "title": which + title, "message": which + text, "time": format_time(since),
-                **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
-
-    def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
-        """What became of a try: what that destination knows by now, and why the rest failed."""
-        self.counts["sent"] += len(told)
-        self.counts["failed"] += bool(failure)
-        if told:
-            self.server.writer.tell(id, [(*row, self.server.now()) for row in told])
-        since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
-        if failure:
-            self.failing[id] = name, since, failure
-
-    def report(self, destinations: list[str]) -> None:
-        """Say of a destination that it has failed for an hour, on the page and once in the log."""
-        notes = {id: f"Messages to {name} have failed for an hour: {why}."
-                 for id, (name, since, why) in self.failing.items()
-                 if id in destinations and self.server.monotonic() - since >= MESSAGE_AGE / 1000}
-        for id in notes.keys() - self.server.board.notes.keys():
-            log(notes[id])
-        if notes != self.server.board.notes:
-            self.server.board.notes = notes
-            self.server.board.pages.clear()
-
-
-def take_unsent(server: "Server", engine: str) -> tuple[int, bool, list[Piece]]:
-    """What an engine is to get next, a number for that, and whether it is all there is."""
-    server.writer.outbox.serve(engine, server.now())
-    outbox = server.writer.outbox
-    if server.monotonic() >= outbox.settles:
-        outbox.settles = server.monotonic() + SETTLE_SECONDS
-        outbox.settle()
-    pieces = outbox.take(server.reader.db)
-    return outbox.ticket, len(pieces) < STEP_ENTRIES and sum(
-        len(piece.points) for piece in pieces) < FORWARD_ROWS, pieces
-
-
-COURIER_METHODS: dict[str, Callable[..., Any]] = {      # of the server, and what the line says
-    "take_unsent": take_unsent,
-    "forwarded": lambda server, ticket: server.writer.outbox.forwarded(ticket),
-    "begin_again": lambda server: server.writer.outbox.begin_again(),
-    "look_back": lambda server: server.writer.outbox.look_back(server.monotonic()),
-    "collect": lambda server, *wishes: server.post.collect(*wishes),
-    "note": lambda server, *outcome: server.post.note(*outcome),
-}
-
-
-class Server:
-    """What one process serves: the store, who may write to it, and all connections."""
-
-    def __init__(self, settings: argparse.Namespace, writer: Writer, reader: Reader,
-                 clock: Callable[[], float] = time.time,
-                 monotonic: Callable[[], float] = time.monotonic):
-        self.settings, self.writer, self.reader = settings, writer, reader
-        self.clock, self.monotonic = clock, monotonic
-        self.access = Access(writer, settings.rate_limit, monotonic,
-                             read_password(settings.private) if settings.private else None)
-        self.known, self.turn, self.steps = Known(), Turn(self), Steps(self)
-        self.board, self.events = Board(reader, settings, self.now), Events(writer)
-        self.outlook = Outlook(self)
-        self.connections: set[Connection] = set()
-        self.room = MAX_CONNECTIONS
-        self.controls: set[Control] = set()
-        self.post = Post(self)
-        self.where = ""                         # its address, for people
-        self.loop: asyncio.AbstractEventLoop    # set as it starts
-        self.is_stopping = False
-        self.reported = ("", 0.0)               # the last error of the loop, until when
-
-    def now(self) -> int:
-        return int(self.clock() * 1000)
-
-    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An error that asyncio caught; out of files it would tell a thousand times a second."""
-        error, now = context.get("exception"), self.monotonic()
-        if self.is_stopping and isinstance(error, ValueError):
-            return                      # it tries a listener again that is closed by now
-        text = f"{context['message']}: {error}"
-        if error and not isinstance(error, OSError):
-            text = "".join(traceback.format_exception(error))
-        if text != self.reported[0] or now > self.reported[1]:
-            self.reported = (text, now + 60)
-            log(text)
-
-    def welcome(self, connection: Connection) -> bool:
-        """Whether there is room for one more connection."""
-        self.connections.add(connection)
-        return len(self.connections) <= self.room
-
-    def may_linger(self) -> bool:
-        """Those that were refused have some room, too."""
-        return len(self.connections) <= self.room + self.room // 4
-
-    def has_memory(self) -> bool:
-        """Whether the bodies that are on their way leave room for one more."""
-        return sum(connection.request.length for connection in self.connections
-                   if connection.request) <= MAX_UNFINISHED
-
-    def forget(self, connection: Connection) -> None:
-        self.connections.discard(connection)
-        self.events.listeners.discard(connection)
-
-
-# ------------------------------------------------------------------------------------------------
-# 11. Jobs
-#    Law: what happens on a clock; each is short, and none is needed for an answer. The courier
-#    is a process of its own: it may block, and has no hand on the database.
-# ------------------------------------------------------------------------------------------------
-
-
-def close_expired(server: Server) -> None:
-    """Those whose time is over; and where too much has begun, those that hold most of it."""
-    now = server.monotonic()
-    for connection in [c for c in server.connections if c.deadline < now]:
-        connection.expire()
-    held = sorted(server.connections, key=lambda c: len(c.buffer))
-    total = sum(len(connection.buffer) for connection in held)
-    while total > 2 * MAX_UNFINISHED:
-        largest = held.pop()
-        total -= len(largest.buffer)
-        largest.transport.abort()
-
-
-def watch_space(server: Server) -> None:
-    """Refuse readings while there is still room for the log and for a backup."""
-    disk, weight = shutil.disk_usage(server.writer.path.parent), sum(server.reader.weights())
-    low = min(LOW_SPACE + 2 * weight, disk.total // 8)
-    none = min(NO_SPACE, disk.total // 32)
-    space = 2 if disk.free > low else 1 if disk.free > none else 0
-    if space != server.access.space:
-        log(f"{server.writer.path}: {format_bytes(disk.free)} are left on the disk; "
-            + ("no reading is taken", "no texts and no bulks are taken", "all is taken")[space])
-    server.access.space = space
-
-
-def tell_news(server: Server) -> Iterator[None]:
-    """Publish what has changed through a reading, through silence, or through a command."""
-    yield from server.board.look()
-    server.turn.end()                           # nothing comes between an answer and its flush
-    if server.events.is_reset:
-        server.events.is_reset = False
-        server.events.publish(RESET)
-    if verdicts := server.board.news():
-        server.events.tell("verdict", [verdicts])
-
-
-def watch_file(server: Server) -> None:
-    """Readings stored in a file that was removed or replaced would be lost: then stop at once."""
-    if not server.writer.is_in_place():
-        end_at_once(f"{server.writer.path} was removed or replaced while it was open; ending")
-
-
-class ClockWatch:
-    """Says it once when the clock was set: what was stored before may be of another time."""
-
-    def __init__(self) -> None:
-        self.lead = time.time() - time.monotonic()
-
-    def look(self, server: Server) -> None:
-        before, self.lead = self.lead, server.clock() - server.monotonic()
-        if abs(self.lead - before) > CLOCK_STEP:
-            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
-                "slept; readings before that keep their times")
-            server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
-
-
-def notify(state: str) -> None:
-    """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel,
-              contextlib.suppress(OSError)):    # nobody listens there any more
-            channel.connect("\0" + address[1:] if address[0] == "@" else address)
-            channel.send(state.encode())
-
-
-def feed_watchdog(server: Server) -> None:
-    """The one thread that stores is the one that says it is alive, after a look at the file."""
-    server.reader.look()
-    notify("WATCHDOG=1")
-
-
-def keep_courier(server: Server) -> None:
-    """Start the courier, if there is something to carry; start it again when it has ended. What
-    it has to know goes by its environment: a list of processes shows command lines to all."""
-    child, settings = server.post.child, server.settings
-    is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
-    if not is_wanted or server.is_stopping or (child and child.poll() is None):
-        return
-    if child:
-        log(f"the courier ended with status {child.returncode}; it is started again")
-    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
-            if s.name in {"notify", "notify-plan", "quiet", "link", "forward"}}
-    server.post.child = subprocess.Popen(
-        [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
-         "--db", str(server.writer.path)],
-        env={**os.environ, **told, PARENT: str(os.getpid())},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
-async def end_courier(server: Server) -> None:
-    """Let the courier say what it has done; then it has to go."""
-    if child := server.post.child:
-        child.terminate()
-        deadline = server.monotonic() + STOP_SECONDS
-        while child.poll() is None and server.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        child.kill()
-        child.wait()
-
-
-Job = Callable[[Server], Iterator[None] | None]     # what is longer than STEP_SECONDS: in steps
-JOBS: tuple[tuple[float, Job], ...] = (            # every so many s
-    (1, close_expired), (1, tell_news), (1, lambda server: server.outlook.renew()),
-    (1, ClockWatch().look), (10, watch_file), (10, watch_space), (RESTART_SECONDS, keep_courier),
-    (15, lambda server: server.events.publish(b":\n\n")),      # as a sign of life
-    (600, lambda server: server.writer.outbox.serve(None, server.now())),
-    # half the time after which systemd would restart us; never when it does not watch
-    (int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 or math.inf, feed_watchdog))
-
-
-async def run_job(server: Server, period: float, job: Job) -> None:
-    while True:
-        await asyncio.sleep(period)
-        began = server.monotonic()
-        try:
-            for _ in job(server) or ():
-                if server.monotonic() - began > STEP_SECONDS:
-                    await asyncio.sleep(STEP_SECONDS)
-                    began = server.monotonic()
-        except sqlite3.Error as error:
-            server.turn.fail(error)
-        except Exception:                       # updates go on, whatever else is broken
-            log(f"{job.__name__} failed: {traceback.format_exc()}")
-
-
-# -- the courier ----------------------------------------------------------------------------------
-
-PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
+# -- commands ask it -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -6207,6 +5870,81 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+class Control(asyncio.Protocol):
+    """The control socket: one JSON line in, [method, arguments], one JSON line out. Each method is
+    short, so that updates are served in between; a long work is many calls."""
+
+    suffix = ".sock"                # of the socket's name, behind the database's
+    is_for_group = False            # whether other users of the folder's group may connect
+
+    def __init__(self, server: "Server"):
+        self.server, self.buffer = server, b""
+        self.lines: collections.deque[bytes] = collections.deque()      # to be executed
+        self.heard = server.monotonic()         # when it said something last
+
+    def is_at_work(self) -> bool:
+        """Whether a command is changing things. One that was stopped in the middle may go on in a
+        minute or never, and is not waited for."""
+        return self.server.monotonic() - self.heard < COMMAND_SECONDS
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.server.controls.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.server.controls.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        is_idle = not self.lines
+        self.lines.extend(lines)
+        if self.lines and is_idle:
+            self.server.loop.create_task(self.answer())
+        if len(self.buffer) > CONTROL_LINE:
+            self.transport.abort()
+
+    async def answer(self) -> None:
+        """Execute the lines that have come, one after the other."""
+        try:
+            await self.server.shares.join(OWN)
+            while self.lines:
+                self.transport.write(await self.execute(self.lines[0]) + b"\n")
+                self.lines.popleft()
+        except Exception:
+            log(f"a command failed: {traceback.format_exc()}")
+            self.transport.abort()
+
+    async def execute(self, line: bytes) -> bytes:
+        self.heard = self.server.monotonic()
+        method, arguments = json.loads(line)
+        if (call := self.find(method)) is None:
+            return as_json({"error": f"{method}: this server does not know it; is it older?"})
+        self.server.turn.end()          # so the method begins with what the file says
+        try:
+            result = call(*arguments)
+            return as_json({"result": await result if inspect.isawaitable(result) else result})
+        except StoreError as error:
+            return as_json({"error": str(error)})
+        except sqlite3.Error as error:
+            return as_json({"error": self.server.turn.fail(error).message})
+
+    def find(self, method: str) -> Callable[..., Any] | None:
+        """What a line may ask for."""
+        if method == "address":
+            return lambda: self.server.settings.link or self.server.where
+        if method not in WRITER_METHODS:
+            return None
+        return cast(Callable[..., Any], getattr(self.server.writer, method))
+
+
+WRITER_METHODS = frozenset({
+    "add_station", "edit_station", "new_key", "set_read_key", "label",
+    "remove_step", "prune_step", "prune_notes_step", "delete_step", "shrink_step", "import_rows"})
+
+
+PROTOCOLS: list[type[Control]] = [Control]      # whose sockets stand beside a database
 
 
 class Remote:
@@ -6247,15 +5985,751 @@ class Remote:
         self.channel.close()
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+# -- the whole -----------------------------------------------------------------------------------
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A message goes to nobody but the one that was named."""
+class Guard(Protocol):
+    """What decides who may look at a server that is private."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def admit(self, request: Request) -> None:
+        """Raises Refused unless whoever asks may look."""
+
+    def page_headers(self, request: Request) -> Headers:
+        """What goes with a page, so that its reader is known the next time."""
+
+
+ON_SERVER: list[Callable[["Server"], None]] = []        # when it is made
+ON_START: list[Callable[["Server"], None]] = []         # when it listens
+ON_STOP: list[Callable[["Server"], Awaitable[None]]] = []       # while it answers what is left
+# Each may name a database that is served in place of --db's, for as long as the stack is open.
+STAND_INS: list[Callable[[argparse.Namespace, contextlib.ExitStack], Path | None]] = []
+
+
+Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
+Family = tuple[str, str, str, Samples]                  # of /metrics: name, kind, help, samples
+FAMILIES: list[Callable[["Server"], Awaitable[list[Family]]]] = []      # that wings have to tell
+
+
+class Server:
+    """What one process serves: the store, who may write to it, and all connections."""
+
+    def __init__(self, settings: argparse.Namespace, writer: Writer, reader: Reader,
+                 clock: Callable[[], float] = time.time,
+                 monotonic: Callable[[], float] = time.monotonic):
+        self.settings, self.writer, self.reader = settings, writer, reader
+        self.clock, self.monotonic = clock, monotonic
+        self.access = Access(writer, settings.rate_limit, monotonic)
+        self.guard: Guard | None = None         # of a private server
+        self.heads, self.turn = Heads(), Turn(self)
+        self.shares = Shares(self.turn.end)
+        writer.end_turn, writer.changed = self.turn.end, self.changed
+        reader.use_offsets()
+        self.board, self.events = Board(reader, settings, self.now), Events(writer)
+        self.outlook = Outlook(self)
+        self.connections = Clients()
+        self.controls: set[Control] = set()
+        self.parts: dict[Any, Any] = {}         # see part_of
+        for begin in ON_SERVER:
+            begin(self)
+        self.where = ""                         # its address, for people
+        self.loop: asyncio.AbstractEventLoop    # set as it starts
+        self.is_stopping = False
+        self.reported = ("", 0.0)               # the last error of the loop, until when
+
+    def now(self) -> int:
+        return int(self.clock() * 1000)
+
+    def changed(self) -> None:
+        """Stations or history are others: what was made of them is made anew."""
+        self.reader.use_offsets()
+        self.board.is_stale = self.events.is_reset = True
+        self.outlook.at = 0
+
+    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error that asyncio caught; out of files it would tell a thousand times a second."""
+        error, now = context.get("exception"), self.monotonic()
+        if self.is_stopping and isinstance(error, ValueError):
+            return                      # it tries a listener again that is closed by now
+        text = f"{context['message']}: {error}"
+        if error and not isinstance(error, OSError):
+            text = "".join(traceback.format_exception(error))
+        if text != self.reported[0] or now > self.reported[1]:
+            self.reported = (text, now + 60)
+            log(text)
+
+    def forget(self, connection: Connection) -> None:
+        self.connections.let_go(connection)
+        self.events.listeners.pop(connection, None)
+
+
+# -- jobs ----------------------------------------------------------------------------------------
+
+
+def close_expired(server: Server) -> None:
+    """Those whose time is over."""
+    now = server.monotonic()
+    for connection in [c for c in server.connections if c.deadline < now]:
+        connection.expire()
+
+
+def watch_space(server: Server) -> None:
+    """Refuse readings while there is still room for the log and for a backup."""
+    disk, weight = shutil.disk_usage(server.writer.path.parent), sum(server.reader.weights())
+    low = min(LOW_SPACE + 2 * weight, disk.total // 8)
+    none = min(NO_SPACE, disk.total // 32)
+    space = 2 if disk.free > low else 1 if disk.free > none else 0
+    if space != server.access.space:
+        log(f"{server.writer.path}: {format_bytes(disk.free)} are left on the disk; "
+            + ("no reading is taken", "no texts and no bulks are taken", "all is taken")[space])
+    server.access.space = space
+
+
+async def tell_news(server: Server) -> None:
+    """Publish what has changed through a reading, through silence, or through a command."""
+    await server.board.look()
+    server.turn.end()                           # nothing comes between an answer and its flush
+    if server.events.is_reset:
+        server.events.is_reset = False
+        server.events.publish(RESET)
+    if verdicts := server.board.news():
+        server.events.tell("verdict", [verdicts])
+
+
+def watch_file(server: Server) -> None:
+    """Readings stored in a file that was removed or replaced would be lost: save them, and end."""
+    if not server.writer.is_in_place():
+        server.turn.end()
+        server.writer.save_log()
+        end_at_once(f"{server.writer.path}, its -wal or its -shm was removed or replaced while it "
+                    "was open; what was answered is in the file that was open; ending")
+
+
+class ClockWatch:
+    """Says it once when the clock was set: what was stored before may be of another time."""
+
+    def __init__(self) -> None:
+        self.lead = time.time() - time.monotonic()
+
+    def look(self, server: Server) -> None:
+        before, self.lead = self.lead, server.clock() - server.monotonic()
+        if abs(self.lead - before) > CLOCK_STEP:
+            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
+                "slept; readings before that keep their times")
+            server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
+
+
+def read_number(variable: str) -> int:
+    """What systemd left in the environment; 0 for what is missing or no number."""
+    text = os.environ.get(variable, "")
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
+
+
+def notify(state: str) -> None:
+    """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, \
+                contextlib.suppress(OSError):   # nobody listens there any more
+            channel.connect("\0" + address[1:] if address[0] == "@" else address)
+            channel.send(state.encode())
+
+
+def feed_watchdog(server: Server) -> None:
+    """The one thread that stores is the one that says it is alive, after a look at the file."""
+    server.reader.look()
+    notify("WATCHDOG=1")
+
+
+Job = Callable[[Server], Awaitable[None] | None]
+async def keep_courses(server: Server) -> None:
+    """A restart goes on from what verdicts remember."""
+    await server.board.look()
+    if courses := server.board.settle():
+        server.writer.keep_courses(courses)
+
+
+JOBS: list[tuple[float, Job]] = [                  # every so many s
+    (60, keep_courses),
+    (1, close_expired), (1, tell_news), (1, lambda server: server.outlook.renew()),
+    (1, ClockWatch().look), (1, watch_file), (10, watch_space),
+    (15, lambda server: server.events.publish(b":\n\n")),      # as a sign of life
+    # half the time after which systemd would restart us; never when it does not watch
+    (read_number("WATCHDOG_USEC") / 2e6 or math.inf, feed_watchdog)]
+
+
+async def run_job(server: Server, period: float, job: Job) -> None:
+    await server.shares.join(OWN)
+    while True:
+        await asyncio.sleep(period)
+        with server.turn.survive(job.__name__):
+            if work := job(server):
+                await work
+
+
+# -- serving -------------------------------------------------------------------------------------
+
+
+MOST_OFFSET = 10.0              # °C; a thermometer that is off by more is broken
+COMPARE_TIME = 5 * MINUTE       # between two readings that are compared: most stations send sooner
+LEAST_PAIRS = 10                # of readings; the median of fewer is chance
+MOST_SPREAD = 1.0               # °C between the quartiles: side by side, noise is a tenth of that
+
+
+def parse_offset(text: str) -> float:
+    """°C to add to a thermometer. Raises Usage."""
+    require(re.fullmatch(r"[+-]?\d{1,2}(\.\d{1,2})?", text, re.ASCII)
+            and abs(float(text)) <= MOST_OFFSET,
+            f"{text!r}: °C from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, with at most two decimals")
+    return float(text)
+
+
+def lan_address() -> str:
+    """The address under which others reach this computer. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        try:
+            channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
+            return str(channel.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def say_program(db: str | Path) -> str:
+    """What people type to run this program on a database. IOTSERVER_PROGRAM is the command that
+    install.sh has made for it."""
+    own, script = os.environ.get("IOTSERVER_PROGRAM"), sys.argv[0]
+    usual = parse_database(os.environ.get("IOTSERVER_DB", "")) if own else "iot.db"
+    python = f"python3 {shlex.quote(script)}" if script.endswith(".py") else Path(script).name
+    is_usual = Path(db).absolute() == Path(usual).absolute()
+    return (own or python) + ("" if is_usual else f" --db {shlex.quote(str(db))}")
+
+
+async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
+    """Open the listening sockets, or take those of systemd, by sd_listen_fds(3); they and what to
+    call them. Raises StoreError."""
+    create = functools.partial(server.loop.create_server, lambda: Connection(server),
+                               backlog=MAX_ACCEPTS)
+    host, port = server.settings.host, server.settings.port
+    is_given = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if count := read_number("LISTEN_FDS") if is_given else 0:
+        listeners = [await create(sock=socket.socket(fileno=3 + i)) for i in range(count)]
+        where = "the sockets inherited"
+    else:
+        try:
+            listeners = [await create(host, port)]
+        except OSError as error:
+            hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+            raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
+        port = listeners[0].sockets[0].getsockname()[1]
+        host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
+        where = f"http://{host}:{port}/"
+    for channel in (channel for listener in listeners for channel in listener.sockets):
+        with channel.dup() as real:     # for asyncio both numbers are one
+            real.listen(BACKLOG)
+    return listeners, where
+
+
+async def listen_control(server: Server, protocol: type[Control]) -> asyncio.Server:
+    """A socket beside the database, for commands or for the courier."""
+    path = server.writer.path
+    is_shared = path.parent.stat().st_mode & 0o011 == 0o010     # with a group only
+    with working_in(path.parent):
+        name = Path(path.name + protocol.suffix)
+        name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.bind(str(name))
+        name.chmod(0o660 if is_shared and protocol.is_for_group else 0o600)
+    return await server.loop.create_unix_server(lambda: protocol(server), sock=channel)
+
+
+def raise_file_limit() -> int:
+    """Have as many files open as we need, if the system allows it; how many it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    soft = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def announce(server: Server) -> None:
+    """Say where the server is; it serves also where nobody can read that."""
+    stations = len(server.writer.stations)
+    with contextlib.suppress(OSError):
+        print(f"iotserver {__version__} serves {server.where} from {server.writer.path}, "
+              f"{stations} station{'s' * (stations != 1)}")
+        if not stations:
+            print(f"no station yet; to register one: {say_program(server.writer.path)} "
+                  "--add-station inside --role inside --mac inside")
+        finish_output()
+
+
+async def serve(server: Server) -> None:
+    """From the first socket to the last answer."""
+    server.loop = asyncio.get_running_loop()
+    server.loop.set_exception_handler(server.report)
+    # The rest is for those that are refused, and for what is no connection.
+    server.connections.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
+    listeners, server.where = await listen(server)
+    controls = [(protocol, await listen_control(server, protocol)) for protocol in PROTOCOLS]
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server.loop.add_signal_handler(number, stopped.set)
+    announce(server)
+    for begin in ON_START:
+        begin(server)
+    notify("READY=1")
+    works = [asyncio.create_task(run_job(server, *job)) for job in JOBS]
+    stop = asyncio.create_task(stopped.wait())
+    await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
+    notify("STOPPING=1")
+    hang_up(server, *controls[0])
+    await asyncio.gather(wind_down(server, listeners), *(end(server) for end in ON_STOP))
+    for control in controls[1:]:
+        hang_up(server, *control)
+    for work in works:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+
+
+def hang_up(server: Server, protocol: type[Control], listener: asyncio.Server) -> None:
+    listener.close()
+    for control in [c for c in server.controls if type(c) is protocol]:
+        control.transport.close()
+
+
+async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
+    """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
+    server.is_stopping = True
+    for listener in listeners:
+        accepted: list[socket.socket] = []      # by the kernel: closing would reset them
+        for channel in listener.sockets:
+            with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
+                while True:
+                    accepted.append(real.accept()[0])
+        listener.close()
+        for channel in accepted:
+            await server.loop.connect_accepted_socket(lambda: Connection(server), channel)
+    started = server.monotonic()
+    while server.connections and (waited := server.monotonic() - started) < STOP_SECONDS:
+        for connection in tuple(server.connections):
+            if connection.may_close(waited):
+                connection.transport.close()
+        await asyncio.sleep(0.02)
+    for connection in tuple(server.connections):
+        connection.transport.abort()
+    server.turn.end()
+
+
+def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
+    """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
+    if not may_create:
+        require_database(path)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            return Writer(path)
+        except BlockingIOError:             # by a server, or by a command like this one
+            with contextlib.suppress(OSError):
+                return Remote(path)
+        time.sleep(0.1)
+    raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
+                     "try again, or stop it")
+
+
+def open_reader(path: Path) -> Reader:
+    """For a command, whose process has no connection to the file yet."""
+    require_database(path)
+    return Reader(path)
+
+
+def run_server(args: argparse.Namespace, path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for stand_in in STAND_INS:
+            path = stand_in(args, stack) or path
+        writer = stack.enter_context(contextlib.closing(open_writer(path, may_create=True)))
+        if isinstance(writer, Remote):
+            raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
+                             "name another --db")
+        reader = stack.enter_context(contextlib.closing(Reader(path)))
+        server = Server(args, writer, reader)
+        asyncio.run(serve(server))
+        for suffix in SOCKETS:
+            beside(path, suffix).unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# 10. Routes
+#    Law: one small function for each; none writes to a socket, and only updates change the store.
+#    Exports: always, store_bulk
+# ------------------------------------------------------------------------------------------------
+DEFAULT_POINTS = 1000           # more than a screen has columns for
+
+
+def get_page(request: Request, server: "Server") -> Answer | Work:
+    """The page, from memory while nothing has changed; 304 to who has it already."""
+    names = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
+    span, *more = names.get("range", ["24h"])   # other names are left to who put them there
+    if more or span not in RANGES:
+        raise Refused(400, f"range: one of {', '.join(RANGES)}")
+    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
+    cookie = request.headers.get("cookie", "")[:MAX_COOKIES]
+    view = View(choose_unit(server.settings.units, language), choose_zone(cookie), span,
+                choose_clock(cookie, language),
+                accepts_gzip(request.headers.get("accept-encoding", "")[:MAX_ENCODING]))
+    page = server.board.find_page(view)
+    return answer_page(request, server, page) if page else make_page(request, server, view)
+
+
+async def make_page(request: Request, server: "Server", view: View) -> Answer:
+    return answer_page(request, server, await server.board.make_page(view))
+
+
+def answer_page(request: Request, server: "Server", page: Answer) -> Answer:
+    if server.guard:
+        page = page._replace(headers=page.headers + server.guard.page_headers(request))
+    has_it = dict(page.headers)["ETag"] in request.headers.get("if-none-match", "")
+    return page._replace(body=b"", status=304) if has_it else page
+
+
+def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
+    """The route to an answer that is the same each time."""
+    return lambda request, server: answer
+
+
+def get_update(request: Request, server: "Server") -> Answer:
+    """Store the reading that the path tells; the answer is the number of its entry."""
+    mac, key, reading = request.update or parse_update(
+        split_update_path(request.path), request.headers.get("x-api-key"))
+    station = server.access.admit(mac, key, request.address)
+    entry = server.writer.add(station, reading, server.now())
+    if "text/html" in request.headers.get("accept", ""):
+        return Answer(render_message("Stored", f"This reading is entry {entry}.",
+                                     "It is on the page already."), HTML,
+                      headers=PAGE_HEADERS, is_update=True)
+    return Answer(b"%d" % entry, is_update=True)
+
+
+def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
+    """Store all readings of a JSON document, or none of them."""
+    mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
+    station = server.access.admit(mac, key, request.address)
+    readings = [parse_json_reading(f"readings[{i}]", item) for i, item in enumerate(items)]
+    server.access.charge(key, readings)
+    now, before = server.now(), station.last_entry
+    entries = server.writer.add_all(station, readings, now)
+    return Answer(as_json({"stored": station.last_entry - before, "entries": entries}), JSON,
+                  is_update=True)
+
+
+def post_readings(request: Request, server: Server) -> Answer:
+    """POST /update: what store_bulk takes."""
+    refuse_stranger(request, server)
+    return store_bulk(request, server, load_json(request.body))
+
+
+def get_events(request: Request, server: "Server") -> Answer:
+    """Readings and verdicts as they come."""
+    if server.events.is_full(request.network):
+        raise Refused(503, "too many listeners; try again", Retry_After="5")
+    answer = Answer(b"", EVENTS, headers=(NO_STORE, ("X-Accel-Buffering", "no")))
+    return answer if request.command == "HEAD" else answer._replace(
+        listens=True, body=server.events.greet("last-event-id" in request.headers, server.now(),
+                                               server.board.verdicts()))
+
+
+async def render_array(items: Iterable[Any]) -> bytes:
+    """A JSON array of many items."""
+    pieces, rest = list[bytes](), iter(items)
+    while chunk := list(itertools.islice(rest, STEP_ENTRIES)):
+        pieces.append(as_json(chunk)[1:-1])
+        await pause()
+    return b"[%b]" % b",".join(pieces)
+
+
+async def get_stations(request: Request, server: "Server") -> Answer:
+    pieces, last = [], 0
+    while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
+                                             STEP_STATIONS):
+        latest = collections.defaultdict(list)
+        for series in server.reader.latest([s.id for s in stations], server.now()):
+            latest[series.station].append({"field": series.field, "label": series.label,
+                                           "value": series.value, "time": series.time})
+        pieces.append(as_json([
+            {"id": station.id, "name": station.name, "role": station.role,
+             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
+        last = stations[-1].id
+        await pause()
+    return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
+
+
+async def get_verdict(request: Request, server: "Server") -> Answer:
+    """The answers for widgets and scripts, as JSON or in words, a line a room.
+    As a widget cannot log in, a key of a station opens them on a private server."""
+    query = parse_query(request, "key")
+    key = request.headers.get("x-api-key", query.get("key", ""))
+    stations = server.writer.stations.values()
+    if server.guard and not server.access.admit_key(stations, key, request.address):
+        server.guard.admit(request)
+    places, now = await server.board.look(), server.now()
+    if request.path.startswith("/api/"):
+        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
+    unit = choose_unit(server.settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
+    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
+    return Answer(say_rooms(places, now, unit, None if zone is UTC else zone).encode(),
+                  TEXT, headers=ANY_ORIGIN)
+
+
+def parse_station(server: "Server", name: str) -> Station:
+    """A station by id or name. Raises Refused 404."""
+    try:
+        return find_station(server.reader.stations("WHERE ?1 IN (CAST(id AS TEXT), name)", name),
+                            name)
+    except StoreError:
+        raise Refused(404, "station: there is none of this id or name") from None
+
+
+async def get_readings(request: Request, server: "Server") -> Answer:
+    query = parse_query(request, "station", "field", "start", "end", "points")
+    if "station" not in query:
+        raise Refused(400, "station: missing; an id or a name")
+    field, limit = query.get("field", 1), query.get("points", str(DEFAULT_POINTS))
+    if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
+        raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
+    station = parse_station(server, query["station"])
+    series = server.reader.series(station.id).get(field)
+    end = min(query.get("end", LATEST_TIME), server.now() + 1)
+    points = [] if series is None else await server.reader.points(
+        series, query.get("start"), end, int(limit))
+    found = await render_array(
+        [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
+        for p in points)
+    return Answer(b'{"station":%d,"field":%d,"points":%b}' % (station.id, field, found), JSON,
+                  headers=ANY_ORIGIN)
+
+
+def get_export(request: Request, server: "Server") -> Answer:
+    query = parse_query(request, "station", "field", "start", "end")
+    stations = ([parse_station(server, query["station"])] if "station" in query
+                else server.reader.stations())
+    fields = {query["field"]} if "field" in query else range(1, 10)
+    if not server.connections.may_stream(request.network):
+        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
+    rows = (server.reader.rows(station, fields, query.get("start", 0),
+                               query.get("end", LATEST_TIME)) for station in stations)
+    return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
+        ("Content-Disposition", 'attachment; filename="readings.csv"'),))
+
+
+async def csv_chunks(stations: Iterable[Iterator[Row]]) -> AsyncIterator[bytes]:
+    """The rows of each station to CSV without the MACs, at most PAGE_ROWS at a time."""
+    yield b"time,station,field,value,entry\n"
+    for rows in stations:
+        await pause()
+        while chunk := list(itertools.islice(rows, PAGE_ROWS)):
+            yield as_csv((format_time(r.time), r.station, r.field, r.value, r.entry)
+                         for r in chunk)
+
+
+KEPT_A_DAY: Headers = (("Cache-Control", "max-age=86400"),)
+ICON_SIZES = {"/apple-touch-icon.png": 180, "/icon-192.png": 192, "/icon-512.png": 512,
+              "/favicon.ico": 32}
+drawn_icons: dict[int, bytes] = {}              # by size, once somebody has asked
+
+
+async def get_icon(size: int, request: Request, server: "Server") -> Answer:
+    """The icon as PNG; favicon.ico is one in a frame of an older format."""
+    if size not in drawn_icons:
+        drawn_icons[size] = await draw_icon(size)
+    image, kind = drawn_icons[size], "image/png"
+    if request.path.endswith(".ico"):
+        kind = "image/x-icon"
+        frame = struct.pack("<HHHBBBBHHII", 0, 1, 1, size, size, 0, 0, 1, 8, len(image), 22)
+        image = frame + image
+    return Answer(image, kind, headers=KEPT_A_DAY)
+
+
+def get_healthz(request: Request, server: "Server") -> Answer:
+    try:
+        server.reader.look()
+    except (sqlite3.Error, StoreError) as error:
+        log(f"the database cannot be read: {error}")        # which may name a path
+        raise Refused(503, "the database cannot be read", Retry_After="10") from None
+    if server.turn.failure:
+        raise Refused(503, server.turn.failure.message, Retry_After="10")
+    return Answer(b"ok")
+
+
+enter(
+    Route("GET", "/", get_page),
+    Route("GET", "/events", get_events),
+    Route("GET", "/api/stations", get_stations),
+    Route("GET", "/api/readings", get_readings),
+    Route("GET", "/api/verdict", get_verdict, is_open=True),
+    Route("GET", "/verdict.txt", get_verdict, is_open=True),
+    Route("GET", "/export.csv", get_export),
+    *(Route("GET", path, always(Answer(asset.encode(), kind, headers=KEPT_A_DAY)), is_open=True)
+      for path, asset, kind in (
+          ("/worker.js", WORKER, "text/javascript"), ("/icon.svg", ICON, "image/svg+xml"),
+          ("/manifest.webmanifest", MANIFEST, "application/manifest+json"))),
+    *(Route("GET", path, functools.partial(get_icon, size), is_open=True)
+      for path, size in ICON_SIZES.items()),
+    Route("GET", "/healthz", get_healthz, is_open=True),
+    Route("GET", "/update/", get_update, is_open=True, is_safe=False),
+    Route("POST", "/update", post_readings, is_open=True))
+
+
+# ------------------------------------------------------------------------------------------------
+# 11. Courier
+#    Law: a process of its own; it may block, and it has no hand on the database.
+#    Exports: Channel, COURIER_SECONDS, Destination, ERRANDS, hide, in_time, MAX_*,
+#        parse_destination, PAUSES, tls, TOO_LATE, TRY_SECONDS, Undelivered
+# ------------------------------------------------------------------------------------------------
+COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
+RESTART_SECONDS = 10            # between two starts of a courier that does not stay
+TRY_SECONDS = 10                # for a destination to answer
+PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
+MAX_PAUSE = 3600                # s that another end may ask us to wait; a message lives no longer
+MAX_WORDS = 300                 # characters of an answer that are shown
+MAX_ANSWER = 4096               # bytes of it that are read
+
+
+class Destination(NamedTuple):
+    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
+    url: urllib.parse.SplitResult
+    kind: str
+    is_secure: bool
+    host: str                   # with the port, if there is one
+    name: str
+    id: str
+    login: tuple[str, str]      # user and password
+    options: dict[str, str]
+
+
+MAX_ALIVE = 3 * DAY             # that ntfy keeps a message which it sends later
+REST = {                        # what may stand behind the host, in words and as a pattern
+    "ntfy": ("/TOPIC or /TOPIC?alive=45m, at most 72h",
+             r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
+    "json": ("a path", r"([/?].*)?"),
+    "mailto": ("/?from=A&to=B", r"/?\?(from|to)=[^&@]+(@|%40)[^&]+&(?!\1)(from|to)=[^&]+")}
+
+
+def say_meant(text: str) -> str:
+    """What to write in place of a URL that --notify does not know, without its secrets."""
+    if topic := re.fullmatch(r"http(s?://[^/@\s]+/[-\w]{1,64})/?", text):
+        return f"for a topic of ntfy write ntfy{topic[1]}"
+    if text.startswith(("http://", "https://")):
+        return "to post JSON write json:// in place of http://, jsons:// in place of https://"
+    return ("each URL begins with ntfy, ntfys, json, jsons, mailto or mailtos and ://HOST; in "
+            "names and passwords write %XX for : / ? # @ and blanks")
+
+
+def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) -> Destination:
+    """A URL of --notify. What is wrong is said without the URL."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        kind = url.scheme.removesuffix("s")
+        rest, pattern = kinds[kind]
+        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
+    except (ValueError, KeyError):
+        raise Usage(say_meant(text)) from None
+    name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
+    behind = url._replace(scheme="", netloc="").geturl()
+    options = dict(urllib.parse.parse_qsl(url.query.replace("+", "%2B")))   # a plus is no blank
+    is_right = re.fullmatch(pattern, behind, re.ASCII) and (
+        kind != "ntfy" or parse_duration(options.get("alive", "0s")) <= MAX_ALIVE)
+    require(is_right, f"{name}: behind the host comes {rest}")
+    user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+    who = f" {user}" * (user != "" and not user.startswith("tk_"))     # a token may be renewed
+    id = hashlib.blake2b(f"{url.scheme} {host} {behind}{who}".encode(), digest_size=8).hexdigest()
+    return Destination(url, kind, url.scheme != kind, host, name, id, (user, password), options)
+
+
+PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
+
+
+class Counter(Control):
+    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
+    suffix = ".courier"
+    is_for_group = True
+
+    def is_at_work(self) -> bool:
+        """Never: a courier is always there, and changes nothing."""
+        return False
+
+    def find(self, method: str) -> Callable[..., Any] | None:
+        known = COURIER_METHODS.get(method)
+        return known and functools.partial(known, self.server)
+
+
+# What a courier does again and again if the setting is given, each in a thread of its own with a
+# line to the server of its own: one that blocks delays no other. What it asks the server and tells
+# it is in COURIER_METHODS, what it has to know in keep_courier.
+class Errand(Protocol):
+    """What a courier carries: a piece of it at each step."""
+
+    def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
+
+    def finish(self, server: Remote) -> None:
+        """The courier ends."""
+
+
+ERRANDS: dict[str, Callable[[argparse.Namespace], Errand]] = {}
+COURIER_METHODS: dict[str, Callable[..., Any]] = {}     # of the server, and what the line says
+
+
+class Child:
+    """A courier that this server has started."""
+
+    def __init__(self, server: Server):
+        self.process: subprocess.Popen[bytes] | None = None
+
+
+def keep_courier(server: Server) -> None:
+    """Start the courier, if there is something to carry; start it again when it has ended. What
+    it has to know goes by its environment: a list of processes shows command lines to all."""
+    courier, settings = part_of(server, Child), server.settings
+    child = courier.process
+    is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
+    if not is_wanted or server.is_stopping or (child and child.poll() is None):
+        return
+    if child:
+        log(f"the courier ended with status {child.returncode}; it is started again")
+    told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
+            if s.is_carried}
+    courier.process = subprocess.Popen(
+        [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
+         "--db", str(server.writer.path)],
+        env={**os.environ, **told, PARENT: str(os.getpid())},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def start_courier(server: Server) -> None:
+    with contextlib.suppress(OSError):          # the job tries again
+        keep_courier(server)
+
+
+JOBS.append((RESTART_SECONDS, keep_courier))
+PROTOCOLS.append(Counter)
+ON_START.append(start_courier)
+
+
+async def end_courier(server: Server) -> None:
+    """Let the courier say what it has done; then it has to go."""
+    if child := part_of(server, Child).process:
+        child.terminate()
+        deadline = server.monotonic() + STOP_SECONDS
+        while child.poll() is None and server.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        child.kill()
+        child.wait()
+
+
+ON_STOP.append(end_courier)
+
+
+TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
 
 
 class Undelivered(Exception):
@@ -6266,34 +6740,1386 @@ class Undelivered(Exception):
         self.words, self.pause = words, pause
 
 
-def make_opener() -> urllib.request.OpenerDirector:
-    """What asks others: by way of the environment's proxy, and only if their certificate holds."""
-    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    return urllib.request.build_opener(NoRedirect, secure)
+@functools.cache
+def tls() -> ssl.SSLContext:
+    """One for all: it holds every root certificate, which takes a megabyte and 20 ms to read."""
+    return ssl.create_default_context()
 
 
-def make_request(to: Destination, path: str, body: bytes | None, headers: dict[str, str]
-                 ) -> urllib.request.Request:
-    """With the login: tk_... is a token of ntfy's, a user alone is one of an engine's."""
+@contextlib.contextmanager
+def in_time(line: http.client.HTTPConnection | smtplib.SMTP) -> Iterator[None]:
+    """Cut a connection after TRY_SECONDS. Its own timeout is for each read alone, so that an end
+    which sends a byte now and then would never be given up."""
+    def cut() -> None:
+        with contextlib.suppress(OSError, TypeError):   # there is none yet, or no more
+            socket.socket.shutdown(cast(socket.socket, line.sock), socket.SHUT_RDWR)
+
+    timer = threading.Timer(TRY_SECONDS, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def authorize(to: Destination) -> str:
+    """A header with the login: tk_... is a token of ntfy's, a user alone is one of an engine's."""
     user, password = to.login
+    if to.kind == "ntfy" and user.startswith("tk_"):
+        return f"Bearer {user}"
+    if to.kind == "http" and user and not password:
+        return f"Token {user}"
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def make_request(to: Destination, path: str, body: bytes | None, headers: Headers
+                 ) -> urllib.request.Request:
     request = urllib.request.Request(
         f"http{'s' * to.is_secure}://{to.host}{path}", body,
-        {"User-Agent": f"iotserver/{__version__}", **headers})
-    if to.kind == "ntfy" and user.startswith("tk_"):
-        request.add_header("Authorization", f"Bearer {user}")
-    elif to.kind == "http" and user and not password:
-        request.add_header("Authorization", f"Token {user}")
-    elif user or password:
-        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request.add_header("Authorization", f"Basic {pair}")
+        {"User-Agent": f"iotserver/{__version__}", **dict(headers)})
+    if any(to.login):
+        request.add_header("Authorization", authorize(to))
+    if choose_proxy := getattr(urllib.request.ProxyHandler(), f"{request.type}_open", None):
+        choose_proxy(request)                   # changes its host
     return request
 
 
+class Channel:
+    """A kept HTTP connection, by way of the environment's proxy. No redirect is followed: what is
+    sent goes to nobody but the one that was named."""
+
+    def __init__(self, to: Destination):
+        self.to = to
+        self.line: http.client.HTTPConnection | None = None
+
+    def open(self, request: urllib.request.Request) -> http.client.HTTPConnection:
+        host, proof = request.host, request.headers.get("Proxy-authorization", "")
+        if not self.to.is_secure:
+            return http.client.HTTPConnection(host, timeout=TRY_SECONDS)
+        line = http.client.HTTPSConnection(host, timeout=TRY_SECONDS, context=tls())
+        if host != self.to.host:
+            line.set_tunnel(self.to.host, headers={"Proxy-Authorization": proof} if proof else {})
+        return line
+
+    def close(self) -> None:
+        if self.line:
+            self.line.close()
+        self.line = None
+
+    def is_cut(self) -> bool:
+        """Whether the other end has closed a kept connection while nothing was asked."""
+        sock = self.line.sock if self.line else None
+        if sock is None:
+            return False                        # it was closed by agreement, or never open
+        try:
+            sock.settimeout(0)
+            sock.recv(1)                        # the end, or a word about it
+        except (BlockingIOError, ssl.SSLWantReadError):
+            sock.settimeout(TRY_SECONDS)
+            return False
+        except OSError:
+            pass
+        return True
+
+    def ask(self, path: str, body: bytes | None = None, headers: Headers = (),
+            limit: int = CONTROL_LINE) -> tuple[int, str, float]:
+        """Status, words, and the pause that is asked for. Raises Undelivered without a status;
+        words behind one that stall or are cut off change nothing."""
+        began, words = time.monotonic(), b""
+        try:
+            request = make_request(self.to, path, body, headers)
+            self.line = self.line or self.open(request)
+            if self.to.is_secure:
+                request.headers.pop("Proxy-authorization", None)    # that is for the proxy alone
+            with in_time(self.line):
+                self.line.request(request.get_method(), request.selector, body, request.headers)
+                answer = self.line.getresponse()
+                with contextlib.suppress(Exception):
+                    words = answer.read(limit)
+        except Exception as error:              # whatever it does, it is tried again
+            reason = str(error) or type(error).__name__
+        else:
+            if not answer.isclosed():           # its rest would be taken for the next answer
+                self.close()
+            return (answer.status, words.decode(errors="replace").strip(),
+                    parse_pause(answer.headers.get("Retry-After", "")))
+        self.close()                            # the error itself would keep all of this in memory
+        is_late = time.monotonic() >= began + TRY_SECONDS
+        raise Undelivered(TOO_LATE if is_late else hide(self.to, f"no answer: {reason}"))
+
+
+def hide(to: Destination, text: str) -> str:
+    """What others say, without what is secret: an error may repeat what it was given, or the
+    beginning of it."""
+    behind = (to.url.path.strip("/"), to.url.query, *to.options.values())   # an engine's is none
+    text = " ".join(text.split())
+    for part in (authorize(to).split()[1], *to.url.netloc.rpartition("@")[0].split(":"),
+                 *to.login, *(behind if to.kind != "http" else ())):
+        for length in range(len(part), 3, -1):
+            if length >= min(8, len(part)):
+                text = text.replace(part[:length], "***")
+            elif text.endswith(part[:length]):
+                text = text[:-length] + "***"
+    return text[:MAX_WORDS]
+
+
+def parse_pause(text: str) -> float:
+    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    seconds = 0.0
+    if re.fullmatch("[0-9]{1,9}", text):
+        seconds = int(text)
+    else:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0), MAX_PAUSE)
+
+
+def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
+    """Until the courier is stopped; a server that is away is waited for."""
+    failures = 0
+    while not stopped.wait(min(failures, 1)):
+        try:
+            with contextlib.closing(Remote(path, ".courier")) as server:
+                pause = 0.0
+                while not stopped.wait(pause):
+                    pause, failures = errand.step(server), 0
+                errand.finish(server)
+        except (OSError, StoreError) as error:
+            failures += 1
+            if failures == 3:           # the first ones are a restart, or the end of our parent
+                log(f"courier: {path}: {error}; waiting for the server")
+
+
+def run_courier(args: argparse.Namespace, path: Path) -> None:
+    """Carry messages until SIGTERM; a server's child also until its server is no more."""
+    errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
+    require(errands, "--courier needs --notify URLS or --forward URL")
+    stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
+    if parent:                              # what comes in goes before what is carried on; alone,
+        os.nice(10)                         # the unit says so, and its filter forbids it here
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with working_in(path.parent):           # so that no thread changes what is the others', too
+        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
+                   for errand in errands]
+        for thread in threads:
+            thread.start()
+        while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
+               and not stopped.wait(1)):
+            pass
+        stopped.set()
+        deadline = time.monotonic() + COURIER_SECONDS
+        for thread in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+
+
+COMMANDS.append(Command(
+    "courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"))
+
+
+# ------------------------------------------------------------------------------------------------
+# 12. ThingSpeak
+#    Law: these paths, and no others, answer its clients as ThingSpeak.com does, mistakes included.
+# ------------------------------------------------------------------------------------------------
+#
+# "There" means ThingSpeak.com. The sources are recordings of the service (2019), the tests of its
+# maker's Arduino library (2.1.1), its open-source server (2015) and the code of its clients. A
+# comment says so where none of them settles the behavior.
+
+THINGSPEAK_FIELDS = range(1, 9)
+MAX_TEXT = 255                  # bytes of one value or status, the limit there
+MAX_RESULTS = 8000              # entries in one answer, the limit there; larger requests get this
+MAX_CHANNELS = 100              # channels on one page of the list, the page size there
+DEFAULT_RESULTS = 100           # entries in an answer to a request without a time, as there
+EARLIEST_CREATED = 946_684_800_000  # ms, 2000-01-01: a board without a set clock reports less
+MIN_CHART_UPDATE = 15           # seconds between two reloads of an embedded chart, as there
+MAX_BULK_LINE = 128             # bytes of an average line of bulk_update.csv; 13 numbers take 100
+SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
+                           for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
+CORS = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
+    ("Access-Control-Allow-Headers", "origin, content-type, X-Requested-With"),
+    ("Access-Control-Max-Age", "1800"))
+NOTES = {"location": ["latitude", "longitude", "elevation"], "status": ["status"]}
+OTHER_NAMES += ["api.thingspeak.com", "thingspeak.com"]     # its library always sends this Host
+NOTE_NAMES = frozenset({"status", "latitude", "lat", "longitude", "long", "elevation"})
+FIELD_NAMES = {name: n for n in THINGSPEAK_FIELDS for name in (f"field{n}", str(n))}
+NO_NOTE = Note()
+UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
+KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
+         "csv": CSV}
+ERRORS = {400: ("error_bad_request", "Bad Request"),
+          401: ("error_auth_required", "Authorization Required"),
+          404: ("error_resource_not_found", "Not Found"),
+          405: ("error_method_invalid", "Method Not Allowed"),
+          413: ("error_request_too_large", "Request Too Large"),
+          429: ("error_too_many_requests", "Too Many Requests")}
+
+
+def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
+    """The query and the body as one dict; the body wins. document is the body if the caller has
+    parsed it already. Raises Refused."""
+    params: Mapping[str, Any] = split_query(request)
+    if not request.body:
+        return {**params}
+    if document is None and request.body.lstrip()[:1] != b"{":
+        return {**params} | parse_form(request.body.decode("utf-8", "replace"))
+    document = document or load_json(request.body)
+    if len(document) > MAX_PARAMS:
+        raise Refused(400, f"body: at most {MAX_PARAMS} names")
+    return {**params} | {name: value for name, value in document.items() if value is not None}
+
+
+def find_key(request: Request, params: dict[str, Any]) -> str:
+    """The key, from a header whose name contains THINGSPEAKAPIKEY, else from a parameter."""
+    for name, value in request.headers.items():
+        if value and ("thingspeakapikey" in name or name == "x-api-key"):
+            return value
+    for name in ("key", "api_key", "apikey", "write_api_key"):
+        if key := params.get(name):
+            return str(key).strip()
+    return ""
+
+
+def find_param(params: Mapping[str, Any], name: str, default: Any,
+               parse: Callable[[str], Any] = parse_number) -> Any:
+    """A parsed parameter. An unreadable one counts as missing, as there."""
+    if name not in params:
+        return default
+    try:
+        return parse(str(params[name]).strip())
+    except (ValueError, OverflowError):
+        return default
+
+
+def parse_zone(params: Mapping[str, Any]) -> tzinfo:
+    """The zone of timezone= (an IANA name), else of offset= (whole hours), else UTC."""
+    if "timezone" in params:
+        return find_zone(str(params["timezone"]))
+    hours = find_param(params, "offset", 0)
+    return timezone(timedelta(hours=int(hours))) if abs(hours) < 24 else UTC
+
+
+def find_text(params: Mapping[str, Any], *names: str) -> str | None:
+    """The text of the first of these parameters that is present; None if it is empty. Raises
+    Refused."""
+    for name in names:
+        if (value := params.get(name)) is not None:
+            break
+    else:
+        return None
+    if isinstance(value, (list, dict)):
+        raise Refused(400, f"{names[0]}: a number or a text is needed")
+    text = value if isinstance(value, str) else json.dumps(value)
+    data = text.strip().encode("utf-8", "replace")      # JSON may contain lone surrogates
+    if len(data) > MAX_TEXT:
+        raise Refused(400, f"{names[0]}: longer than {MAX_TEXT} bytes")
+    return data.replace(b"\0", b"").decode() or None
+
+
+def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
+    """The parameters field1 (or 1) and so on, lat, long, elevation and status as an entry without
+    a number. Raises Refused."""
+    def value(*names: str) -> Any:
+        text = find_text(params, *names)
+        return text and parse_value(text)
+    values = {n: found for n in sorted({FIELD_NAMES[name] for name in params
+                                        if name in FIELD_NAMES})
+              if (found := value(f"field{n}", str(n))) is not None}
+    note = NO_NOTE if params.keys().isdisjoint(NOTE_NAMES) else Note(
+        find_text(params, "status"), value("latitude", "lat"), value("longitude", "long"),
+        value("elevation"))
+    return Entry(ms, None, values, note)
+
+
+def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[Entry],
+                 now: int) -> None:
+    """Store all drafts or none, as one update. Raises Refused."""
+    # An entry without a value gets a note, even an empty one, because nothing else records it.
+    rows = [(draft, draft.note if draft.note != NO_NOTE or not draft.values else None)
+            for draft in drafts]
+    server.access.charge(key, (value for draft, note in rows
+                               for value in (*draft.values.values(), *(note or ()))))
+    for draft, note in rows:
+        server.writer.add_entry(station, draft.time, draft.values, now, note)
+
+
+def parse_created(text: str, zone: tzinfo, now: int) -> int:
+    """The ms of created_at, which is ISO 8601 or seconds since 1970. Raises ValueError, also for
+    a time more than a day ahead: that entry would stay the newest until then."""
+    ms = parse_moment(text, zone)
+    if not EARLIEST_CREATED <= ms <= now + DAY:
+        raise ValueError("created_at: the clock is wrong")
+    return ms
+
+
+def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
+    """Answer GET or POST /update with the entry's number. The answer is 0 with status 400 for a
+    wrong key, and 0 with status 200 for an update that comes too soon. The sources do not say
+    what happens there to two entries of one created_at; both are kept here."""
+    suffix, now = request.path.partition(".")[2], server.now()
+    try:
+        if request.length > MAX_ENTRY:
+            raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
+        refuse_stranger(request, server)
+        params = parse_params(request, document)
+        if "IP_ADDRESS" in params.values():
+            params = {name: request.address if value == "IP_ADDRESS" else value
+                      for name, value in params.items()}
+        draft = parse_draft(params, find_param(
+            params, "created_at", now, lambda text: parse_created(text, parse_zone(params), now)))
+        key = find_key(request, params)
+        station = server.access.admit(None, key, request.address)
+        store_drafts(server, station, key, [draft], now)
+    except Refused as refused:
+        status = (200 if isinstance(refused, TooOften) else
+                  refused.status if refused.status in {429, 507} else 400)
+        return answer_there(b"0", suffix, status, refused.headers)
+    body = render_document("feed", {
+        "channel_id": station.id,
+        **{f"field{n}": say_value(draft.values.get(n)) for n in THINGSPEAK_FIELDS},
+        "created_at": say_stamp(draft.time, UTC), "entry_id": station.last_entry,
+        **{name: say_value(part) for name, part in draft.note._asdict().items()},
+    }, suffix).body if suffix in {"json", "xml"} else b"%d" % station.last_entry
+    return Answer(body, KINDS.get(suffix, TEXT), headers=CORS, is_update=True)
+
+
+def post_update(request: Request, server: "Server") -> Answer:
+    """Answer POST /update: JSON with our names is a bulk update, other objects and forms are
+    ThingSpeak's."""
+    if request.body.lstrip()[:1] not in (b"{", b"[") and (
+            request.query or b"=" in request.body or find_key(request, {}) or not request.body):
+        return write_entry(request, server)
+    refuse_stranger(request, server)
+    document = load_json(request.body)
+    is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
+    return (store_bulk if is_ours else write_entry)(request, server, document)
+
+
+def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
+    """`updates=TIME,f1,...,f8,lat,long,elevation,status|TIME,...` as the list that JSON has."""
+    columns = ["delta_t" if params.get("time_format") == "relative" else "created_at",
+               *(f"field{n}" for n in THINGSPEAK_FIELDS), *NOTES["location"], "status"]
+    text = str(params.get("updates", ""))
+    if len(text) > MAX_BULK * MAX_BULK_LINE or text.count("|") > 2 * MAX_BULK:
+        raise Refused(413, f"updates: at most {MAX_BULK}")
+    text = unquote_text(text) if len(text) > MAX_ENTRY else text
+    # The last column, the status, may contain commas.
+    lines = [line.split(",", len(columns) - 1) for line in text.split("|") if line.strip(", ")]
+    return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
+            for line in lines]
+
+
+def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
+    """The time of each entry in ms. A delta_t counts seconds since the entry before, and the last
+    entry is of now; the sources do not say what the last one is of there. Raises Refused for an
+    unreadable time, unlike /update, because a whole history would be stored at this instant."""
+    with contextlib.suppress(ValueError, OverflowError):
+        deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
+        starts = list(itertools.accumulate(deltas))
+        times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
+                 else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
+        if 0 <= min(times) <= max(times) < LATEST_TIME:
+            return times
+    raise Refused(400, "created_at or delta_t: not a time")
+
+
+def write_bulk(request: Request, server: "Server") -> Answer:
+    """Answer a POST below /channels/: it stores all updates or none."""
+    try:
+        match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
+        if not match:
+            raise Refused(405, "administration is done on the command line")
+        refuse_stranger(request, server)
+        now, params = server.now(), parse_params(request)
+        key = find_key(request, params)
+        station = server.access.admit(None, key, request.address)
+        if str(station.id) != match[1]:
+            raise Refused(403, "this key writes to another channel")
+        updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
+        if not (isinstance(updates, list) and updates
+                and all(isinstance(update, dict) for update in updates)):
+            raise Refused(400, "updates: a list of them is needed")
+        if len(updates) > MAX_BULK:
+            raise Refused(413, f"updates: at most {MAX_BULK}")
+        times = parse_bulk_times(updates, parse_zone(params), now)
+        store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
+        return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
+    except Refused as refused:
+        no_key = Refused(401, "Please provide proper authentication details.")
+        return render_error(no_key if refused.status == 403 else refused, "json")
+
+
+def parse_wanted(params: Mapping[str, Any], now: int) -> dict[str, Any]:
+    """The parameters of a read, from start to notes. Unknown and unreadable ones are ignored."""
+    zone = parse_zone(params)
+    moment = functools.partial(parse_time, zone=zone)
+    length = find_param(params, "days", 0) * DAY or find_param(params, "minutes", 0) * MINUTE
+    start = find_param(params, "start", 0, moment)
+    if length > 0 and "start" not in params:
+        start = max(0, now - round(min(length, now)))
+    is_bounded = length > 0 or {"start", "end"} & params.keys()
+    results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
+    decimals = find_param(params, "round", None)
+    return {
+        "start": start, "end": min(now, find_param(params, "end", now, moment)) + 1,
+        "results": max(0, min(int(results), MAX_RESULTS)), "zone": zone,
+        "decimals": None if decimals is None else max(0, min(int(decimals), 15)),
+        "minimum": find_param(params, "min", -math.inf),
+        "maximum": find_param(params, "max", math.inf),
+        "summary": next(((name, SCALES[scale]) for name in SUMMARIES
+                         if (scale := str(params.get(name)).strip()) in SCALES), None),
+        "notes": [name for flag, names in NOTES.items() if str(params.get(flag)).lower() == "true"
+                  for name in names]}
+
+
+class Read(NamedTuple):
+    """A read below /channels/N: what the path and the parameters ask for."""
+    reader: Reader
+    now: int
+    station: Station
+    labels: dict[int, str]      # the label of each field that the station has
+    fields: list[int]           # the fields that the answer shows
+    path: dict[str, str]        # the path's named parts: field, entry, last
+    params: dict[str, Any]
+    suffix: str
+    start: int
+    end: int                    # the first ms that is not wanted any more
+    results: int
+    zone: tzinfo
+    decimals: int | None
+    minimum: float
+    maximum: float
+    summary: tuple[str, int] | None     # a name of SUMMARIES and the length of a bucket in ms
+    notes: list[str]                    # the names of Note that the answer shows
+
+
+Found = TypeVar("Found")
+COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
+SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
+    "timescale": operator.itemgetter(0),
+    "sum": lambda values: float(sum(values)),
+    "average": lambda values: sum(values) / len(values),
+    "median": lambda values: float(statistics.median(values)),
+}
+
+
+def to_number(value: Value | None) -> float | None:
+    """The number of a value; of a text only if it is a number with a decimal comma."""
+    if isinstance(value, str):
+        return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
+    return value
+
+
+async def summarize_entries(entries: list[Entry], fields: list[int], summary: tuple[str, int]
+                            ) -> list[Entry]:
+    """One entry for each bucket from the first to the last; an empty bucket has no values.
+    Averages leave out missing values. There they count as 0, which halves the mean of a station
+    that sends one field at a time."""
+    name, width = summary
+    buckets = dict[int, dict[int, Any]]()
+    for bucket, group in itertools.groupby(entries, lambda entry: entry.time // width):
+        held = list(group)
+        if name == "timescale":                 # a bucket shows its first entry unchanged
+            buckets[bucket] = held[0].values
+            continue
+        buckets[bucket] = {}
+        for n in fields:
+            await pause()
+            numbers = [number for entry in held
+                       if (number := to_number(entry.values.get(n))) is not None]
+            if numbers:
+                buckets[bucket][n] = bound(SUMMARIES[name](numbers))
+    last = max(buckets, default=0)
+    first = max(min(buckets, default=1), last - MAX_RESULTS + 1)
+    return [Entry(bucket * width, None, buckets.get(bucket, {}))
+            for bucket in range(first, last + 1)]
+
+
+def read_feed(reader: Reader, station: int, before: tuple[int, int], limit: int,
+              fields: Iterable[int] = range(1, 10), start: int = 0) -> list[Entry]:
+    """The newest entries from start up to, but not including, before (a time and a number), in
+    order of time: at most limit entries that have one of these fields or a note."""
+    values: dict[tuple[int, int], dict[int, Any]] = collections.defaultdict(dict)
+    for field, series in reader.series(station, fields).items():
+        for ms, entry, value in read_readings(
+                reader.db, series, (start, 0), before, limit, "DESC", "reading"):
+            values[ms, entry][field] = value
+    notes = {(ms, entry): Note(*note) for ms, entry, *note in reader.db.execute("""
+        SELECT time, entry, status, latitude, longitude, elevation FROM note
+        WHERE station = ? AND time >= ? AND (time, entry) < (?, ?)
+        ORDER BY time DESC, entry DESC LIMIT ?""", (station, start, *before, limit))}
+    newest = heapq.nlargest(limit, values.keys() | notes.keys())
+    return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
+            for ms, number in reversed(newest)]
+
+
+def read_last(reader: Reader, station: int, field: int, now: int) -> Entry | None:
+    """The newest entry up to now that has a value of this field."""
+    for ms, number, _ in read_readings(reader.db, reader.series(station).get(field, -1),
+                                       end=(now + 1, 0), limit=1, order="DESC"):
+        return read_feed(reader, station, (ms, number + 1), 1)[0]
+    return None
+
+
+def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
+    """The entry of this number. Entry numbers have no index. They grow with time, except those of
+    late readings, so a binary search finds the time, and MAX_SCAN readings around it are read."""
+    ms = ask(reader.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
+             (station, number))
+    for series in reader.series(station).values():
+        if ms is not None:
+            break
+        times = range(*reader.span(series, None, LATEST_TIME))
+        near = times.start + bisect.bisect_left(times, number, key=lambda start: max(
+            (entry for _, entry, _ in read_readings(reader.db, series, (start, 0), limit=1)),
+            default=number))
+        ms = ask(reader.db, """
+            SELECT time FROM (SELECT * FROM (
+                SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
+                ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
+                SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
+                ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
+            (series, near, MAX_SCAN // 2, number))
+    return None if ms is None else read_feed(reader, station, (ms, number + 1), 1)[0]
+
+
+async def find_entries(read: Read, fields: Iterable[int], results: int,
+                       convert: Callable[[Entry], Found | None]) -> list[Found]:
+    """The newest entries of the wanted time, each converted; those that become None are left
+    out."""
+    found = list[Found]()
+    before = (read.end, 0)
+    while results > 0:
+        limit = min(results, STEP_ENTRIES)
+        page = read_feed(read.reader, read.station.id, before, limit, fields, read.start)
+        found[:0] = [kept for entry in page if (kept := convert(entry)) is not None]
+        if len(page) < limit:
+            break
+        results, before = results - limit, (page[0].time, page[0].number or 0)
+        await pause()
+    return found
+
+
+async def select_entries(read: Read, convert: Callable[[Entry], Found | None]) -> list[Found]:
+    """The entries of a feed, or their summaries, within minimum and maximum, each converted."""
+    def choose(entry: Entry) -> Found | None:
+        is_within = all(read.minimum <= value <= read.maximum for n in read.fields
+                        if (value := to_number(entry.values.get(n))) is not None)
+        return convert(entry) if is_within else None
+    search = functools.partial(find_entries, read, THINGSPEAK_FIELDS, read.results)
+    if not read.summary:
+        return await search(choose)
+    found = []
+    for entry in await summarize_entries(await search(lambda entry: entry), read.fields,
+                                         read.summary):
+        await pause()
+        found.append(choose(entry))
+    return [kept for kept in found if kept is not None]
+
+
+def say_stamp(ms: int, zone: tzinfo) -> str:
+    """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
+    return datetime.fromtimestamp(ms // 1000, zone).isoformat().replace("+00:00", "Z")
+
+
+def say_value(value: Any, decimals: int | None = None) -> str | None:
+    """A value as text, since values are texts there. Rounding gives each number this many
+    decimals, and a decimal comma stays."""
+    if decimals is not None and (number := to_number(value)) is not None:
+        text = f"{number:.{decimals}f}"
+        return text.replace(".", ",") if isinstance(value, str) else text
+    return None if value is None else str(value)
+
+
+def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
+    """An entry with the names of the recordings in their order, which clients depend on."""
+    return {"created_at": say_stamp(entry.time, read.zone),
+            **({} if entry.number is None else {"entry_id": entry.number}),
+            **{f"field{n}": say_value(entry.values.get(n), read.decimals) for n in read.fields},
+            **{name: say_value(getattr(entry.note, name)) for name in read.notes},
+            **({"id": None} if read.suffix == "xml" else {})}
+
+
+# XML 1.0 has no way to write these characters, escaped or not.
+NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
+XML_TYPES = {"id": "integer", "at": "dateTime",     # the key is the last word of an element's name
+             "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
+XML_START = '<?xml version="1.0" encoding="UTF-8"?>'
+
+
+def xml_element(name: str, value: Any) -> str:
+    """A dict becomes an element of elements, a list an element of items with a singular name.
+    Bytes are the items of a list, as XML already."""
+    name = name.replace("_", "-")
+    kind = XML_TYPES.get(name.rpartition("-")[2], "")
+    kind = kind and f' type="{kind}"'
+    if value is None:
+        return f'<{name}{kind} nil="true"/>'
+    if isinstance(value, dict):
+        return f"<{name}>{''.join(itertools.starmap(xml_element, value.items()))}</{name}>"
+    if isinstance(value, list):
+        value = "".join(xml_element(name.removesuffix("s"), item) for item in value).encode()
+    if isinstance(value, bytes):
+        return f'<{name} type="array">{value.decode()}</{name}>'
+    text = NOT_IN_XML.sub("", str(value))
+    return f"<{name}{kind}>{html.escape(text)}</{name}>"
+
+
+def answer_there(body: bytes, suffix: str, status: int = 200, headers: Headers = ()) -> Answer:
+    """An answer as ThingSpeak gives it, which pages of all origins may read."""
+    return Answer(body, KINDS.get(suffix, TEXT), status, CORS + headers)
+
+
+NOTHING = answer_there(b"-1", "json")   # recorded; the sources do not say it of an empty channel
+
+
+def render_part(name: str, document: Mapping[str, Any], suffix: str) -> bytes:
+    """A document or an entry of a feed in the format of a suffix; .txt and no suffix are JSON."""
+    if suffix == "csv":
+        return as_csv([document.values()])
+    return xml_element(name, document).encode() if suffix == "xml" else as_json(document)
+
+
+def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
+    start = {"csv": as_csv([document]), "xml": XML_START.encode()}.get(suffix, b"")
+    return answer_there(start + render_part(root, document, suffix),
+                        suffix if suffix in KINDS else "json")
+
+
+def render_error(refused: Refused, suffix: str) -> Answer:
+    """An error in the format of the suffix. The answer of a private channel is as recorded."""
+    if "WWW-Authenticate" in dict(refused.headers):
+        return NOTHING._replace(status=400)
+    code, message = ERRORS.get(refused.status, ERRORS[400])
+    answer = render_document("hash", {
+        "status": str(refused.status),
+        "error": {"error_code": code, "message": message, "details": refused.message},
+    }, suffix) if suffix in {"json", "xml"} else answer_there(code.encode(), "txt")
+    return answer._replace(status=refused.status, headers=CORS + refused.headers)
+
+
+def render_row(read: Read, entry: Entry) -> bytes:
+    """An entry of a feed. CSV has times like `2021-02-18 21:46:23 UTC`, or with -0500."""
+    row = entry_row(read, entry)
+    if read.suffix == "csv":
+        stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
+        row["created_at"] = re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)
+    return render_part("feed", row, read.suffix)
+
+
+def render_feed(read: Read, channel: dict[str, Any], rows: list[bytes]) -> Answer:
+    """A channel and the rows of its entries."""
+    if read.suffix == "xml":
+        return render_document("channel", channel | {"feeds": b"".join(rows)}, "xml")
+    if read.suffix == "csv":
+        names = entry_row(read, Entry(0, None if read.summary else 0, {}))
+        return answer_there(b"".join([as_csv([names]), *rows]), "csv")
+    return answer_there(b'{"channel":%b,"feeds":[%b]}' % (as_json(channel), b",".join(rows)),
+                        "json")
+
+
+async def get_feed(read: Read) -> Answer:
+    rows = await select_entries(read, functools.partial(render_row, read))
+    station, zone = read.station, read.zone
+    return render_feed(read, {
+        "id": station.id, "name": station.name,
+        **({"metadata": None} if str(read.params.get("metadata")).lower() == "true" else {}),
+        **{f"field{n}": label for n, label in read.labels.items()},
+        "created_at": say_stamp(station.created, zone),
+        "updated_at": say_stamp(station.heard or station.created, zone),
+        "last_entry_id": station.last_entry or None}, rows)
+
+
+def find_entry(read: Read) -> Entry | None:
+    """The entry of the path's number, else the last one with the path's field, else the last one.
+    Raises Refused."""
+    if number := read.path.get("entry"):
+        if found := read_entry(read.reader, read.station.id, int(number)):
+            return found
+        raise Refused(404, "there is no such entry")
+    if "field" in read.path:
+        return read_last(read.reader, read.station.id, read.fields[0], read.now)
+    return next(iter(read_feed(
+        read.reader, read.station.id, (read.now + 1, 0), 1, THINGSPEAK_FIELDS)), None)
+
+
+async def get_entry(read: Read) -> Answer:
+    entry = find_entry(read)
+    if entry is None:
+        return NOTHING
+    if "field" in read.path and read.suffix not in KINDS:
+        value = say_value(entry.values[read.fields[0]], read.decimals)
+        text = f"{read.params.get('prepend', '')}{value}{read.params.get('append', '')}"
+        return answer_there(text.encode(), "txt")
+    return render_document("feed", entry_row(read, entry), read.suffix)
+
+
+async def get_age(read: Read) -> Answer:
+    """Seconds since the last entry. The sources do not show .txt, .xml and .csv of it."""
+    last = find_entry(read)
+    if last is None:
+        return NOTHING
+    age = str(max(0, read.now - last.time) // 1000)
+    if read.suffix not in KINDS:
+        return answer_there(age.encode(), "txt")
+    return render_document("feed", {"last_data_age": age, "last_data_age_units": "s"}, read.suffix)
+
+
+async def get_status(read: Read) -> Answer:
+    """The entries that have a status text; those of the last day if no time is given."""
+    is_last = "last" in read.path
+    wanted = parse_wanted(({} if is_last else {"days": "1"}) | read.params, read.now)
+    read = read._replace(**wanted | {"fields": [], "summary": None, "notes": NOTES["status"]})
+    render: Callable[[Read, Entry], Any] = entry_row if is_last else render_row
+    rows = await find_entries(read, (), MAX_RESULTS, lambda entry: (
+        None if entry.note.status is None else render(read, entry)))
+    if is_last:
+        return render_document("feed", rows[-1], read.suffix) if rows else NOTHING
+    return render_feed(read, {"name": read.station.name}, rows[max(0, len(rows) - read.results):])
+
+
+def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
+    """A channel as lists show it; what we do not store is present but empty."""
+    return {"id": station.id, "name": station.name, "description": None, "metadata": None,
+            "latitude": None, "longitude": None, "created_at": say_stamp(station.created, zone),
+            "elevation": None, "last_entry_id": station.last_entry or None, "ranking": 0,
+            "username": "", "tags": []}
+
+
+async def get_channel(read: Read) -> Answer:
+    return render_document("channel", list_channel(read.station, read.zone), read.suffix)
+
+
+CHART_STYLE = Template(
+    ":root{color-scheme:light;--ink:#18212b;--dim:#55606c;--line:#d5dbe1;--card:$background;"
+    "--paper:$background}main{padding:0}figure{padding:.5rem;border-radius:0}.line{color:$color}"
+    "h1{font-size:1rem;text-align:center}"
+    "figcaption{display:flex;justify-content:space-between;font-size:.8rem}")
+EMBEDDED = Template("<main><figure><h1>$title</h1>$chart<figcaption><span>$label</span>"
+                    "<span>$below</span></figcaption></figure></main>")
+
+
+def shape_line(points: list[Point], shape: str, base: float) -> list[Point]:
+    """The corners of a line of columns (column, bar) or of steps; for other shapes the points."""
+    if shape in {"column", "bar"}:
+        return [Point(p.time, value, value, value)
+                for p in points for value in (base, p.mean, base)]
+    if shape == "step":
+        return points[:1] + [Point(after.time, value, value, value)
+                             for before, after in itertools.pairwise(points)
+                             for value in (before.mean, after.mean)]
+    return points
+
+
+async def get_chart(read: Read) -> Answer:
+    """A page to embed, with a chart like those of the server's own page."""
+    def color(name: str, default: str) -> str:
+        match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", params.get(name, ""))
+        return f"#{match[1]}" if match else default
+
+    def sample(entry: Entry) -> Summary | None:
+        value = to_number(entry.values.get(field))
+        return None if value is None else Summary(entry.time, 0, 1, value, value, value)
+    params, now, field = read.params, read.now, read.fields[0]
+    samples = await select_entries(read, sample)
+    start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
+    points = (await thin(samples, start, -(-(end - start) // CHART_POINTS))
+              if len(samples) > CHART_POINTS else [s.point for s in samples])
+    await pause()
+    bounds = [bound for name in ("yaxismin", "yaxismax")
+              if (bound := find_param(params, name, None)) is not None]
+    base = min([*bounds, *(point.minimum for point in points)], default=0)
+    label = params.get("yaxis") or read.labels.get(field, str(field))
+    title = params.get("title") or read.station.name
+    line = Line(label, "line", shape_line(points, params.get("type", ""), base))
+    chart = render_chart(Chart([line], "", start, end, read.zone, bounds=bounds))
+    style = STYLE + CHART_STYLE(background=color("bgcolor", "#ffffff"),
+                                color=color("color", "#d62020"))
+    every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
+    refresh = (("Refresh", str(every)),) if params.get("dynamic") == "true" else ()
+    return Answer(render_page(title, EMBEDDED(
+        title=title, chart=chart, label=label, below=params.get("xaxis", "")), style=style),
+        HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
+
+
+def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
+    """One page of the list of all channels; of a private server it is empty."""
+    page = max(1, min(int(find_param(params, "page", 1)), LARGEST_ENTRY))
+    total = 0 if server.guard else server.reader.count_stations()
+    stations = server.reader.stations("ORDER BY id LIMIT ? OFFSET ?", min(total, MAX_CHANNELS),
+                                      (page - 1) * MAX_CHANNELS)
+    return render_document("response", {
+        "pagination": {"current_page": page, "per_page": min(total, MAX_CHANNELS),
+                       "total_entries": total},
+        "channels": [list_channel(station, parse_zone(params)) for station in stations]}, suffix)
+
+
+# The feed of a channel or of one field. A client's own example has fields/field1.
+FEED = r"/(?:feeds?|fields?/(?:field)?(?P<field>[1-8]))"
+READS: dict[str, Callable[[Read], Work]] = {
+    "": get_channel,
+    FEED: get_feed,
+    FEED + "/last": get_entry,
+    r"/feeds?/(?:entry/)?(?P<entry>\d{1,18})": get_entry,
+    FEED + "/last_data_age": get_age,
+    r"/status(?:es)?(?:/(?P<last>last))?": get_status,
+    "/charts/(?P<field>[1-8])": get_chart}
+
+
+async def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
+                       suffix: str) -> Answer:
+    """Answer one read below /channels/. Raises Refused."""
+    if path == "public":
+        return get_public(server, params, suffix)
+    id, slash, rest = path.partition("/")
+    reader, access, now = server.reader, server.access, server.now()
+    station = next(iter(reader.stations("WHERE CAST(id AS TEXT) = ?", id)), None)
+    key = find_key(request, params)
+    if server.guard and not access.admit_key([station] if station else [], key,
+                                                request.address):
+        if "callback" in params:    # the browser would add its password for another site's script
+            raise Refused(403, "callback: on a private server it needs a key")
+        server.guard.admit(request)
+    if station is None:
+        raise Refused(404, "there is no such channel")
+    for pattern, route in READS.items():
+        if match := re.fullmatch(pattern, slash + rest):
+            parts = {name: text for name, text in match.groupdict().items() if text}
+            labels = {series.field: series.label or str(series.field)
+                      for series in reader.latest([station.id])
+                      if series.field in THINGSPEAK_FIELDS}
+            fields = [int(parts["field"])] if "field" in parts else list(labels)
+            return await route(Read(reader, now, station, labels, fields, parts, params, suffix,
+                                    **parse_wanted(params, now)))
+    raise Refused(404, "there is nothing here")
+
+
+CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(json|xml|csv|txt|text))?$")
+CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
+
+
+async def get_channels(request: Request, server: "Server") -> Answer:
+    """Answer a read below /channels/, also as a script that calls the function callback=."""
+    (path, suffix), = CHANNEL_PATH.findall(request.path)
+    try:
+        params = parse_params(request)
+        answer = await read_channel(request, server, params, path, suffix)
+        callback = params.get("callback")
+        if callback is None or answer.kind != KINDS["json"]:
+            return answer
+        if not CALLBACK.fullmatch(callback):
+            raise Refused(400, "callback: not a name")
+        return answer._replace(body=b"%b(%b)" % (callback.encode(), answer.body),
+                               kind="application/javascript; charset=utf-8")
+    except Refused as refused:
+        return render_error(refused, suffix)
+
+
+NO_METHOD = always(render_error(Refused(405, "this is done on the command line",
+                                        Allow="GET, POST, OPTIONS"), "json"))
+NO_ACCOUNT = always(render_error(Refused(404, "there are no accounts and no apps here"), "json"))
+PREFLIGHT = always(Answer(b"", headers=CORS))
+
+
+enter(
+    *(Loose("GET", path, write_entry, is_safe=False) for path in UPDATE_PATHS),
+    Loose("POST", "/update", post_update),
+    *(Loose("POST", path, write_entry) for path in UPDATE_PATHS[1:]),
+    Loose("GET", "/channels/", get_channels),
+    Loose("POST", "/channels/", write_bulk),
+    *(Loose(method, "/channels/", NO_METHOD) for method in ("PUT", "DELETE")),
+    *(Loose("OPTIONS", path, PREFLIGHT) for path in (*UPDATE_PATHS, "/channels/")),
+    *(Route(method, path, NO_ACCOUNT, is_open=True) for method in ("GET", "POST")
+      for path in ("/channels.json", "/users/", "/talkbacks/", "/apps/")))
+
+
+# ------------------------------------------------------------------------------------------------
+# 13. Consoles
+#    Law: a console never repeats a report, so every value that can be read is stored.
+# ------------------------------------------------------------------------------------------------
+MAX_CONSOLE = 28                # characters of a console's MAC; `-ch1` makes MAX_MAC of them
+
+ROOMS = range(1, 9)
+# Columns: the slot ("" is the console's own station, outside; the others are its parts), the
+# field, our unit; the names in uploads, in weewx's archive and in Ecowitt's CSV.
+SENSORS = (
+    ("", 1, "°c", "tempf", "outTemp", "outdoor temperature"),
+    ("", 2, "%", "humidity", "outHumidity", "outdoor humidity"),
+    ("", 3, "hpa", "baromrelin baromin", "barometer", "rel pressure"),
+    ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
+    ("", 5, "m/s", "windgustmph", "windGust", "gust"),
+    ("", 6, "°", "winddir", "windDir", "wind direction"),
+    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
+    ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
+    ("", 9, "index", "uv", "UV", "uv-index"),
+    ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
+    ("in", 2, "%", "humidityin indoorhumidity", "inHumidity", "indoor humidity"),
+    ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
+    *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
+    *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
+CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
+                  "wind from °", "rain mm/h", "sun W/m²", "UV index")
+# Systems of units by weewx's number: which unit each has instead of ours. Uploads use number 1.
+SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
+           16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
+UNITS = {                       # our number is (number - first) * second, rounded to the third
+    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
+    "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
+    "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
+# These numbers mean that a sensor is missing. A Shelly without its probe sends 999 or 1000.
+NO_SENSOR = frozenset({-9999, -999.9, -999})
+ABSENT = {"": frozenset[float]()} | {unit: NO_SENSOR | {999, 1000} for unit in ("°c", "°f", "%")}
+Column: TypeAlias = tuple[str, int, str]    # slot, field, unit
+UPLOADS: dict[str, Column] = {
+    name: (slot, field, SYSTEMS[1].get(unit, unit))
+    for slot, field, unit, names, *_ in SENSORS for name in names.split()} | {
+    f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
+    "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+
+
+def parse_measure(name: str, text: str, unit: str) -> float | None:
+    """A number in some unit as one in our unit; None if the sensor is missing. Raises Refused."""
+    if (text := text.strip()) in {"", "-", "--", "--.-", "null"}:
+        return None
+    try:
+        number, (origin, factor, decimals) = parse_number(text), UNITS[unit]
+        if math.isinf(value := (number - origin) * factor):
+            raise ValueError("not a finite decimal number")
+    except ValueError as error:
+        raise Refused(400, f"{name}: {error}") from None
+    return None if number in ABSENT.get(unit, NO_SENSOR) else round(value, decimals)
+
+
+def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
+    """The form of a console or sensor, with names in lower case, as numbers by slot and field.
+    Raises Refused."""
+    report: dict[str, dict[int, float]] = {}
+    for name, (slot, field, unit) in UPLOADS.items():
+        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
+            report.setdefault(slot, {}).setdefault(field, value)
+    return report
+
+
+def parse_clock(text: str) -> datetime:
+    """`2016-5-10 2:34:15` or `2024/05/10 02:34`, as consoles write it. Raises ValueError."""
+    text = text[:MAX_TIME].replace("/", "-") + ":00" * (text.count(":") == 1)
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+
+
+def parse_dateutc(text: str, now: int) -> int:
+    """When a console measured: the time that it sends if that is plausible, else now."""
+    with contextlib.suppress(ValueError):
+        ms = (parse_clock(text).replace(tzinfo=UTC) - EPOCH) // MILLISECOND
+        if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
+            return ms
+    return now
+
+
+def name_part(name: str, mac: str, slot: str) -> tuple[str, str]:
+    """Name and MAC of the station in a slot of a console, given those of its station outside."""
+    if not slot:
+        return name, mac
+    title = {"in": "inside"}.get(slot, slot)
+    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{slot}"
+
+
+def console_parts(name: str, mac: str) -> tuple[Iterable[str], list[Fellow]]:
+    """The labels of a console's station outside, and the stations to register with it."""
+    return CONSOLE_LABELS, [Fellow(*name_part(name, mac, "in"), "inside", CONSOLE_LABELS[:3])]
+
+
+# Weather Underground's path with what a console appends to it, or Ecowitt's path with the key.
+REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report/?([^/&]*)/?(.*)")
+
+
+WRITTEN_UNITS = str.maketrans({"℃": "°c", "℉": "°f", "º": "°", "²": "2"})
+
+
+def find_columns(header: list[str], left_out: LeftOut) -> list[Column | None]:
+    """The columns of Ecowitt's CSV, with headings like `Indoor Temperature(℃)`. An unknown heading
+    is None; an unknown unit is None and counted in left_out."""
+    known = {heading: (slot, field, unit) for slot, field, unit, _, _, heading in SENSORS}
+    columns: list[Column | None] = []
+    for text in header:
+        heading, _, written = text.lower().translate(WRITTEN_UNITS).partition("(")
+        slot, field, unit = known.get(heading.strip(), ("", 0, ""))
+        unit = written.rstrip(")") or unit
+        if field and unit not in UNITS:
+            left_out[f"column whose unit is not known here: {text}"] += 1
+        columns.append((slot, field, unit) if field and unit in UNITS else None)
+    return columns
+
+
+def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
+                 station: Station | None) -> Iterator[Row]:
+    """The readings of a console at one instant, inside and outside. Raises ValueError."""
+    if not 0 <= ms < LATEST_TIME:
+        raise ValueError("before 1970 or after 2099")
+    if station is None:
+        raise Usage("what comes from a console needs --station NAME: whose readings these are")
+    for column, cell in zip(columns, cells, strict=True):
+        if column and cell is not None:
+            slot, field, unit = column
+            name, mac = name_part(station.name, station.mac, slot)
+            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
+                yield Row(ms, name, mac, field, value, None)
+
+
+def read_archive(db: sqlite3.Connection, station: Station | None, left_out: LeftOut
+                 ) -> Iterator[Row]:
+    """The rows of weewx's table, of which each has its own system of units. Raises ValueError."""
+    present = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
+    sensors = {name: (slot, field, unit) for slot, field, unit, _, name, _ in SENSORS
+               if name in present}
+    for seconds, system, *cells in db.execute(
+            f"SELECT dateTime, usUnits, {', '.join(sensors)} FROM archive ORDER BY dateTime"):
+        if (units := SYSTEMS.get(system)) is None:
+            raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
+        yield from console_rows(int(seconds) * 1000, [
+            (slot, field, units.get(unit, unit)) for slot, field, unit in sensors.values()],
+            cells, station)
+
+
+def read_ecowitt(header: list[str], lines: Iterator[list[str]], station: Station | None,
+                 left_out: LeftOut) -> Iterator[Row]:
+    """Ecowitt's CSV, whose times are in this machine's zone. Raises ValueError."""
+    columns = find_columns(header, left_out)
+    for cells in filter(None, lines):
+        yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns, cells,
+                                station)
+
+
+def say_console(args: argparse.Namespace, name: str, key: str, server: str, near: str,
+                start: str) -> str:
+    url = urllib.parse.urlsplit(server)
+    return f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
+their API key, shown only now: {key}
+
+# in the app of the console, where it says Customized or Custom Server
+Server IP / Hostname:  {url.hostname}
+Port:                  {url.port or 80}
+Upload Interval:       60
+# as Protocol Type Same As, the first of these three that it has
+Ecowitt:       Path:         /data/report/{key}
+AMBWeather:    Path:         /data/report/{key}?
+Wunderground:  Path:         /weatherstation/updateweatherstation.php?
+               Station ID:   {args.mac}
+               Station Key:  {key}
+{start}""".strip()
+
+
+def console_kind(args: argparse.Namespace, name: str) -> Kind:
+    """A console: a station outside, whose key writes for one inside. Raises Usage."""
+    require(not args.role, "--console is both outside and inside")
+    require(len(args.mac) <= MAX_CONSOLE,
+            f"--mac: a console's has at most {MAX_CONSOLE} characters")
+    name = f"{name} outside"
+    return Kind(name, "outside", *console_parts(name, args.mac.lower()), say_console)
+
+
+def say_refusal(refused: Refused) -> str:
+    """The text of a refusal. Consoles know Weather Underground's word for a wrong key."""
+    return "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
+
+
+PURPOSE = Answer(render_message(
+    "For weather stations", "Bought weather stations send here what they measure.",
+    "--add-station NAME --mac ID --console says what to type into their app."),
+    HTML, headers=PAGE_HEADERS)
+
+
+def take_report(request: Request, server: "Server") -> Answer:
+    """Store a console's report, all of it or nothing, as one entry of each station in it."""
+    if not (match := REPORT.fullmatch(request.path)):
+        raise Refused(404, "there is nothing here; / is the page")
+    if request.length > MAX_ENTRY:
+        raise Refused(413, f"body: a report has at most {MAX_ENTRY} bytes")
+    refuse_stranger(request, server)
+    glued, key, rest = match.groups()           # some consoles leave out the `?` before the form
+    form = {name.lower(): value for pairs in (
+        parse_form(glued or rest or ""), split_query(request),
+        parse_form(request.body.decode("utf-8", "replace"))) for name, value in pairs.items()}
+    if not form and "text/html" in request.headers.get("accept", ""):
+        return PURPOSE
+    mac = parse_mac(form.get("id", "")) if key is None else None
+    key = key or form.get("password") or request.headers.get("x-api-key", "")
+    console, now = server.access.admit(mac, key, request.address), server.now()
+    ms = parse_dateutc(form.get("dateutc", ""), now)
+    found = [(part, values) for slot, values in parse_report(form).items()
+             if (part := server.writer.take_part(
+                 console, *name_part(console.name, console.mac, slot), now) if slot
+                 else console)]
+    if not found:
+        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
+    for part, values in found:
+        server.writer.add_entry(part, ms, values, now)
+    return Answer(b"success", is_update=True)
+
+
+enter(
+    *(Loose(method, path, take_report, is_safe=False) for method in ("GET", "POST")
+      for path in ("/weatherstation/", "/data/")))
+UPDATE_ROOTS += ["/weatherstation/", "/data/report/"]
+STATION_KINDS["console"] = console_kind
+CSV_KINDS.append((lambda header: header[:1] == ["Time"], read_ecowitt))
+TABLE_KINDS["archive"] = read_archive
+EXTRA_OPTIONS["console"] = "add-station"
+OPTIONS.append(Setting("console", None, None, parse_switch,
+                       "register a bought weather station, which measures outside and inside"))
+REFUSALS |= dict.fromkeys(
+    ("/weatherstation/updateweatherstation.php", "/data/report"), say_refusal)
+
+
+# ------------------------------------------------------------------------------------------------
+# 14. Messages
+#    Law: what is sent is true when it is sent; each destination stands for itself.
+# ------------------------------------------------------------------------------------------------
+
+
+def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
+    """`22:00-07:00 Europe/Berlin`, or one time; no zone: this machine's. None of an empty text."""
+    require(len(text) <= 64, "too long")
+    times, _, name = text.partition(" ")
+    try:
+        zone = zoneinfo.ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise Usage(f"{name!r}: no time zone of that name is known here") from None
+    clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
+              for part in times.split("-") if text]
+    found = tuple(Clock(int(match[1]), int(match[2]), tzinfo=zone) for match in clocks if match)
+    require(not text or (len(found) == len(clocks) == len({*found}) == count),
+            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
+    return found
+
+
+def parse_notify(text: str) -> list[Destination]:
+    return [parse_destination(url) for url in text.split()]
+
+
+MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
+SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
+LATE = 15 * MINUTE              # a change that the server saw so much later is told with its time
+MAX_DESTINATIONS = 32           # of which it is kept what they were told
+TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
+ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
+
+
+def last_at(clock: Clock, now: int) -> int:
+    """When that clock last showed its time."""
+    wall = datetime.combine(datetime.fromtimestamp(now / 1000, clock.tzinfo), clock)
+    today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
+    return today if today <= now else before
+
+
+def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
+    """When the quiet hours ended; 0 where there are none, None while they last."""
+    began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
+    return ended if ended >= began else None
+
+
+def choose_kind(verdict: Verdict, is_cold: bool) -> str:
+    """What there is to do, in a word: open, close, or nothing."""
+    is_warmer = verdict.believed is not None and verdict.believed < -CLOSE_MARGIN
+    if verdict.state == "comfortable" and is_warmer and not is_cold:
+        return "close"
+    return verdict.state if verdict.state in {"open", "close"} else ""
+
+
+def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
+    """Whether it is hot in a room, or outside, and known when it gets cooler."""
+    forecast = room.get("forecast")
+    return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
+                and max(room["inside"], room["outside"]) > comfort)
+
+
+def is_timely(since: int, now: int, awake: int | None) -> bool:
+    """Whether what is true since then may still be told, or again after quiet hours."""
+    return awake is not None and now - max(since, awake) < MESSAGE_AGE
+
+
+def is_news(state: str, told: str) -> bool:
+    """Whether a state is to be told to whom that was told last."""
+    return state not in {"", told} and told == ONLY_AFTER.get(state, told)
+
+
+def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
+                zone: tzinfo | None, units: str) -> tuple[str, str]:
+    """Title and text of a message."""
+    name = f'"{station.name}"'
+    if state == "back":
+        return f"{name} is heard again", f"{name} is heard again."
+    if state == "silent":
+        ago = format_ago(now - (station.heard or now))
+        return f"{name} is silent", f"{name} has been silent for {ago}."
+    if topic == "plan":
+        at, start, end = map(room["forecast"].get, ("at", "from", "to"))
+        return "When it gets cooler", say_cooler(*say_times(at, start, end, now, zone))
+    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
+                       for side in ("inside", "outside"))
+    said = room["text"].removesuffix(".")
+    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
+
+
+Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
+
+
+class ToldStore:
+    """The table told: what is true of each station, and what each destination was told last."""
+
+    def __init__(self, database: Database):
+        self.database = database
+        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
+            collections.defaultdict(dict))
+        for destination, station, topic, *told in database.db.execute("SELECT * FROM told"):
+            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
+
+    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """Note who was told what, and when; without destination what is true, since when."""
+        with self.database.transaction() as db:
+            for station, topic, state, ms in rows:
+                if station in self.database.stations:
+                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
+                               (destination, station, topic, state, ms))
+                    self.told[destination][station, topic] = state, ms
+
+    def untell(self, destination: str) -> None:
+        """Forget what a destination was told."""
+        with self.database.transaction() as db:
+            db.execute("DELETE FROM told WHERE destination = ?", (destination,))
+        del self.told[destination]
+
+
+class Post:
+    """What the courier is to carry: worked out when it asks. Without one, nothing is. For each
+    station it is kept what is true, and for each destination what it was told last: so what is
+    tried again is true by then, and what is true no more is never sent."""
+
+    def __init__(self, server: "Server"):
+        self.server = server
+        self.units = server.settings.units.replace("auto", "CF")
+        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
+        self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
+        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
+
+    async def collect(self, destinations: list[str], quiet: str, plan: str
+                      ) -> dict[str, list[Any]]:
+        """What each destination is to be told, after a look at what is true by now."""
+        for id in destinations:
+            self.admit(id)
+        places = await self.server.board.look()
+        now, told, stations = self.server.now(), self.store.told, [
+            station for station in self.server.writer.stations.values() if station.role]
+        awake = awake_since(parse_clocks(quiet, 2), now)
+        clock = next(iter(parse_clocks(plan, 1)), None)
+        rooms = {room["station"]: room for room in verdict_document(
+            places, now, self.units)["verdicts"]}
+        if changes := [row for row in self.look(stations, places, rooms, clock, now)
+                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
+            self.store.tell("", changes)
+        self.report(destinations)
+        timely = [(station, topic, *true) for station in stations for topic in TOPICS
+                  if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
+                  and is_timely(true[1], now, awake)]
+        zone = clock.tzinfo if clock else None
+        return {id: [self.compose(station, topic, state, since, rooms, zone)
+                     for station, topic, state, since in timely
+                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
+                for id in destinations}
+
+    @property
+    def store(self) -> ToldStore:
+        """As the file has it; made anew when a command has changed stations."""
+        return part_of(self.server.writer, ToldStore)
+
+    def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
+             clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
+        """What is true of each station, and since when for this server: rows of the table told.
+        What comes late counts from when it came."""
+        by_name = {place.name: place for place in places}
+        for station in stations:
+            place = by_name[station.name]
+            kind = choose_kind(place.verdict, place.is_cold) if place.verdict else ""
+            yield station.id, "verdict", kind, now
+            yield from self.listen(station, station.heard or 0, now)
+            if clock:
+                at = last_at(clock, now)
+                day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
+                is_worth = place.forecast and is_worth_a_plan(
+                    rooms[station.name], self.server.settings.comfort)
+                yield station.id, "plan", day if is_worth else "", at
+
+    def listen(self, station: Station, heard: int, now: int
+               ) -> Iterator[tuple[int, str, str, int]]:
+        """Whether a station is silent, by the time that this server itself was there."""
+        state, since = self.store.told[""].get((station.id, "silence"), ("", 0))
+        before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
+        self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
+        quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
+        if state == "silent" and (heard != before or heard > since):
+            yield station.id, "silence", "back", heard
+        elif heard and quiet >= max(SILENCE_TOLD, station.silence):
+            yield station.id, "silence", "silent", now
+
+    def compose(self, station: Station, topic: str, state: str, since: int,
+                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+        """A message, as it is true now; of several rooms with the name."""
+        room = rooms.get(station.name, {})
+        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
+        is_current = topic == "verdict" and state == room.get("state")
+        changed = min(since, (is_current and room["since"]) or since)
+        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
+        if since - changed > LATE:
+            text += datetime.fromtimestamp(changed / 1000).strftime(" It has been so since %H:%M.")
+        line = f"{topic}-{station.created}-{station.id}"    # several may be of one instant
+        return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
+                "kind": "plan" if topic == "plan" else state, "station": station.name,
+                "title": which + title, "message": which + text, "time": format_time(changed),
+                **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
+
+    def admit(self, id: str) -> None:
+        """Make room for what is kept of a destination: of its own settings a server knows all.
+        Raises StoreError."""
+        ours = {to.id for to in parse_notify(self.server.settings.notify)}
+        if not (id in ours if ours else re.fullmatch("[0-9a-f]{16}", id)):
+            raise StoreError("this server has no such destination")
+        if len(self.failing) >= MAX_DESTINATIONS and id not in self.failing:
+            del self.failing[next(iter(self.failing))]
+        others = {id: told for id, told in self.store.told.items() if id}
+        if len(others) >= MAX_DESTINATIONS and id not in others:
+            self.store.untell(min(others, key=lambda id: max(
+                (ms for _, ms in others[id].values()), default=0)))
+
+    def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
+        """What became of a try: what that destination knows by now, and why the rest failed."""
+        self.admit(id)
+        self.counts["sent"] += len(told)
+        self.counts["failed"] += bool(failure)
+        if told:
+            self.store.tell(id, [(*row, self.server.now()) for row in told])
+        since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
+        if failure:
+            self.failing[id] = name[:MAX_WORDS], since, failure[:MAX_WORDS]
+
+    def report(self, destinations: list[str]) -> None:
+        """Say of a destination that it has failed for an hour, on the page and once in the log."""
+        for id in {*destinations, *self.failing}:
+            name, since, why = self.failing.get(id, ("", math.inf, ""))
+            is_old = self.server.monotonic() - since >= MESSAGE_AGE / 1000
+            self.server.board.note(id, f"Messages to {name} have failed for an hour: {why}."
+                                   * (is_old and id in destinations))
+
+
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
-    """The answer's status and text."""
-    request = make_request(to, path, as_json(document), {"Content-Type": "application/json"})
-    with make_opener().open(request, timeout=TRY_SECONDS) as answer:
-        return f"{answer.status} {answer.read1(MAX_WORDS).decode(errors='replace')}"
+    """The answer's status and text. Raises Undelivered."""
+    with contextlib.closing(Channel(to)) as channel:
+        status, words, pause = channel.ask(path, as_json(document),
+                                           (("Content-Type", "application/json"),), MAX_ANSWER)
+    if not 200 <= status < 300:
+        raise Undelivered(f"it answers {status}", hide(to, words), pause)
+    return f"{status} {words}"
 
 
 def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
@@ -6313,6 +8139,18 @@ def send_json(to: Destination, message: dict[str, Any]) -> str:
                      {**shown, "text": text, "content": text[:2000], "body": text})
 
 
+def log_in(channel: smtplib.SMTP, user: str, password: str) -> None:
+    """smtplib's own way is for ASCII alone; RFC 4616 has UTF-8."""
+    if (user + password).isascii():
+        channel.login(user, password)
+        return
+    channel.ehlo_or_helo_if_needed()
+    proof = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+    code, words = channel.docmd("AUTH", f"PLAIN {proof}")
+    if code != 235:
+        raise smtplib.SMTPAuthenticationError(code, words)
+
+
 def send_mail(to: Destination, message: dict[str, Any]) -> str:
     """RFC 3834 asks for Auto-Submitted, so that nobody's absence answers us."""
     mail = EmailMessage()
@@ -6322,16 +8160,16 @@ def send_mail(to: Destination, message: dict[str, Any]) -> str:
                         ("Auto-Submitted", "auto-generated")):
         mail[name] = value
     mail.set_content("\n\n".join(filter(None, (message["message"], message["link"]))))
-    host, context = to.url.hostname or "", ssl.create_default_context()
+    host = to.url.hostname or ""
     port = to.url.port or (587 if to.is_secure else 25)
     how: dict[str, Any] = {"timeout": TRY_SECONDS, "local_hostname": socket.gethostname()}
-    channel = (smtplib.SMTP_SSL(host, port, context=context, **how) if to.is_secure and port == 465
+    channel = (smtplib.SMTP_SSL(host, port, context=tls(), **how) if to.is_secure and port == 465
                else smtplib.SMTP(host, port, **how))
-    with contextlib.closing(channel):
+    with contextlib.closing(channel), in_time(channel):
         if to.is_secure and port != 465:
-            channel.starttls(context=context)
+            channel.starttls(context=tls())
         if any(to.login):
-            channel.login(*to.login)
+            log_in(channel, *to.login)
         refused = channel.send_message(mail)
     return f"250 taken{', but not for ' * bool(refused)}{', '.join(refused)}"
 
@@ -6340,42 +8178,15 @@ SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
     "ntfy": send_ntfy, "json": send_json, "mailto": send_mail}
 
 
-def hide(to: Destination, text: str) -> str:
-    """What others say, without what is secret: an error may repeat what it was given."""
-    behind = (to.url.path.strip("/"), to.url.query, *to.options.values())   # an engine's is none
-    for part in (*to.url.netloc.rpartition("@")[0].split(":"), *to.login,
-                 *(behind if to.kind != "http" else ())):
-        text = text.replace(part, "***") if len(part) > 3 else text
-    return " ".join(text.split())[:MAX_WORDS]
-
-
 def send(to: Destination, message: dict[str, Any]) -> str:
     """The other side's words. Raises Undelivered, in which no secret stands."""
     try:
         return hide(to, SENDERS[to.kind](to, message))
-    except urllib.error.HTTPError as error:
-        words = ""
-        with error, contextlib.suppress(Exception):     # it may be cut off
-            words = error.read1(MAX_WORDS).decode(errors="replace")
-        raise Undelivered(f"it answers {error.code}", hide(to, words),
-                          parse_pause(error.headers.get("Retry-After", ""))) from None
+    except Undelivered as error:
+        failure = error.with_traceback(None)
     except Exception as error:          # whatever it does, the others are served
-        said = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Undelivered(hide(to, str(said) or type(error).__name__)) from None
-
-
-def parse_pause(text: str) -> float:
-    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
-    seconds = 0.0
-    if re.fullmatch("[0-9]{1,9}", text):
-        seconds = int(text)
-    else:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    return min(max(seconds, 0), MESSAGE_AGE / 1000)
-
-
-TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
+        failure = Undelivered(hide(to, str(error) or type(error).__name__))
+    raise failure                       # without what came before it, which fills the memory
 
 
 class Carrier:
@@ -6386,33 +8197,35 @@ class Carrier:
         self.thread: threading.Thread | None = None
         self.told: list[Told] = []      # by this try
         self.failure: Undelivered | None = None
-        self.words = ""
+        self.words = self.alive = ""    # alive: why the last message that is put off was not taken
         self.pause, self.next_try = PAUSES[0], 0.0
-        self.late = self.renewed = -math.inf    # when a try has lasted long; and for the alive one
+        self.renews = 0.0               # when that message is next put off
 
     def start(self, messages: list[dict[str, Any]]) -> None:
-        self.told, self.failure, self.late = [], None, time.monotonic() + TRY_SECONDS + 1
+        self.told, self.failure = [], None
         self.thread = threading.Thread(target=self.deliver, args=(messages,), daemon=True)
         self.thread.start()
 
     def deliver(self, messages: list[dict[str, Any]]) -> None:
+        """All messages that can be; one that is put off and refused holds up no other."""
         for told, message in gather(self.to.kind, messages):
+            is_alive = message["kind"] == "alive"
             try:
                 self.words = send(self.to, message)
                 self.told += told
-                self.renewed = time.monotonic() if message["kind"] == "alive" else self.renewed
+                self.alive = "" if is_alive else self.alive
             except Undelivered as error:
-                self.failure = error
-                return
+                self.renews = time.monotonic() + PAUSES[1] * is_alive
+                if not is_alive:
+                    self.failure = error.with_traceback(None)
+                    return
+                self.alive = f"alive=: {error}"
 
     def finish(self, server: Remote) -> bool:
         """Whether a new try may begin; the server is told what became of the one before."""
         now, failed = time.monotonic(), self.failure
-        if self.thread and self.thread.is_alive() and now > self.late:
-            self.late = math.inf
-            server.note(self.to.id, self.to.name, [], TOO_LATE)
-        elif self.thread and not self.thread.is_alive():
-            server.note(self.to.id, self.to.name, self.told, str(failed or ""))
+        if self.thread and not self.thread.is_alive():
+            server.note(self.to.id, self.to.name, self.told, str(failed or self.alive))
             if failed and self.pause == PAUSES[0]:
                 log(f"courier: {self.to.name}: {failed}; this is tried again")
             self.next_try = now + max(self.pause, failed.pause) if failed else now
@@ -6461,206 +8274,25 @@ class Messenger:
         off, or the machine is. It does not come in quiet hours either."""
         is_asked = carrier.to.kind == "ntfy"        # in a URL of others' it is theirs
         delay = parse_duration(carrier.to.options.get("alive", "0s")) if is_asked else 0
-        if delay and time.monotonic() >= carrier.renewed + delay / 3000:
+        if delay and time.monotonic() >= carrier.renews:
+            carrier.renews = time.monotonic() + delay / 3000
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:
                 delay += last_at(quiet[1], then + DAY) - then
             house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
             yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
-                   "title": "No word from iotserver", "delay": f"{delay // 1000}s",
+                   "title": "No word from iotserver", "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
                    "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
                               "line or the machine may be cut off."}
 
     def finish(self, server: Remote) -> None:
-        """What is on its way gets there, if it does so soon."""
-        deadline = time.monotonic() + COURIER_SECONDS
-        for carrier in self.carriers:
-            if carrier.thread:
-                carrier.thread.join(max(0, deadline - time.monotonic()))
+        """What is on its way gets there, if it does so soon. One that hangs keeps no other from
+        being noted, and is left a little time before the courier's own is over."""
+        deadline = time.monotonic() + COURIER_SECONDS - 0.5
+        while any(carrier.thread for carrier in self.carriers) and time.monotonic() < deadline:
+            for carrier in self.carriers:
                 carrier.finish(server)
-
-
-# -- forwarding -----------------------------------------------------------------------------------
-
-TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engines lose a backslash
-
-
-def render_lines(series: int, behind: Any, station: str, role: str | None, field: int,
-                 label: str | None, points: Iterable[tuple[int, float]]) -> list[str]:
-    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
-    tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
-    head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
-    return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
-
-
-class Unreachable(Undelivered):
-    """No answer at all: it may have crashed, and lost what it had last."""
-
-
-Sent = tuple[str, int, int, list[float]]    # station, field, time, all values of that time
-
-
-class Forwarder:
-    """Carries all readings to the engine of --forward, and asks whether they are there."""
-
-    def __init__(self, settings: argparse.Namespace):
-        self.to = parse_engine(settings.forward)
-        self.opener = make_opener()
-        self.pause, self.said = float(PAUSES[0]), ""
-        self.is_new = True              # nothing was looked for there yet
-        self.samples: list[Sent] | None = []    # None: it has all history
-
-    def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
-        ticket, is_last, pieces = server.take_unsent(self.to.id)
-        try:
-            if lines := [line for piece in pieces for line in render_lines(*piece)]:
-                self.post(lines)
-            self.verify(server, list(itertools.starmap(Piece, pieces)), is_last)
-        except Undelivered as error:
-            self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
-            if isinstance(error, Unreachable):
-                server.look_back()
-            pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
-            return pause
-        if pieces:
-            server.forwarded(ticket)
-            self.say("it takes readings")
-        self.pause = PAUSES[0]
-        return FORWARD_SECONDS if is_last else 0
-
-    def say(self, text: str) -> None:
-        if text != self.said:
-            log(f"courier: {self.to.name}: {text}")
-        self.said = text
-
-    def post(self, lines: list[str]) -> None:
-        """Raises Undelivered unless all are there, or refused for good."""
-        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
-        status, words, pause = self.ask(
-            f"{self.to.url.path or '/'}?{query}", "".join(lines).encode())
-        is_partial = status == 400 and "partial write" in words     # the rest of them is there
-        is_refused = status == 400 and "unable to parse" in words   # and of all of them: nothing
-        if 200 <= status < 300:
-            return
-        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
-            self.post(lines[:len(lines) // 2])
-            self.post(lines[len(lines) // 2:])
-        elif is_partial or is_refused:
-            log(f"courier: {self.to.name} refuses readings for good: {hide(self.to, words)}")
-        else:
-            raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
-
-    def ask(self, path: str, body: bytes | None = None) -> tuple[int, str, float]:
-        """Status, words, and the pause that is asked for. Raises Unreachable, also when it is too
-        busy to say what it has."""
-        headers = {}
-        if body and len(body) > GZIP_BYTES:
-            body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
-        request = make_request(self.to, path, body, headers)
-        try:
-            try:
-                answer = self.opener.open(request, timeout=TRY_SECONDS)
-            except urllib.error.HTTPError as error:
-                answer = error
-            with answer:
-                words = answer.read(CONTROL_LINE).decode(errors="replace").strip()
-        except Exception as error:              # whatever it does, it is tried again
-            raise Unreachable(f"no answer: {getattr(error, 'reason', error)}") from None
-        status, pause = answer.status, parse_pause(answer.headers.get("Retry-After", ""))
-        if body is None and status in {429, 503}:
-            raise Unreachable(f"asked for what it has, it answers {status}",
-                              hide(self.to, words), pause)
-        return status, words, pause
-
-    def verify(self, server: Remote, pieces: list[Piece], is_last: bool) -> None:
-        """Look for some of the first readings, and for some of all history: an engine may say
-        that it took what it dropped. Raises Undelivered."""
-        if self.samples is None:
-            return
-        sent = [(piece.station, piece.field, ms, [value for at, value in piece.points if at == ms])
-                for piece in pieces if piece.points
-                for ms in (piece.points[0][0], random.choice(piece.points)[0])]
-        if sent and self.is_new:
-            self.look_for([min(sent, key=operator.itemgetter(2)), sent[-1]])
-            self.is_new = False
-        self.samples += random.sample(sent, min(len(sent), 2))
-        while len(self.samples) > SAMPLES:
-            del self.samples[random.randrange(SAMPLES)]
-        if is_last and self.samples:
-            try:
-                self.look_for(self.samples)
-            except Unreachable:                 # which says nothing about what it has
-                raise
-            except Undelivered:
-                self.samples = []
-                server.begin_again()
-                raise
-            self.samples = None
-
-    def look_for(self, samples: Iterable[Sent]) -> None:
-        """Raises Undelivered unless they are there, or nobody can say."""
-        for station, field, ms, values in samples:
-            deadline = time.monotonic() + LOOK_SECONDS
-            while (found := self.find(station.replace("\\", "/"), field, ms)) is not None \
-                    and not any(itertools.starmap(
-                        math.isclose, itertools.product(values, found))):
-                if time.monotonic() > deadline:
-                    raise Undelivered(
-                        f"it took the reading of {format_time(ms)}, but does not have it. Does it "
-                        "keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
-                        "the retention policy of the database")
-                time.sleep(0.2)
-            if found is None and self.is_new:
-                log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
-            if found is None:
-                break
-
-    def find(self, station: str, field: int, ms: int) -> list[float] | None:
-        """The values that it has at an instant. None: this one cannot be asked."""
-        base = re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
-        name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        options = dict(urllib.parse.parse_qsl(self.to.url.query))
-        status, words, _ = self.ask(f"{base}/api/v1/export?" + urllib.parse.urlencode({
-            "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
-            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000}))
-        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-            if status == 200:                   # VictoriaMetrics: one JSON a line
-                return [value for row in map(json.loads, words.splitlines())
-                        for at, value in zip(row["timestamps"], row["values"], strict=True)
-                        if at == ms]
-            _, words, _ = self.ask(f"{base}/query?" + urllib.parse.urlencode({
-                "db": options.get("db", options.get("bucket")), "epoch": "ms",
-                "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
-                     f"""AND "field" = '{field}' AND time = {ms}ms"""}))
-            result = json.loads(words)["results"][0]
-            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
-                return [row[1] for series in result.get("series", ()) for row in series["values"]]
-        return None
-
-
-# What a courier does again and again if the setting is given, each in a thread of its own with a
-# line to the server of its own: one that blocks delays no other. What it asks the server and tells
-# it is in COURIER_METHODS, what it has to know in keep_courier.
-ERRANDS: dict[str, type[Messenger] | type[Forwarder]] = {
-    "notify": Messenger, "forward": Forwarder}
-
-
-def run_errand(errand: Messenger | Forwarder, path: Path, stopped: threading.Event) -> None:
-    """Until the courier is stopped; a server that is away is waited for."""
-    failures = 0
-    while not stopped.wait(min(failures, 1)):
-        try:
-            with contextlib.closing(Remote(path, ".courier")) as server:
-                pause = 0.0
-                while not stopped.wait(pause):
-                    pause, failures = errand.step(server), 0
-                if isinstance(errand, Messenger):
-                    errand.finish(server)
-        except (OSError, StoreError) as error:
-            failures += 1
-            if failures == 3:           # the first ones are a restart, or the end of our parent
-                log(f"courier: {path}: {error}; waiting for the server")
+            time.sleep(0.02)
 
 
 def try_message(args: argparse.Namespace, path: Path) -> None:
@@ -6683,320 +8315,562 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
         raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
 
 
-def run_courier(args: argparse.Namespace, path: Path) -> None:
-    """Carry messages until SIGTERM; a server's child also until its server is no more."""
-    errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
-    require(errands, "--courier needs --notify URLS or --forward URL")
-    stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
-    if parent:                              # what comes in goes before what is carried on; alone,
-        os.nice(10)                         # the unit says so, and its filter forbids it here
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    with working_in(path.parent):           # so that no thread changes what is the others', too
-        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
-                   for errand in errands]
-        for thread in threads:
-            thread.start()
-        while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
-               and not stopped.wait(1)):
-            pass
-        stopped.set()
-        deadline = time.monotonic() + COURIER_SECONDS
-        for thread in threads:
-            thread.join(max(0, deadline - time.monotonic()))
+async def sample_messages(server: Server) -> list[Family]:
+    counts = part_of(server, Post).counts
+    return [("messages_total", "counter", "Messages by what became of them",
+             [({"result": result}, counts[result]) for result in ("sent", "failed")])]
+
+
+SETTINGS += [
+    Setting("notify", "URLS", "", as_text(parse_notify),
+            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
+            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
+            "where every user of the machine can read it", is_carried=True),
+    Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
+            "once a day at this time, when it is hot: when it will be cooler outside",
+            is_carried=True),
+    Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
+            "no messages in these hours; the zone is this machine's, or of a name like "
+            "America/New_York", is_carried=True)]
+ERRANDS["notify"] = Messenger
+STATION_TABLES.append("told")
+FAMILIES.append(sample_messages)
+COURIER_METHODS |= {
+    "collect": lambda server, *wishes: part_of(server, Post).collect(*wishes),
+    "note": lambda server, *outcome: part_of(server, Post).note(*outcome)}
+COMMANDS.append(Command("try-message", (), try_message,
+    "send a test message to each --notify destination; "
+        "says what each answers"))
 
 
 # ------------------------------------------------------------------------------------------------
-# 12. Commands and main
-#    Law: data on stdout, everything else on stderr; 0 done, 1 could not,
-#     2 wrong usage. A command that writes asks the running server, if there is one.
+# 15. Forwarding
+#    Law: memory runs ahead of the file; any failure begins again from what the file has.
 # ------------------------------------------------------------------------------------------------
+FORWARD_ROWS = 5000             # readings in one post to an engine: as its makers advise
+FORWARD_SERIES = 200            # series in one: each costs the server two questions, some 20 us
+FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
+FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
+FORWARD_AHEAD = HOUR            # a reading further in the future waits until it is due
+LOOK_SECONDS = 20               # for it to show what it took: VictoriaMetrics needs 5 to 10
+SETTLE_SECONDS = 10             # for it to write what it took to its disk: VictoriaMetrics needs 5
+PROOF_SECONDS = 2               # between two answers that show that it has not crashed meanwhile
 
 
-@contextlib.contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; silence otherwise."""
-    drawn = 0.0
-
-    def draw(fraction: float) -> None:
-        nonlocal drawn
-        if sys.stderr.isatty() and (now := time.monotonic()) - drawn > 0.1:
-            drawn, bar = now, "#" * round(30 * min(max(fraction, 0), 1))
-            print(f"\r{label} [{bar:<30}] {min(fraction, 1):4.0%}", end="", file=sys.stderr,
-                  flush=True)
+def parse_engine(text: str) -> Destination:
+    """The URL of --forward. What is wrong is said without the URL."""
     try:
-        yield draw
-    finally:
-        if drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        require(re.fullmatch("[!-~]+", text), "")
+        to = parse_destination(text, {"http": ("anything", ".*")})
+    except Usage:
+        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
+    address = f"{to.url.scheme} {to.host} {to.url.path} {to.url.query}"
+    return to._replace(id=hashlib.sha256(address.encode()).hexdigest())     # databases know it so
 
 
-def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
-    """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
-    if not may_create:
-        require_database(path)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while time.monotonic() < deadline:
+Position: TypeAlias = tuple[int, int]       # in a series: a time and an entry number
+
+
+class Piece(NamedTuple):
+    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
+    station: str
+    role: str | None
+    field: int
+    label: str | None
+    points: list[tuple[int, float]]
+
+
+class Outbox:
+    """The position from which an engine lacks readings of each series. Memory runs ahead of the
+    file, which follows once the engine has surely written what it took to its disk. Any failure
+    begins a new session, which starts from the file's positions: so it sends again all that the
+    engine may have lost. An engine that is away costs at most one row for each series."""
+
+    def __init__(self, database: "Database"):
+        self.database, self.db = database, database.db
+        found: tuple[str | None, int] = (
+            self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
+        self.engine, self.asked = found         # None: nothing is forwarded
+        self.unsent: dict[int, Position] = {    # by series, as the file has it
+            series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.begin("")
+        self.follow()
+
+    def begin(self, session: str) -> None:
+        """Start from what the file knows: the session before has failed, or there was none."""
+        self.session = session
+        self.pending = dict(self.unsent)        # where the next readings to take begin
+        # When it was taken, in monotonic seconds, and the positions behind it.
+        self.taken: collections.deque[tuple[float, dict[int, Position]]] = collections.deque()
+
+    def follow(self) -> None:
+        """Mark what is stored from now on, as long as there is an engine."""
+        if (self.mark in self.database.on_write) != bool(self.engine):
+            (self.database.on_write.append if self.engine else
+             self.database.on_write.remove)(self.mark)
+
+    def mark(self, batch: Batch) -> None:
+        """Note what is being stored as unsent; within a transaction."""
+        readings, now = batch.readings, batch.now
+        if now - self.asked >= FORWARD_MEMORY:
+            self.forget()
+            return
+        first: dict[int, int] = {}
+        for series, ms, _, _ in readings:
+            if ms < first.get(series, LATEST_TIME):
+                first[series] = ms
+        marks = []
+        for series, ms in first.items():
+            position = (ms, 0)
+            if position < self.unsent.get(series, (LATEST_TIME, 0)):
+                self.unsent[series] = position
+                marks.append((series, *position))
+            self.pending[series] = min(position, self.pending.get(series, position))
+            for _, behind in self.taken:        # a late reading has not been taken with the rest
+                if position < behind.get(series, (0, 0)):
+                    behind[series] = position
+        self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
+
+    def forget(self) -> None:
+        """Forward nothing from now on; within a transaction."""
+        self.db.execute("DELETE FROM forward")
+        self.db.execute("DELETE FROM unsent")
+        self.engine, self.unsent = None, {}
+        self.begin("")
+        self.follow()
+
+    def serve(self, engine: str, now: int) -> bool:
+        """Whether it is known what an engine lacks. One that asks for the first time, or again
+        after long, lacks all there is, which is noted in steps."""
+        if engine == self.engine and now - self.asked < FORWARD_MEMORY:
+            if now - self.asked >= HOUR:
+                with self.database.transaction() as db:
+                    db.execute("UPDATE forward SET asked = ?", (now,))
+                self.asked = now
+            return True
+        if self.engine:
+            with self.database.transaction():
+                self.forget()
+        unknown = list(itertools.islice((
+            series for series in self.database.series_places if series not in self.unsent),
+            FORWARD_SERIES))
+        is_known = len(unknown) < FORWARD_SERIES
+        with self.database.transaction() as db:
+            db.executemany("REPLACE INTO unsent VALUES (?, 0, 0)", [(id,) for id in unknown])
+            if is_known:
+                db.execute("INSERT INTO forward VALUES (?, ?)", (engine, now))
+        self.unsent |= dict.fromkeys(unknown, (0, 0))
+        if is_known:
+            self.engine, self.asked = engine, now
+            self.follow()
+        return is_known
+
+    def take(self, reader: sqlite3.Connection, until: int, monotonic: float) -> list[Piece]:
+        """What is to be sent next, of readings before an instant. Each series has its turn."""
+        if not self.taken or monotonic >= self.taken[-1][0] + PROOF_SECONDS:
+            self.taken.append((monotonic, {}))
+        pieces, limit = [], FORWARD_ROWS
+        for series, position in list(itertools.islice(self.due(until), FORWARD_SERIES)):
+            rows = read_readings(reader, series, position, limit=limit + 1)
+            ready = [row for row in rows[:limit] if row[0] < until]
+            del self.pending[series]            # the rest of it goes to the end of the line
+            if len(rows) > len(ready):
+                self.pending[series] = rows[len(ready)][:2]
+            self.taken[-1][1][series] = (ready[-1][0], ready[-1][1] + 1) if ready else position
+            for names in reader.execute("""
+                    SELECT name, role, field, label FROM series JOIN station
+                    ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
+                pieces.append(Piece._make((*names, [
+                    (ms, value) for ms, _, value in ready if not isinstance(value, str)])))
+            limit -= len(ready)
+            if not limit:
+                break
+        return pieces
+
+    def due(self, until: int) -> Iterator[tuple[int, Position]]:
+        """Series with readings to take before an instant, and where they begin."""
+        return ((series, position) for series, position in self.pending.items()
+                if position[0] < until)
+
+    def settle(self, monotonic: float) -> None:
+        """Note some of what was taken long ago in the file; called only while all is well."""
+        while self.taken and not self.taken[0][1]:
+            self.taken.popleft()
+        if not self.taken or monotonic < self.taken[0][0] + SETTLE_SECONDS + PROOF_SECONDS:
+            return
+        behind = self.taken[0][1]
+        count = min(len(behind), FORWARD_SERIES)
+        with self.database.transaction(places=count) as db:     # may first store late readings
+            for series, position in [behind.popitem() for _ in range(count)]:
+                if read_readings(db, series, position, limit=1):
+                    self.unsent[series] = position
+                    db.execute("REPLACE INTO unsent VALUES (?, ?, ?)", (series, *position))
+                else:
+                    self.unsent.pop(series, None)
+                    db.execute("DELETE FROM unsent WHERE series = ?", (series,))
+
+
+def take_unsent(server: "Server", engine: str, session: str) -> tuple[list[Piece], bool, bool]:
+    """What an engine is to get next, whether there is more, and whether all before is settled.
+    A session that asks again says so that the engine has all that it took."""
+    ours = server.settings.forward
+    if ours and engine != parse_engine(ours).id:
+        raise StoreError("this server forwards to another engine")
+    if not part_of(server.writer, Outbox).serve(engine, server.now()):
+        return [], True, True
+    outbox, until = part_of(server.writer, Outbox), server.now() + FORWARD_AHEAD
+    if session != outbox.session:
+        outbox.begin(session)
+    outbox.settle(server.monotonic())
+    is_settled = not outbox.taken
+    pieces = outbox.take(server.reader.db, until, server.monotonic())
+    return pieces, any(outbox.due(until)), is_settled
+
+
+TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engines lose a backslash
+
+
+def render_lines(station: str, role: str | None, field: int, label: str | None,
+                 points: Iterable[tuple[int, float]]) -> list[str]:
+    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
+    tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
+    head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
+    return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
+
+
+class Sought(NamedTuple):
+    """A reading that an engine is asked for."""
+    ms: int
+    station: str
+    field: int
+
+
+class Forwarder:
+    """Carries all readings to the engine of --forward. A session ends with any failure; the next
+    one gets again what the engine may have lost with it."""
+
+    def __init__(self, settings: argparse.Namespace):
+        self.to = parse_engine(settings.forward)
+        self.channel = Channel(self.to)
+        self.session = secrets.token_hex(8)
+        self.pause, self.said = float(PAUSES[0]), ""
+        self.answered = 0.0             # when the engine last did
+        self.oldest: Sought | None = None       # the oldest reading that was sent
+        self.look_at = math.inf         # when to ask whether it is there
+
+    def step(self, server: Remote) -> float:
+        """Do a piece; the seconds until the next."""
+        session, self.session = self.session, secrets.token_hex(8)     # unless all goes well
+        pieces, has_more, is_settled = server.take_unsent(self.to.id, session)
         try:
-            return Writer(path)
-        except BlockingIOError:             # by a server, or by a command like this one
-            if hasattr(socket, "AF_UNIX"):
-                with contextlib.suppress(OSError):
-                    return Remote(path)
-        time.sleep(0.1)
-    raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
-                     "try again, or stop it")
+            self.prove(is_settled, bool(pieces))
+            if lines := [line for piece in pieces for line in render_lines(*piece)]:
+                if self.post(lines):
+                    self.say("it takes readings")
+                self.seek(itertools.starmap(Piece, pieces))
+            self.look(server)
+        except Undelivered as error:
+            self.channel.close()
+            server.give_back()
+            self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
+            pause, self.pause = max(self.pause, error.pause), min(2 * self.pause, PAUSES[1])
+            return pause
+        self.session, self.pause = session, PAUSES[0]
+        return 0 if has_more else FORWARD_SECONDS
+
+    def say(self, text: str) -> None:
+        if text != self.said:
+            log(f"courier: {self.to.name}: {text}")
+        self.said = text
+
+    def finish(self, server: Remote) -> None:
+        self.channel.close()
+
+    def prove(self, is_settled: bool, is_asked: bool) -> None:
+        """Raise Undelivered if the engine may have crashed before it wrote to its disk what it
+        took: then a connection has ended that was kept. It is kept busy until that is settled."""
+        if self.channel.is_cut():
+            self.channel.close()
+            if not is_settled:
+                raise Undelivered("it has closed the connection")
+        if not (is_settled or is_asked) and time.monotonic() >= self.answered + PROOF_SECONDS:
+            status, words, pause = self.ask(self.base() + "/ping")
+            if status in {502, 503, 504}:
+                raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
+
+    def base(self) -> str:
+        return re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
+
+    def ask(self, path: str, body: bytes | None = None, headers: Headers = ()
+            ) -> tuple[int, str, float]:
+        answer = self.channel.ask(path, body, headers)
+        self.answered = time.monotonic()
+        return answer
+
+    def post(self, lines: list[str]) -> bool:
+        """Whether all are there; else some are refused for good. Raises Undelivered."""
+        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
+        body, headers = "".join(lines).encode(), Headers()
+        if len(body) > GZIP_BYTES:
+            body, headers = gzip.compress(body, 1), (("Content-Encoding", "gzip"),)
+        status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}", body, headers)
+        is_bad = status in {400, 422}                   # 422: InfluxDB 2
+        is_partial = is_bad and "partial write" in words        # the rest of them is there
+        is_refused = is_bad and "unable to parse" in words      # and of all of them: nothing
+        if 200 <= status < 300:
+            return True
+        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
+            half = len(lines) // 2
+            return all([self.post(lines[:half]), self.post(lines[half:])])
+        if is_partial or is_refused:
+            self.say(f"it refuses readings for good: {hide(self.to, words)}")
+            return False
+        raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
+
+    def seek(self, pieces: Iterable[Piece]) -> None:
+        """Note the oldest reading that was ever sent, to look for it a little later."""
+        for piece in pieces:
+            if piece.points and (not self.oldest or piece.points[0][0] < self.oldest.ms):
+                self.oldest = Sought(piece.points[0][0], piece.station, piece.field)
+                self.look_at = time.monotonic() + LOOK_SECONDS
+
+    def look(self, server: Remote) -> None:
+        """Ask once whether it is there: an engine may say that it took what it dropped."""
+        if not self.oldest or time.monotonic() < self.look_at:
+            return
+        self.look_at = time.monotonic() + PAUSES[1]     # where it is too busy to say
+        is_there = self.find(*self.oldest)
+        self.look_at = math.inf
+        if is_there is None:
+            log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
+        server.warn("" if is_there is not False else (
+            f"{self.to.name} took the reading of {format_time(self.oldest.ms)}, but does not have "
+            "it. Does it keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
+            "the retention policy of the database."))
+
+    def find(self, ms: int, station: str, field: int) -> bool | None:
+        """Whether it has a reading; None: this one cannot be asked. Raises Undelivered."""
+        station = station.replace("\\", "/")    # as render_lines has sent it
+        name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
+        options = dict(urllib.parse.parse_qsl(self.to.url.query))
+        status, words = self.question("/api/v1/export", {
+            "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
+            "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            if status == 200:                   # VictoriaMetrics: one JSON a line
+                return any(ms in json.loads(row)["timestamps"] for row in words.splitlines())
+            _, words = self.question("/query", {
+                "db": options.get("db", options.get("bucket")), "epoch": "ms",
+                "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
+                     f"""AND "field" = '{field}' AND time = {ms}ms"""})
+            result = json.loads(words)["results"][0]
+            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
+                return "series" in result
+        return None
+
+    def question(self, path: str, query: Mapping[str, Any]) -> tuple[int, str]:
+        """Status and words. Raises Undelivered where it is too busy to say what it has."""
+        status, words, pause = self.ask(f"{self.base()}{path}?{urllib.parse.urlencode(query)}")
+        if status in {429, 503}:
+            raise Undelivered(f"asked for what it has, it answers {status}",
+                              hide(self.to, words), pause)
+        return status, words
 
 
-def parse_key(text: str) -> str:
-    """An API key; `-`, and it is on standard input."""
-    key = sys.stdin.readline().strip() if text == "-" else text
-    require(KEY.fullmatch(key), "1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
-    return key
+async def sample_lag(server: Server) -> list[Family]:
+    lag = await count_from(server.reader.db, part_of(server.writer, Outbox).pending)
+    return [("forward_lag_readings", "gauge", "Readings that an engine has yet to get",
+             [({}, lag)])]
 
 
-def parse_name(text: str) -> str:
-    require(0 < len(text) <= MAX_NAME and text.isprintable() and not text.isdigit(),
-            f"a name has 1 to {MAX_NAME} characters and is no number, since numbers are ids")
+SETTINGS.append(Setting(
+    "forward", "URL", "", as_text(parse_engine), "where all readings go, in InfluxDB's line "
+    "protocol: http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/write?db=iot; better in the "
+    "environment, too", is_carried=True))
+ERRANDS["forward"] = Forwarder
+ON_LOAD.append(lambda database: part_of(database, Outbox))
+SERIES_TABLES.append("unsent")
+FAMILIES.append(sample_lag)
+COURIER_METHODS |= {
+    "take_unsent": take_unsent,
+    "give_back": lambda server: part_of(server.writer, Outbox).begin(""),
+    "warn": lambda server, text: server.board.note("forward", text)}
+
+
+# ------------------------------------------------------------------------------------------------
+# 16. Import
+#    Law: files of others become rows; a row that is no reading is counted and left out.
+# ------------------------------------------------------------------------------------------------
+NO_READING = "rows that are no readings: NULL, or a blob"
+
+
+def read_json(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+              ) -> Iterator[Row]:
+    """The rows of a feeds.json of ThingSpeak."""
+    feed = None
+    try:
+        for feed in json.load(file)["feeds"]:
+            yield from thingspeak_rows(feed, station)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise StoreError(f"{name}: a feeds.json of ThingSpeak is expected; {error}"
+                         + (f", in {str(feed)[:80]}" if feed else "")) from None
+
+
+def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
+    """The readings of an entry with ThingSpeak's names. An empty cell is no reading."""
+    if station is None:
+        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
+    when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
+    for field in range(1, 10):
+        value = feed.get(f"field{field}")
+        text = "" if value is None else str(value).strip()
+        if text := text.encode("utf-8", "replace").decode():    # JSON may contain lone surrogates
+            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
+
+
+def read_table(db: sqlite3.Connection, station: Station | None, left_out: LeftOut
+               ) -> Iterator[Row]:
+    """The rows of the older table data(Id, API_key, date_time, mac, field, data), with Id as entry
+    number. Raises ValueError."""
+    for id, *cells in db.execute("SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
+        if any(cell is None or isinstance(cell, bytes) for cell in cells):
+            left_out[NO_READING] += 1
+            continue
+        when, mac, field, value = map(str, cells)
+        number = id if isinstance(id, int) and 0 < id <= LARGEST_ENTRY else None
+        try:
+            row = Row(parse_time(when), "", parse_mac(mac), parse_field(field),
+                      parse_value(value), number)
+        except (ValueError, Refused) as error:
+            raise ValueError(f"Id {id}: {error}") from None
+        yield row
+
+
+
+def read_feeds_csv(header: list[str], lines: Iterator[list[str]], station: Station | None,
+                   left_out: LeftOut) -> Iterator[Row]:
+    """ThingSpeak's CSV export. Raises ValueError."""
+    for cells in filter(None, lines):
+        if len(cells) < len(header):
+            raise ValueError(f"{len(header)} cells are expected")
+        yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
+
+
+CSV_KINDS.append((lambda header: header[:2] == ["created_at", "entry_id"], read_feeds_csv))
+FILE_KINDS[b"{"] = read_json
+TABLE_KINDS["data"] = read_table
+
+
+# ------------------------------------------------------------------------------------------------
+# 17. Private page
+#    Law: without the password a private server shows nothing but what is open to all.
+# ------------------------------------------------------------------------------------------------
+MAX_CREDENTIALS = 1024          # bytes of an Authorization header that is looked at
+MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
+SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
+# s between two such, as the thread that stores does them, too: for those who have not guessed
+# wrong, and for all others together.
+SCRYPT_PAUSES = {False: 0.25, True: 1.0}
+
+
+def hash_password(password: str, salt: bytes) -> str:
+    """The content of a password file: salt and scrypt of the password (RFC 7914), in hex."""
+    digest = hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, **SCRYPT)
+    return f"scrypt {salt.hex()} {digest.hex()}\n"
+
+
+def read_password(name: str) -> str:
+    """A file that --set-password made. Raises StoreError."""
+    try:
+        text = Path(name).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"--private {name}: {getattr(error, 'strerror', error)}; "
+                         f"--set-password {name} makes it") from None
+    if not re.fullmatch(r"scrypt [0-9a-f]{32} [0-9a-f]{128}\n", text):
+        raise StoreError(f"--private {name}: this is no password file; --set-password makes one")
     return text
 
 
-def lan_address() -> str:
-    """The address under which others reach this computer. Nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-        try:
-            channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
-            return str(channel.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+PROOF = "iotserver"             # the cookie that shows who knew the password
 
 
-def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.mac, "--add-station needs --mac MAC; the station prints its own at start")
-    require(not args.console or not args.role, "--console is both outside and inside")
-    require(not args.console or len(args.mac) <= MAX_CONSOLE,
-            f"--mac: a console's has at most {MAX_CONSOLE} characters")
-    name, key = parse_name(name + " outside" * bool(args.console)), (
-        args.key or secrets.token_urlsafe(16))
-    with contextlib.closing(open_writer(path, may_create=True)) as writer:
-        if args.console:
-            writer.add_console(name, args.mac.lower(), hash_key(key).hex(), now_ms())
-        else:
-            writer.add_station(name, args.mac.lower(), None if args.role == "none" else args.role,
-                               hash_key(key).hex(), now_ms())
-        running = isinstance(writer, Remote) and re.search("//(.+):(.+)/$", writer.address())
-    near, number = running.groups() if running else ("127.0.0.1", args.port)
-    host, port = lan_address(), f":{number}".removesuffix(":80")
-    if args.console:
-        print(f"""stations {name} and {name_part(name, "", "in")[0]} are registered; \
-their API key, shown only now: {key}
-
-# into the app of the console, where it says Customized or Custom Server
-Server IP / Hostname:  {host}
-Port:                  {port[1:] or 80}   # with --host 0.0.0.0 it answers there; behind nginx: 80
-Upload Interval:       60
-# and as Protocol Type Same As, of these three the first that it has
-Ecowitt:       Path:         /data/report/{key}
-AMBWeather:    Path:         /data/report/{key}?
-Wunderground:  Path:         /weatherstation/updateweatherstation.php?
-               Station ID:   {args.mac}
-               Station Key:  {key}""")
-        return
-    print(f"""station {name} is registered; its API key, shown only now: {key}
-
-# config.py of the station
-API_KEY = "{key}"
-SSID = "the name of your WiFi"
-WIFI_PASSWORD = "its password"
-MAC_ADDRESS = "{args.mac}"
-SERVER = "http://{host}{port}"   # with --host 0.0.0.0, or nginx, it answers there
-
-# try it from here, with a field that nothing else uses
-curl -H "X-API-Key: {key}" http://{near}{port}/update/mac={args.mac}/field=9/data=1
-# and take that away again
-python3 iotserver.py --db {shlex.quote(str(args.db))} --delete-readings {shlex.quote(name)} \\
-    --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31""")
+def find_cookie(headers: Mapping[str, str], name: str) -> str:
+    """The value of a cookie, empty where there is none."""
+    pairs = (part.strip().partition("=") for part in
+             headers.get("cookie", "")[:MAX_COOKIES].split(";"))
+    return next((value for found, _, value in pairs if found == name), "")
 
 
-def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.name or args.mac or args.role, "--edit-station needs --name, --mac or --role")
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role)
-
-
-def list_stations(args: argparse.Namespace, path: Path) -> None:
-    with contextlib.closing(Reader(path)) as reader:
-        entries = reader.entries(s.id for s in reader.stations())
-        table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
-            (str(s.id), s.name, s.role or "-", s.mac,
-             format_time(s.heard) if s.heard else "never", str(entries[s.id]))
-            for s in reader.stations()]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-
-
-def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
-    key = args.key or secrets.token_urlsafe(16)
-    with contextlib.closing(open_writer(path)) as writer:
-        has_old = writer.new_key(name, hash_key(key).hex(), bool(args.now))
-    print(f"the new API key of {name}, shown only now: {key}"
-          + "\nthe one before works until this one is first used" * has_old)
-
-
-def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
-    key = args.key or secrets.token_urlsafe(16)
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.set_read_key(name, hash_key(key).hex())
-    print(f"the read key of {name}, shown only now: {key}\nit reads this station's ThingSpeak "
-          "feeds on a private server, and replaces an earlier one")
-
-
-def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    total = 0
-    with contextlib.closing(open_writer(path)) as writer:
-        while (removed := writer.remove_step(name)) >= 0:
-            total += removed
-        freed = sum(iter(writer.shrink_step, 0))    # bytes; the file system has them back
-    print(f"removed {name}; readings: {total}; {format_bytes(freed)} freed")
-
-
-def prune(args: argparse.Namespace, path: Path, age: str) -> None:
-    before = now_ms() - parse_duration(age)
-    with contextlib.closing(Reader(path)) as reader:
-        expected, unsent = reader.count(before), reader.count_unsent(before)
-    lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
-    if args.dry_run:
-        print(f"{expected} readings are older than {age}; nothing was deleted{lost}")
-        return
-    total = 0
-    with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
-        while deleted := writer.prune_step(before):
-            total += deleted
-            progress(total / max(expected, 1))
-        sum(iter(functools.partial(writer.prune_notes_step, before), 0))
-        freed = sum(iter(writer.shrink_step, 0))
-    print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
-
-
-def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
-    require(args.start is not None and args.end is not None,
-            "--delete-readings needs --start T and --end T")
-    fields = [args.field] if args.field else range(1, MAX_FIELDS + 1)
-    wanted = {part: getattr(args, part) for part in ("start", "end", "below", "above")}
-    total = kept = 0
-    with contextlib.closing(Reader(path)) as reader:
-        station = find_station(reader.stations(), name)
-        for series in reader.series(station.id, fields).values():
-            count, left = reader.count_wanted(series, wanted)
-            total, kept = total + count, kept + left
-    if not args.dry_run:
-        total = 0
-        with contextlib.closing(open_writer(path)) as writer:
-            for field in fields:
-                at = args.start
-                while at < args.end:
-                    gone, at = writer.delete_step(name, field, {**wanted, "start": at})
-                    total += gone
-    print(f"{total} readings would go; nothing was deleted" if args.dry_run else
-          f"deleted {total} readings")
-    if kept:
-        print(f"iotserver: {kept} hours stay as they are: some of their readings were pruned, and "
-              "what is left can only go as a whole hour, without --below and --above",
-              file=sys.stderr)
-
-
-def sync(path: Path) -> None:
-    """Make a file or, where the system can, a directory durable."""
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR     # else Windows does not sync
-    with contextlib.suppress(PermissionError):              # nor does it open a directory
-        handle = os.open(path, flags)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def find_kind(path: Path) -> str | None:
-    """`database`, `backup` if no server has used it yet, or `log`: what a file is of ours by its
-    content."""
-    header = b""
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                header = file.read(100)
-    if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-        return "database" if header[18] == 2 else "backup"      # 2: it has had a log
-    return "log" if header[:3] == b"\x37\x7f\x06" else None
-
-
-def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
-    """Raise StoreError for a file to write that is a database of ours or belongs to one, by
-    whatever name or link; one that no server has used may be an older backup."""
-    ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
-    owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
-              if target.name.endswith(suffix)]
-    if (target.resolve() in [path.resolve() for path in ours]
-            or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
-            or any(map(find_kind, owners))
-            or find_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
-        raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
-
-
-@contextlib.contextmanager
-def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
-    """A file to write that takes target's place when all went well, and vanishes otherwise.
-    What is no regular file is never replaced: a device or a pipe is written to."""
-    refuse_ours(target, database, is_backup)
-    if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
-        yield target
-        return
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise StoreError(f"{target} is no regular file; name another")
-    partial = beside(target, ".partial")
-    refuse_ours(partial, database, True)        # but not what a killed backup has left
+def parse_basic(authorization: str) -> str | None:
+    """The password of `Basic base64(name:password)`, RFC 7617; None where there is none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic" or len(credentials) > MAX_CREDENTIALS:
+        return None
     try:
-        lock = take_lock(partial)
-    except BlockingIOError:
-        raise StoreError(f"another command is writing {target}") from None
-    try:
-        partial.unlink(missing_ok=True)         # of a command that was killed
-        yield partial
-        sync(partial)
-        partial.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        raise StoreError(f"{target}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-        beside(partial, ".lock").unlink(missing_ok=True)
-        lock.close()
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
-def backup(args: argparse.Namespace, path: Path, name: str) -> None:
-    target = Path(name).absolute()
-    with replacing(target, path, True) as partial, contextlib.closing(Reader(path)) as reader:
-        with progress_bar("copying") as progress:
-            try:
-                reader.copy(partial, progress)
-            except sqlite3.Error as error:      # either of the two may be to blame
-                raise StoreError(f"copying {path} to {target}: {error}") from None
-        with contextlib.closing(Reader(partial)) as copy, progress_bar("checking") as progress:
-            damage, mistakes = copy.check(progress)
-            count, size = copy.count(), sum(copy.weights())
-        if damage:
-            raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
-    if mistakes:
-        print(f"iotserver: warning, here and in the copy: {mistakes[0]}", file=sys.stderr)
-    print(f"{target}: {count} readings, {format_bytes(size)}, checked")
+class Password:
+    """The guard of a private server: it lets those in who know the password of a file."""
+
+    def __init__(self, content: str, access: Access):
+        self.content, self.access = content, access
+        self.proven: bytes | None = None        # SHA-256 of the password, once it was given
+        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; True: has guessed
+
+    def admit(self, request: Request) -> None:
+        """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
+        A browser that has been let in shows it by its cookie, also after a restart."""
+        headers = request.headers
+        if headers.get("sec-fetch-site") == "cross-site" \
+                and headers.get("sec-fetch-mode") != "navigate":
+            raise Refused(403, "this server is private: other sites cannot read it")
+        if hmac.compare_digest(find_cookie(headers, PROOF).encode(), self.proof().encode()):
+            return
+        password = parse_basic(headers.get("authorization", ""))
+        if password is not None and self.knows(password, request.address):
+            return
+        raise Refused(401, "this server is private: it asks for its password",
+                      WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
+
+    def proof(self) -> str:
+        """What only this server can tell to who knew the password; it ends with the password."""
+        return hmac.digest(self.content.encode(), b"iotserver reader", "sha256").hex()
+
+    def knows(self, password: str, address: str) -> bool:
+        """scrypt tells the first time; from then on the right one is known."""
+        digest = hash_key(password[:MAX_SECRET + 1])
+        self.access.guesses.refuse(address, digest)
+        if matches(digest, self.proven):
+            self.access.guesses.accept(address, digest)
+            return True
+        if self.proven is None and len(password) <= MAX_SECRET:
+            now, has_guessed = self.access.monotonic(), any(
+                place in self.access.guesses.counts for place in networks(address[:MAX_ADDRESS]))
+            if now < self.slots[has_guessed]:
+                raise Refused(503, "busy; try again", Retry_After="1")
+            self.slots[has_guessed] = now + SCRYPT_PAUSES[has_guessed]
+            salt = bytes.fromhex(self.content.split()[1])
+            if hmac.compare_digest(hash_password(password, salt), self.content):
+                self.proven = digest
+                self.access.guesses.accept(address, digest)
+                return True
+        self.access.guesses.add(address)
+        return False
+
+    def page_headers(self, request: Request) -> Headers:
+        """The cookie, which comes with each page."""
+        secure = "; Secure" if request.peer is None else ""     # the proxy speaks TLS
+        return (("Set-Cookie", f"{PROOF}={self.proof()}; Max-Age=31536000; Path=/; HttpOnly; "
+                 f"SameSite=Strict{secure}"),)
 
 
-def check(args: argparse.Namespace, path: Path) -> None:
-    with contextlib.closing(Reader(path)) as reader, progress_bar("checking") as progress:
-        problems = [text for found in reader.check(progress) for text in found]
-    if problems:
-        raise StoreError("\n".join(problems[:100]) + f"\n{path} is damaged; restore a backup")
-    print("ok")
+def keep_private(server: Server) -> None:
+    if server.settings.private:
+        server.guard = Password(read_password(server.settings.private), server.access)
+        server.board.cache_control = "no-store"
 
 
 def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -7012,239 +8886,119 @@ def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
 
-def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
-    require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
-    require(len(text) <= MAX_NAME and text.isprintable(), f"at most {MAX_NAME} characters")
-    with contextlib.closing(open_writer(path)) as writer:
-        writer.label(name, int(field), text)
+SETTINGS.append(Setting(
+    "private", "FILE", "", str, "ask for the password of this file, which --set-password makes, "
+    "on every page but updates"))
+ON_SERVER.append(keep_private)
+COMMANDS.append(Command(
+    "set-password", ("FILE",), set_password, "choose the password of --private; asks for it, or "
+    "reads it from standard input"))
 
 
-# -- export and import ----------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
+# 18. Metrics
+#    Law: metrics only read, and contain no MAC and no key.
+# ------------------------------------------------------------------------------------------------
 
 
-def set_output(errors: str, encoding: str | None = None) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding=encoding, errors=errors)
+def sample_commits(turn: "Turn") -> Samples:
+    """A histogram: each bucket counts the commits up to its limit. The value of the label without
+    a name is a suffix of the metric's name."""
+    for limit, count in zip(COMMIT_SECONDS, itertools.accumulate(turn.commits), strict=True):
+        yield {"": "_bucket", "le": "+Inf" if limit == math.inf else str(limit)}, count
+    yield {"": "_sum"}, turn.seconds
+    yield {"": "_count"}, sum(turn.commits)
 
 
-@contextlib.contextmanager
-def writing(name: str, path: Path) -> Iterator[TextIO]:
-    """Standard output for -, else a file that is there once all went well."""
-    if name == "-":
-        set_output("strict", "utf-8")           # this is data, those are words
-        yield sys.stdout
-        return
-    with (replacing(Path(name).absolute(), path) as partial,
-          partial.open("w", encoding="utf-8", newline="") as file):
-        yield file
+def sample_readings(server: "Server") -> Samples:
+    ids, stations = [*server.writer.stations], server.writer.stations
+    for first in range(0, len(ids), STEP_STATIONS):
+        for series in server.reader.latest(ids[first:first + STEP_STATIONS], server.now()):
+            station = stations.get(series.station)
+            if station and isinstance(series.value, (int, float)):  # no text, and not empty
+                yield {"station": station.name, "role": station.role or "",
+                       "field": str(series.field),
+                       "label": series.label or LABELS.get(series.field, "")}, series.value
 
 
-def export(args: argparse.Namespace, path: Path, name: str) -> None:
-    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
-          progress_bar("exporting") as progress):
-        total, done = reader.count(), 0
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        for station in reader.stations():
-            rows = reader.rows(station)
-            while chunk := list(itertools.islice(rows, PAGE_ROWS)):
-                writer.writerows([(format_time(r[0]), *r[1:]) for r in chunk])
-                done += len(chunk)
-                progress(done / max(total, 1))
+def sample_metrics(server: Server) -> Iterator[Family]:
+    """The families of metrics of the house, without those of the wings."""
+    turn, (size, log) = server.turn, server.reader.weights()
+    free = shutil.disk_usage(server.writer.path.parent).free
+    yield ("updates_total", "counter", "Entries of updates by what became of them; refused: "
+           "requests", [({"result": result}, n) for result, n in turn.updates.items()])
+    yield "readings_total", "counter", "Readings that updates stored", [({}, turn.readings)]
+    yield "commits_total", "counter", "Transactions of updates", [({}, sum(turn.commits))]
+    yield ("commit_seconds", "histogram", "How long they took, up to the disk",
+           sample_commits(turn))
+    yield "connections", "gauge", "Open connections", [({}, len(server.connections))]
+    yield ("listeners", "gauge", "Those of them that wait for events",
+           [({}, len(server.events.listeners))])
+    yield "database_bytes", "gauge", "Size of the database file", [({}, size)]
+    yield "log_bytes", "gauge", "Size of its write-ahead log", [({}, log)]
+    yield "disk_free_bytes", "gauge", "Room left on its disk", [({}, free)]
+    yield "reading", "gauge", "Newest value of a field", sample_readings(server)
+    yield ("heard_timestamp_seconds", "gauge", "When a station's last update arrived",
+           (({"station": station.name}, station.heard / 1000)
+            for station in tuple(server.writer.stations.values()) if station.heard))
+    yield ("verdict", "gauge", "1 for the state that holds, 0 for the others",
+           (({"station": room.name, "state": state}, verdict.state == state)
+            for room, verdict in rank_rooms(server.board.current) for state in URGENCY))
+    yield ("build_info", "gauge", "Always 1; the versions are its labels",
+           [({"version": __version__, "python": sys.version.split()[0],
+              "sqlite": sqlite3.sqlite_version}, 1)])
 
 
-def parse_entry(text: str) -> int | None:
-    if text and not 0 < int(text) < 2 ** 53:
-        raise ValueError("entry: a number from 1")
-    return int(text) if text else None
+ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def read_csv(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """Our CSV or ThingSpeak's, told apart by the first line."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    lines = csv.reader(text)
-    try:
-        header = next(lines, [])
-        if header == list(Row._fields):
-            for when, owner, mac, field, value, entry in filter(None, lines):
-                yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
-                          parse_value(value), parse_entry(entry))
-        elif header[:1] == ["Time"]:
-            columns = find_columns(header)
-            for cells in filter(None, lines):           # in this machine's time zone
-                yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns,
-                                        cells, station)
-        elif header[:2] == ["created_at", "entry_id"]:
-            for cells in filter(None, lines):
-                if len(cells) < len(header):
-                    raise ValueError(f"{len(header)} cells are expected")
-                yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
-        else:
-            raise ValueError("neither our CSV, nor ThingSpeak's or Ecowitt's, nor an SQLite file; "
-                             f"our first line is {','.join(Row._fields)}")
-    except (ValueError, OverflowError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
-                         "stored; importing again does not double it") from None
-    finally:
-        text.detach()                   # the file is not ours to close
+async def get_metrics(request: Request, server: "Server") -> Answer:
+    """Answer a scrape of Prometheus."""
+    await server.board.look()
+    lines: list[str] = []
+    families = [family for tell in FAMILIES for family in await tell(server)]
+    for name, kind, text, samples in (*sample_metrics(server), *families):
+        lines.append(f"# HELP iotserver_{name} {text}\n# TYPE iotserver_{name} {kind}\n")
+        for labels, value in samples:
+            await pause()
+            suffix = labels.pop("", "")
+            pairs = ",".join(f'{label}="{text.translate(ESCAPES)}"'
+                             for label, text in labels.items())
+            lines.append(f"iotserver_{name}{suffix}{pairs and f'{{{pairs}}}'} {value:.15g}\n")
+    return Answer("".join(lines).encode(), "text/plain; version=0.0.4; charset=utf-8")
 
 
-def read_json(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """A feeds.json of ThingSpeak's."""
-    feed = None
-    try:
-        for feed in json.load(file)["feeds"]:
-            yield from thingspeak_rows(feed, station)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{name}: a feeds.json of ThingSpeak is expected; {error}"
-                         + (f", in {str(feed)[:80]}" if feed else "")) from None
+enter(Route("GET", "/metrics", get_metrics))
 
 
-def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
-    """The readings of one entry, by ThingSpeak's names; an empty cell where a field has none."""
-    if station is None:
-        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
-    when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
-    for field in range(1, 10):
-        value = feed.get(f"field{field}")
-        if value is not None and (text := str(value).strip()):
-            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
-
-
-def find_columns(header: list[str]) -> list[Column | None]:
-    """Those of Ecowitt's CSV, like `Indoor Temperature(℃)`, as far as we know them. Raises
-    ValueError."""
-    known = {heading: (place, field, unit) for place, field, unit, _, _, heading in SENSORS}
-    columns: list[Column | None] = []
-    for text in header:
-        heading, _, written = text.replace("℃", "°C").replace("℉", "°F").lower().partition("(")
-        place, field, unit = known.get(heading.strip(), ("", 0, ""))
-        unit = written.rstrip(")") or unit
-        if field and unit not in UNITS:
-            raise ValueError(f"{text}: this unit is not known here")
-        columns.append((place, field, unit) if field else None)
-    return columns
-
-
-def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
-                 station: Station | None) -> Iterator[Row]:
-    """What a console has measured at an instant, inside and outside. Raises ValueError."""
-    if not 0 <= ms < LATEST_TIME:
-        raise ValueError("before 1970 or after 2099")
-    if station is None:
-        raise Usage("what comes from a console needs --station NAME: whose readings these are")
-    for column, cell in zip(columns, cells, strict=True):
-        if column and cell is not None:
-            place, field, unit = column
-            name, mac = name_part(station.name, station.mac, place)
-            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
-                yield Row(ms, name, mac, field, value, None)
-
-
-def read_archive(db: sqlite3.Connection, station: Station | None) -> Iterator[Row]:
-    """weewx's table; each row tells its system of units. Raises ValueError."""
-    there = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
-    sensors = [sensor for sensor in SENSORS if sensor[4] in there]
-    for seconds, system, *cells in db.execute(
-            f"SELECT dateTime, usUnits, {', '.join(sensor[4] for sensor in sensors)} FROM archive "
-            "ORDER BY dateTime"):
-        if (units := SYSTEMS.get(system)) is None:
-            raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
-        yield from console_rows(int(seconds) * 1000, [
-            (place, field, units.get(unit, unit)) for place, field, unit, *_ in sensors],
-            cells, station)
-
-
-def read_sqlite(file: BinaryIO, name: str, station: Station | None) -> Iterator[Row]:
-    """weewx's archive, or data(Id, API_key, date_time, mac, field, data), where Id serves as
-    entry number."""
-    id, path = 0, Path(name)
-    with contextlib.ExitStack() as stack:
-        if not path.is_file():          # a pipe: SQLite cannot go back and forth in it
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "older.db"
-            with path.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-        db = stack.enter_context(contextlib.closing(connect(path, "ro")))
-        try:
-            if ask(db, "SELECT 1 FROM sqlite_master WHERE name = 'archive'"):
-                yield from read_archive(db, station)
-                return
-            for id, when, mac, field, value in db.execute(
-                    "SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
-                yield Row(parse_time(when), "", parse_mac(mac), parse_field(str(field)),
-                          parse_value(str(value)), id)
-        except (ValueError, TypeError, Refused, sqlite3.Error) as error:
-            raise StoreError(f"{name}, behind Id {id}: {error}; the table data(Id, API_key, "
-                             "date_time, mac, field, data) is expected, or weewx's archive"
-                             ) from None
-
-
-def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Pieces of some size. Rows of one instant stay together: equal ones have to be counted."""
-    step: list[Row] = []
-    for row in rows:
-        if len(step) >= size and row[0] != step[-1][0]:
-            yield step
-            step = []
-        step.append(row)
-    yield step
-
-
-def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
-    stored = known = pruned = texts = 0
-    station = None
-    if args.station:
-        with contextlib.closing(Reader(path)) as reader:
-            stations = {station.name: station for station in reader.stations()}
-            outside = f"{args.station} outside"             # a console's
-            station = find_station(stations.values(), outside if outside in stations
-                                   and args.station not in stations else args.station)
-    with (open(0 if name == "-" else name, "rb", closefd=name != "-") as file,
-          contextlib.closing(open_writer(path, may_create=True)) as writer,
-          progress_bar("importing") as progress):
-        length = os.fstat(file.fileno()).st_size        # of a pipe it is 0
-        start = file.peek(16)
-        read = (read_sqlite if start.startswith(b"SQLite format 3\0") else
-                read_json if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else read_csv)
-        size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
-        gc.disable()                    # the search for cycles takes 13 %, and finds none
-        for step in import_steps(read(file, name, station), size):
-            counts = writer.import_rows(step, now_ms())
-            stored, known, pruned = map(sum, zip(counts, (stored, known, pruned), strict=True))
-            texts += [type(row.value) for row in step].count(str)
-            progress(file.tell() / length if length else 0)
-        gc.enable()
-    print(f"imported {stored} readings; {known} were there already"
-          + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
-          + (f"; {texts} of them are texts, no numbers" if texts else ""))
-
-
-# -- the review -----------------------------------------------------------------------------------
-
+# ------------------------------------------------------------------------------------------------
+# 19. Review
+#    Law: each row depends only on readings up to its hour.
+# ------------------------------------------------------------------------------------------------
 REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", "chance")
-REVIEW_DAYS = 90
+REVIEW_DAYS = 90                # days before the end where no start is given: a season
 
 
 def review_hours(reader: Reader, start: int, end: int, comfort: float
                  ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
-    """For each full hour how much is done, the hour, the rooms as they would have been told, and
-    what has become of forecasts; before the start there are none. What adapts is replayed over a
-    fixed span, the verdict from a midnight of UTC on: no row depends on the start. What a
-    station's pauses have taught is known of today only: left out."""
+    """Replay verdicts and forecasts. For each full hour yield the share of the work that is done,
+    the hour, its rooms and the outcomes of forecasts; rooms and outcomes are empty before the
+    start. The replay begins at a midnight of UTC, so that no row depends on the start. Silence
+    limits are the shortest ones, because the file only has today's."""
     stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
     inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
                        for role in ("inside", "outside"))
     midnight = start // DAY * DAY
-    learns = midnight - (LEARNED_DAYS + 2) * DAY
-    hours = range(learns - (PAST_DAYS + 1) * DAY, end, HOUR)
-    told = {pair: foresee(Forecaster(), functools.partial(reader.quarters, pair), learns,
-                          hours[-1]) for pair in itertools.product(inside, outside)}
+    begin = midnight - DAY                      # no earlier forecast reaches past midnight
+    hours = range(begin - (PAST_DAYS + 1) * DAY, end, HOUR)
+    replays = {pair: foresee(functools.partial(reader.quarters, pair), begin, hours[-1], HOUR)
+               for pair in itertools.product(inside, outside)}
     places: list[Place] = []
     for now in hours:
-        said = {pair: next(rows)[1:] for pair, rows in told.items()}
+        said = {pair: next(rows)[1:] for pair, rows in replays.items()}
         if now >= midnight:
-            places = end_steps(find_places(reader, now, comfort, places if now % DAY else (),
-                                           stations=stations))
+            places = [place._replace(course=place.settled) for place in finish(
+                find_places(reader, now, comfort, places, stations=stations))]
         known = {pair: forecast for pair, (forecast, _) in said.items()}
         yield (now - hours[0]) / (end - hours[0]), now, [
             room._replace(forecast=fresh_forecast(room, known, now))
@@ -7253,7 +9007,7 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
 
 
 def review_row(now: int, room: Place) -> list[Any]:
-    """As the columns of REVIEW have it."""
+    """A row with the columns of REVIEW."""
     verdict, forecast = cast(Verdict, room.verdict), room.forecast
     row = [format_time(now), room.name, verdict.state,
            verdict.difference and round(verdict.difference, 2)]
@@ -7265,13 +9019,14 @@ def review_row(now: int, room: Place) -> list[Any]:
 
 
 def review(args: argparse.Namespace, path: Path, name: str) -> None:
-    end = now_ms() if args.end is None else args.end
+    end = now_ms() if args.end is None else min(args.end, now_ms())
     start = end - REVIEW_DAYS * DAY if args.start is None else args.start
-    require(start < end, "--start has to be before --end")
+    require(start < end, "--start has to be before --end, and not in the future")
     states: dict[str, list[str]] = collections.defaultdict(list)
     evenings: list[Outcome] = []
-    with (writing(name, path) as file, contextlib.closing(Reader(path)) as reader,
-          progress_bar("reviewing") as progress):
+    with writing(name, path) as file, contextlib.closing(open_reader(path)) as reader, \
+            progress_bar("reviewing") as progress:
+        reader.use_offsets()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(REVIEW)
         for done, now, rooms, outcomes in review_hours(reader, start, end, args.comfort):
@@ -7294,54 +9049,64 @@ def review(args: argparse.Namespace, path: Path, name: str) -> None:
               f" by yesterday's curve, shifted: {theirs:.0f}", file=sys.stderr)
 
 
-# -- the demonstration ----------------------------------------------------------------------------
+COMMANDS.append(Command(
+    "review", ("FILE",), review, "what verdict and forecast would have said hour by hour, with "
+    "this --comfort, as CSV; - is standard output", ("start", "end")))
 
+
+# ------------------------------------------------------------------------------------------------
+# 20. Demo
+#    Law: the house is simulated and never touches a real database.
+# ------------------------------------------------------------------------------------------------
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
-DEMO_SUNRISE = 13 * HOUR        # UTC: at six where the clock says UTC-7
-DEMO_DAYLIGHT = 14.0            # hours
+DEMO_SUNRISE = 5.5              # o'clock in this machine's zone, as in a July of Central Europe
+DEMO_DAYLIGHT = 14.0            # hours from sunrise to sunset
+DEMO_NOTE = "This is a demo: two simulated stations in a heat wave, whatever the season."
 
 
 def wander(ms: int, period: int) -> float:
-    """From -1 to 1: a new value after each period, smooth between; always the same at a time."""
+    """A number from -1 to 1 that changes smoothly, towards a new random value in each period. It
+    depends on the time alone."""
     i, rest = divmod(ms, period)
     before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
                      for j in (i, i + 1))
     return before + (after - before) * (1 - math.cos(math.pi * rest / period)) / 2
 
 
-def simulate_outside(ms: int, midsummer: int) -> tuple[float, float]:
-    """(°C, how strong the sun is, from 0 to 1): seasons, warm and cool spells, cloudy days, and
-    days that warm like a sine and cool like an exponential (Parton and Logan 1981)."""
-    year = math.cos((ms - midsummer) / (365.25 * DAY) * math.tau)
-    clouds = min(1.0, max(0.0, 0.4 + 0.8 * wander(ms, 31 * HOUR)))
-    hour = (ms - DEMO_SUNRISE) % DAY / HOUR
+def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
+    """Degrees Celsius, and the sun's strength from 0 to 1, in a zone offset ms ahead of UTC. Days
+    differ in heat and clouds; each warms like a sine and cools like an exponential (Parton and
+    Logan 1981)."""
+    clouds = min(1.0, max(0.0, 0.3 + 0.6 * wander(ms, 31 * HOUR)))
+    hour = (ms + offset - DEMO_SUNRISE * HOUR) % DAY / HOUR
     day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
     shape = math.sin(math.pi * day / (DEMO_DAYLIGHT + 3.7)) * (
         math.exp(-2.2 * night) - night * math.exp(-2.2))
     sun = (1 - 0.8 * clouds) * max(0.0, math.sin(math.pi * day / DEMO_DAYLIGHT))
-    spells = 3.5 * wander(ms, 6 * DAY) + 1.5 * wander(ms, 41 * HOUR)
-    noise = (0.1 + 0.7 * sun) * wander(ms, 47 * MINUTE) + 0.15 * wander(ms, 13 * MINUTE)
-    return 12.5 + 9 * year + spells + noise + (6 + 5 * year) * (1 - 0.6 * clouds) * (
-        shape - 0.35), sun
+    spells = 1.2 * wander(ms, 6 * DAY) + 0.8 * wander(ms, 41 * HOUR)
+    noise = (0.1 + 0.4 * sun) * wander(ms, 47 * MINUTE) + 0.15 * wander(ms, 13 * MINUTE)
+    return 20 + spells + noise + 15 * (1 - 0.2 * clouds) * shape, sun
 
 
 class DemoHouse:
-    """A room that follows the weather: its walls, the sun, windows that are open when it cools."""
+    """A room whose temperature follows the weather through its walls, the sun, and windows that
+    are opened when that cools."""
 
-    def __init__(self, start: int, midsummer: int):
-        self.at, self.midsummer, self.inside = start, midsummer, 21.0
+    def __init__(self, start: int):
+        self.at, self.inside = start, 26.0
 
     def advance(self, now: int) -> tuple[float, float]:
-        """What the two stations measure then, in the order of DEMO_STATIONS."""
-        outside, sun = simulate_outside(now, self.midsummer)
-        is_open = self.inside > 22.5 and outside < self.inside - 0.5 and sun < 0.1
-        share = 1 - math.exp((self.at - now) / ((8 if is_open else 40) * HOUR))
-        self.inside = max(20.5, self.inside + (outside + 1.5 + 12 * sun - self.inside) * share)
+        """Move on to now, and return what the stations measure, in the order of DEMO_STATIONS."""
+        local = datetime.fromtimestamp(now / 1000).astimezone().utcoffset() or timedelta()
+        outside, sun = simulate_outside(now, local // MILLISECOND)
+        is_open = self.inside > 25 and outside < self.inside - 0.5 and sun < 0.1
+        share = 1 - math.exp((self.at - now) / ((20 if is_open else 60) * HOUR))
+        self.inside = max(24.8, self.inside + (outside - 0.2 + 3 * sun - self.inside) * share)
         self.at = now
         return round(self.inside + 0.1 * wander(now, 7 * MINUTE), 1), round(outside, 1)
 
     def send(self, server: Server) -> None:
-        """The simulated stations send: through the same store as real ones."""
+        """Store a reading of each simulated station, in the way of real ones."""
         now = server.now()
         for (_, mac), value in zip(DEMO_STATIONS, self.advance(now), strict=True):
             server.writer.add(server.writer.by_mac[mac], Reading(1, value, 0, None), now)
@@ -7349,8 +9114,8 @@ class DemoHouse:
 
 
 def fill_demo(writer: Writer, now: int) -> DemoHouse:
-    """Two stations and a year of their readings. Now is midsummer."""
-    house = DemoHouse(now - 365 * DAY, now)
+    """Register two stations and store a year of their readings."""
+    house = DemoHouse(now - 365 * DAY)
     for name, mac in DEMO_STATIONS:
         writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
     writer.import_rows(((ms, name, mac, 1, value, None)
@@ -7359,178 +9124,418 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
     return house
 
 
-# -- serving --------------------------------------------------------------------------------------
+def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | None:
+    """With --demo, the path of a temporary database whose stations go on sending."""
+    if not args.demo:
+        return None
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
+    with contextlib.closing(Writer(path)) as writer:
+        JOBS.append((5, fill_demo(writer, now_ms()).send))
+    ON_START.append(lambda server: server.board.notes.update(demo=DEMO_NOTE))
+    return path
 
 
-async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
-    """Open the listening sockets, or take those of systemd, by sd_listen_fds(3); they and what to
-    call them. Raises StoreError."""
-    create = functools.partial(server.loop.create_server, lambda: Connection(server),
-                               backlog=MAX_ACCEPTS)
-    host, port = server.settings.host, server.settings.port
-    is_given = os.environ.get("LISTEN_PID") == str(os.getpid())
-    if count := int(os.environ.get("LISTEN_FDS", "0")) if is_given else 0:
-        listeners = [await create(sock=socket.socket(fileno=3 + i)) for i in range(count)]
-        where = "the sockets inherited"
-    else:
-        try:
-            listeners = [await create(host, port)]
-        except OSError as error:
-            hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-            raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
-        port = listeners[0].sockets[0].getsockname()[1]
-        host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
-        where = f"http://{host}:{port}/"
-    for channel in (channel for listener in listeners for channel in listener.sockets):
-        with channel.dup() as real:     # for asyncio both numbers are one
-            real.listen(BACKLOG)
-    return listeners, where
+SETTINGS.append(Setting(
+    "demo", None, "", parse_switch,
+    "serve a throw-away database with two simulated stations and a year of history"))
+STAND_INS.append(make_demo)
 
 
-async def listen_control(server: Server, suffix: str, protocol: type[Control], mode: int
-                         ) -> list[asyncio.Server]:
-    """A socket beside the database, for commands or for the courier."""
-    if not hasattr(socket, "AF_UNIX"):
-        return []
-    path = server.writer.path
-    with working_in(path.parent):
-        name = Path(path.name + suffix)
-        name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        channel.bind(str(name))
-        name.chmod(mode)
-    return [await server.loop.create_unix_server(lambda: protocol(server), sock=channel)]
+# ------------------------------------------------------------------------------------------------
+# 21. Commands
+#    Law: data on stdout, everything else on stderr; 0 done, 1 could not, 2 wrong usage.
+# ------------------------------------------------------------------------------------------------
 
 
-def raise_file_limit() -> int:
-    """Have as many files open as we need, if the system allows it; how many it allows."""
-    try:
-        import resource  # noqa: PLC0415  (not on Windows)
-    except ImportError:
-        return 500                              # what select() can watch there
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MAX_CONNECTIONS
-    soft = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return soft
+def parse_key(text: str) -> str:
+    """An API key; `-` reads it from standard input."""
+    key = sys.stdin.readline().strip() if text == "-" else text
+    require(KEY.fullmatch(key), "1 to 64 characters from 0-9 A-Z a-z . _ ~ -")
+    return key
 
 
-def announce(server: Server) -> None:
-    stations = len(server.writer.stations)
-    print(f"iotserver {__version__} serves {server.where} from {server.writer.path}, "
-          f"{stations} station{'s' * (stations != 1)}", flush=True)
-    if not stations:
-        print("no station yet; this adds one, with the MAC that your station prints at start:\n"
-              f"  python3 iotserver.py --db {server.writer.path} --add-station inside "
-              "--role inside --mac 5c:cf:7f:3b:0d:e8", flush=True)
+def stations_of(path: Path) -> list[Station]:
+    with contextlib.closing(Reader(path)) as reader:
+        return reader.stations()
 
 
-async def serve(server: Server, jobs: Iterable[tuple[float, Job]]) -> None:
-    """From the first socket to the last answer."""
-    server.loop = asyncio.get_running_loop()
-    server.loop.set_exception_handler(server.report)
-    # The rest is for those that are refused, and for what is no connection.
-    server.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
-    listeners, server.where = await listen(server)
-    controls = await listen_control(server, ".sock", Control, 0o600)
-    is_shared = server.writer.path.parent.stat().st_mode & 0o011 == 0o010   # with a group only
-    counters = await listen_control(server, ".courier", Counter, 0o660 if is_shared else 0o600)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        catch_signal(server.loop, number, stopped.set)
-    announce(server)
-    with contextlib.suppress(OSError):          # it is tried again
-        keep_courier(server)
-    notify("READY=1")
-    works = [asyncio.create_task(run_job(server, *job)) for job in jobs]
-    stop = asyncio.create_task(stopped.wait())
-    await asyncio.wait((*works, stop), return_when=asyncio.FIRST_COMPLETED)
-    notify("STOPPING=1")
-    hang_up(server, controls, Control)
-    await asyncio.gather(wind_down(server, listeners), end_courier(server))
-    hang_up(server, counters, Counter)
-    for work in works:
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+def plain_kind(args: argparse.Namespace, name: str) -> Kind:
+    return Kind(name, None if args.role == "none" else args.role, (), (), say_station)
 
 
-def hang_up(server: Server, listeners: list[asyncio.Server], protocol: type[Control]) -> None:
-    for listener in listeners:
-        listener.close()
-    for control in [c for c in server.controls if type(c) is protocol]:
-        control.transport.close()
+def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.mac, "--add-station needs --mac: the station's MAC or any word, like --mac attic")
+    make = next((make for option, make in STATION_KINDS.items()
+                 if getattr(args, option)), plain_kind)
+    kind, mac, key = make(args, name), args.mac.lower(), args.key or secrets.token_urlsafe(16)
+    parse_name(kind.name)
+    with contextlib.closing(open_writer(path, may_create=True)) as writer:
+        digest, stations = hash_key(key).hex(), stations_of(path)
+        for its_name, its_mac in ((kind.name, mac), *(fellow[:2] for fellow in kind.fellows)):
+            refuse_taken(stations, digest, its_name, its_mac)
+        running = str(writer.address()) if isinstance(writer, Remote) else ""
+        print(kind.say(args, kind.name, key, *find_addresses(args, running)))
+        finish_output()                 # no station is stored whose key could not be printed
+        writer.add_station(kind.name, mac, kind.role, digest, now_ms(), kind.labels, kind.fellows)
 
 
-def catch_signal(loop: asyncio.AbstractEventLoop, number: int,
-                 callback: Callable[[], object]) -> None:
-    try:
-        loop.add_signal_handler(number, callback)
-    except NotImplementedError:                 # Windows
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(callback))
+def find_addresses(args: argparse.Namespace, running: str) -> tuple[str, str, str]:
+    """The server's address for other devices, its address for this computer, and the command that
+    makes it reachable for others if it is not yet. running is the running server's own address."""
+    link = urllib.parse.urlsplit(args.link or running)
+    if link.hostname and not re.fullmatch(r"localhost|127\..*|::1", link.hostname):
+        # Where HTTPS has its usual port, nginx takes updates by plain HTTP on port 80.
+        address = f"{link.scheme if link.port else 'http'}://{link.netloc}"
+        return address, address, ""
+    number = str(link.port or args.port)
+    port = f":{number}" * (number != "80")
+    is_service = "IOTSERVER_PROGRAM" in os.environ or (running and not link.hostname)
+    usual = os.environ.get("IOTSERVER_PORT", "8000")
+    start = "" if is_service else f"""
+# start the server like this: other devices can then reach it
+{say_program(args.db)} --host 0.0.0.0{f" --port {number}" * (number != usual)}
+"""
+    return f"http://{lan_address()}{port}", f"http://{link.netloc or '127.0.0.1' + port}", start
 
 
-async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
-    """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
-    server.is_stopping = True
-    for listener in listeners:
-        accepted: list[socket.socket] = []      # by the kernel: closing would reset them
-        for channel in listener.sockets:
-            with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
-                while True:
-                    accepted.append(real.accept()[0])
-        listener.close()
-        for channel in accepted:
-            await server.loop.connect_accepted_socket(lambda: Connection(server), channel)
-    started = server.monotonic()
-    while server.connections and (waited := server.monotonic() - started) < STOP_SECONDS:
-        for connection in tuple(server.connections):
-            if connection.may_close(waited):
-                connection.transport.close()
-        await asyncio.sleep(0.02)
-    for connection in tuple(server.connections):
-        connection.transport.abort()
-    server.turn.end()
+def say_station(args: argparse.Namespace, name: str, key: str, server: str, near: str,
+                start: str) -> str:
+    return f"""station {name} is registered; its API key, shown only now: {key}
+
+# its config.py
+API_KEY = "{key}"
+SSID = "the name of your WiFi"
+WIFI_PASSWORD = "its password"
+MAC_ADDRESS = "{args.mac}"
+SERVER = "{server}"
+{start}
+# while the server runs, try it: send a reading of field 9, which nothing else uses
+curl -H "X-API-Key: {key}" {near}/update/mac={args.mac}/field=9/data=1
+
+# delete this reading
+{say_program(args.db)} --delete-readings {shlex.quote(name)} \\
+    --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31"""
 
 
-def run_server(args: argparse.Namespace, path: Path) -> None:
+def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.name or args.mac or args.role or args.offset is not None,
+            "--edit-station needs --name, --mac, --role or --offset")
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role,
+                            args.offset)
+
+
+def subtract(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:
+    """Each of our readings minus the nearest of theirs, if that is within COMPARE_TIME."""
+    times = [ms for ms, _ in theirs]
+    found = []
+    for ms, value in ours:
+        i = bisect.bisect_left(times, ms)
+        near = min(theirs[max(i - 1, 0):i + 1], key=lambda sample: abs(sample[0] - ms),
+                   default=(LATEST_TIME, 0.0))
+        if abs(near[0] - ms) <= COMPARE_TIME:
+            found.append(value - near[1])
+    return found
+
+
+def compare(args: argparse.Namespace, path: Path, name: str, other: str) -> None:
+    end = now_ms() if args.end is None else args.end
+    start = end - DAY if args.start is None else args.start
+    require(start < end, "--start has to be before --end")
+    with contextlib.closing(open_reader(path)) as reader:
+        reader.use_offsets()
+        pair = [find_station(reader.stations(), text) for text in (name, other)]
+        require(pair[0].id != pair[1].id, "--compare takes two stations")
+        found = subtract(*(reader.recent(reader.series(station.id).get(1, -1), start, end)
+                           for station in pair))
+    ours, theirs = (station.name for station in pair)
+    if len(found) < LEAST_PAIRS:
+        raise StoreError(f"{len(found)} pairs of readings within {COMPARE_TIME // MINUTE} minutes;"
+                         f" at least {LEAST_PAIRS} are needed: let both lie side by side for an "
+                         "hour or longer, or give --start and --end")
+    low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+    print(f"{ours} minus {theirs}: {middle:+.2f} °C, the median of {len(found)} pairs; half of "
+          f"them are from {low:+.2f} to {high:+.2f}")
+    if high - low > MOST_SPREAD:
+        raise StoreError(f"that is wider than {MOST_SPREAD:g} °C: they do not lie side by side, "
+                         "or one of them is in the sun; nothing follows from it")
+    offset = round(pair[0].offset - middle, 2) + 0.0
+    if abs(offset) > MOST_OFFSET:
+        raise StoreError(f"{ours} would need an offset of {offset:+g} °C, more than "
+                         f"{MOST_OFFSET:g}: it is broken, or measures something else")
+    print(f"this makes {ours} agree:\n"
+          f"{say_program(args.db)} --edit-station {shlex.quote(ours)} --offset {offset:g}")
+
+
+def list_stations(args: argparse.Namespace, path: Path) -> None:
+    with contextlib.closing(open_reader(path)) as reader:
+        stations = reader.stations()
+        entries = reader.entries(s.id for s in stations)
+        table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
+            (str(s.id), s.name, s.role or "-", s.mac,
+             format_time(s.heard) if s.heard else "never", str(entries.get(s.id, 0)))
+            for s in stations]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def print_key(args: argparse.Namespace, path: Path, name: str, kind: str) -> str:
+    """Print a key of a station before it is stored, so that a key which cannot be printed changes
+    nothing. Returns its hash."""
+    key = args.key or secrets.token_urlsafe(16)
+    stations, digest = stations_of(path), hash_key(key).hex()
+    find_station(stations, name)
+    refuse_taken(stations, digest)
+    print(f"the {kind} of {name}, shown only now: {key}")
+    finish_output()
+    return digest
+
+
+def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    with contextlib.closing(open_writer(path)) as writer:
+        if writer.new_key(name, print_key(args, path, name, "new API key"), bool(args.now)):
+            print("the one before works until this one is first used")
+
+
+def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.set_read_key(name, print_key(args, path, name, "read key"))
+    print("it reads this station's ThingSpeak feeds on a private server, and replaces an earlier "
+          "one")
+
+
+def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
+    total = 0
+    with contextlib.closing(open_writer(path)) as writer:
+        while (removed := writer.remove_step(name)) >= 0:
+            total += removed
+        freed = sum(iter(writer.shrink_step, 0))    # bytes that the file became smaller
+    print(f"removed {name}; readings: {total}; {format_bytes(freed)} freed")
+
+
+def prune(args: argparse.Namespace, path: Path, age: str) -> None:
+    before = now_ms() - parse_duration(age)
+    with contextlib.closing(open_reader(path)) as reader:
+        expected, unsent = reader.count(before), reader.count_unsent(before)
+    lost = f"; {unsent} of them had not been forwarded" * bool(unsent)
+    if args.dry_run:
+        print(f"{expected} readings are older than {age}; nothing was deleted{lost}")
+        return
+    total = 0
+    with contextlib.closing(open_writer(path)) as writer, progress_bar("pruning") as progress:
+        while deleted := writer.prune_step(before):
+            total += deleted
+            progress(total / max(expected, 1))
+        sum(iter(functools.partial(writer.prune_notes_step, before), 0))
+        freed = sum(iter(writer.shrink_step, 0))
+    print(f"deleted {total} readings older than {age}; {freed} bytes freed{lost}")
+
+
+def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
+    require(args.start is not None and args.end is not None,
+            "--delete-readings needs --start T and --end T")
+    require(args.field or args.below is args.above is None,
+            "--below and --above need --field N: each field has its own unit")
+    fields = [args.field] if args.field else range(1, MAX_FIELDS + 1)
+    wanted = {part: getattr(args, part) for part in ("start", "end", "below", "above")}
+    total = kept = 0
+    with contextlib.closing(open_reader(path)) as reader:
+        station = find_station(reader.stations(), name)
+        for field, series in reader.series(station.id, fields).items():
+            count, lowest, highest, left = reader.count_wanted(series, wanted)
+            total, kept = total + count, kept + left
+            if count:
+                print(f"field {field}: {count} readings, " + (
+                    "all texts" if highest is None else f"lowest {lowest}, highest {highest}"))
+    if not args.dry_run:
+        total = 0
+        with contextlib.closing(open_writer(path)) as writer:
+            for field in fields:
+                at = args.start
+                while at < args.end:
+                    gone, at = writer.delete_step(name, field, {**wanted, "start": at})
+                    total += gone
+    print(f"{total} readings would go; nothing was deleted" if args.dry_run else
+          f"deleted {total} readings")
+    if kept:
+        print(f"iotserver: {kept} hours stay as they are: some of their readings were pruned, and "
+              "what is left can only go as a whole hour, without --below and --above",
+              file=sys.stderr)
+
+
+def backup(args: argparse.Namespace, path: Path, name: str) -> None:
+    target = Path(name).absolute()
+    with replacing(target, path, True) as partial, contextlib.closing(open_reader(path)) as reader:
+        with progress_bar("copying") as progress:
+            try:
+                reader.copy(partial, progress)
+            except sqlite3.Error as error:      # the error may be of either file
+                raise StoreError(f"copying {path} to {target}: {error}") from None
+        with contextlib.closing(Reader(partial)) as copy, progress_bar("checking") as progress:
+            damage, mistakes = copy.check(progress)
+            count, size = copy.count(), sum(copy.weights())
+        if damage:
+            raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
+    if mistakes:
+        print(f"iotserver: warning, here and in the copy: {mistakes[0]}", file=sys.stderr)
+    print(f"{target}: {count} readings, {format_bytes(size)}, checked")
+
+
+def check(args: argparse.Namespace, path: Path) -> None:
+    with contextlib.closing(open_reader(path)) as reader, progress_bar("checking") as progress:
+        problems = [text for found in reader.check(progress) for text in found]
+    if problems:
+        raise StoreError("\n".join(problems[:100]) + f"\n{path} is damaged; restore a backup")
+    print("ok")
+
+
+def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
+    require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
+    require(is_label(text), f"a label has at most {MAX_NAME} characters, all printable")
+    with contextlib.closing(open_writer(path)) as writer:
+        writer.label(name, int(field), text)
+
+
+def export(args: argparse.Namespace, path: Path, name: str) -> None:
+    with writing(name, path) as file, contextlib.closing(open_reader(path)) as reader, \
+            progress_bar("exporting") as progress:
+        total, done = reader.count(), 0
+        file.write(as_csv([Row._fields]).decode())
+        for station in reader.stations():
+            rows = reader.rows(station)
+            while chunk := list(itertools.islice(rows, PAGE_ROWS)):
+                file.write(as_csv((format_time(r[0]), *r[1:]) for r in chunk).decode())
+                done += len(chunk)
+                progress(done / max(total, 1))
+
+
+def read_sqlite(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+                ) -> Iterator[Row]:
+    """The rows of weewx's archive or of the older table."""
+    path = Path(name)
     with contextlib.ExitStack() as stack:
-        if args.demo:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
-        writer = stack.enter_context(contextlib.closing(open_writer(path, may_create=True)))
-        if isinstance(writer, Remote):
-            raise StoreError(f"{path} is in use by another iotserver; stop that one first, or "
-                             "name another --db")
-        jobs = JOBS
-        if args.demo:
-            jobs += (5, fill_demo(writer, now_ms()).send),
-        reader = stack.enter_context(contextlib.closing(Reader(path)))
-        server = Server(args, writer, reader)
-        asyncio.run(serve(server, jobs))
-        if hasattr(socket, "AF_UNIX"):
-            for suffix in SOCKETS:
-                beside(path, suffix).unlink(missing_ok=True)
+        if not path.is_file():          # SQLite cannot seek in a pipe
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "older.db"
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        db = stack.enter_context(contextlib.closing(connect(path, "ro")))
+        try:
+            kind = next((kind for table, kind in TABLE_KINDS.items() if ask(
+                db, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))), None)
+            if kind is None:
+                raise ValueError("no table of it is known; known: " + ", ".join(TABLE_KINDS))
+            yield from kind(db, station, left_out)
+        except (ValueError, TypeError, Refused, sqlite3.Error) as error:
+            raise StoreError(f"{name}: {error}") from None
 
 
-# -- the command line -----------------------------------------------------------------------------
+FILE_KINDS[b"SQLite format 3\0"] = read_sqlite
 
 
-class Command(NamedTuple):
-    """A flag that does one thing and exits: run(args, path, the flag's values)."""
-    flag: str
-    metavar: tuple[str, ...]    # empty: takes no value
-    run: Callable[..., None]
-    help: str
-    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+def read_own(header: list[str], lines: Iterator[list[str]], station: Station | None,
+             left_out: LeftOut) -> Iterator[Row]:
+    """What --export has written. Raises ValueError, Refused."""
+    for when, owner, mac, field, value, entry in filter(None, lines):
+        yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field), parse_value(value),
+                  parse_entry(entry))
 
 
-COMMANDS = (
+CSV_KINDS.append((lambda header: header == list(Row._fields), read_own))
+
+
+def read_csv(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+             ) -> Iterator[Row]:
+    """The rows of a CSV, whose kind the first line tells."""
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    lines = csv.reader(text)
+    try:
+        header = next(lines, [])
+        read = next((read for is_its, read in CSV_KINDS if is_its(header)), None)
+        if read is None:
+            raise StoreError(f"{name} is none of the files that --import reads. Our CSV looks "
+                             f"like this:\n{','.join(Row._fields)}\n"
+                             "2026-07-30T22:16:34Z,outside,5c:cf:7f:01:02:03,1,21.5,")
+        yield from read(header, lines, station, left_out)
+    except (ValueError, OverflowError, csv.Error, Refused) as error:
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
+                         "stored; importing again does not double it") from None
+    finally:
+        text.detach()                   # so that the caller's file stays open
+
+
+def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The rows in steps of about this size. Rows of one instant stay in one step, because equal
+    rows of an instant are counted."""
+    step: list[Row] = []
+    for row in rows:
+        if len(step) >= size and row[0] != step[-1][0]:
+            yield step
+            step = []
+        step.append(row)
+    yield step
+
+
+def find_owner(path: Path, name: str) -> Station:
+    """The station whose readings a file holds; for a console its station outside."""
+    with contextlib.closing(open_reader(path)) as reader:
+        stations = reader.stations()
+    names, outside = {station.name for station in stations}, f"{name} outside"
+    return find_station(stations, outside if outside in names and name not in names else name)
+
+
+def warn_of_names(path: Path, names: Iterable[tuple[str, str]]) -> None:
+    """Report names of a file that no station may have, and the names used instead."""
+    used = {station.mac: station.name for station in stations_of(path)}
+    for name, mac in sorted(names):
+        if name and not is_name(name):
+            print(f"iotserver: {name[:MAX_NAME]!r} cannot be a station's name; {mac} is called "
+                  f"{used[mac]}", file=sys.stderr)
+
+
+def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
+    stored = known = pruned = texts = 0
+    names: set[tuple[str, str]] = set()         # names of stations with their MACs
+    left_out: LeftOut = collections.Counter()
+    station = find_owner(path, args.station) if args.station else None
+    with naming("standard input" if name == "-" else name), \
+            open(0 if name == "-" else name, "rb", closefd=name != "-") as file, \
+            contextlib.closing(open_writer(path, may_create=True)) as writer, \
+            progress_bar("importing") as progress:
+        length = os.fstat(file.fileno()).st_size        # 0 for a pipe
+        start = file.peek(16).lstrip(b"\xef\xbb\xbf \r\n\t")
+        read = next((read for begin, read in FILE_KINDS.items() if start.startswith(begin)),
+                    read_csv)
+        size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
+        gc.disable()                    # the search for cycles takes 13 % of the time, for nothing
+        for step in import_steps(read(file, name, station, left_out), size):
+            counts = writer.import_rows(step, now_ms())
+            stored, known, pruned = map(sum, zip(counts, (stored, known, pruned), strict=True))
+            texts += [type(row.value) for row in step].count(str)
+            names.update(map(operator.itemgetter(1, 2), step))
+            progress(file.tell() / length if length else 0)
+        gc.enable()
+    print(f"imported {stored} readings; {known} were there already"
+          + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
+          + (f"; {texts} of them are texts, no numbers" if texts else ""))
+    for what, count in left_out.items():
+        print(f"iotserver: left out: {count} {what}", file=sys.stderr)
+    warn_of_names(path, names)
+
+
+# -- the tables ----------------------------------------------------------------------------------
+
+
+COMMANDS[:0] = [
     Command("add-station", ("NAME",), add_station,
             "register a station; prints its key and its config.py lines",
-            ("mac", "role", "console", "key")),
+            ("mac", "role", "key")),
     Command("edit-station", ("NAME",), edit_station,
-            "change its name, MAC or role; id, keys and readings stay", ("name", "mac", "role")),
+            "change a station's name, MAC, role or offset; id, keys and readings stay",
+            ("name", "mac", "role", "offset")),
+    Command("compare", ("NAME", "OTHER"), compare, "how far two thermometers that lie side by "
+            "side are apart, in the last 24 h unless told otherwise; changes nothing",
+            ("start", "end")),
     Command("stations", (), list_stations, "a table of the stations"),
     Command("new-key", ("NAME",), new_key,
             "a new key beside the old one until it is first used", ("key", "now")),
@@ -7538,47 +9543,45 @@ COMMANDS = (
             "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
     Command("remove-station", ("NAME",), remove_station,
             "remove a station with all its readings"),
-    Command("delete-readings", ("NAME",), delete_readings, "delete raw readings of a time; the "
-            "summaries follow", ("start", "end", "field", "below", "above", "dry-run")),
+    Command("delete-readings", ("NAME",), delete_readings, "delete raw readings from --start to "
+            "--end, and update the summaries",
+            ("start", "end", "field", "below", "above", "dry-run")),
     Command("prune", ("AGE",), prune,
             "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
     Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
     Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
     Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
             "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
-    Command("review", ("FILE",), review, "what verdict and forecast would have said hour by hour, "
-            "with this --comfort, as CSV; - is standard output", ("start", "end")),
     Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
-    Command("set-password", ("FILE",), set_password, "choose the password of --private; asks for "
-            "it, or reads it from standard input"),
-    Command("courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"),
-    Command("try-message", (), try_message, "send a test message to each --notify destination; "
-            "says what each answers"),
-    Command("check", (), check, "full integrity check of file and summaries"),
-)
-OPTIONS = (
+    Command("check", (), check, "full integrity check of file and summaries")]
+OPTIONS[:0] = [
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
     Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
             "where the station hangs"),
-    Setting("console", None, None, parse_switch, "it is a bought one, outside and inside"),
-    Setting("name", "NEW", None, parse_name, "its new name"),
+    Setting("name", "NEW", None, parse_name, "the station's new name"),
+    Setting("offset", "DEGREES", None, parse_offset,
+            "°C, -10 to 10, added to field 1 wherever it is shown; 0 removes the offset"),
     Setting("key", "KEY", None, parse_key,
             "the API key (default: made up); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
-    Setting("station", "NAME", None, str, "whose readings a file of others' holds"),
+    Setting("station", "NAME", None, str, "the station whose readings the file holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
-            "from then on, ISO 8601 or seconds since 1970"),
-    Setting("end", "T", None, functools.partial(parse_instant, "end"), "until before then"),
-    Setting("field", "N", None, parse_field, "only of this field"),
-    Setting("below", "V", None, parse_number, "only those below"),
-    Setting("above", "V", None, parse_number, "only those above"),
-    Setting("dry-run", None, None, parse_switch, "only count"),
-)
+            "the first instant, in ISO 8601 or seconds since 1970"),
+    Setting("end", "T", None, functools.partial(parse_instant, "end"),
+            "the end, which is not included"),
+    Setting("field", "N", None, parse_field, "only readings of this field"),
+    Setting("below", "V", None, parse_number, "only readings below V"),
+    Setting("above", "V", None, parse_number, "only readings above V"),
+    Setting("dry-run", None, None, parse_switch, "count without deleting")]
 
 
 def takers(option: str) -> str:
-    """The flags with which an option goes, in words."""
-    return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
+    """The flags that take an option, in words."""
+    return " or ".join(f"--{c.flag}" for c in COMMANDS if takes(c, option))
+
+
+def takes(command: Command, option: str) -> bool:
+    return option in command.options or EXTRA_OPTIONS.get(option) == command.flag
 
 
 def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str | None) -> None:
@@ -7588,7 +9591,7 @@ def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str
 
 
 def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The command line; values stay text until parse_settings."""
+    """The parser of the command line. parse_settings parses the values, which are texts here."""
     parser = argparse.ArgumentParser(
         prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
         epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
@@ -7609,7 +9612,7 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def parse_settings(args: argparse.Namespace, settings: Iterable[Setting] = SETTINGS) -> None:
-    """Flags from text to what they mean. Raises Usage."""
+    """Replace the texts of these flags by their values. Raises Usage."""
     for s in settings:
         name = s.name.replace("-", "_")
         try:
@@ -7618,48 +9621,57 @@ def parse_settings(args: argparse.Namespace, settings: Iterable[Setting] = SETTI
         except (Usage, ValueError) as error:
             also = "" if s.default is None else f" (or {s.variable})"
             raise Usage(f"--{s.name}{also}: {error}") from None
-        except Refused as refused:              # it names the part, which is the flag
+        except Refused as refused:              # its message begins with the flag's name
             raise Usage(f"--{refused.message}") from None
 
 
 def find_command(args: argparse.Namespace) -> Command | None:
-    """The command that was asked for, if any. Raises Usage for options that go with others."""
+    """The command on the command line, if any. Raises Usage for an option of another command."""
     found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
     for option in (s.name for s in OPTIONS):
         require(getattr(args, option.replace("-", "_")) is None
-                or (found and option in found.options), f"--{option} goes with {takers(option)}")
+                or (found and takes(found, option)), f"--{option} goes with {takers(option)}")
     parse_settings(args, OPTIONS)
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do one thing and exit, or serve until SIGTERM. The exit status."""
-    os.umask(0o077)                             # whatever we make holds a household's data
-    set_output("backslashreplace")              # a name is no reason to fail
-    parser = build_parser(os.environ)
-    args = parser.parse_args(argv)
+def run(argv: list[str] | None) -> None:
+    """Run the command of the command line, or serve."""
+    args = build_parser(os.environ).parse_args(argv)
+    parse_settings(args)
+    if sqlite3.sqlite_version_info < (3, 37):
+        raise StoreError(f"Python brings SQLite {sqlite3.sqlite_version} here; strict tables "
+                         "need SQLite 3.37 or newer")
+    path = Path(os.path.realpath(args.db))      # every name of the file leads to the same lock
     try:
-        parse_settings(args)
-        if sqlite3.sqlite_version_info < (3, 37):
-            raise StoreError(f"Python brings SQLite {sqlite3.sqlite_version} here; strict tables "
-                             "need SQLite 3.37 or newer")
-        path = Path(args.db).absolute()
         if command := find_command(args):
             command.run(args, path, *getattr(args, command.flag))
         else:
-            run_server(args, path)
-        sys.stdout.flush()
+            with naming(path):
+                run_server(args, path)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command, or serve until SIGTERM. Returns the exit status."""
+    os.umask(0o077)                             # all files that we create are private
+    open_missing()
+    set_output("backslashreplace")              # a terminal that lacks a character is no error
+    try:
+        with naming("standard output"):         # errors of other files already carry a name
+            try:
+                run(argv)
+            finally:
+                finish_output()
         return 0
     except Usage as error:
         print(f"iotserver: {error} (--help tells more)", file=sys.stderr)
         return 2
-    except BrokenPipeError:                     # the reader of our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:                     # the reader of our output has closed it
         return 1
-    except (OSError, StoreError, sqlite3.Error) as error:
-        where = (f"{error.filename or ''}: {error.strerror}" if isinstance(error, OSError) else
-                 error if isinstance(error, StoreError) else f"{path}: {error}")
-        print(f"iotserver: {where}", file=sys.stderr)
+    except StoreError as error:
+        print(f"iotserver: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -6,13 +6,14 @@
     python3 firmware/flash.py --port /dev/ttyUSB0 --monitor
 
 Runs on the computer, not on the board. The work is done by esptool and ampy, whose command
-lines are printed as they are run: pip install 'iotserver[flash]' brings both.
+lines are printed as they are run; when they are missing, it prints how to install them.
 It never asks anything. Exit status: 0 done, 1 could not, 2 wrong usage, 130 Ctrl-C.
 """
 import argparse
 import functools
 import importlib.util
 import operator
+import os
 import runpy
 import shlex
 import struct
@@ -31,13 +32,19 @@ IMAGE_MAGIC, CHECKSUM_SEED, MOST_SEGMENTS = 0xE9, 0xEF, 16
 IMAGE_MOST = 4 << 20  # bytes; the largest flash that boards come with
 RAM = ((0x3FFE8000, 0x40000000), (0x40100000, 0x40108000))  # where an ESP8266 image loads to
 
+# The versions that the tests ran, the same as in pyproject.toml. No shell needs quotes here.
+TOOLS = ("esptool~=5.0", "adafruit-ampy==1.1.0")
 ESPTOOL_S, AMPY_S = 600, 120  # ampy has no time-out of its own and waits for ever
 
+NO_PORT = """\
+no serial port on USB found. What helps:
+  - a USB cable with data lines; many cables only charge
+  - the driver of the board's USB chip (CP210x on a Feather Huzzah, CH340 on many others)
+  - --port, if the port is not on USB"""
 NO_ANSWER = """\
 The board did not answer. What helps, the most frequent first:
-  - a USB cable with data lines; many cables only charge
-  - the right port, and nothing else using it: close monitors and terminals
-  - the driver of the board's USB chip (CP210x on a Feather Huzzah, CH340 on many others)
+  - nothing else that uses the port: close monitors and terminals
+  - another port, if there are several
   - a lower speed: --baud 115200, or --baud 57600
   - for --image: hold the boot button (GPIO0 to ground), press reset, let go, try again
   - for --files: press reset and start at once, so that Ctrl-C comes while boot.py waits"""
@@ -89,35 +96,56 @@ def parse(argv):
 def need(*modules):
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise Problem(f"{module} is not installed; this brings all: "
-                          "pip install 'iotserver[flash]'")
+            raise Problem(f"{module} is not installed; in a virtual environment, this brings all: "
+                          f"python3 -m pip install {' '.join(TOOLS)}")
+
+
+def usb_ports():
+    need("serial")
+    from serial.tools import list_ports
+    return [port.device for port in list_ports.comports() if port.vid is not None]
 
 
 def only_port():
     """The serial port, if there is exactly one on USB."""
-    need("serial")
-    from serial.tools import list_ports
-    ports = [port.device for port in list_ports.comports() if port.vid is not None]
-    if len(ports) == 1:
-        print(f"Port: {ports[0]}")
-        return ports[0]
-    if ports:
-        raise Problem(f"there are several ports, choose with --port: {' '.join(ports)}")
-    raise Problem(f"no serial port on USB found.\n{NO_ANSWER}")
+    ports = usb_ports()
+    if not ports:
+        raise Problem(NO_PORT)
+    if len(ports) > 1:
+        raise Problem(f"there are several ports; choose one with --port: {' '.join(ports)}")
+    print(f"Port: {ports[0]}")
+    return ports[0]
+
+
+def check_port(port):
+    """Say what is wrong with a port while it can be said in one line."""
+    if os.name == "posix" and not os.path.exists(port):
+        ports = usb_ports()
+        raise Problem(f"there is no port {port}; " + (
+            f"on USB there is --port {' or '.join(ports)}" if ports else NO_PORT))
+    if os.name == "posix" and not os.access(port, os.R_OK | os.W_OK):
+        raise Problem(f"you may not use {port}. This lets you, from your next login on: "
+                      "sudo usermod -aG dialout $USER")
 
 
 def run_tool(arguments, limit):
     """Run one of the tools, shown as typed. Problem when it fails or takes too long."""
     print(f"+ {shlex.join(arguments)}", flush=True)
     module = {"esptool": "esptool", "ampy": "ampy.cli"}[arguments[0]]
-    try:
-        subprocess.run([sys.executable, "-m", module, *arguments[1:]], check=True, timeout=limit,
-                       stdin=subprocess.DEVNULL)
+    try:        # -P: a module of that name in the current folder is not taken for the tool
+        subprocess.run([sys.executable, "-P", "-m", module, *arguments[1:]], check=True,
+                       timeout=limit, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     except subprocess.TimeoutExpired:
         raise Problem(f"{arguments[0]} got no further in {limit} s.\n{NO_ANSWER}") from None
     except subprocess.CalledProcessError as error:
-        raise Problem(f"{arguments[0]} failed with exit status {error.returncode}.\n"
-                      f"{NO_ANSWER}") from None
+        raise Problem(f"{arguments[0]} failed: {last_words(error.stderr)}\n{NO_ANSWER}") from None
+
+
+def last_words(text):
+    """What a tool says of its failure; of a traceback only what the last line says."""
+    if "Traceback" in text:
+        return text.strip().splitlines()[-1].rpartition("Error: ")[2]
+    return text.strip()
 
 
 # ---------------------------------------------------------------- the image
@@ -125,6 +153,7 @@ def run_tool(arguments, limit):
 def flash_image(port, options):
     need("esptool")
     check_image(read(options.image), options.image)
+    check_port(port)
     esptool = ["esptool", "--chip", "esp8266", "--port", port, "--baud", str(options.baud)]
     image = ["--flash-size", "detect", "0", str(options.image)]
     run_tool([*esptool, "erase-flash"], ESPTOOL_S)
@@ -172,6 +201,7 @@ def copy_files(port, options):
     if options.config:
         check_config(options.config)
         sources.insert(0, (options.config, "config.py"))
+    check_port(port)
     ampy = ["ampy", "--port", port, "--delay", str(options.delay)]
     for number, (path, name) in enumerate(sources, 1):
         print(f"{number}/{len(sources)} {name}, {len(read(path))} bytes")
@@ -206,6 +236,7 @@ def check_config(path):
 
 def monitor(port):
     """Print what the station prints until Ctrl-C, which is how this is meant to end."""
+    check_port(port)
     need("serial")
     import serial
     line = serial.Serial(baudrate=115200, timeout=1)

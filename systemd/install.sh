@@ -1,12 +1,14 @@
 #!/bin/sh
-# Puts iotserver in place on Debian 12/13 or Ubuntu 22.04/24.04: program, user, units, nginx site.
+# Installs iotserver, as root, on Debian 12 or 13, Ubuntu 24.04, or Raspberry Pi OS of 2023 or newer.
 # Run it again after each `git pull`: it changes only what is different, and restarts only then.
 #
-#   install.sh               as root
-#   install.sh --dry-run     prints what it would do, and does nothing
-#   install.sh --uninstall   takes all away again but the data, the settings and the certificate
+#   install.sh                  on a rented server, behind nginx
+#   install.sh --uninstall      removes that; data, settings and certificate stay
+#   install.sh --home           at home, alone, on port 80 of all addresses of this computer
+#   install.sh --home --remove  removes that; data and settings stay
 #
-# With DESTDIR=FOLDER files go below that folder, and nothing is started.
+# With --dry-run as well it prints what it would do, and does nothing. With DESTDIR=FOLDER files go
+# below that folder, and nothing is started.
 set -eu
 umask 022
 
@@ -14,11 +16,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=${DESTDIR:-}
 python=/usr/bin/python3
 state=/var/lib/iotserver
-units="iotserver.socket iotserver.service iotserver-prune.service iotserver-prune.timer
-    iotserver-backup.service iotserver-backup.timer iotserver-log.service iotserver-log.timer
-    iotserver-limit.service iotserver-courier.service"
-started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer
-    iotserver-log.timer iotserver-limit.service"
+units="iotserver.service iotserver-prune.service iotserver-prune.timer iotserver-backup.service
+    iotserver-backup.timer iotserver-courier.service"
+started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer"
+socket=/etc/systemd/system/iotserver.socket
 limits=/usr/local/lib/iotserver/limit.nft
 rotation=/usr/local/lib/iotserver/logrotate.conf
 site=/etc/nginx/sites-available/iotserver
@@ -27,17 +28,23 @@ files=/etc/nginx/modules-enabled/90-iotserver.conf
 connections=8192        # of nginx, to clients and to the server, in each of its workers
 was='; # iotserver; was'
 
-dry='' uninstall=''
+dry='' home='' action=install
 for argument; do
-    case $argument in
-        --dry-run) dry=1 ;;
-        --uninstall) uninstall=1 ;;
-        *) echo "usage: $0 [--dry-run] [--uninstall]" >&2; exit 2 ;;
+    case $argument,$home in
+        --dry-run,*) dry=1 ;;
+        --home,*) home=1 ;;
+        --uninstall, | --remove,1) action=uninstall ;;
+        *) echo "usage: $0 [--uninstall | --home [--remove]] [--dry-run]" >&2; exit 2 ;;
     esac
 done
+[ -n "$home" ] || {
+    units="$units iotserver-log.service iotserver-log.timer iotserver-limit.service"
+    started="$started iotserver-log.timer iotserver-limit.service"
+}
 
 changed=                # the targets that were not as they should be
-new=                    # ... because they were not there
+new=                    # those of them that were not there
+failed=                 # the units that did not start
 
 fail() { echo "install.sh: $*" >&2; exit 1; }
 
@@ -96,12 +103,39 @@ check_system() {
     [ -z "$root" ] || return 0
     [ -n "$dry" ] || [ "$(id -u)" = 0 ] || fail "this needs root"
     "$python" -c 'import sys, sqlite3
-sys.exit(sys.version_info < (3, 10) or sqlite3.sqlite_version_info < (3, 37))' ||
-        fail "$python is missing or older than 3.10: apt-get install python3"
-    for program in nginx openssl logrotate setpriv systemd-sysusers; do
+sys.exit(sys.version_info < (3, 11) or sqlite3.sqlite_version_info < (3, 37))' ||
+        fail "$python is missing or older than 3.11, which Debian 12, Ubuntu 24.04 and Raspberry" \
+            "Pi OS of 2023 have"
+    for program in setpriv systemd-sysusers; do
+        command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
+    done
+    [ -n "$home" ] || check_for_nginx
+    [ -z "$home" ] || check_port
+}
+
+check_for_nginx() {
+    for program in nginx openssl logrotate; do
         command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
     done
     command -v nft > /dev/null || fail 'nft is missing: apt-get install nftables'
+}
+
+check_port() {
+    [ ! -e "$socket" ] || return 0
+    ! "$python" -Ic 'import socket; socket.create_connection(("127.0.0.1", 80), 2)' 2> /dev/null ||
+        fail 'another program uses port 80. This shows which one: ss -ltnp "sport = :80"'
+}
+
+# Of the two ways to install it a machine has one: both want port 80. Data and settings are the same.
+refuse_other_way() {
+    [ -e "$root$socket" ] || return 0
+    if grep -qx 'ListenStream=80' "$root$socket"; then
+        [ -n "$home" ] ||
+            fail "iotserver is installed for a home here. To remove that: $0 --home --remove"
+    else
+        [ -z "$home" ] ||
+            fail "iotserver is installed behind nginx here. To remove that: $0 --uninstall"
+    fi
 }
 
 install_program() {
@@ -111,12 +145,12 @@ install_program() {
 #!/bin/sh
 # The commands of iotserver on the service's database, as the service's user. Files that you name
 # are looked for in $state; - is standard input or output.
-export IOTSERVER_DB=$state/iot.db IOTSERVER_PORT=80
+export IOTSERVER_DB=$state/iot.db IOTSERVER_PORT=80 IOTSERVER_PROGRAM=iotserver
 program=/usr/local/lib/iotserver/iotserver.py
 case \$(id -un) in
     root) as='setpriv --reuid=iotserver --regid=iotserver --init-groups --' ;;
     iotserver) as= ;;
-    *) echo 'iotserver: this needs root: sudo iotserver ...' >&2; exit 1 ;;
+    *) exec sudo "\$0" "\$@" ;;
 esac
 cd $state && exec \$as $python -I "\$program" "\$@"
 END
@@ -129,6 +163,10 @@ END
 
 # Inside at or below it, nothing needs opening.
 #IOTSERVER_COMFORT=72F
+
+# The address of this server as people type it: where a tap on a message leads, and what
+# --add-station prints.
+#IOTSERVER_LINK=https://weather.example.org/
 
 # Updates a minute of one station.
 #IOTSERVER_RATE_LIMIT=60
@@ -149,8 +187,6 @@ END
 # No messages in these hours.
 #IOTSERVER_QUIET="22:30-07:00 Europe/Berlin"
 
-# Where a tap on a message leads.
-#IOTSERVER_LINK=https://weather.example.org/
 END
 }
 
@@ -169,8 +205,13 @@ install_units() {
     for unit in $units; do
         put 644 "$here/$unit" "/etc/systemd/system/$unit"
     done
-    put 644 "$here/limit.nft" "$limits"
-    put 644 "$here/logrotate.conf" "$rotation"
+    if [ -n "$home" ]; then
+        put 644 "$here/home.socket" "$socket"
+    else
+        put 644 "$here/iotserver.socket" "$socket"
+        put 644 "$here/limit.nft" "$limits"
+        put 644 "$here/logrotate.conf" "$rotation"
+    fi
 }
 
 # nginx does not start without a certificate, and certbot needs nginx: so there is one until then.
@@ -225,17 +266,16 @@ start() {
     case $changed in */etc/systemd/system/*) live systemctl daemon-reload ;; esac
     for unit in $started; do
         case "$new " in
-            *"/$unit "*) live systemctl enable --now "$unit" ||
-                echo "install.sh: $unit does not start: journalctl -u $unit" >&2 ;;
+            *"/$unit "*) live systemctl enable --now "$unit" || failed="$failed $unit" ;;
         esac
     done
     case $new in
         */iotserver.service*) ;;
-        *) if was_changed /etc/systemd/system/iotserver.socket; then
+        *) if was_changed "$socket"; then
                live systemctl stop iotserver.service iotserver.socket   # else it stays as it was
            fi
-           if was_changed /etc/systemd/system/iotserver.socket \
-                   /etc/systemd/system/iotserver.service /usr/local/lib/iotserver/iotserver.py; then
+           if was_changed "$socket" /etc/systemd/system/iotserver.service \
+                   /usr/local/lib/iotserver/iotserver.py; then
                live systemctl restart iotserver.service
            fi ;;
     esac
@@ -254,6 +294,10 @@ start() {
             fail 'nginx goes on with its old settings; mend that, then: systemctl reload nginx'
         live systemctl reload-or-restart nginx.service
     fi
+    for unit in $failed; do
+        echo "install.sh: $unit does not start. This says why: journalctl -u $unit" >&2
+    done
+    [ -z "$failed" ] || exit 1
 }
 
 uninstall() {
@@ -262,23 +306,48 @@ uninstall() {
             live systemctl disable --now "$unit"
         done
     fi
+    remove "$socket"
     for unit in $units; do
         remove "/etc/systemd/system/$unit"
     done
-    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" "$files" \
-        /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver "$limits" "$rotation" \
+    remove /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver \
         /usr/local/bin/iotserver-restore /usr/local/lib/iotserver/iotserver.py
-    edit_nginx "s/[0-9]+$was ([0-9]+)/\1;/"
+    [ -n "$home" ] || uninstall_site
     [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
     live systemctl daemon-reload
-    live systemctl reload-or-restart nginx.service
+    [ -n "$home" ] || live systemctl reload-or-restart nginx.service
+    certificate=/etc/ssl/iotserver
+    [ -L "$root$certificate" ] || certificate=
     echo "left as they are: $state, /etc/iotserver.conf, /etc/iotserver-courier.conf," \
-        "/etc/ssl/iotserver, the users iotserver and iotserver-courier"
+        "${certificate:+$certificate, }the users iotserver and iotserver-courier"
+}
+
+uninstall_site() {
+    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" "$files" "$limits" "$rotation"
+    edit_nginx "s/[0-9]+$was ([0-9]+)/\1;/"
+}
+
+# What one needs next, at home.
+say_addresses() {
+    address=$("$python" -IBc 'import sys; sys.path.append("/usr/local/lib/iotserver")
+import iotserver; print(iotserver.lan_address())')
+    name=
+    [ ! -e /usr/sbin/avahi-daemon ] || name=" or http://$(uname -n).local/"
+    cat << END
+
+iotserver runs, and starts with this computer. On a phone or computer in your home, open:
+    http://$address/$name
+Register a station:
+    sudo iotserver --add-station outside --role outside --mac outside
+The address of the server, for the config.py of each station:
+    SERVER = "http://$address"
+END
 }
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-if [ -n "$uninstall" ]; then
+refuse_other_way
+if [ "$action" = uninstall ]; then
     uninstall
     exit
 fi
@@ -286,8 +355,11 @@ check_system
 install_program
 install_user
 install_units
-install_certificate
-raise_connections
-install_site
+[ -n "$home" ] || {
+    install_certificate
+    raise_connections
+    install_site
+}
 start
 [ -n "$changed" ] || echo "nothing to do"
+[ -z "$home" ] || [ -n "$dry$root" ] || say_addresses

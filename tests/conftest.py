@@ -1,6 +1,7 @@
 """Fixtures for all tests; what stands behind them is in support/."""
 import collections
 import os
+import re
 
 import coverage
 import pytest
@@ -21,6 +22,9 @@ from harness import (  # noqa: E402
     template,
 )
 
+import iotserver  # noqa: E402
+
+WINGS = set(re.findall(r"^# \d+\. (.+)$", tools.source_of(iotserver), re.MULTILINE))
 COVERAGE = os.environ.get("COVERAGE_PROCESS_CONFIG")
 __all__ = [
     "database", "in_process", "live", "many_files", "password_file", "public_folder", "run",
@@ -38,10 +42,11 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    if config.option.quick:
-        kept = [item for item in items if is_quick(item)]
-        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
-        items[:] = kept
+    left_out = [item for item in items if (config.option.quick and not is_quick(item))
+                or {name for mark in item.iter_markers("wings") for name in mark.args} - WINGS]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in {*left_out}]
 
 
 def is_quick(item):

@@ -1,4 +1,5 @@
 """The command line as its users call it, with a server running on the database and without."""
+import ast
 import contextlib
 import csv
 import io
@@ -16,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 from harness import (
@@ -101,7 +103,8 @@ def test_what_cannot_be_done_ends_with_1_and_says_why(maybe_live, run, tmp_path)
 WRONG = [
     (["--nonsense"], "nonsense"), (["--port", "x"], "x"), (["--port", "65536"], "65536"),
     (["--port", "-1"], ""), (["--rate-limit", "x"], "x"), (["--rate-limit", "-1"], ""),
-    (["--units", "K"], "K"), (["--comfort", "22"], "22"), (["--comfort", "22K"], "22K"),
+    (["--units", "K"], "K"), (["--comfort", "72"], "72F"),
+    (["--comfort", "22K"], "22K"),
     (["--add-station", "a"], "--mac"), (["--add-station", "a", "--mac", "a b"], "mac"),
     (["--add-station", "a", "--mac", "x" * 33], "mac"),
     (["--add-station", "a", "--mac", ""], "mac"),
@@ -273,6 +276,68 @@ def test_import_of_the_older_table(maybe_live, run, tmp_path, older):
     assert problems_of(tmp_path / "iot.db") == []
 
 
+def test_rows_of_the_older_table_that_are_no_readings_are_left_out(maybe_live, run, tmp_path):
+    """And Ids that are no number of an entry make none of ours impossible."""
+    times = [f"2018-07-30T12:00:0{second}.000Z" for second in range(8)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "older.db")) as db:
+        db.execute("CREATE TABLE data (Id, API_key, date_time, mac, field, data)")
+        db.executemany("INSERT INTO data VALUES (?, 'OLD', ?, ?, ?, ?)", [
+            (1, times[0], INSIDE.mac, 1, None), (2, times[1], INSIDE.mac, 1, b"12"),
+            (3, None, INSIDE.mac, 1, 20.0), (4, times[2], None, 1, 20.0),
+            (5, times[3], INSIDE.mac, 1, 20.5), ("x7", times[4], INSIDE.mac, 1, 21.0),
+            (2 ** 63 - 1, times[5], INSIDE.mac, 1, 21.5), (-3, times[6], INSIDE.mac, 1, 22.0),
+            (10 ** 15, times[7], INSIDE.mac, "1", "22.5")])
+        db.commit()
+    words = "iotserver: left out: 4 rows that are no readings: NULL, or a blob\n"
+    assert "imported 5 readings" in run("--import", "older.db", stderr=words)
+    assert "imported 0 readings; 5 were" in run("--import", "older.db", stderr=words)
+    stored = {row[4]: row[5] for row in rows_of(tmp_path / "iot.db")}
+    assert (stored[20.5], stored[22.5]) == (5, 10 ** 15)
+    assert stored.keys() == {20.5, 21.0, 21.5, 22.0, 22.5}
+    assert all(0 < entry <= 10 ** 15 + 4 for entry in stored.values())
+    if maybe_live:
+        assert maybe_live.update(INSIDE, "23") == max(stored.values()) + 1
+    assert problems_of(tmp_path / "iot.db") == []
+
+
+def test_what_export_writes_import_takes_back(database, run):
+    """Whatever numbers its entries have, also of a file that took 2^53 - 1 from another."""
+    text = HEADER + "".join(f"\n2018-07-30T12:00:0{i}.000Z,inside,{INSIDE.mac},1,2{i},{entry}"
+                            for i, entry in enumerate([10 ** 15, 2 ** 53 - 1, 2 ** 53])) + "\n"
+    assert "imported 3 readings" in run("--import", "-", stdin=text)
+    assert "imported 0 readings; 3 were" in run("--import", "-", stdin=text)
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute("UPDATE reading SET entry = ?1 + time % 10000 / 1000", (2 ** 53 - 1,))
+    exported = run("--export", "-")
+    assert f",{2 ** 53 + 1}\n" in exported
+    assert "imported 3 readings" in run("--import", "-", "--db", "other.db", stdin=exported)
+    assert "imported 0 readings; 3 were" in run("--import", "-", stdin=exported)
+    assert [row[:5] for row in rows_of(database.with_name("other.db"))] == [
+        row[:5] for row in rows_of(database)]
+
+
+def test_a_text_of_any_characters_comes_back(live, run):
+    """Ends of lines, too: python 3.11 writes a lone \\r without quotes, and reads a new line."""
+    texts = ["a\rb", "\r\n,\"'\"", "a\nb", "x\x85\x1c\u2028y", "\ufeff=1+1;", "\\", "#\t|"]
+    texts = [f"<{text}>" for text in texts]
+    for number, text in enumerate(texts, 1):
+        assert live.get(f"/update?api_key={INSIDE.key}&field2={quote(text)}").text == f"{number}"
+    assert run("--export", "copy.csv") == ""
+    assert "imported 7 readings" in run("--import", "copy.csv", "--db", "other.db")
+    exported = csv.reader(io.StringIO(live.get("/export.csv").text, newline=""))
+    assert [row[3] for row in exported][1:] == texts
+    feed = csv.reader(io.StringIO(live.get("/channels/1/feeds.csv").text, newline=""))
+    assert [row[2] for row in feed][1:] == texts
+    assert [row[4] for row in rows_of(live.db.with_name("other.db"))] == texts
+
+
+def test_half_a_character_in_feeds_json_is_a_question_mark(database, run):
+    feeds = {"feeds": [{"created_at": "2018-07-30T12:00:00Z", "entry_id": 1, "field1": "\ud800x"}]}
+    assert "imported 1 readings" in run("--import", "-", "--station", "inside",
+                                        stdin=json.dumps(feeds))
+    assert [row[4] for row in rows_of(database)] == ["?x"]
+
+
 THINGSPEAK = """created_at,entry_id,field1,field2,latitude,longitude,elevation,status
 2018-07-30 12:00:00 UTC,1,22.5,55,,,,
 2018-07-30T12:00:30+02:00,2,,56,,,,hello
@@ -306,6 +371,16 @@ def test_import_of_anything_else_says_which_line(database, run, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(refuse, range(len(NO_IMPORT)))) == {""}
     assert rows_of(database) == []
+
+
+def test_what_cannot_be_imported_is_answered_with_rows_that_can(database, run, tmp_path):
+    (tmp_path / "cellar.csv").write_text("Date,Temp\n2026-01-01,5\n")
+    shown = re.compile(r"this:\n(time,.*\n2026-.*\n)$")
+    done = subprocess.run([sys.executable, SCRIPT, "--import", "cellar.csv"], cwd=tmp_path,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    rows = shown.search(done.stderr)[1]
+    assert "1 readings" in run("--import", "-", stdin=rows)
 
 
 def test_texts_survive_export_and_import(database, run):
@@ -468,6 +543,17 @@ def test_version_and_help(run):
     text = run("--help")
     for flag in ("--host", "--port", "--db", "--rate-limit", "--units", "--comfort", "--demo"):
         assert flag in text
+
+
+def test_an_older_python_is_told_in_one_line_which_one_is_needed():
+    """From 3.8 on it can parse the file, and is told before it misses a name."""
+    ast.parse(SCRIPT.read_text(encoding="utf-8"), feature_version=(3, 8))
+    older = ("import datetime, runpy, sys; del datetime.UTC, sys.modules['datetime']\n"
+             "sys.version_info = (3, 8, 18); runpy.run_path(sys.argv[1], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", older, SCRIPT, "--version"], text=True,
+                          capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "iotserver needs Python 3.11 or newer; this is Python 3.8\n"
 
 
 def test_settings_come_from_the_environment_too(database, serve, run, tmp_path):

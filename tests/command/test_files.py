@@ -1,5 +1,9 @@
 """Flags that write a FILE: nothing of ours, and nothing that is no regular file, is replaced."""
+import contextlib
+import csv
+import io
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -9,7 +13,7 @@ import threading
 import time
 
 import pytest
-from harness import HEADER, INSIDE, SCRIPT, environment, problems_of, rows_of
+from harness import HEADER, INSIDE, SCRIPT, environment, problems_of, rows_of, wait_for
 
 import iotserver
 
@@ -127,30 +131,6 @@ def test_a_full_stick_is_named(filled, run, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("copy.db*"))
 
 
-def test_files_are_synced_as_windows_needs_it(filled, tmp_path, monkeypatch):
-    """There fsync needs a handle open for writing, and a directory cannot be opened at all."""
-    opened, real_open, real_sync = {}, os.open, os.fsync
-
-    def strict_open(path, flags, *more, **options):
-        if os.path.isdir(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        handle = real_open(path, flags, *more, **options)
-        opened[handle] = flags
-        return handle
-
-    def strict_sync(handle):
-        if not opened[handle] & (os.O_RDWR | os.O_WRONLY):
-            raise OSError(9, "Bad file descriptor")
-        synced.append(handle)
-        real_sync(handle)
-    synced = []
-    monkeypatch.setattr(os, "open", strict_open)
-    monkeypatch.setattr(os, "fsync", strict_sync)
-    iotserver.backup(None, filled, str(tmp_path / "copy.db"))
-    assert len(synced) == 1
-    assert rows_of(tmp_path / "copy.db") == rows_of(filled)
-
-
 def test_macos_is_asked_to_sync_past_the_disk_s_cache(filled):
     with iotserver.contextlib.closing(iotserver.Writer(filled)) as writer:
         for pragma in ("fullfsync", "checkpoint_fullfsync"):
@@ -208,6 +188,42 @@ def test_a_station_whose_mac_is_the_name_of_another_gets_a_name_of_its_own(datab
         ("inside 2", "inside"), ("outside 3", "outside")}
 
 
+BAD_NAMES = ["a\nb", "7", "x" * 65, "\x1b[2J", "\u202ecba", "\u200d", " ", "7\u200c"]
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_a_name_that_add_station_would_refuse_is_not_taken(database, run, serve, with_server):
+    """A line break would forge a line of /verdict.txt, and split one that goes to an engine."""
+    if with_server:
+        serve()
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(HEADER.split(","))
+    writer.writerows([f"2018-07-30T12:0{i}:00.000Z", name, f"mac{i}", 1, 20 + i, i + 1]
+                     for i, name in enumerate(BAD_NAMES))
+    said = "".join(f"iotserver: {name[:64]!r} cannot be a station's name; mac{i} is called "
+                   f"mac{i}\n" for name, i in sorted(zip(BAD_NAMES, range(8), strict=True)))
+    assert "imported 8 readings" in run("--import", "-", stdin=text.getvalue(), stderr=said)
+    assert {row[1:3] for row in rows_of(database)} == {(f"mac{i}", f"mac{i}") for i in range(8)}
+    for name in BAD_NAMES:
+        run("--add-station", name, "--mac", "aa", status=2, stderr="a name has")
+
+
+def test_a_mac_that_is_a_number_is_no_name_either(database, run):
+    run("--import", "-", stdin=f"{HEADER}\n2018-07-30T12:00:00.000Z,,12,1,21.5,\n")
+    assert rows_of(database)[0][1:3] == ("12 2", "12")
+
+
+def test_joiners_are_part_of_names(database, run):
+    """Of Persian, and of emoji that are made of several."""
+    names = ["می\u200cخواهم", "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}"]
+    run("--add-station", names[0], "--mac", "aa")
+    run("--import", "-", stdin=f"{HEADER}\n2018-07-30T12:00:00.000Z,{names[1]},bb,1,21.5,\n")
+    run("--label", names[0], "1", names[1])
+    with contextlib.closing(iotserver.Reader(database)) as reader:
+        assert [station.name for station in reader.stations()][2:] == names
+
+
 def test_texts_of_an_import_are_counted(database, run):
     cells = "created_at,entry_id,field1\n2018-07-30 12:00:00 UTC,1,on\n"
     assert "1 of them are texts" in run("--import", "-", "--station", "inside", stdin=cells)
@@ -228,6 +244,74 @@ def test_a_summary_of_very_different_values_is_no_mistake(database, run):
                 f"{INSIDE.mac},1,{('21.5', '3.4e38', '-3.4e38')[i]},\n")
     assert run("--check") == "ok\n"
     run("--backup", "copy.db")
+
+
+# -- what cannot be written -----------------------------------------------------------------------
+
+OUTPUTS = {"closed": (">&-", "not writable"), "full": ("> /dev/full", "No space left on device")}
+
+
+def call(folder, output, *flags, **env):
+    """Call the command line by a shell, with its standard output sent to where it cannot go."""
+    words = shlex.join(map(str, (sys.executable, SCRIPT, *flags)))
+    return subprocess.run(f"{words} {output}", shell=True, cwd=folder, text=True, timeout=60,
+                          capture_output=True, env=environment(**env), check=False)
+
+
+@pytest.mark.parametrize("flags", [["--stations"], ["--export", "-"], ["--check"],
+                                   ["--review", "-"], ["--backup", "copy.db"]], ids=" ".join)
+@pytest.mark.parametrize(("output", "unbuffered"), [("closed", ""), ("full", ""), ("full", "1")])
+def test_output_that_cannot_be_written_is_named(filled, output, unbuffered, flags):
+    where, reason = OUTPUTS[output]
+    done = call(filled.parent, where, *flags, PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, f"iotserver: standard output: {reason}\n")
+
+
+def test_help_that_cannot_be_written_is_named(tmp_path):
+    done = call(tmp_path, "> /dev/full", "--help", PYTHONUNBUFFERED="")
+    assert (done.returncode, done.stderr) == (
+        1, "iotserver: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("flags", [
+    ["--add-station", "attic", "--mac", "aa"], ["--add-station", "x", "--mac", "aa", "--console"],
+    ["--new-key", "inside"], ["--new-key", "inside", "--now"], ["--read-key", "inside"]],
+    ids=" ".join)
+@pytest.mark.parametrize(("output", "with_server"), [
+    (">&-", False), ("> /dev/full", False), ("> /dev/full", True)])
+def test_a_key_that_nobody_was_told_is_not_kept(database, serve, with_server, output, flags):
+    """Nor does it end the one before, or the one that was to come after that."""
+    if with_server:
+        serve()
+    with contextlib.closing(iotserver.Reader(database)) as reader:
+        before = reader.stations()
+    done = call(database.parent, output, *flags)
+    assert done.returncode == 1
+    assert done.stderr.startswith("iotserver: standard output: ")
+    with contextlib.closing(iotserver.Reader(database)) as reader:
+        assert reader.stations() == before
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_server_serves_where_nobody_reads_its_first_line(database, output):
+    words = shlex.join(map(str, (sys.executable, SCRIPT, "--port", "0")))
+    process = subprocess.Popen(f"exec {words} {OUTPUTS[output][0]}", shell=True,
+                               cwd=database.parent, env=environment(), stderr=subprocess.PIPE)
+    try:
+        wait_for(database.with_name("iot.db.sock").exists, 20)
+        with contextlib.closing(iotserver.Remote(database)) as remote:
+            assert remote.address().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert (process.wait(10), process.stderr.read()) == (0, b"")
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_a_file_that_cannot_be_read_is_named(database, run):
+    run("--import", "/proc/self/mem", status=1,
+        stderr="iotserver: /proc/self/mem: Input/output error\n")
 
 
 # -- what else meets a command --------------------------------------------------------------------
@@ -251,7 +335,7 @@ def test_names_are_printed_where_stdout_is_no_utf8(database, run):
 
 
 @pytest.mark.parametrize("user", [65534])
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_the_lock_that_root_leaves_is_its_owner_s(filled, run, user):
     os.chown(filled, user, user)
     filled.with_name("iot.db.lock").unlink(missing_ok=True)

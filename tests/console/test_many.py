@@ -5,10 +5,10 @@ import contextlib
 import random
 import socket
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
-from harness import problems_of, rows_of
+from harness import add_console, problems_of, rows_of
 
 import iotserver
 
@@ -21,7 +21,7 @@ HOUR_AGO = int(time.time()) - 3700
 
 
 def raw_report(key, ms=None):
-    at = ms and datetime.fromtimestamp(ms / 1000, timezone.utc)
+    at = ms and datetime.fromtimestamp(ms / 1000, UTC)
     when = f"{at:%Y-%m-%d+%H:%M:%S}" if at else "now"
     body = FORM.format(when=when).encode()
     return (f"POST /data/report/{key} HTTP/1.1\r\nHOST: 192.0.2.7\r\nConnection: Close\r\n"
@@ -31,7 +31,7 @@ def raw_report(key, ms=None):
 def register(path, count):
     with contextlib.closing(iotserver.Writer(path)) as writer:
         for n in range(count):
-            writer.add_console(f"c{n} outside", f"c{n}", iotserver.hash_key(f"KEY{n}").hex(), 1)
+            add_console(writer, f"c{n} outside", f"c{n}", iotserver.hash_key(f"KEY{n}").hex(), 1)
 
 
 async def send(port, raw):

@@ -6,6 +6,14 @@ from harness import NOON
 from household import Household
 from receivers import Receiver
 
+import iotserver
+
+
+@pytest.fixture(autouse=True)
+def certificates():
+    """Each test has those of its own environment."""
+    iotserver.tls.cache_clear()
+
 
 @pytest.fixture
 def receiver():

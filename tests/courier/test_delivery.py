@@ -1,20 +1,24 @@
 """Messages on their way: real couriers, and destinations that take them, or do not."""
 import collections
+import contextlib
 import email
 import email.policy
+import gc
 import itertools
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
-import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import receivers
 from harness import INSIDE, OUTSIDE, SCRIPT, Live, environment, wait_for
 from receivers import mail_server, tls
 from tools import need, needs
@@ -113,6 +117,21 @@ def test_an_end_in_good_order_lets_a_message_arrive_once(database, serve, hook):
     assert hook.kinds == ["open", "close"]
 
 
+def test_an_end_beside_one_that_hangs_repeats_no_message(database, serve, receiver):
+    hooks = [receiver() for _ in range(8)]
+    hooks[0].behave = "hang"
+    flags = {"IOTSERVER_NOTIFY": " ".join(f"json://127.0.0.1:{h.port}/" for h in hooks)}
+    live = serve(env=flags)
+    live.expected = r"(?s).*"
+    set_temperatures(live, 26, 20)
+    wait_for(lambda: all(h.requests for h in hooks), 20)
+    live.stop()
+    live = serve(env=flags)
+    live.expected = r"(?s).*"
+    wait_for(lambda: len(hooks[0].requests) > 1, 20)
+    assert [len(h.requests) for h in hooks[1:]] == [1] * 7
+
+
 @pytest.mark.untraced
 def test_a_killed_courier_loses_nothing(database, serve, hook):
     live = serve("--rate-limit", "0",
@@ -185,24 +204,30 @@ def test_whatever_a_destination_does_it_is_told_when_it_is_well(
     line = SimpleNamespace(notes=[], collect=None)
     carrier, = home.messenger.carriers
     carrier.start([MESSAGE])
-    if behave != "trickle":
-        carrier.thread.join(10)
-        assert carrier.failure
-        line.note = lambda *note: line.notes.append(note)
-        assert not carrier.finish(line), "not before a pause"
-        assert line.notes[0][2] == []
-        assert line.notes[0][3]
-        hook.behave = 200
-        carrier.start([MESSAGE])
-        carrier.thread.join(10)
-        assert (carrier.failure, carrier.told) == (None, [MESSAGE["told"]])
-    else:                               # it is not waited for by anybody else
-        line.note = lambda *note: line.notes.append(note)
-        wait_for(lambda: not carrier.finish(line) and line.notes)
+    carrier.thread.join(10)
+    assert carrier.failure
+    line.note = lambda *note: line.notes.append(note)
+    assert not carrier.finish(line), "not before a pause"
+    assert line.notes[0][2] == []
+    assert line.notes[0][3]
+    if behave in {"hang", "trickle"}:
         assert "no whole answer" in line.notes[0][3]
-        assert not carrier.finish(line)
-        assert len(line.notes) == 1
+    hook.behave = 200
+    carrier.start([MESSAGE])
+    carrier.thread.join(10)
+    assert (carrier.failure, carrier.told) == (None, [MESSAGE["told"]])
     assert elsewhere.requests == [], "no message goes where a redirection points"
+
+
+@pytest.mark.parametrize("behave", ["200 stalls", "200 is cut", "200 is reset"])
+def test_who_has_said_that_it_took_a_message_gets_it_once(household, hook, monkeypatch, behave):
+    """Whatever then becomes of its words."""
+    monkeypatch.setattr(iotserver, "TRY_SECONDS", 0.5)
+    monkeypatch.setattr(iotserver, "PAUSES", (0, 0))
+    hook.behave = behave
+    home = household()
+    home.play(10, inside=26, outside=20)
+    assert len(hook.requests) == 1
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
@@ -240,20 +265,34 @@ def test_pauses_grow_and_are_as_long_as_the_other_side_wants(monkeypatch):
     assert len([t for t in tries if t < 1600]) <= 40
 
 
-def test_three_hundred_failed_tries_cost_no_memory(hook, household, monkeypatch):
+def resident():
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_three_hundred_failed_tries_cost_no_memory(receiver, trusted, household, monkeypatch):
+    """Of eight destinations with TLS; a context of it holds all certificates of this machine."""
     monkeypatch.setattr(iotserver, "PAUSES", (0, 0))
-    home = household()
-    hook.behave = 503
-    home.play(20, inside=26, outside=20)
-    tracemalloc.start()
+    hooks = [receiver(context=tls(*trusted)) for _ in range(8)]
+    home = household(notify=" ".join(f"jsons://localhost:{hook.port}/" for hook in hooks))
+    home.play(2, inside=26, outside=20)
+    for hook in hooks:
+        hook.behave = 503
+    home.play(4, inside=26, outside=20)
+    home.play(2, inside=26, outside=30)
+    gc.collect()
+    gc.disable()                        # so that what waits for it counts, too
+    made, before = iotserver.tls.cache_info().misses, resident()
     try:
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(300):
+        for _ in range(40):
             home.carry()
-            hook.requests.clear()
-        assert tracemalloc.get_traced_memory()[0] - before < 2_000_000
+            for hook in hooks:
+                hook.requests.clear()
+        assert resident() - before < 20_000_000
+        assert gc.collect() < 5000
     finally:
-        tracemalloc.stop()
+        gc.enable()
+    assert iotserver.tls.cache_info().misses == made
 
 
 def test_a_proxy_of_the_environment_is_used(hook, monkeypatch):
@@ -324,6 +363,33 @@ def test_a_mail_with_password_over_starttls(trusted):
         assert "535" in said
         assert "wrong" not in said
         assert len(box.mails) == 1
+
+
+def test_a_login_of_a_mail_may_have_umlauts(trusted, monkeypatch):
+    monkeypatch.setattr(receivers, "RIGHT", ("möwe@example.org".encode(), "pä ß".encode()))
+    with mail_server(tls(*trusted)) as box:
+        send(f"mailtos://m%C3%B6we%40example.org:p%C3%A4%20%C3%9F@localhost:{box.port}/{ADDRESSES}")
+        assert len(box.mails) == 1
+        assert "535" in refusal(
+            f"mailtos://m%C3%B6we%40example.org:x@localhost:{box.port}/{ADDRESSES}")
+
+
+def test_a_mail_server_that_trickles_is_given_up(monkeypatch):
+    monkeypatch.setattr(iotserver, "TRY_SECONDS", 1)
+
+    def trickle(listener):
+        channel, _ = listener.accept()
+        with channel, contextlib.suppress(OSError):
+            channel.sendall(b"220 hello\r\n")
+            while channel.recv(1):
+                channel.sendall(b"2")
+                time.sleep(0.1)
+                while True:
+                    channel.sendall(b"5")
+                    time.sleep(0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=trickle, args=(listener,), daemon=True).start()
+        assert refusal(f"mailto://127.0.0.1:{listener.getsockname()[1]}/{ADDRESSES}")
 
 
 @needs("root")

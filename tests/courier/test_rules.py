@@ -1,8 +1,10 @@
 """What a household is told, played at high speed: once, what is true, and not at night."""
+import json
 import sqlite3
+from datetime import datetime
 
 import pytest
-from harness import NOON
+from harness import NOON, finish
 from household import Line
 
 import iotserver
@@ -36,8 +38,8 @@ def test_the_courier_asks_each_second(household):
 
 
 @pytest.mark.parametrize(("units", "text"), [
-    ("F", "Open the windows: it is 2.2 °F cooler outside (inside 79.5, outside 77.4)."),
-    ("auto", "Open the windows: it is 1.2 °C / 2.2 °F cooler outside "
+    ("F", "Open the windows: it is 2.1 °F cooler outside (inside 79.5, outside 77.4)."),
+    ("auto", "Open the windows: it is 1.2 °C / 2.1 °F cooler outside "
              "(inside 26.4 / 79.5, outside 25.2 / 77.4).")])
 def test_units_are_those_of_the_page_or_both(household, hook, units, text):
     household(units=units).play(1, inside=26.4, outside=25.2)
@@ -94,6 +96,32 @@ def test_what_is_an_hour_old_is_not_sent(household, hook):
     home.play(30, inside=26, outside=30)
     home.play(30, inside=26, outside=20)
     assert hook.kinds == ["open"]
+
+
+def test_what_the_server_comes_to_know_late_is_told_with_its_time(household, hook):
+    """A console uploads each two hours; its hour begins when the server has seen it."""
+    home = household()
+    home.play(5, inside=26, outside=28)
+    home.house.time += 2 * 3600
+    now, server = round(home.house.time * 1000), home.house.server
+    for age in range(110, -1, -10):
+        for station in server.writer.stations.values():
+            outside = 20 if age <= 80 else 28
+            server.writer.add(station, iotserver.Reading(
+                1, 26 if station.role == "inside" else outside, age * 60_000, None), now)
+    server.turn.end()
+    hook.behave = 503
+    home.play(30, inside=26, outside=20)
+    hook.behave = 200
+    home.play(10, inside=26, outside=20)
+    message, = hook.messages
+    since = int(iotserver.parse_time(message["time"]))
+    assert now - 80 * 60_000 <= since <= now - 60 * 60_000
+    shown = datetime.fromtimestamp(since / 1000).strftime("since %H:%M")
+    assert shown in message["message"]
+    home.play(20, inside=26, outside=30)
+    assert hook.kinds == ["open", "close"]
+    assert "since" not in hook.texts[1]
 
 
 def test_an_untold_close_is_no_reason_for_a_second_open(household, hook):
@@ -306,18 +334,30 @@ def test_a_message_that_comes_unless_it_is_put_off(household, hook, monkeypatch,
         home.carry()
     alive, = hook.messages
     assert alive["delay"] == f"{(delay or 45) * 60}s"
-    home.messenger.carriers[0].renewed -= 16 * 60
+    home.messenger.carriers[0].renews -= 16 * 60
     home.carry()
     again = hook.messages[1]
     assert again["sequence_id"] == alive["sequence_id"]
 
 
-def test_what_is_put_off_keeps_nothing_back(household, hook):
+def test_what_is_put_off_keeps_nothing_back(household, hook, monkeypatch):
     """A server of ntfy's without a cache refuses it, for ever."""
+    monkeypatch.setattr(iotserver, "PAUSES", (0, 300))
     home = household(notify=f"ntfy://127.0.0.1:{hook.port}/house?alive=45m")
     hook.refuses = "delay"
+    home.carry()
     home.play(1, inside=26, outside=20)
+    home.carry()
     assert [m["title"] for m in hook.messages] == ["Open the windows"]
+    carrier, = home.messenger.carriers
+    assert carrier.finish(None), "nothing that comes now has to wait"
+    post = iotserver.part_of(home.house.server, iotserver.Post)
+    house, (failed,) = home.house, post.failing.values()
+    assert "alive=" in failed[2]
+    assert [r.status for r in hook.requests].count(400) == 1, "and it is not tried each second"
+    carrier.renews = hook.refuses = 0
+    home.carry()
+    assert iotserver.part_of(house.server, iotserver.Post).failing == {}
 
 
 def test_a_word_of_a_webhook_is_its_own(household, hook):
@@ -343,13 +383,13 @@ def test_clocks_that_jump_make_no_flood(household, hook):
 def test_what_could_not_be_noted_is_not_sent_again(household, hook, monkeypatch):
     """A full disk: the courier remembers what it has done until the server can."""
     home = household()
-    tell, is_full = iotserver.Writer.tell, [False]
+    tell, is_full = iotserver.ToldStore.tell, [False]
 
     def full(writer, destination, *more):
         if is_full[0]:
             raise sqlite3.OperationalError("database or disk is full")
         return tell(writer, destination, *more)
-    monkeypatch.setattr(iotserver.Writer, "tell", full)
+    monkeypatch.setattr(iotserver.ToldStore, "tell", full)
     home.play(1)
     is_full[0] = True
     with pytest.raises(iotserver.StoreError, match="full"):
@@ -383,8 +423,8 @@ def test_a_destination_that_has_failed_for_an_hour_is_named(household, hook, cap
     home.play(20, inside=26, outside=30)
     home.play(20, inside=26, outside=20)
     assert "have failed" not in home.house.page().text
-    assert home.house.server.post.counts["sent"] == 1
-    assert home.house.server.post.counts["failed"] > 10
+    assert iotserver.part_of(home.house.server, iotserver.Post).counts["sent"] == 1
+    assert iotserver.part_of(home.house.server, iotserver.Post).counts["failed"] > 10
     home.house.server.turn.end()
     everything = home.path.read_bytes() + said.encode() + home.house.get("/").body
     everything += home.path.with_name(home.path.name + "-wal").read_bytes()
@@ -395,7 +435,29 @@ def test_a_destination_that_has_failed_for_an_hour_is_named(household, hook, cap
 def test_what_the_socket_is_told_by_others_does_no_harm(household, hook):
     home = household()
     counter = iotserver.Counter(home.house.server)
-    answer = counter.execute(b'["note", ["x", "json://x", [[4711, "verdict", "open"]], ""]]')
+    id = home.messenger.carriers[0].to.id
+    answer = finish(counter.execute(
+        b'["note", ["%b", "json://x", [[4711, "verdict", "open"]], ""]]' % id.encode()))
     assert answer == b'{"result":null}'
+    for text in (b'["note", ["0123456789abcdef", "json://x", [[1, "verdict", "open"]], ""]]',
+                 b'["collect", [["0123456789abcdef"], "", ""]]'):
+        assert b"no such destination" in finish(counter.execute(text))
     home.play(1, inside=26, outside=20)
     assert hook.kinds == ["open"]
+
+
+def test_invented_destinations_cost_little(household, hook):
+    """Where a courier alone knows the settings, the server has to believe it."""
+    home = household()
+    home.play(1, inside=26, outside=20)
+    home.house.server.settings.notify = ""
+    counter = iotserver.Counter(home.house.server)
+    for number in range(300):
+        finish(counter.execute(json.dumps(["note", [
+            f"{number:016x}", "x" * 9999, [[1, "verdict", "open"]], "y" * 9999]]).encode()))
+    server = home.house.server
+    assert len(iotserver.part_of(server, iotserver.Post).failing) <= iotserver.MAX_DESTINATIONS
+    failing = iotserver.part_of(server, iotserver.Post).failing.values()
+    assert max(len(why) for _, _, why in failing) <= iotserver.MAX_WORDS
+    count, = server.writer.db.execute("SELECT count(DISTINCT destination) FROM told").fetchone()
+    assert count <= iotserver.MAX_DESTINATIONS + 1

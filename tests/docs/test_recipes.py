@@ -1,30 +1,41 @@
-"""What README.md tells its readers to type, typed: it says what the page says that it says."""
+"""README.md followed from top to bottom by a new user: each block is pasted, in its order."""
+import contextlib
+import datetime
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from receivers import Receiver
 from tools import ROOT, needs
 
 pytestmark = needs("curl")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 VARIES = (                      # what is another on each machine and in each run
-    r"\d{4}-\d\d-\d\d(T[\d:.]+Z)?", r"\b\d{13}\b", r"(?<=iotserver )\S+(?= serves)",
-    r"(?<=from )\S+(?=iot\.db)", r"(?<=://)[\d.]+")
-
-
-def conversations():
-    """(command, what it says) of the console blocks, in their order."""
-    for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for talk in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, told = talk.split("\n", 1)
-            while command.count("'") % 2:
-                line, told = told.split("\n", 1)
-                command += "\n" + line
-            yield command, told
+    r"\d{4}-\d\d-\d\d(T[\d:.]+Z)?", r"\b\d{13}\b", r"(?<=://)[\d.]+")
+SUDO = """#!/bin/sh
+# plays root: what is installed goes below a folder, and a backup that is handed over is kept
+case $1 in
+    systemd/install.sh) DESTDIR=$MACHINE exec "$@" ;;
+    iotserver-restore)
+        [ -x "$MACHINE/usr/local/bin/$1" ] && [ "$2" = - ] && exec cat > restored.db ;;
+esac
+exit 1
+"""
+SSH = """#!/bin/sh
+# plays another computer: a folder
+[ "$1" = pi@raspberrypi.local ] || exit 1
+shift
+cd "$OTHER" && exec "$@"
+"""
+SCP = """#!/bin/sh
+cp "$1" "$2" "$OTHER/${3#pi@raspberrypi.local:}"
+"""
 
 
 def plain(text):
@@ -34,77 +45,199 @@ def plain(text):
     return "".join(text.split())
 
 
-class Reader:
-    """Somebody in a folder with iotserver.py and nothing else, with two terminals."""
+class Guide:
+    """README.md, each of whose blocks is taken in its order, and a folder to type them in."""
 
-    def __init__(self, folder):
-        (folder / "iotserver.py").write_bytes((ROOT / "iotserver.py").read_bytes())
+    def __init__(self, folder, other):
+        assert not re.search("^(    |```$)", re.sub(r"(?ms)^```\w+\n.*?^```$", "", README), re.M)
+        self.parts = [(part.partition("\n")[0], kind, text)
+                      for part in re.split(r"(?m)^#+ ", README)
+                      for kind, text in re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", part)]
+        for name, text in (("sudo", SUDO), ("ssh", SSH), ("scp", SCP)):
+            (folder / "bin").mkdir(exist_ok=True)
+            (folder / "bin" / name).write_text(text)
+            (folder / "bin" / name).chmod(0o755)
+        for name in ("iotserver.py", "systemd"):
+            (folder / name).symlink_to(ROOT / name)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
+        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        noon = datetime.datetime.now(datetime.UTC).hour - 12     # so it is noon here
+        self.environment = {**os.environ, "IOTSERVER_PORT": str(self.port), "PATH": path,
+                            "MACHINE": str(folder / "machine"), "OTHER": str(other),
+                            "HOME": str(other), "TZ": f"HERE{noon:+d}"}
         self.folder, self.server = folder, None
-        self.environment = {**os.environ, "IOTSERVER_PORT": str(self.port),
-                            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
-    def type(self, command):
-        command = command.replace(":8000", f":{self.port}")
-        if command == "python3 iotserver.py":
-            return self.serve()
-        done = subprocess.run(["sh", "-ec", command], cwd=self.folder, env=self.environment,
-                              capture_output=True, text=True, check=False, timeout=60)
+    def take(self, heading, kind="sh"):
+        found, its_kind, text = self.parts.pop(0)
+        assert (found, its_kind) == (heading, kind), text
+        return text.replace(":8000", f":{self.port}")
+
+    def paste(self, heading, stdin="", swap=("", "")):
+        """What a block prints."""
+        block = self.take(heading)
+        return self.type(block.replace(*swap) if swap[0] else block, stdin)
+
+    def type(self, command, stdin="", folder=None):
+        """Run it in a shell that knows the variables of those before; what it prints."""
+        variables = self.folder / "variables"
+        done = subprocess.run(
+            ["bash", "-aec", f"{command}\nenv -0 > '{variables}'"], cwd=folder or self.folder,
+            env=self.environment, capture_output=True, text=True, input=stdin, check=False,
+            timeout=60)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
+        self.environment = dict(line.split("=", 1) for line in
+                                variables.read_text().split("\0") if "=" in line)
         return done.stdout.replace(f":{self.port}", ":8000")
 
-    def serve(self):
+    def start(self, heading, last=None, folder=None):
+        """Paste a block whose last line starts the server; what that prints first."""
+        *before, line = (last or self.take(heading)).splitlines()
+        if before:
+            self.type("\n".join(before), folder=folder)
         self.server = subprocess.Popen(
-            [sys.executable, "iotserver.py"], cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        return self.server.stdout.readline().replace(f":{self.port}", ":8000")
+            ["bash", "-c", f"exec {line.replace('0.0.0.0', '127.0.0.1')}"], text=True,
+            cwd=folder or self.folder, env=self.environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT)
+        return self.server.stdout.readline()
 
     def stop(self):
+        """Ctrl-C."""
         if self.server:
-            self.server.terminate()
+            self.server.send_signal(2)
             self.server.communicate(timeout=30)
             self.server = None
 
+    def page(self):
+        text = self.type(f"curl -s http://127.0.0.1:{self.port}/")
+        return " ".join(re.sub("(?s)<style.*?</style>|<.*?>", " ", text).split())
+
+    def send(self, station, value, *ages):
+        for age in ages:
+            self.type(f'curl -sf -H "X-API-Key: ${station.upper()}" http://127.0.0.1:{self.port}'
+                      f"/update/mac={MACS[station]}/field=1/data={value}/age={age}")
+
+
+MACS = dict(re.findall(r"--add-station (\w+) .*--mac ([0-9a-f:]{17})", README))
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come")
+
 
 @pytest.fixture
-def reader(tmp_path):
-    reader = Reader(tmp_path)
-    yield reader
-    reader.stop()
+def guide(tmp_path):
+    folder, other = tmp_path / "iotserver", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    guide = Guide(folder, other)
+    yield guide
+    guide.stop()
 
 
-def test_examples_say_what_the_page_says(reader):
-    """From the first station to the export, each on top of the one before; and the verdict."""
-    talks = list(conversations())
-    assert len(talks) >= 11
-    for command, told in talks:
-        said = reader.type(command)
-        assert not told or plain(said) == plain(told), command
-        if "--stations" in command:             # with which step 4 ends
-            page = re.sub("<.*?>", "", reader.type("curl http://127.0.0.1:8000/"))
-            verdict, = re.findall(r"says \*(.*?)\*", README)
-            assert verdict in " ".join(page.split())
-            example, = re.findall(r'`({"verdicts".*?)`', README, re.DOTALL)
-            assert plain(reader.type("curl http://127.0.0.1:8000/api/verdict")) == plain(example)
+def lie_side_by_side(guide):
+    """An hour of two thermometers, one of which says 0.4 °C too much."""
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [f"{now - datetime.timedelta(minutes=90 - minute):%Y-%m-%dT%H:%M:%SZ},{name},"
+            f"{MACS[name]},1,{20 + extra + minute % 7 / 10:.1f},"
+            for minute in range(60) for name, extra in (("inside", 0.4), ("outside", 0))]
+    guide.type("python3 iotserver.py --import -",
+               "time,station,mac,field,value,entry\n" + "\n".join(rows) + "\n")
 
 
-def test_recipes_keep_the_readings(reader):
-    """Those of Keeping it running, in their order; the restore with the server stopped."""
-    for command, _ in list(conversations())[:5]:
-        reader.type(command)
-    table = README.split("\n## Keeping it running\n")[1].split("\n## ")[0]
-    recipes = {cells[1].strip(): re.findall("`([^`]+)`", cells[2])
-               for cells in (line.split("|") for line in table.splitlines())
-               if len(cells) == 5 and "`" in cells[2]}
-    assert set(recipes) == {"prune", "back up", "restore", "upgrade", "move", "correct",
-                            "have CSV"}
-    assert "0 readings" in reader.type(*recipes.pop("prune"))
-    assert "2 readings, " in reader.type(*recipes.pop("back up"))
-    reader.stop()
-    assert reader.type("\n".join(recipes.pop("restore"))).strip() == "ok"
-    reader.type("python3 iotserver.py")
-    for commands in recipes.values():
-        reader.type("\n".join(commands))
-    again = reader.type("python3 iotserver.py --import all.csv")
-    assert "imported 0 readings; 2 were there already" in again
+def test_each_block_does_what_the_page_says(guide, tmp_path):     # noqa: PLR0915
+    # Try it
+    assert "serves" in guide.start("Try it")
+    assert re.search("windows .* inside .* outside ", guide.page())
+    guide.stop()
+    assert not list(guide.folder.glob("*.db"))
+    # Quick start
+    assert re.search(r"serves http://\S+/ from \S*iot\.db, 0 stations",
+                     guide.start("Quick start"))
+    keys = re.findall("its API key, shown only now: (.*)", guide.paste("Quick start"))
+    assert len(keys) == 2
+    guide.paste("Quick start", " ".join(keys) + "\n")
+    assert guide.paste("Quick start").split() == ["1", "1"]
+    verdict, = re.findall(r"says \*(Open.*?)\*", README)
+    assert verdict.replace("windows. ", "windows ") in guide.page()
+    told, = re.findall(r"It prints `(inside: .*?)`", " ".join(README.split()))
+    assert guide.paste("Quick start").strip() == told
+    example, = re.findall(r'`({"verdicts".*?)`', README, re.DOTALL)
+    assert plain(guide.type(f"curl -s http://127.0.0.1:{guide.port}/api/verdict")) == plain(
+        example.replace("\n", " "))
+    # On a Raspberry Pi
+    guide.paste("On a Raspberry Pi")
+    assert (guide.folder / "restored.db").read_bytes().startswith(b"SQLite format 3\0")
+    assert (guide.folder / "machine/etc/systemd/system/iotserver.service").exists()
+    # Two thermometers that disagree
+    lie_side_by_side(guide)
+    said = guide.paste("Two thermometers that disagree")
+    assert said == guide.take("Two thermometers that disagree", "text")
+    guide.type(said.splitlines()[-1])
+    assert "+0.00 °C" in guide.type("python3 iotserver.py --compare inside outside")
+    guide.type("python3 iotserver.py --edit-station inside --offset 0")
+    # Bought weather stations
+    said = guide.paste("Bought weather stations")
+    path = re.search(r"Ecowitt: +Path: +(\S+)", said)[1]
+    assert guide.type(f"curl -sf http://127.0.0.1:{guide.port}{path} -d tempf=68 -d tempinf=70 "
+                      "-d dateutc=now").strip() == "success"
+    assert "garden inside" in guide.type("python3 iotserver.py --stations")
+    # Messages
+    guide.paste("Messages")
+    topic = guide.environment["TOPIC"]
+    assert re.fullmatch("windows-[0-9a-f]{16}", topic)
+    with contextlib.closing(Receiver()) as phone:
+        guide.paste("Messages", swap=("ntfys://ntfy.sh", f"ntfy://127.0.0.1:{phone.port}"))
+        assert [request.json["topic"] for request in phone.requests] == [topic]
+        guide.stop()
+        guide.start("Messages")
+        guide.send("outside", 33, 1500, 1440, 1380)
+        guide.send("inside", 27, 180, 120, 60, 0)
+        guide.send("outside", 20, 180, 120, 60, 0)
+        wait_for(lambda: len(phone.messages) > 1)
+        assert "Open the windows" in json.dumps(phone.messages[1])
+        guide.stop()
+    del guide.environment["IOTSERVER_NOTIFY"]
+    # Keeping it running
+    keep_it_running(guide, tmp_path / "other/iotserver")
+    # HTTP
+    guide.start("", "python3 iotserver.py")
+    told, = re.findall('(?s)They answer .*?`({"stored".*?})`', README)
+    said = guide.paste("HTTP").split()
+    assert said[0] == said[1]
+    assert re.sub(r"\d+", "N", said[2]) == re.sub(r"\d+", "N", told)
+    assert json.loads(said[2])["stored"] == 2
+    assert guide.parts == []
+
+
+def keep_it_running(guide, other):
+    guide.start("", "python3 iotserver.py")
+    table = README.split("\n## Keeping it running\n")[1].split("\n\n**Back up")[0]
+    recipes = re.findall(r"(?m)^\| ([\w ]+) \| `(.*?)` \|", table)
+    assert [name for name, _ in recipes] == ["prune", "correct", "have CSV"]
+    for _, command in recipes:
+        guide.type(command)
+    assert "imported 0 readings; " in guide.type("python3 iotserver.py --import all.csv")
+    assert " readings, " in guide.paste("Keeping it running")               # back up
+    everything = guide.type("python3 iotserver.py --export -")
+    guide.send("inside", 99, 0)
+    guide.stop()
+    assert guide.paste("Keeping it running").strip() == "ok"                # restore
+    assert guide.type("python3 iotserver.py --export -") == everything
+    guide.paste("Keeping it running")                                       # move
+    assert {path.name for path in other.iterdir()} == {"iotserver.py", "backup.db"}
+    assert "4 stations" in guide.start("Keeping it running", folder=other)
+    assert guide.type("python3 iotserver.py --export -", folder=other) == everything
+    guide.send("inside", 26, 0)
+    guide.stop()
+    password, serving = guide.take("Keeping it running").split(" &&\n")
+    guide.type(password, "a long secret\n")
+    guide.start("", serving)
+    ask = f"curl -s -o page -w '%{{http_code}}' http://127.0.0.1:{guide.port}/"
+    assert guide.type(ask) == "401"
+    assert guide.type(f"{ask} -u ':a long secret'") == "200"      # the user name is empty
+    guide.stop()

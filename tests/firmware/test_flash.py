@@ -1,10 +1,12 @@
 """firmware/flash.py with the real esptool and the real ampy, against emulated boards."""
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import tty
 
 import interpreter
@@ -70,6 +72,28 @@ def test_flash_that_keeps_nothing_is_noticed(tmp_path):
     assert "esptool failed" in done.stderr
 
 
+def test_a_module_of_the_current_folder_is_not_the_tool(tmp_path, monkeypatch):
+    (tmp_path / "esp8266.bin").write_bytes(esp8266_image(b""))
+    (tmp_path / "esptool.py").write_text("print('a module of this folder ran')")
+    monkeypatch.chdir(tmp_path)
+    done = flash("--port", os.devnull, "--image", "esp8266.bin")
+    assert done.returncode == 1
+    assert "of this folder ran" not in done.stdout
+    assert "flash.py: esptool failed: " in done.stderr
+
+
+def test_a_missing_tool_is_named_with_the_versions_of_pyproject(tmp_path):
+    """-S: an interpreter that sees no installed package."""
+    (tmp_path / "esp8266.bin").write_bytes(esp8266_image(b""))
+    done = subprocess.run([sys.executable, "-S", FIRMWARE / "flash.py", "--port", "/dev/nowhere",
+                           "--image", tmp_path / "esp8266.bin"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    pyproject = tomllib.loads((FIRMWARE.parent / "pyproject.toml").read_text())
+    tools = " ".join(pyproject["project"]["optional-dependencies"]["flash"])
+    assert done.returncode == 1
+    assert f"python3 -m pip install {tools}\n" in done.stderr
+
+
 BAD_IMAGES = {
     "a web page": b"<!DOCTYPE html><html>Not found</html>",
     "nothing": b"",
@@ -127,7 +151,7 @@ def test_a_file_that_comes_back_changed_is_noticed(tmp_path, monkeypatch):
     (package / "cli.py").write_text(
         "import sys\nif 'get' in sys.argv:\n    open(sys.argv[-1], 'w').write('short')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = flash("--port", "/dev/nowhere", "--files")
+    done = flash("--port", os.devnull, "--files")
     assert done.returncode == 1
     assert "boot.py came back from the board changed" in done.stderr
 
@@ -147,11 +171,42 @@ def test_config_mistakes_are_told_before_copying(tmp_path, text, message):
     assert "ampy" not in done.stdout
 
 
-@pytest.mark.parametrize("what", [["--files"], ["--monitor"]])
-def test_a_port_that_is_not_there_is_told(what):
-    done = flash("--port", "/dev/nowhere", *what, "--delay", "0")
+@pytest.mark.parametrize("what", [["--files"], ["--monitor"], ["--image"]])
+def test_a_port_that_is_not_there_is_told_in_a_few_lines(what, tmp_path):
+    if what == ["--image"]:
+        (tmp_path / "esp8266.bin").write_bytes(esp8266_image(b"code" * 1000))
+        what = ["--image", tmp_path / "esp8266.bin"]
+    done = flash("--port", "/dev/nowhere", *what)
     assert done.returncode == 1
-    assert "many cables only charge" in done.stderr
+    assert done.stderr.startswith("flash.py: there is no port /dev/nowhere; ")
+    assert len(done.stderr.splitlines()) <= 4
+    assert "did not answer" not in done.stderr
+    assert done.stdout == ""            # no tool was started
+
+
+@needs("root", "setpriv", "/usr/bin/python3")
+def test_a_port_that_one_may_not_use_is_told(public_folder):
+    port = public_folder / "ttyUSB0"
+    port.touch(0o660)
+    for path in FIRMWARE.glob("*.py"):
+        shutil.copy(path, public_folder)
+    done = subprocess.run(
+        ["setpriv", "--reuid=nobody", "--clear-groups", "/usr/bin/python3",
+         public_folder / "flash.py", "--port", port, "--monitor"],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "sudo usermod -aG dialout $USER" in done.stderr
+
+
+def test_a_board_that_does_not_answer_is_told_without_a_traceback():
+    """What is no serial port; the real ampy tries it."""
+    done = flash("--port", os.devnull, "--files", "--delay", "0")
+    assert done.returncode == 1
+    first, second, *hints = done.stderr.splitlines()
+    assert first.startswith("flash.py: ampy failed: ")
+    assert second.startswith("The board did not answer.")
+    assert 3 <= len(hints) <= 6
+    assert "Traceback" not in done.stderr
 
 
 def test_no_port_at_all():
@@ -159,6 +214,8 @@ def test_no_port_at_all():
     done = flash("--monitor")
     assert done.returncode == 1
     assert "no serial port on USB found" in done.stderr
+    assert "many cables only charge" in done.stderr
+    assert "did not answer" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--port", "x"], ["--config", "c", "--monitor"],

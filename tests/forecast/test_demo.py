@@ -1,9 +1,16 @@
 """The weather of --demo: believable enough that its forecast is worth looking at."""
+import collections
+import contextlib
 import itertools
 import statistics
+import time
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 import yardstick
+from harness import finish
+from house import House
 
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
@@ -11,12 +18,12 @@ from iotserver import DAY, HOUR, MINUTE
 pytestmark = pytest.mark.slow
 
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
-AFTERNOON = 23                  # UTC; where the demonstration is, four o'clock
+AFTERNOON = 16                  # o'clock, on a machine in UTC
 
 
-def live(days, midsummer=NOON, every=10 * MINUTE):
-    house = iot.DemoHouse(midsummer - days * DAY, midsummer)
-    return [(ms, *house.advance(ms)) for ms in range(midsummer - days * DAY, midsummer, every)]
+def live(days, now=NOON, every=10 * MINUTE):
+    house = iot.DemoHouse(now - days * DAY)
+    return [(ms, *house.advance(ms)) for ms in range(house.at, now, every)]
 
 
 def by_day(readings):
@@ -28,16 +35,16 @@ def by_day(readings):
 
 def test_the_weather_is_the_same_whenever_it_is_looked_at():
     assert live(30) == live(30)
-    assert [iot.simulate_outside(ms, NOON) for ms, *_ in live(2)] == [
-        iot.simulate_outside(ms, NOON) for ms, *_ in live(2)]
+    assert [iot.simulate_outside(ms, HOUR) for ms, *_ in live(2)] == [
+        iot.simulate_outside(ms, HOUR) for ms, *_ in live(2)]
 
 
 def test_there_are_cloudy_days_and_cool_spells():
     days = by_day(live(90))
     ranges = sorted(max(day) - min(day) for day in days)
-    assert ranges[-5] > 1.5 * ranges[5]
+    assert ranges[-5] > 1.15 * ranges[5]
     means = [statistics.mean(day) for day in days]
-    assert statistics.stdev(means[-45:]) > 1
+    assert statistics.stdev(means[-45:]) > 0.4
     lasting = statistics.correlation(means[-46:-1], means[-45:])
     assert 0.3 < lasting < 0.98                                 # a spell is more than a day
 
@@ -47,9 +54,56 @@ def test_it_is_no_sine_but_a_plausible_house():
     steps = [abs(b - a) for (*_, a), (*_, b) in itertools.pairwise(readings)]
     assert 0.02 < statistics.median(steps) < 0.5
     assert max(steps) < 2
-    assert all(18 < inside < 32 and -15 < outside < 40 for _, inside, outside in readings)
-    warmer = {ms // DAY for ms, inside, outside in readings if outside > inside}
-    assert 60 < len(warmer) < 200                               # in summer, not in winter
+    assert all(23 < inside < 32 and 10 < outside < 40 for _, inside, outside in readings)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Los_Angeles", "Asia/Kathmandu"])
+@pytest.mark.parametrize("month", ["2026-01", "2026-07", "2026-11"])
+def test_it_lives_in_the_machines_zone_in_a_heat_wave_of_any_season(monkeypatch, zone, month):
+    """Coolest before sunrise, hottest in the afternoon, warmer inside than anybody wants it."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        now = round(datetime.fromisoformat(f"{month}-20T12:00:00+00:00").timestamp() * 1000)
+        readings = live(40, now)[100:]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    hours = {}
+    for ms, inside, outside in readings:
+        local = datetime.fromtimestamp(ms / 1000, ZoneInfo(zone))
+        hours.setdefault(local.hour, []).append(outside)
+        assert inside > 22 + iot.COMFORT_MARGIN
+    means = {hour: statistics.mean(values) for hour, values in hours.items()}
+    assert min(means, key=means.get) in {4, 5, 6}
+    assert max(means, key=means.get) in {13, 14, 15, 16}
+    assert means[5] < 21
+    assert means[15] > 31
+
+
+def test_it_says_so_from_its_first_page_on(serve):
+    assert iot.DEMO_NOTE in serve("--demo").get("/").text
+
+
+def test_at_every_hour_the_answer_is_open_or_closed_with_a_forecast(tmp_path):
+    path = tmp_path / "demo.db"
+    with contextlib.closing(iot.Writer(path)) as writer:
+        house = iot.fill_demo(writer, NOON - DAY)
+        writer.load()
+    states = collections.Counter()
+    with contextlib.closing(House(path)) as server:
+        for hour in range(24):
+            server.time = (NOON - DAY + hour * HOUR) / 1000
+            for _ in range(8):                          # half an hour, up to a quarter
+                server.time += 225
+                house.send(server.server)
+            finish(server.server.outlook.renew())
+            server.server.board.is_stale = True
+            verdict, = server.get("/api/verdict").json["verdicts"]
+            states[verdict["state"]] += 1
+            assert verdict["forecast"], hour
+    assert states.keys() == {"open", "close"}
+    assert min(states.values()) >= 5
 
 
 @pytest.mark.untraced

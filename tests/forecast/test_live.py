@@ -6,17 +6,17 @@ import shutil
 import sqlite3
 import statistics
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 import yardstick
-from harness import OUTSIDE, InProcess, Live, update_path
+from harness import InProcess, finish, stepwise
 from house import House
 
 import iotserver as iot
-from iotserver import DAY, HOUR, MINUTE, QUARTER, Forecaster
+from iotserver import DAY, HOUR, MINUTE, QUARTER
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def rows_of(weather, start, end):
 def renew(house):
     """All that is due; how long the steps took, in s of this process."""
     took, before = [], time.process_time()
-    for _ in house.server.outlook.renew():
+    for _ in stepwise(house.server.outlook.renew()):
         took.append(time.process_time() - before)
         before = time.process_time()
     return [*took, time.process_time() - before]
@@ -69,27 +69,28 @@ def open_house(tmp_path, weather):
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory, weather):
-    """The file of one that has worked out its forecast."""
-    path = tmp_path_factory.mktemp("learned") / "house.db"
+def filled(tmp_path_factory, weather):
+    """The file of one that knows the days before EVENING."""
+    path = tmp_path_factory.mktemp("filled") / "house.db"
     with contextlib.closing(House(path, ("inside", "inside"), ("outside", "outside"))) as house:
         house.time = EVENING / 1000
         house.writer.import_rows(rows_of(weather, 0, EVENING), EVENING)
-        renew(house)
     return path
 
 
 @pytest.fixture
-def house(learned, tmp_path):
+def house(filled, tmp_path):
     """One that has worked out its forecast, and is started again."""
-    with contextlib.closing(House(shutil.copy(learned, tmp_path / "house.db"))) as house:
+    with contextlib.closing(House(shutil.copy(filled, tmp_path / "house.db"))) as house:
         house.time = EVENING / 1000
         renew(house)
         yield house
 
 
-def outcomes(house):
-    return house.reader.db.execute("SELECT * FROM outcome ORDER BY asked").fetchall()
+def past(house):
+    """What became of the forecasts of this time of day."""
+    said, = house.server.board.forecasts.values()
+    return said.past
 
 
 def advance(house, weather, minutes=15):
@@ -117,7 +118,7 @@ def test_the_server_says_what_its_readings_say(house, weather):
 
 @pytest.mark.parametrize(("cookie", "zone", "named"), [
     ("tz=Europe/Berlin", BERLIN, ""), ("tz=America/Los_Angeles", LOS_ANGELES, ""),
-    ("", timezone.utc, " UTC")])
+    ("", UTC, " UTC")])
 def test_the_line_is_in_the_readers_zone(house, cookie, zone, named):
     """Without a script nobody tells the zone: then it is named."""
     forecast = told(house)
@@ -143,7 +144,7 @@ def test_words_for_widgets_are_in_the_machines_zone(house, monkeypatch):
 
 
 def room(forecast, **changes):
-    return iot.Place("inside", "inside", 0, 1, [], None, forecast=forecast, **changes)
+    return iot.Place(1, "inside", "inside", 0, 1, forecast=forecast, **changes)
 
 
 def forecast(event, at, start, end, chance=0.9, **more):
@@ -158,10 +159,16 @@ NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T0
 @pytest.mark.parametrize(("said", "zone", "line"), [
     (forecast("cooler", *NIGHT), BERLIN, "Cooler outside from about 02:45 (02:20 to 02:15)."),
     (forecast("cooler", *NIGHT), LOS_ANGELES, "Cooler outside from about 17:45 (17:20 to 18:15)."),
-    (forecast("warmer", *NIGHT, 0.87), timezone.utc,
+    (forecast("warmer", *NIGHT, 0.87), UTC,
      "Warmer outside some time between 00:20 and 01:15 UTC, with a chance of 87%."),
     (forecast("cooler", None, None, None, 0.1), BERLIN,
      "Hardly cooler outside within the next 12 hours."),
+    (forecast("warmer", None, None, None, 0.1), BERLIN,
+     "Hardly warmer outside within the next 12 hours."),
+    (forecast("cooler", *NIGHT[:1] * 3), BERLIN, "Cooler outside from about 02:45."),
+    (forecast("cooler", *NIGHT[:1] * 3), UTC, "Cooler outside from about 00:45 UTC."),
+    (forecast("warmer", *NIGHT[:1] * 3), BERLIN,
+     "Warmer outside at about 02:45, with a chance of 90%."),
     (None, BERLIN, "")])
 def test_words_of_the_forecast_also_where_the_clocks_are_put_back(said, zone, line):
     asked = round(datetime.fromisoformat("2026-10-24T20:00:00+00:00").timestamp() * 1000)
@@ -171,19 +178,17 @@ def test_words_of_the_forecast_also_where_the_clocks_are_put_back(said, zone, li
 
 def test_what_should_have_come_already_is_expected_now():
     said = forecast("cooler", *NIGHT)
-    assert iot.say_forecast(room(said), said.at + 9 * MINUTE, timezone.utc) == (
+    assert iot.say_forecast(room(said), said.at + 9 * MINUTE, UTC) == (
         "Cooler outside from about 00:50 (00:20 to 01:15 UTC).")
 
 
 def test_the_line_says_how_good_it_was(house):
     text = house.page().one("p", class_="record")
-    past = [row[5] for row in outcomes(house) if row[3] == "cooler" and row[2] % DAY == 15 * HOUR]
-    assert 5 <= len(past) <= 20
-    assert text.startswith(f"The last {len(past)} evenings: half of them within "
-                           f"{round(statistics.median(past) / MINUTE)} minutes.")
+    assert len(past(house)) < 5
+    assert text.startswith("Too few evenings")
     few = forecast("cooler", *NIGHT)
     assert iot.say_record(few).startswith("Too few evenings")
-    mornings = forecast("warmer", *NIGHT, past=(iot.Outcome(0, "warmer", 1, HOUR, HOUR),) * 30)
+    mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR),) * 30)
     assert iot.say_record(mornings) == (
         "The last 20 mornings: half of them within 60 minutes of the middle.")
 
@@ -205,7 +210,7 @@ def test_nothing_is_said_once_it_has_come_true_or_is_unknown(house):
 def test_a_forecast_that_is_not_renewed_ends():
     said = forecast("cooler", *NIGHT, asked=1000)
     place = room(None, verdict=iot.Verdict("close", -2.0, 1, 1, None),
-                 outside=iot.Place("outside", "outside", 0, 2, [], None))
+                 outside=iot.Place(2, "outside", "outside", 0, 2))
     for now, is_told in ((999, False), (1000, True), (999 + 2 * QUARTER, True),
                          (1000 + 2 * QUARTER, False)):
         assert (iot.fresh_forecast(place, {(1, 2): said}, now) is said) == is_told
@@ -241,7 +246,11 @@ def test_the_chart_of_a_day_goes_on_into_the_night(house):
             range(EVENING + QUARTER, EVENING + 12 * HOUR + 1, QUARTER), abs=MINUTE * 5)
         assert f"{name}, expected: from {min((*curve[:48], now)):.1f} to " in chart["aria-label"]
     assert {a["class"] for a, _ in page.all("g", class_="expected")} == {
-        "inside first expected", "outside first expected"}
+        "hue1 expected", "hue0 expected"}
+    (line, _), = page.all("path", class_="present")
+    now = float(chart["data-left"]) + float(chart["data-width"]) * 24 / 36
+    assert float(re.match(r"M([\d.]+) ", line["d"])[1]) == pytest.approx(now, abs=0.1)
+    assert "now" in [text for _, text in page.all("text")]
     band, _ = page.all("rect", class_="interval")[0]
     left, right = float(band["x"]), float(band["x"]) + float(band["width"])
     per_ms = float(chart["data-width"]) / (36 * HOUR)
@@ -275,20 +284,27 @@ def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, wea
                                                                       unit):
     page = house.page(Cookie=f"tz={name}", Accept_Language="en-US" if unit == "F" else "de-DE")
     told = iter([text for _, text in page.all("p", class_="day")])
+    status = iter([text for _, text in page.all("p")
+                   if text.endswith(" ago") and " · " in text])
     for side in ("inside", "outside"):
         readings = [r for r in getattr(weather, side) if r[0] <= EVENING]
         midnight = datetime.fromtimestamp(EVENING / 1000, zone).replace(hour=0).timestamp() * 1000
         today = [r for r in readings if r[0] >= midnight]
-        for word, extreme in (("Low", min), ("High", max)):
+        lines = next(told).split(" · ")             # both in one line
+        for line, word, extreme in zip(lines, ("Low", "High"), (min, max), strict=True):
             value = extreme(value for _, value in today)
             shown = value if unit == "C" else value * 1.8 + 32
-            times = {format(datetime.fromtimestamp(ms / 1000, zone), "%H:%M")
+            form = "%H:%M" if unit == "C" else "%-I:%M %p"      # as the reader's region has it
+            times = {format(datetime.fromtimestamp(ms / 1000, zone), form)
                      for ms, other in today if other == value}
-            assert next(told) in {f"{word} {shown:.1f} at {at}" for at in times}
+            assert line in {f"{word} {shown:.1f} at {at}" for at in times}
         now, celsius = readings[-1]
         difference = celsius - [value for ms, value in readings if ms <= now - DAY][-1]
-        assert next(told) == (f"{iot.say_degrees(difference, unit)} "
-                              f"{'warmer' if difference >= 0 else 'cooler'} than a day ago")
+        assert (
+            "as warm as yesterday" if abs(difference) < 0.5 else
+            f"{iot.say_degrees(difference, unit)} "
+            f"{'warmer' if difference >= 0 else 'cooler'} than a day ago"
+        ) in next(status).split(" · ")
     assert [*told] == []
 
 
@@ -297,7 +313,8 @@ def test_a_card_without_a_yesterday_says_nothing_of_it(tmp_path):
                                   ("cellar", "inside"))) as house:
         house.store("inside", [0], 21.5)
         assert [text for _, text in house.page().all("p", class_="day")] == [
-            "Low 21.5 at 12:00", "High 21.5 at 12:00"]
+            "Low 21.5 at 12:00 · High 21.5 at 12:00"]
+        assert "yesterday" not in house.page().text
 
 
 # -- as time goes by ------------------------------------------------------------------------------
@@ -305,16 +322,16 @@ def test_a_card_without_a_yesterday_says_nothing_of_it(tmp_path):
 
 def test_it_is_asked_at_each_quarter_and_never_by_a_request(house, weather, monkeypatch):
     asked = []
-    monkeypatch.setattr(Forecaster, "ask", lambda self, now: asked.append(now))
+    monkeypatch.setattr(iot, "foretell", lambda *args: asked.append(args[2]))
     for _ in range(3):
         house.get("/api/verdict")
         house.get("/")
         house.get("/verdict.txt")
-    assert list(house.server.outlook.renew()) == asked == []
+    assert list(stepwise(house.server.outlook.renew())) == asked == []
     advance(house, weather)
-    assert asked == [EVENING + QUARTER]
+    assert asked == [EVENING + QUARTER - days * DAY for days in range(iot.RECORD_DAYS, -1, -1)]
     advance(house, weather, 45)
-    assert asked == [EVENING + QUARTER, EVENING + HOUR]
+    assert asked[-1] == EVENING + HOUR
 
 
 @pytest.mark.untraced
@@ -327,21 +344,73 @@ def test_live_it_says_what_it_says_of_all_readings_at_once(house, weather):
         verdict, = house.get("/api/verdict").json["verdicts"]
         assert verdict["forecast"] == (say(said) if said and (said.event == "cooler") == (
             verdict["difference"] < 0) else None)
-    assert len(outcomes(house)) > 100
 
 
-def test_a_restart_goes_on_where_it_was(house, monkeypatch):
-    before, known = told(house), outcomes(house)
-    asked = []
-    ask = Forecaster.ask
-    monkeypatch.setattr(Forecaster, "ask", lambda self, now: asked.append(now) or ask(self, now))
+def test_a_restart_says_the_same(house):
+    known = house.server.board.forecasts
     house.close()
     with contextlib.closing(InProcess(house.path)) as again:
         again.time = house.time
         renew(again)
-        assert told(again) == before
-        assert outcomes(again) == known
-        assert len(asked) <= 49
+        assert again.server.board.forecasts == known
+
+
+def test_a_layout_that_stored_what_became_of_forecasts_loses_that_alone(house):
+    house.close()
+    with contextlib.closing(sqlite3.connect(house.path)) as db:
+        before = db.execute("SELECT count(*), total(value) FROM reading").fetchall()
+        for table in re.findall(r"CREATE TABLE (\w+)", iot.MIGRATIONS[-1]):
+            db.execute(f"DROP TABLE {table}")
+        for column in re.findall(r"ALTER TABLE station ADD COLUMN (\w+)", iot.MIGRATIONS[-1]):
+            db.execute(f"ALTER TABLE station DROP COLUMN {column}")
+        db.execute("CREATE TABLE outcome (asked INTEGER)")
+        db.execute(f"PRAGMA user_version = {len(iot.MIGRATIONS) - 1}")
+    with contextlib.closing(iot.Writer(house.path)) as writer:
+        assert writer.db.execute("SELECT count(*), total(value) FROM reading").fetchall() == before
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            writer.db.execute("SELECT * FROM outcome")
+
+
+def test_one_evening_without_outside_readings_ends_no_forecast(tmp_path, weather):
+    """Silent for 7 h while the difference crosses zero: two days later each quarter failed."""
+    hole = range(EVENING - 2 * DAY, EVENING - 2 * DAY + 7 * HOUR)
+    with contextlib.closing(House(tmp_path / "x.db", ("inside", "inside"),
+                                  ("outside", "outside"))) as house:
+        house.time = (EVENING - HOUR) / 1000
+        house.writer.import_rows([row for row in rows_of(weather, 0, EVENING - HOUR)
+                                  if row[2] == "mac-0" or row[0] not in hole], EVENING)
+        renew(house)
+        for _ in range(8):
+            assert told(house)["event"] == "cooler"
+            advance(house, weather)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), sqlite3.OperationalError("busy")])
+def test_the_failure_of_a_room_is_its_own_and_of_that_quarter(house, weather, monkeypatch, capsys,
+                                                              error):
+    house.writer.add_station("attic", "mac-9", "inside", None, EVENING)
+    house.writer.import_rows([(ms, "attic", "mac-9", 1, value + 1, None)
+                              for ms, value in weather.inside if ms <= EVENING], EVENING)
+    house.server.board.is_stale, house.server.outlook.at = True, 0
+    failing = house.reader.series(house.writer.find("inside").id)[1]
+    quarters = house.reader.quarters
+
+    def fail(series, end):
+        if failing in series:
+            raise error
+        return quarters(series, end)
+
+    def rooms():
+        return {room["station"] for room in house.get("/api/verdict").json["verdicts"]
+                if room["forecast"]}
+    house.server.board.forecasts.clear()
+    monkeypatch.setattr(house.reader, "quarters", fail)
+    renew(house)
+    assert rooms() == {"attic"}
+    assert str(error) in capsys.readouterr().err
+    monkeypatch.undo()
+    advance(house, weather)
+    assert "inside" in rooms()
 
 
 def test_a_courier_is_no_command_at_work(house):
@@ -352,20 +421,21 @@ def test_a_courier_is_no_command_at_work(house):
 
 
 def test_what_was_to_come_by_now_is_told_as_of_now(house):
-    place = next(place for place in house.server.board.places() if place.forecast)
+    place = next(place for place in finish(house.server.board.look()) if place.forecast)
     end = place.forecast.end + 8 * MINUTE
-    at, *_, to = re.findall(r"\d\d:\d\d", iot.say_forecast(place, end, timezone.utc))
+    at, *_, to = re.findall(r"\d\d:\d\d", iot.say_forecast(place, end, UTC))
     assert at == to
 
 
 @pytest.mark.parametrize("change", ["import", "delete", "remove"])
-def test_what_changes_history_has_it_learned_anew(house, weather, change):
-    """The outcomes go with what they rest on, and come back from what is there then."""
+def test_what_changes_history_has_it_worked_out_anew(house, weather, change):
+    """All is worked out anew, from what is there then."""
     def command(method, *arguments):
         house.server.controls.add(control)
-        answer = json.loads(control.execute(json.dumps([method, arguments]).encode()))
+        answer = json.loads(finish(control.execute(
+            json.dumps([method, arguments]).encode())))
         assert "error" not in answer, answer
-    control, before = iot.Control(house.server), outcomes(house)
+    control, before = iot.Control(house.server), dict(house.server.board.forecasts)
     start = weather.outside[0][0]
     if change == "import":
         command("import_rows", [[start - HOUR, "inside", "mac-0", 1, 20.0, None]], EVENING)
@@ -375,16 +445,11 @@ def test_what_changes_history_has_it_learned_anew(house, weather, change):
     else:
         house.writer.add_station("shed", "mac-9", None, None, EVENING)
         command("remove_step", "shed")
-    assert outcomes(house) == []
     assert told(house)                                          # the last one serves on
     assert len(renew(house)) == 1                               # while the command is at work
     house.server.controls.clear()
     assert len(renew(house)) > 100
-    after = outcomes(house)
-    assert len(after) > 100
-    assert (after == before) == (change == "remove")
-    forecaster, = house.server.outlook.forecasters.values()     # it has not learned them twice
-    assert [row[2:] for row in after] == [*map(tuple, forecaster.outcomes)]
+    assert (house.server.board.forecasts == before) == (change != "delete")
 
 
 def test_a_courier_does_not_hold_it_up(house, weather):
@@ -395,18 +460,31 @@ def test_a_courier_does_not_hold_it_up(house, weather):
     assert house.server.outlook.at == asked + QUARTER
 
 
+def test_a_command_that_was_stopped_holds_it_up_for_half_a_minute(house, weather):
+    """`--import -` and Ctrl-Z: its connection stays open, and it may never go on."""
+    control, asked = iot.Control(house.server), house.server.outlook.at
+    house.server.controls.add(control)
+    house.time += QUARTER / 1000 - 20
+    finish(control.execute(b'["address", []]'))
+    house.time += 20
+    renew(house)
+    assert house.server.outlook.at == asked, "it is at work"
+    house.time += iot.COMMAND_SECONDS - 20
+    renew(house)
+    assert house.server.outlook.at == asked + QUARTER
+
+
 def test_what_changes_meanwhile_has_all_begin_anew(open_house):
     house = open_house()
-    work = house.server.outlook.renew()
+    work = stepwise(house.server.outlook.renew())
     for _ in range(1500):
         next(work)
     house.writer.import_rows([(EVENING - 30 * DAY, "inside", "mac-0", 1, 20.0, None)], EVENING)
     house.server.outlook.at = 0                                 # as any command does
-    assert [*work] or outcomes(house) == []
-    assert (outcomes(house), told(house)) == ([], None)
+    assert len([*work]) < 2
+    assert told(house) is None
     renew(house)
     assert told(house)
-    assert len(outcomes(house)) > 100
 
 
 def test_late_readings_count_from_the_next_quarter_on(house, weather):
@@ -453,22 +531,14 @@ def test_pruned_hours_still_tell(house):
 
 def test_of_each_quarter_the_last_three_readings_are_read(house):
     station, end = house.writer.find("inside"), EVENING + QUARTER
-    for ms, value in ((EVENING, 1), (EVENING + 1, 2), (EVENING + 2, 3), (end - 1, 85), (end, 5),
-                      (end, 6), (end + 1, 7)):
+    for ms, value in ((EVENING, 1), (EVENING + 1, 2), (EVENING + 2, 3), (end - 1, 55), (end, 5),
+                      (end, 85), (end, 6), (end, -127), (end + 1, 7)):
         house.writer.add_entry(station, ms, {7: value, 8: str(value)}, EVENING)
     house.server.turn.end()
     series = house.reader.series(station.id)
-    assert house.reader.quarters([series[7], series[8], 99], end) == [[85, 5, 6], [], []]
+    assert house.reader.quarters([series[7], series[8], 99], end) == [[55, 5, 6], [], []]
     assert house.reader.quarters([series[7]], end + QUARTER) == [[7]]
     assert house.reader.quarters([series[7]], EVENING) == [[1]]
-
-
-def test_old_outcomes_are_pruned(house):
-    inside, outside = house.server.outlook.forecasters.copy().popitem()[0]
-    old = iot.Outcome(EVENING - 61 * DAY, "cooler", 0.5, 1, 1)
-    house.writer.keep_outcomes(inside, outside, [old], 0)
-    house.writer.keep_outcomes(inside, outside, [], EVENING - 60 * DAY)
-    assert min(row[2] for row in outcomes(house)) > EVENING - 60 * DAY
 
 
 # -- what it costs, and what may fail -------------------------------------------------------------
@@ -477,7 +547,7 @@ def test_old_outcomes_are_pruned(house):
 @pytest.mark.untraced
 def test_no_step_takes_long(open_house):
     took = sorted(renew(open_house()))
-    assert len(took) > 2000
+    assert len(took) > 1500
     assert took[-2] < 0.02
     assert statistics.median(took) < 0.005
 
@@ -496,59 +566,12 @@ def test_a_question_takes_no_longer_at_five_seconds(tmp_path, every):
              for ms in times for i, name in enumerate(("inside", "outside"))], EVENING)
         renew(house)
         house.time += 900
-        assert sum(renew(house)) < 0.4                          # of these, 2,200 look-ups
-        forecaster, = house.server.outlook.forecasters.values()
-        before = time.process_time()
-        for _ in range(10):
-            forecaster.ask(EVENING)
-        assert (time.process_time() - before) / 10 < 0.02
+        assert sum(renew(house)) < 0.6                          # of these, 15,000 look-ups
 
 
-def test_a_full_disk_takes_no_forecast_with_it(open_house, weather):
+def test_a_full_disk_takes_no_forecast_with_it(open_house):
     house = open_house()
     pages = house.writer.db.execute("PRAGMA page_count").fetchone()[0]
     house.writer.db.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
-        renew(house)
-    assert told(house)["event"] == "cooler"
-    house.writer.db.execute("PRAGMA max_page_count = 1000000")
-    house.server.outlook.at = 0
     renew(house)
-    assert len(outcomes(house)) > 100
-
-
-@pytest.mark.untraced
-def test_updates_are_served_while_all_is_worked_out(template, tmp_path, weather):
-    """A real server whose table is missing works for seconds, and answers in between."""
-    path = tmp_path / "iot.db"
-    path.write_bytes(template.read_bytes())
-    now = time.time_ns() // 1_000_000 // MINUTE * MINUTE
-    shift = now - weather.outside[-1][0]
-    with contextlib.closing(iot.Writer(path)) as writer:
-        macs = {s.name: s.mac for s in writer.stations.values()}
-        writer.import_rows([(ms + shift - days * 13 * DAY, name, macs[name], 1, value, None)
-                            for days in range(4)
-                            for ms, name, _, _, value, _ in rows_of(weather, 0, 2 ** 50)], now)
-    house = Live(tmp_path, "--rate-limit", "0")
-
-    def update():
-        before = time.monotonic()
-        assert house.get(update_path(OUTSIDE, 20, field=5)).status == 200
-        return time.monotonic() - before
-
-    def is_done():
-        with contextlib.closing(sqlite3.connect(path)) as db:
-            return db.execute("SELECT count(*) FROM outcome").fetchone()[0]
-    try:
-        meanwhile = [update()]
-        while not (found := is_done()):
-            meanwhile += [update() for _ in range(20)]
-            assert len(meanwhile) < 100_000
-        usual = [update() for _ in range(len(meanwhile))]
-        assert found > 300
-        assert len(meanwhile) > 200
-        slowest, slow = (sorted(took)[len(took) * 99 // 100] for took in (meanwhile, usual))
-        assert slowest < max(0.1, 3 * slow)
-        assert max(meanwhile) < 2                       # all at once it takes twice as long
-    finally:
-        house.check_end()
+    assert told(house)["event"] == "cooler"

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_rows_say_what_was_said_then(whole, weather):
                 str(round(said.chance, 2))]
             assert (row["event"] == "cooler") == (float(row["difference"]) < 0)
             compared += 1
-    assert compared > 80
+    assert compared > 50
 
 
 def test_no_row_depends_on_the_start(whole, database):
@@ -96,17 +97,31 @@ def test_no_row_depends_on_the_start(whole, database):
                     if stamp(MIDDLE + 2 * HOUR) <= row["time"] < stamp(LAST - 2 * DAY)]
 
 
+def test_there_is_no_row_of_an_hour_to_come(tmp_path):
+    """A year ahead was 8,760 rows of what nobody knows."""
+    now = time.time_ns() // 1_000_000
+    with contextlib.closing(House(tmp_path / "iot.db", ("inside", "inside"),
+                                  ("outside", "outside"))) as house:
+        house.writer.import_rows([(now - i * HOUR, name, mac, 1, 20.0, None) for i in range(5)
+                                  for name, mac in (("inside", "mac-0"), ("outside", "mac-1"))],
+                                 now)
+    rows, _ = review(tmp_path / "iot.db", *between(now - 3 * HOUR, now + 365 * DAY))
+    assert len(rows) == 3
+    assert all(row["time"] <= stamp(now) for row in rows)
+    review(tmp_path / "iot.db", *between(now + HOUR, now + DAY), status=2)
+
+
 def test_a_verdict_that_lasts_does_not_depend_on_the_start_either(tmp_path):
     """A room that was comfortable once, and stays within the margin for days."""
     with contextlib.closing(House(tmp_path / "iot.db", ("inside", "inside"),
                                   ("outside", "outside"))) as house:
         house.writer.import_rows([
             (ms, name, mac, 1, 18.0 if name == "outside" else 21.0 if ms < FIRST + 10 * HOUR
-             else 23.0, None) for ms in range(FIRST, FIRST + 4 * DAY, 10 * MINUTE)
+             else 23.0, None) for ms in range(FIRST, FIRST + 12 * DAY, 10 * MINUTE)
             for name, mac in (("inside", "mac-0"), ("outside", "mac-1"))], LAST)
     states = [[row["state"] for row in review(tmp_path / "iot.db", *between(
-        FIRST + hours * HOUR, FIRST + 73 * HOUR))[0]] for hours in (0, 60)]
-    assert states[0][60:] == states[1] == ["comfortable"] * 12 + ["open"]   # it reaches back 40 h
+        FIRST + hours * HOUR, FIRST + 240 * HOUR))[0]] for hours in (0, 200)]
+    assert states[0][200:] == states[1] == ["comfortable"] * 40     # it reaches back ten days
 
 
 @pytest.mark.untraced
@@ -118,7 +133,7 @@ def test_no_row_depends_on_what_comes_later(whole, tmp_path, weather, monkeypatc
     assert early[-2]["event"] == "cooler"
     cut = make(tmp_path / "cut.db", weather, now)
     spoiled = make(tmp_path / "spoiled.db", weather,
-                   change=lambda ms, value: value if ms <= now else 900.0)
+                   change=lambda ms, value: value if ms <= now else 59.0)
     for database in (cut, spoiled):
         assert review(database, *between(FIRST, now + 1000))[0] == early
 

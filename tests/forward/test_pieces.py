@@ -2,15 +2,18 @@
 import argparse
 import base64
 import collections
+import contextlib
 import gzip
 import http.server
 import itertools
 import json
 import re
+import socket
 import sqlite3
 import threading
 import urllib.parse
 from types import SimpleNamespace
+from typing import ClassVar
 
 import hypothesis.strategies as some
 import pytest
@@ -20,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 import iotserver as iot
 from iotserver import Note, Usage
 
-ENGINE = "an engine"
+ENGINE = "http://127.0.0.1/write"
+FLUSH = 5                       # s after which an engine has on its disk what it took
 
 
 def stored(server):
@@ -33,51 +37,103 @@ def stored(server):
     return dict(found)
 
 
+def due(server):
+    """Those of them that are not of the future."""
+    until = server.server.now() + iot.FORWARD_AHEAD
+    found = {place: {ms: value for ms, value in points.items() if ms < until}
+             for place, points in stored(server).items()}
+    return {place: points for place, points in found.items() if points}
+
+
 def lag(server):
-    return finish(iot.count_from(server.reader.db, server.writer.outbox.pending))
+    return finish(iot.count_from(server.reader.db, iot.part_of(server.writer, iot.Outbox).pending))
+
+
+class Line:
+    """What a courier has of a server in this process, as JSON."""
+
+    def __init__(self, server):
+        self.server = server
+
+    def __getattr__(self, method):
+        def call(*words):
+            return json.loads(iot.as_json(
+                iot.COURIER_METHODS[method](self.server.server, *words)))
+        return call
 
 
 class Memory:
-    """An engine that keeps points in memory, and a courier to it."""
+    """An engine that keeps points in memory, and a courier to it; both on the server's clock."""
 
-    def __init__(self, server, name=ENGINE):
-        self.server, self.name, self.ticket = server, name, None
-        self.points = collections.defaultdict(dict)
-        self.taken, self.recent = 0, []
+    def __init__(self, server, url=ENGINE):
+        self.server, self.url = server, url
+        self.points, self.recent = collections.defaultdict(dict), []
+        self.taken, self.starts, self.is_away = 0, 0, False
+        self.restart_courier()
+
+    def restart_courier(self):
+        self.errand = iot.Forwarder(argparse.Namespace(forward=self.url))
+        self.errand.channel, self.line = self, None
+        self.errand.find = lambda *sought: None
 
     def crash(self):
-        """What came in the last seconds is lost; the courier has found it away."""
-        now = self.server.time
+        """Start again without what came in the last seconds."""
         for at, place, ms, before in reversed(self.recent):
-            if now - at < iot.CRASH_SECONDS:
+            if self.server.time - at < FLUSH:
                 self.points[place][ms] = before
                 if before is None:
                     del self.points[place][ms]
         self.recent.clear()
-        self.server.writer.outbox.look_back(now)
+        self.starts += 1
 
-    def take(self):
-        self.ticket, _, pieces = iot.take_unsent(self.server.server, self.name)
-        for piece in pieces:
-            place = piece.station, piece.field
-            for ms, value in piece.points:
-                self.recent.append((self.server.time, place, ms, self.points[place].get(ms)))
-                self.points[place][ms] = value
-            self.taken += len(piece.points)
-        return bool(pieces)
+    # As iot.Channel.
 
-    def say(self):
-        self.server.writer.outbox.forwarded(self.ticket)
+    def is_cut(self):
+        return self.line not in {None, self.starts}
+
+    def close(self):
+        self.line = None
+
+    def ask(self, path, body=None, headers=(), limit=0):
+        if self.is_away or self.is_cut():
+            raise iot.Undelivered("no answer")
+        self.line = self.starts
+        for line in (gzip.decompress(body) if headers else body or b"").decode().splitlines():
+            station, field, value, ms = re.fullmatch(
+                r"iotserver,station=(\w+),field=(\d).* value=(\S+) (\d+)", line).groups()
+            place, ms = (station, int(field)), int(ms)
+            self.recent.append((self.server.time, place, ms, self.points[place].get(ms)))
+            self.points[place][ms] = float(value)
+            self.taken += 1
+        return 204, "", 0
+
+    def step(self, seconds=0.5):
+        """One of the courier's, and some seconds behind it."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(iot, "time", SimpleNamespace(monotonic=lambda: self.server.time))
+            pause = self.errand.step(Line(self.server))
+        self.server.time += seconds
+        return pause
 
     def drain(self):
-        while self.take():
-            self.say()
+        """All that there is; what it then holds."""
+        while self.step(0) == 0:
+            pass
         return {place: points for place, points in self.points.items() if points}
+
+    def settle(self):
+        """Until the file knows that the engine has all."""
+        for _ in range(200):
+            self.step()
+            if not any(places for _, places in iot.part_of(self.server.writer, iot.Outbox).taken):
+                return
+        raise AssertionError("never settled")
 
 
 @pytest.fixture
 def small_pieces(monkeypatch):
     monkeypatch.setattr(iot, "FORWARD_ROWS", 7)
+    monkeypatch.setattr(iot, "FORWARD_SERIES", 2)
 
 
 def put(server, station, ms, *values):
@@ -92,20 +148,22 @@ def bring(server, rows):
 
 NUMBERS = itertools.count()
 PUT = some.tuples(some.just("put"), some.sampled_from([INSIDE, OUTSIDE]),
-                  some.integers(-3 * DAY, 0), some.integers(1, 3))
+                  some.integers(-3 * DAY, iot.FORWARD_AHEAD + 20_000), some.integers(1, 3))
+STEP = some.tuples(some.just("step"), some.sampled_from([0, 0.5, 1, 3]))
 STEPS = some.lists(some.one_of(
-    PUT, PUT,
+    PUT, PUT, STEP, STEP, STEP,
+    some.tuples(some.just("now"), some.sampled_from([INSIDE, OUTSIDE])),
     some.tuples(some.just("import"), some.integers(-9 * DAY, 0), some.integers(1, 20)),
-    some.sampled_from([("take",), ("say",)]), some.sampled_from([("take",), ("say",)]),
-    some.sampled_from([("all",), ("settle",), ("crash",)]),
-    some.sampled_from([("load",), ("reopen",), ("label", "x")])), min_size=10, max_size=60)
+    some.sampled_from([("crash",), ("crash",), ("away",), ("settle",), ("drain",)]),
+    some.sampled_from([("load",), ("reopen",), ("courier",), ("lost",), ("label",)]),
+    ), min_size=10, max_size=60)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, steps):
-    """Updates, late ones, imports; pieces that are taken and never acknowledged, or late; what is
-    in memory is lost at any time, as by a crash."""
+    """Updates, late ones, some of the future, imports; an engine that crashes, also unseen, and
+    loses the last seconds; a server and a courier that are killed, answers that are lost."""
     server = in_process(f"{next(NUMBERS)}.db")
     put(server, INSIDE, NOON - 5 * DAY, 1.0)
     engine, values = Memory(server), itertools.count()
@@ -113,29 +171,48 @@ def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, 
         if kind == "put":
             station, age, count = more
             put(server, station, NOON + age, *(float(next(values)) for _ in range(count)))
+        elif kind == "now":
+            put(server, more[0], server.server.now(), float(next(values)))
         elif kind == "import":
             start, count = more
             bring(server, [(NOON + start + i * 1000, "outside", OUTSIDE.mac, 1,
                             float(next(values)), None) for i in range(count)])
-        elif kind == "take":
-            engine.take()
-        elif kind == "say":
-            engine.say()
+        elif kind == "step":
+            engine.step(*more)
+        elif kind == "lost":
+            Line(server).take_unsent(engine.errand.to.id, engine.errand.session)
+            engine.restart_courier()
+        elif kind == "away":
+            engine.is_away = not engine.is_away
         elif kind == "label":
-            server.writer.label("inside", 1, more[0])
+            server.writer.label("inside", 1, "x")
+        elif kind == "load":
+            server.writer.load()
         elif kind == "reopen":
-            engine.ticket = None        # a courier that was killed knows nothing of its pieces
-        elif kind == "settle":
-            server.time += iot.SETTLE_SECONDS
-            engine.take()
+            now = server.time
+            server.close()
+            server.__init__(server.path)
+            server.time = now
+        elif kind == "courier":
+            engine.restart_courier()
+        elif kind == "drain" and not engine.is_away:
+            engine.drain()
         elif kind == "crash":
             engine.crash()
-        elif kind == "all":
-            engine.drain()
-        else:
-            server.writer.load()
-    wanted = stored(server)
-    assert engine.drain() == wanted
+        elif kind == "settle" and not engine.is_away:
+            engine.step()
+            engine.settle()
+    engine.is_away = False
+    engine.step()                       # a crash of just now is seen
+    assert engine.drain() == due(server)
+    is_all = due(server) == stored(server)      # else more may become due meanwhile
+    engine.settle()
+    engine.restart_courier()
+    before = engine.taken
+    assert engine.drain() == due(server)
+    assert engine.taken == before or not is_all, "what is settled does not go again"
+    server.time += 2 * iot.FORWARD_AHEAD / 1000
+    assert engine.drain() == stored(server)
     assert lag(server) == 0
     assert problems_of(server.path) == []
 
@@ -144,11 +221,10 @@ def test_what_is_late_while_its_time_is_on_its_way_comes_after(server):
     for i in range(5):
         put(server, INSIDE, NOON + i * 1000, float(i))
     engine = Memory(server)
-    engine.take()
+    engine.step()
     put(server, INSIDE, NOON + 1500, 1.5)
     put(server, INSIDE, NOON - 1500, -1.5)
     put(server, INSIDE, NOON + 9000, 9.0)
-    engine.say()
     assert engine.drain() == stored(server)
 
 
@@ -156,18 +232,20 @@ def test_who_was_overtaken_says_nothing(server):
     for i in range(5):
         put(server, INSIDE, NOON + i * 1000, float(i))
     first, second = Memory(server), Memory(server)
-    first.take()
-    second.take()
-    first.say()
-    assert lag(server) == 5
-    second.say()
-    assert lag(server) == 0
+    line, session = Line(server), first.errand.session
+    line.take_unsent(first.errand.to.id, session)
+    line.take_unsent(second.errand.to.id, second.errand.session)
+    pieces, _, _ = line.take_unsent(first.errand.to.id, session)
+    assert len(pieces[0][-1]) == 5, "of what the first one took, nothing is known to be there"
 
 
-def test_the_oldest_go_first_and_each_once(server, small_pieces):
+def test_each_series_has_its_turn_and_each_reading_once(server, small_pieces):
     for minute in range(40):
         put(server, (INSIDE, OUTSIDE)[minute % 2], NOON - DAY + minute * 60_000, 20.0 + minute)
     engine = Memory(server)
+    for _ in range(3):                  # in the first one it is noted what it lacks
+        engine.step()
+    assert len(engine.points) == 2
     engine.drain()
     assert engine.taken == 40
     put(server, INSIDE, NOON, 30.0)
@@ -184,13 +262,29 @@ def test_texts_stay_and_hold_nothing_up(server, small_pieces):
         put(server, INSIDE, NOON - i * 1000, "fog" if i % 3 else float(i))
     engine = Memory(server)
     assert len(engine.drain()["inside", 1]) == 10
-    assert not engine.take()
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+def test_a_reading_of_the_future_waits_and_holds_up_nothing(server):
+    engine = Memory(server)
+    put(server, INSIDE, NOON + 5 * DAY, 1.0)
+    for second in range(30):
+        put(server, INSIDE, NOON + second * 1000, 20.0)
+        put(server, OUTSIDE, NOON + second * 1000, 20.0)
+        engine.step(1)
+    engine.settle()
+    assert engine.points == due(server)
+    assert len(engine.points) == 2
+    assert engine.taken == 60, "nothing goes twice"
+    server.time += (5 * DAY - iot.FORWARD_AHEAD) / 1000
+    assert engine.drain() == stored(server)
+    assert engine.taken == 61
 
 
 def test_what_is_not_forwarded_costs_nothing(server):
     put(server, INSIDE, NOON, 1.0)
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
 def test_while_an_engine_is_away_what_it_lacks_is_one_row_a_series(server):
@@ -201,66 +295,113 @@ def test_while_an_engine_is_away_what_it_lacks_is_one_row_a_series(server):
     assert lag(server) == 2000
 
 
-def test_what_was_late_shortly_before_a_crash_comes_again(server):
+@pytest.mark.parametrize("late", [0, 60_000])
+def test_what_came_shortly_before_an_unseen_crash_comes_again(server, late):
+    """The engine is back before the next post: only its connection shows what has happened."""
+    engine = Memory(server)
+    for minute in range(5):
+        put(server, INSIDE, server.server.now() - late, float(minute))
+        engine.step(1.2)
+        engine.crash()
+        assert engine.step() == iot.PAUSES[0]
+        server.time += 60
+        assert engine.drain() == stored(server)
+
+
+def test_a_machine_that_loses_power_is_noticed_before_what_it_lost_is_settled(server):
+    """It closes no connection, and answers no more."""
     engine = Memory(server)
     put(server, INSIDE, NOON, 1.0)
-    for _ in range(2):
-        engine.drain()
-        server.time += iot.SETTLE_SECONDS - 1
-        put(server, INSIDE, NOON - round(server.time), 2.0)
-        engine.drain()
-        server.time += 1
-        engine.take()
-        engine.say()
+    engine.step(2.5)
+    engine.is_away = True
+    assert engine.step() == iot.PAUSES[0]
+    engine.is_away = False
     engine.crash()
+    server.time += 60
     assert engine.drain() == stored(server)
+
+
+def test_a_connection_that_ends_when_all_is_settled_means_nothing(server):
+    engine = Memory(server)
+    put(server, INSIDE, NOON, 1.0)
+    engine.drain()
+    engine.settle()
+    engine.starts += 1
+    assert engine.step() == iot.FORWARD_SECONDS
+    put(server, INSIDE, NOON + 60_000, 2.0)
+    assert engine.drain() == stored(server)
+    assert engine.taken == 2
 
 
 def test_an_engine_that_is_away_now_and_then_makes_progress(server, small_pieces):
     for second in range(1500):
-        put(server, INSIDE, NOON + second * 1000, 20.0)
+        put(server, INSIDE, NOON - 1_500_000 + second * 1000, 20.0)
     engine = Memory(server)
     for second in range(300):           # away after 17 s, and tried again after 10
         if second % 27 < 17:
-            engine.take()
-            engine.say()
+            engine.step(0)
         elif second % 27 == 17:
             engine.crash()
+            engine.step(0)
         server.time += 1
-    assert min(server.writer.outbox.unsent.values()) > (NOON + 100_000, 0)
+    outbox = iot.part_of(server.writer, iot.Outbox)
+    assert min(outbox.unsent.values()) > (NOON - 1_500_000 + 100_000, 0)
     assert engine.drain() == stored(server)
 
 
-def test_what_is_settled_is_forgotten(server):
+def test_what_is_settled_is_forgotten_and_costs_small_steps(server, small_pieces):
     engine = Memory(server)
-    for _ in range(4):
-        put(server, INSIDE, NOON, 1.0)
-        engine.drain()
-        server.time += iot.SETTLE_SECONDS
-    assert {*server.writer.outbox.unsent.values()} == {(NOON, 0)}
-    for _ in range(3):
-        engine.drain()
-        server.time += iot.SETTLE_SECONDS
-    assert server.writer.outbox.unsent == {}
+    put(server, INSIDE, NOON, 1.0, 2.0, 3.0)
+    put(server, OUTSIDE, NOON, 1.0, 2.0, 3.0)
+    counts = []
+    server.writer.db.set_trace_callback(lambda text: counts.append(text.startswith("DELETE")))
+    for _ in range(60):
+        del counts[:]
+        engine.step()
+        assert sum(counts) <= iot.FORWARD_SERIES
+    assert iot.part_of(server.writer, iot.Outbox).unsent == {}
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
+
+
+def test_many_series_are_noted_in_small_steps(server):
+    bring(server, [(NOON, f"s{i}", f"m{i}", field, 1.0, None)
+                   for i in range(100) for field in range(1, 10)])
+    changes, line = [], Line(server)
+    while not iot.part_of(server.writer, iot.Outbox).engine:
+        before = server.writer.db.total_changes
+        line.take_unsent("an engine", "a session")
+        changes.append(server.writer.db.total_changes - before)
+    assert max(changes) <= iot.FORWARD_SERIES + 1
+    assert len(changes) == 5
+    assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (900,)
+
+
+def test_a_crash_while_they_are_noted_loses_no_history(server, small_pieces):
+    put(server, INSIDE, NOON, 1, 2, 3)
+    engine = Memory(server)
+    engine.step()
+    assert iot.part_of(server.writer, iot.Outbox).engine is None
+    assert len(iot.part_of(server.writer, iot.Outbox).unsent) == 2
+    server.writer.load()
+    put(server, INSIDE, NOON - DAY, 4, 5, 6, 7)
+    assert engine.drain() == stored(server)
 
 
 def test_it_is_remembered_for_a_week_for_the_same_engine(server):
     engine = Memory(server)
     for days, taken in ((0, 1), (6, 1), (6, 1), (8, 4)):
         server.time += days * 86_400
-        server.writer.outbox.serve(None, server.server.now())
         put(server, INSIDE, round(server.time * 1000), 1.0)
         before = engine.taken
         engine.drain()
+        engine.settle()
         assert engine.taken - before == taken
     server.time += 8 * 86_400
-    server.writer.outbox.serve(None, server.server.now())
-    assert server.writer.outbox.engine is None
     put(server, INSIDE, round(server.time * 1000), 1.0)
+    assert iot.part_of(server.writer, iot.Outbox).engine is None
     assert server.writer.db.execute("SELECT count(*) FROM unsent").fetchone() == (0,)
     assert engine.drain() == stored(server)
-    other = Memory(server, "another one")
+    other = Memory(server, "http://127.0.0.1/another")
     assert other.drain() == stored(server), "all history goes again"
 
 
@@ -271,7 +412,7 @@ def test_a_disk_that_fills_as_an_engine_comes_first_loses_no_history(server):
         BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END""")
     engine = Memory(server)
     with pytest.raises(sqlite3.Error):
-        engine.take()
+        engine.step()
     server.writer.db.execute("DROP TRIGGER full")
     assert engine.drain() == stored(server)
 
@@ -280,19 +421,28 @@ def test_a_station_that_is_removed_is_not_waited_for(server):
     put(server, INSIDE, NOON, 1.0)
     put(server, OUTSIDE, NOON, 2.0)
     engine = Memory(server)
-    engine.take()
+    engine.step()
     while server.writer.remove_step("inside") >= 0:
         pass
-    engine.say()
     assert engine.drain() == {("inside", 1): {NOON: 1.0}, ("outside", 1): {NOON: 2.0}}
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+def test_an_invented_engine_learns_nothing_where_one_is_set(in_process):
+    server = in_process(forward=ENGINE)
+    put(server, INSIDE, NOON, 1.0)
+    engine = Memory(server)
+    engine.drain()
+    with pytest.raises(iot.StoreError):
+        Line(server).take_unsent("invented", "a session")
+    assert iot.part_of(server.writer, iot.Outbox).engine == engine.errand.to.id
 
 
 def test_prune_says_what_had_not_been_forwarded(run, database):
     run("--import", "-", stdin="time,station,mac,field,value,entry\n" + "".join(
         f"2018-07-30T12:{i:02}:00.000Z,inside,{INSIDE.mac},1,20,\n" for i in range(30)))
     writer = iot.Writer(database)
-    writer.outbox.serve(ENGINE, iot.now_ms())
+    iot.part_of(writer, iot.Outbox).serve(ENGINE, iot.now_ms())
     writer.close()
     assert "30 of them had not been forwarded" in run("--prune", "1d", "--dry-run")
     assert "30 of them had not been forwarded" in run("--prune", "1d")
@@ -306,7 +456,7 @@ def test_prune_says_what_had_not_been_forwarded(run, database):
     ("a b,c=d", "°C, 1", "outside", r"station=a\ b\,c\=d,field=1,label=°C\,\ 1,role=outside"),
     ("back\\slash\\", "x\\", None, r"station=back/slash/,field=1,label=x/")])
 def test_a_line(station, label, role, tags):
-    lines = iot.render_lines(0, None, station, role, 1, label, [(5, 26), (6, -1e300)])
+    lines = iot.render_lines(station, role, 1, label, [(5, 26), (6, -1e300)])
     assert lines == [f"iotserver,{tags} value=26.0 5\n", f"iotserver,{tags} value=-1e+300 6\n"]
 
 
@@ -329,8 +479,19 @@ class Engine(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
         self.behave, self.got, self.requests = lambda lines: (204, ""), [], []
+        self.lines = []
         self.look = lambda path: 404
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def process_request(self, request, address):
+        self.lines.append(request)
+        super().process_request(request, address)
+
+    def hang_up(self):
+        """End all connections, as the kernel does for a process that has died."""
+        for line in self.lines:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request, address):
         """A client that gives up is no error of ours."""
@@ -342,10 +503,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if self.headers["Content-Encoding"] == "gzip":
             body = gzip.decompress(body)
         lines = body.decode().splitlines()
-        self.server.requests.append(SimpleNamespace(path=self.path, headers=self.headers,
-                                                    lines=lines))
+        self.server.requests.append(SimpleNamespace(
+            path=self.path, headers=self.headers, lines=lines, peer=self.client_address))
         status, words, *headers = self.server.behave(lines)
         if status == "cut":
+            self.close_connection = True
             return
         if status == 204:
             self.server.got += lines
@@ -357,8 +519,14 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.wfile.write(words.encode())
 
     def do_GET(self):
-        if (status := self.server.look(self.path)) != "cut":
-            self.send_error(status)
+        if (answer := self.server.look(self.path)) == "cut":
+            self.close_connection = True
+            return
+        status, words = answer if isinstance(answer, tuple) else (answer, "")
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(words)))
+        self.end_headers()
+        self.wfile.write(words.encode())
 
     def log_message(self, *words):
         pass
@@ -368,6 +536,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
 def engine():
     engine = Engine()
     yield engine
+    while Courier.made:
+        Courier.made.pop().errand.channel.close()
     engine.shutdown()
     engine.server_close()
 
@@ -375,11 +545,12 @@ def engine():
 class Courier:
     """A Forwarder beside a server in this process."""
 
+    made: ClassVar = []
+
     def __init__(self, server, url):
+        self.made.append(self)
         self.errand = iot.Forwarder(argparse.Namespace(forward=url))
-        self.remote = SimpleNamespace(**{
-            name: lambda *words, method=method: json.loads(iot.as_json(
-                method(server.server, *words))) for name, method in iot.COURIER_METHODS.items()})
+        self.remote = Line(server)
 
     def step(self):
         return self.errand.step(self.remote)
@@ -401,9 +572,8 @@ def test_taken(server, engine, courier, capsys):
     assert values(engine.got) == [*range(20)]
     request, = engine.requests
     assert request.path == "/write?db=iot&precision=ms"
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
     said = capsys.readouterr().err
-    assert "cannot be asked" in said
     assert "it takes readings" in said
     courier.step()
     assert len(engine.requests) == 1, "nothing to send is not sent"
@@ -433,7 +603,7 @@ def test_smaller_pieces(server, engine, courier):
     engine.behave = lambda lines: (413, "") if len(lines) > 3 else (204, "")
     courier.step()
     assert values(engine.got) == [*range(20)]
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
 def test_one_bad_line_does_not_hold_up_the_rest(server, engine, courier, capsys):
@@ -443,7 +613,7 @@ def test_one_bad_line_does_not_hold_up_the_rest(server, engine, courier, capsys)
     courier.step()
     assert values(engine.got) == [n for n in range(20) if n != 7]
     assert capsys.readouterr().err.count("for good") == 1
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
 def test_the_rest_of_a_partial_write_is_there(server, engine, courier, capsys):
@@ -451,7 +621,7 @@ def test_the_rest_of_a_partial_write_is_there(server, engine, courier, capsys):
     courier.step()
     assert len(engine.requests) == 1
     assert "field type conflict" in capsys.readouterr().err
-    assert server.writer.outbox.pending == {}
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
 @pytest.mark.parametrize(("login", "header"), [
@@ -474,21 +644,110 @@ def test_many_are_sent_compressed(server, engine, courier):
     assert len(engine.got) == 2020
 
 
+@pytest.fixture
+def look_now(monkeypatch):
+    monkeypatch.setattr(iot, "LOOK_SECONDS", 0)
+
+
 @pytest.mark.parametrize("answer", [503, 429, "cut"])
-def test_who_is_too_busy_to_be_asked_is_asked_later(server, engine, courier, capsys, answer):
+def test_who_is_too_busy_to_be_asked_is_asked_later(
+        server, engine, courier, capsys, look_now, answer):
     """That is neither one who cannot be asked, nor one who has lost what it took."""
     engine.look = lambda path: answer
-    courier.errand.is_new = False       # so that it is all history that is looked for
-    begun = []
-    courier.remote.begin_again = lambda: begun.append(True)
     assert courier.step() == 10
-    assert courier.errand.samples, "it is still to be looked for"
-    assert not begun
+    assert server.server.board.notes == {}
     assert "readings wait" in capsys.readouterr().err
+    assert courier.step() < 1, "meanwhile it goes on"
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
     engine.look = lambda path: 404
+    courier.errand.look_at = 0
     assert courier.step() < 1
-    assert courier.errand.samples is None
-    assert server.writer.outbox.pending == {}
+    assert "cannot be asked" in capsys.readouterr().err
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+def test_who_drops_what_is_old_is_told_on_the_page_and_live_readings_go_on(
+        server, engine, courier, capsys, look_now):
+    engine.look = lambda path: 200      # VictoriaMetrics: with nothing in it
+    courier.step()
+    assert "-retentionPeriod=100y" in capsys.readouterr().err
+    assert "-retentionPeriod=100y" in server.get("/", accept="text/html").text
+    put(server, INSIDE, NOON + 60_000, 42)
+    courier.step()
+    assert 42 in values(engine.got)
+    assert "-retentionPeriod" not in capsys.readouterr().err, "it is asked once"
+    put(server, INSIDE, NOON - DAY, 43)
+    engine.look = lambda path: (200, json.dumps({"timestamps": [NOON - DAY], "values": [43]}))
+    courier.step()
+    assert "-retentionPeriod" not in server.get("/", accept="text/html").text
+
+
+def test_lines_that_are_refused_for_good_hold_up_nothing(server, engine, courier, capsys):
+    """A retention of InfluxDB 1, and what InfluxDB 2 says to it."""
+    for status in (400, 422):
+        put(server, INSIDE, NOON - DAY, 42)
+        engine.behave = lambda lines, status=status: (
+            status, f"partial write: {status}, points beyond retention policy dropped=1")
+        courier.step()
+        assert f"{status}, points beyond retention" in capsys.readouterr().err
+        assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+def test_a_connection_is_kept_and_its_end_is_a_new_session(server, engine, courier, monkeypatch):
+    monkeypatch.setattr(Answers, "protocol_version", "HTTP/1.1")
+    for i in range(3):
+        put(server, INSIDE, NOON + 60_000 + i, float(i))
+        courier.step()
+    assert len({request.peer for request in engine.requests}) == 1
+    assert len(engine.got) == 23
+    engine.hang_up()
+    put(server, INSIDE, NOON + 120_000, 5.0)
+    assert courier.step() == 10, "it may have lost what came last"
+    courier.step()
+    assert len(engine.got) == 23 + 24
+
+
+def test_while_it_may_lose_something_it_is_asked_for_a_sign_of_life(
+        server, engine, courier, monkeypatch):
+    monkeypatch.setattr(Answers, "protocol_version", "HTTP/1.1")
+    monkeypatch.setattr(iot, "PROOF_SECONDS", 0)
+    looks = []
+    engine.look = lambda path: looks.append(path) or 204
+    courier.step()
+    courier.step()
+    assert looks == ["/ping"]
+    engine.look = lambda path: 502      # a proxy's, whose engine is gone
+    assert courier.step() == 10
+    assert lag(server) == 20
+    engine.look = lambda path: looks.append(path) or 404
+    courier.step()
+    server.time += 60
+    for _ in range(3):
+        courier.step()
+    del looks[:]
+    courier.step()
+    assert looks == [], "all is settled"
+
+
+def test_the_proxy_of_the_environment_is_asked(server, engine, monkeypatch):
+    """With its own login, and the connection to it is kept."""
+    monkeypatch.setattr(Answers, "protocol_version", "HTTP/1.1")
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{engine.server_port}")
+    monkeypatch.setenv("no_proxy", "")
+    courier = Courier(server, "http://engine.invalid:8428/write?db=iot")
+    for i in range(2):
+        put(server, INSIDE, NOON + i, float(i))
+        courier.step()
+    assert {request.path for request in engine.requests} == {
+        "http://engine.invalid:8428/write?db=iot&precision=ms"}
+    assert {request.headers["Host"] for request in engine.requests} == {"engine.invalid:8428"}
+    assert {request.headers["Proxy-Authorization"] for request in engine.requests} == {
+        "Basic " + base64.b64encode(b"me:secret").decode()}
+    assert len({request.peer for request in engine.requests}) == 1
+    monkeypatch.setenv("no_proxy", "engine.invalid")
+    courier.errand.channel.close()
+    put(server, INSIDE, NOON + 9, 9.0)
+    assert courier.step() == 10
 
 
 def test_a_note_alone_is_nothing_to_forward(server, engine, courier):
@@ -496,3 +755,18 @@ def test_a_note_alone_is_nothing_to_forward(server, engine, courier):
     server.server.turn.end()
     courier.step()
     assert len(engine.got) == 20
+
+
+def test_a_late_reading_of_the_open_turn_is_not_settled_with_the_rest(server):
+    """Settling stores the open turn first: what it brings moves the position back."""
+    put(server, INSIDE, NOON - 5 * DAY, 1.0)
+    put(server, INSIDE, NOON, 2.0)
+    engine = Memory(server)
+    engine.drain()
+    outbox = iot.part_of(server.writer, iot.Outbox)
+    assert outbox.taken[0][1]
+    server.writer.add_entry(server.writer.by_mac[INSIDE.mac], NOON - DAY, {1: 3.0}, NOON)
+    outbox.settle(server.time + iot.SETTLE_SECONDS + iot.PROOF_SECONDS)
+    server.writer.load()                        # as after a crash
+    series = server.writer.series[1, 1]
+    assert iot.part_of(server.writer, iot.Outbox).unsent[series] <= (NOON - DAY, 2)

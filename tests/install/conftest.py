@@ -3,6 +3,6 @@ import pytest
 
 pytest.register_assert_rewrite("machine")
 
-from machine import machine  # noqa: E402
+from machine import booted, machine  # noqa: E402
 
-__all__ = ["machine"]
+__all__ = ["booted", "machine"]

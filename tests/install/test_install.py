@@ -27,7 +27,7 @@ from harness import (
     wait_for,
 )
 from injection import strace
-from machine import HOST, MACHINE
+from machine import HOST, MACHINE, Guide
 from receivers import Receiver
 from tools import IS_ROOT, SYSTEMD, need, needs
 
@@ -51,9 +51,12 @@ def analyze(*words):
 
 
 @needs("systemd-analyze", "/usr/bin/python3")
-def test_units_are_as_systemd_wants_them():
-    units = [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer"), SYSTEMD / "iotserver.socket"]
-    assert len(units) == 10
+@pytest.mark.parametrize("listens", ["iotserver.socket", "home.socket"])
+def test_units_are_as_systemd_wants_them(tmp_path, listens):
+    for unit in [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer")]:
+        shutil.copy(unit, tmp_path)
+    shutil.copy(SYSTEMD / listens, tmp_path / "iotserver.socket")
+    assert len(units := [*tmp_path.iterdir()]) == 10
     assert analyze("verify", *units) == ""
 
 
@@ -283,6 +286,13 @@ LINKS = {"etc/nginx/sites-enabled/iotserver": "../sites-available/iotserver",
          "etc/ssl/iotserver": "iotserver-placeholder"}
 
 
+HOME_MODES = {name: mode for name, mode in MODES.items()
+              if not re.search("nginx|ssl|www|limit|log", name)}
+OTHER_WAY = {                   # what is installed, and what then refuses each flag
+    (): ("behind nginx", "--uninstall", [("--home",), ("--home", "--remove")]),
+    ("--home",): ("for a home", "--home --remove", [(), ("--uninstall",)])}
+
+
 def install(root, *flags, status=0, source=INSTALL):
     done = subprocess.run([source, *flags], env={**os.environ, "DESTDIR": str(root)},
                           capture_output=True, text=True, check=False)
@@ -307,13 +317,15 @@ def test_shell_scripts_are_clean(tmp_path):
             assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_a_dry_run_says_what_a_real_run_does_and_does_nothing(tmp_path):
-    said = install(tmp_path, "--dry-run")
+@pytest.mark.parametrize("way", OTHER_WAY)
+def test_a_dry_run_says_what_a_real_run_does_and_does_nothing(tmp_path, way):
+    said = install(tmp_path, *way, "--dry-run")
     assert tree(tmp_path) == {}
     lines = said.splitlines()
     assert all(line.startswith("would: ") for line in lines)
     assert not re.search("systemctl|sysusers |nginx -t", said)      # of the machine itself
-    assert [line.removeprefix("would: ") for line in lines] == install(tmp_path).splitlines()
+    assert [line.removeprefix("would: ") for line in lines] == install(
+        tmp_path, *way).splitlines()
 
 
 def test_an_installation_is_complete_and_done_once(tmp_path):
@@ -329,6 +341,40 @@ def test_an_installation_is_complete_and_done_once(tmp_path):
     before = tree(tmp_path)
     assert install(tmp_path) == "nothing to do\n"
     assert tree(tmp_path) == before
+
+
+def test_an_installation_at_home_needs_no_nginx_and_is_done_once(tmp_path):
+    install(tmp_path, "--home")
+    for name, mode in HOME_MODES.items():
+        assert (tmp_path / name).stat().st_mode & 0o7777 == mode, name
+    files = {name for name in tree(tmp_path) if (tmp_path / name).is_file()}
+    assert files <= HOME_MODES.keys()
+    assert "ListenStream=80\n" in (
+        tmp_path / "etc/systemd/system/iotserver.socket").read_text()
+    before = tree(tmp_path)
+    assert install(tmp_path, "--home") == "nothing to do\n"
+    assert tree(tmp_path) == before
+    (tmp_path / "var/lib/iotserver/iot.db").write_text("data")
+    assert "left as they are: /var/lib/iotserver, " in install(tmp_path, "--home", "--remove")
+    assert {name for name in tree(tmp_path) if (tmp_path / name).is_file()} == {
+        "var/lib/iotserver/iot.db", "etc/iotserver.conf", "etc/iotserver-courier.conf"}
+    assert "left as they are" in install(tmp_path, "--home", "--remove")
+    install(tmp_path)           # what is left at home does for a droplet
+
+
+@pytest.mark.parametrize("way", OTHER_WAY)
+def test_one_machine_has_one_way_of_the_two(tmp_path, way):
+    """Said with what to type, and nothing is changed by saying it."""
+    kind, removal, refused = OTHER_WAY[way]
+    install(tmp_path, *way)
+    before = tree(tmp_path)
+    for flags in refused:
+        said = install(tmp_path, *flags, status=1)
+        assert f"iotserver is installed {kind} here" in said
+        assert said.endswith(f"install.sh {removal}\n")
+    assert tree(tmp_path) == before
+    install(tmp_path, *removal.split())
+    install(tmp_path, *refused[0])
 
 
 def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
@@ -391,29 +437,14 @@ def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
 
 
 def test_wrong_usage_of_install_is_refused(tmp_path):
-    assert "usage" in install(tmp_path, "--upgrade", status=2)
+    for flags in (["--upgrade"], ["--remove"], ["--home", "--uninstall"]):
+        assert "usage" in install(tmp_path, *flags, status=2)
     assert tree(tmp_path) == {}
 
 
 # -- the guide ------------------------------------------------------------------------------------
 
-ELSEWHERE = {                   # what needs the internet, another computer or a live systemd
-    "ssh", "apt-get", "ufw", "journalctl"}
-
-
-def origin(folder):
-    """A repository with the files of this one, to clone from; a function that commits to it."""
-    folder.mkdir()
-    shutil.copytree(SYSTEMD, folder / "systemd")
-    shutil.copy(SCRIPT, folder)
-    git = ["git", "-C", folder, "-c", "user.name=t", "-c", "user.email=t@example.org",
-           "-c", "commit.gpgsign=false"]
-
-    def commit():
-        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a version"]):
-            subprocess.run([*git, *words], check=True)
-    commit()
-    return commit
+ELSEWHERE = {"apt-get", "ufw", "journalctl"}    # what needs the internet or a live systemd
 
 
 HOOK = """
@@ -430,40 +461,14 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8099), Hook).serve_forever()
 """
 
 
-class Guide:
-    """The guide of systemd/README.md, and a machine on which its commands are typed."""
-
-    def __init__(self, machine):
-        self.parts = (SYSTEMD / "README.md").read_text().split("\n## ")[1:]
-        self.machine = machine
-
-    def follow(self, heading, stdin="", folder="/root"):
-        """All commands below the next heading, but those for elsewhere; what they say."""
-        part = self.parts.pop(0)
-        assert part.startswith(heading)
-        lines = re.findall(r"^    (.*)$", part, re.MULTILINE)
-        here = [line for line in lines if line.split()[0] not in ELSEWHERE]
-        return self.machine.run("\n".join([f"cd {folder}", *here]), stdin)
-
-    def curl(self, url, *more):
-        """The status, and what came."""
-        said = self.machine.run(f"curl -sS {' '.join(more)} -w ' %{{http_code}}' {url}")
-        body, _, status = said.rpartition(" ")
-        return int(status), body
-
-
-@pytest.fixture
-def guide(machine):
-    return Guide(machine)
-
-
 @needs(*MACHINE)
-def test_the_guide_is_followed(machine, guide, tmp_path):
-    commit = origin(tmp_path / "origin")
-    machine.run(f"git config --system url.{tmp_path}/origin.insteadOf "
-                "https://example.org/iotserver.git; git config --system safe.directory '*'")
+def test_the_guide_is_followed(machine):
+    """On a rented server; the folder of this repository on the reader's own computer is there."""
+    machine.run(f"mkdir -p /home/me; cp -r {SCRIPT} {SYSTEMD} /home/me")
     machine.run("nginx")                            # as apt leaves it: with Debian's own site
-    assert guide.follow("1. ") == guide.follow("2. ") == ""
+    guide = Guide(machine, "On a rented server")
+    guide.folder = "/home/me"
+    assert guide.follow("1. ", but=ELSEWHERE) == guide.follow("2. ", but=ELSEWHERE) == ""
     installed = guide.follow("3. ")
     assert "would: systemctl enable --now iotserver.service" in installed
     assert installed.endswith("\nok")                 # over TLS, before there is a certificate
@@ -471,9 +476,9 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
     assert modes == "iotserver iotserver 710\nroot www-data 660\n"
     assert guide.follow("4. ") == "ok"              # ... and with one that curl believes
     station = guide.follow("5. ")
-    header, update = re.search(r"^curl (-H \S+ \S+) http://127\.0\.0\.1(/update/\S+)$", station,
+    assert f'SERVER = "http://{HOST}"' in station
+    header, update = re.search(rf"^curl (-H \S+ \S+) (http://{HOST}/update/\S+)$", station,
                                re.MULTILINE).groups()
-    update = f"http://{HOST}{update}"
     assert [guide.curl(update, header) for _ in range(2)] == [(200, "1"), (200, "2")]
     assert machine.run("iotserver --stations").splitlines()[1].endswith("  2")
 
@@ -481,33 +486,34 @@ def test_the_guide_is_followed(machine, guide, tmp_path):
         f"iotserver-{job}.timer.enabled" for job in ("backup", "log", "prune")]
     follow_cron(machine)
     assert guide.curl(f"https://{HOST}/api/stations")[0] == 200
-    guide.follow("7. ", stdin="open sesame\n")
+    key = re.search(r"shown only now: (\S+)",
+                    guide.follow("A private page", stdin="open sesame\n"))[1]
+    header = f"-H 'X-API-Key: {key}'"
     assert guide.curl(f"https://{HOST}/api/stations")[0] == 401
-    assert guide.curl(f"https://{HOST}/api/stations", "-u 'me:open sesame'")[0] == 200
+    for user in ("me", ""):
+        assert guide.curl(f"https://{HOST}/api/stations", f"-u '{user}:open sesame'")[0] == 200
     assert guide.curl(update, header) == (200, "3")
 
-    assert guide.follow("8. ", folder="/opt/iotserver").splitlines()[-1] == "ok"
-    newer = SCRIPT.read_text().replace('__version__ = "', '__version__ = "next-')
-    (tmp_path / "origin" / "iotserver.py").write_text(newer)
-    commit()
-    upgraded = guide.follow("9. ").splitlines()
+    assert guide.follow("Backups").splitlines()[-1] == "ok"
+    machine.run("sed -i 's/^__version__ = \"/&next-/' /home/me/iotserver.py")
+    upgraded = guide.follow("Upgrade").splitlines()
     assert upgraded[-3:] == ["install /usr/local/lib/iotserver/iotserver.py",
                              "systemctl restart iotserver.service",
                              "systemctl try-restart iotserver-courier.service"]
     assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
     assert guide.curl(update, header) == (200, "4")         # after the backup: will be gone
-    assert guide.follow("10. ").splitlines()[-1] == "ok"
+    assert guide.follow("Restore").splitlines()[-1] == "ok"
     assert guide.curl(update, header) == (200, "4")
     assert machine.run("stat -c '%U %a' /var/lib/iotserver/iot.db") == "iotserver 600\n"
 
     follow_courier(machine, guide, update.replace("field=9", "field=1"), header)
 
-    said = guide.follow("When something is wrong")
+    said = guide.follow("When something is wrong", but=ELSEWHERE)
     assert "iotserver runs" in said
     assert "http GET /update 200" in said
+    guide.follow("Remove it")
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
-    assert [part.splitlines()[0] for part in guide.parts] == [
-        "Prometheus and Grafana", "Forwarding", "What the tests show"]
+    guide.find("What the tests show")               # nothing else is to be typed
 
 
 def follow_courier(machine, guide, update, header):
@@ -516,7 +522,7 @@ def follow_courier(machine, guide, update, header):
     machine.run("setsid python3 /run/hook.py > /dev/null 2>&1 &")
     machine.run("""echo 'IOTSERVER_NOTIFY="json://127.0.0.1:8099/x"' > /etc/iotserver-courier.conf
                    until curl -s http://127.0.0.1:8099/; do sleep 0.1; done""")
-    assert guide.follow("11. ").startswith("json://127.0.0.1: 200 taken")
+    assert guide.follow("Messages to the phone").startswith("json://127.0.0.1: 200 taken")
     machine.run("until ls -l /proc/[0-9]*/fd 2> /dev/null | grep -q socket; do sleep 0.1; done")
     inside = machine.run("iotserver --add-station room --role inside --mac m2 --key k2")
     assert "room is registered" in inside

@@ -1,14 +1,18 @@
 """The page and its events, without a browser: what the bytes say with JavaScript off."""
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import math
+import pathlib
 import re
 import select
 import socket
+import struct
 import time
 import xml.etree.ElementTree as ET
+import zlib
 
 import pytest
 from harness import (
@@ -18,6 +22,7 @@ from harness import (
     OUTSIDE,
     SCRIPT,
     bulk,
+    finish,
     memory,
     read_until,
     receive,
@@ -39,26 +44,30 @@ def test_complete_without_javascript(home):
     for field, value in ((2, 55.5), (3, 1013.2)):
         home.store("outside", HALF_HOUR, value, field)
     page = home.page()
-    assert page.verdict == "Open the windows: it is 4 °C cooler outside."
+    assert page.one("h1") == "Open the windows"
+    assert page.one("p", class_="reason") == "It is 4 °C cooler outside."
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
+    assert [text for _, text in page.all("li")][1] == (
+        "outside humidity 56 % 24.0 °C steady · 0 s ago Low 24.0 at 11:30 · High 24.0 at 11:30")
     assert re.findall(r"(steady|rising|falling) · (\d+ \w+) ago", page.text) == [
         ("steady", "0 s")] * 2
     assert [a["href"] for a, _ in page.all("a")][:4] == [
         f"/?range={name}" for name in ("24h", "7d", "30d", "1y")]
     assert [text for a, text in page.all("a") if a.get("aria-current") == "true"] == ["24h"]
     charts = page.all("svg", role="img")
-    assert len(charts) == 3
+    assert len(charts) == 2
     for chart, words in zip(charts, ("inside: from 28.0 to 28.0 °C, last 28.0 °C, outside: from "
-                                     "24.0", "55.5", "1013.2"), strict=True):
+                                     "24.0", "last 24 hours: 1013.2 to 1013.2 hPa"), strict=True):
         assert words in chart[0]["aria-label"]
+    assert "pressure 1013 hPa" in page.text
     drawn = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
     assert {"inside", "outside"} <= drawn.keys()
     assert all(re.match(r"M[\d.]+ [\d.]+L", d) for d in drawn.values())
     assert len(page.all("rect", class_="shade")) == 1
-    rows = [text for _, text in page.all("tr") if text.startswith(("inside", "outside"))]
-    assert rows == ["inside ok 0 s ago 1 min 31", "outside ok 0 s ago 1 min 93"]
-    assert "History since Mon 30 Jul 2018; " in page.text
-    assert re.search(r"the file weighs [\d.]+ [KM]B", page.text)
+    rows = [text for _, text in page.all("li") if text.endswith("entries")]
+    assert rows == ["inside ok 0 s ago · every 1 min · 31 entries",
+                    "outside ok 0 s ago · every 1 min · 93 entries"]
+    assert re.search(r"History since Mon 30 Jul 2018 · [\d.]+ [KM]B", page.text)
     assert page.one("title") == "Open the windows"
 
 
@@ -102,12 +111,13 @@ def test_several_inside_stations_get_their_answers(house):
     for name, value in {"attic": 31, "outside": 26, "cellar": 19, "fridge": 5}.items():
         house.store(name, HALF_HOUR, value)
     page = house.page()
-    card = page.one("section", class_="verdict")
-    assert "Open the windows: it is 5 °C cooler outside." in card
-    assert re.search(r"cellar\W+Comfortable inside:", card)
-    assert "attic" in card, "which room is the first answer for?"
-    assert "fridge" not in card
-    assert "fridge" in page.text
+    card = page.one("section", class_="answer")
+    assert card == "attic Open the windows It is 5 °C cooler outside."
+    others, numbers = (text for _, text in page.all("section", class_="rows"))
+    assert others.startswith("cellar closed 19.0 °C")
+    assert numbers.startswith("attic 31.0 °C")
+    assert "outside 26.0 °C" in numbers
+    assert "fridge temperature 5.0 °C" in page.text, "what takes part in nothing comes last"
     assert "open comfortable" in page.source
 
 
@@ -121,7 +131,7 @@ def test_several_inside_stations_get_their_answers(house):
      'No answer: "inside" has sent no temperature yet.', "25.0 °C"),
     ([("inside", "inside")], {"inside": 25}, "No answer yet", "role outside"),
     ([("outside", "outside")], {"outside": 25}, "No answer yet", "role inside"),
-    ([("garden", None)], {"garden": 25}, "No answer yet", "garden: temperature"),
+    ([("garden", None)], {"garden": 25}, "No answer yet", "garden temperature 25.0 °C"),
     ([("a", "outside"), ("b", "outside")], {"a": 25, "b": 24}, "No answer yet", "role inside"),
 ])
 def test_each_state_has_its_own_help(house, stations, sends, verdict, helps):
@@ -140,7 +150,7 @@ def test_silence_and_its_end(home):
     assert home.page().verdict == 'No answer: "outside" has been silent for 14 min.'
     home.store("outside", [0], 24)
     assert home.page().verdict == 'No answer: "inside" has been silent for 14 min.'
-    assert [text.split()[1] for _, text in home.page().all("tr")][-2:] == ["silent", "ok"]
+    assert [text.split()[1] for _, text in home.page().all("li")][-2:] == ["silent", "ok"]
     home.store("inside", [0], 28)
     assert home.page().verdict.startswith("Open the windows:")
 
@@ -255,13 +265,14 @@ def test_hostile_names_and_labels_are_only_text(house, name):
     calm = house_tags(house.page(), name)
     assert calm <= {"html", "head", "meta", "title", "link", "style", "body", "main", "section",
                     "h1", "h2", "b", "p", "small", "div", "time", "figure", "nav", "a", "svg",
-                    "rect", "path", "text", "g", "input", "output", "figcaption", "span",
-                    "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "script"}
+                    "rect", "path", "text", "g", "input", "output", "figcaption", "span", "ul",
+                    "li", "button", "details", "summary", "table", "thead", "tbody", "tr", "th",
+                    "td", "script"}
     page = check_policy(house.get("/"))
     assert [text for _, text in page.all("h2")][:2] == [name, f"{name}2"]
     assert {name, f"{name}2"} <= {a.get("data-name") for a, _ in page.all("path")}
     assert name in page.all("svg")[0][0]["aria-label"]
-    assert f"{name}: {name}" in [text for _, text in page.all("h2")]
+    assert [text for _, text in page.all("span", class_="second") if text == name.strip()]
     assert len(page.all("script")) == len(page.all("main")) == len(page.all("style")) == 1
     house.time += 14 * 60
     assert f'"{name}2" has been silent' in house.page().verdict
@@ -337,7 +348,7 @@ def test_the_same_verdict_after_a_restart(house):
     before.store("outside", range(-60, 1), [24] * 40 + [29.5] * 21)
 
     def verdicts(house):
-        return [place.verdict for place in house.server.board.places()]
+        return [place.verdict for place in finish(house.server.board.look())]
     seen = verdicts(before)
     before.close()
     assert verdicts(house()) == seen
@@ -353,6 +364,7 @@ def test_page_cost_does_not_grow_with_the_readings(house):
         for name in ("inside", "outside"):
             one.store(name, range(-30 * 1440, 1, every), 25)
         steps = []
+        one.get("/")            # the first look replays ten days
         one.reader.db.set_progress_handler(lambda steps=steps: steps.append(1) and None, 1000)
         one.get("/?range=1y")
         one.reader.db.set_progress_handler(None, 0)
@@ -370,7 +382,7 @@ class Listener:
             self.channel, self.data = stack.enter_context(live.connect()), b""
             self.channel.sendall(request("GET", "/events", **headers))
             self.head = self.take(rb".*?\r\n\r\n")[0]
-            self.hello = int(self.next("hello")[1])
+            self.hello = int(self.next("hello"))
             stack.pop_all()
 
     def __enter__(self):
@@ -389,18 +401,15 @@ class Listener:
         return found
 
     def next(self, kind):
-        """(id, data) of the next event of this kind; others before it are passed over."""
-        found = self.take(rb"(?:^|\n)(?:id: ([^\n]*)\n)?event: %b\ndata: ([^\n]*)\n\n"
-                          % kind.encode())
-        return (found[1] or b"").decode(), json.loads(found[2])
+        """The data of the next event of this kind; others before it are passed over."""
+        return json.loads(self.take(rb"(?:^|\n)event: %b\ndata: ([^\n]*)\n\n"
+                                    % kind.encode())[1])
 
     def until(self, value):
-        """{id: value} of the readings up to one with this value."""
-        seen = {}
-        while value not in seen.values():
-            number, event = self.next("reading")
-            assert number not in seen
-            seen[number] = event["value"]
+        """The values of the readings up to this one."""
+        seen = []
+        while value not in seen:
+            seen.append(self.next("reading")["value"])
         return seen
 
 
@@ -411,11 +420,11 @@ def test_events_greet_and_tell_each_reading(live):
         assert b"X-Accel-Buffering: no" in listener.head
         assert abs(listener.hello / 1000 - time.time()) < 5
         entry = live.update(INSIDE, 21.5)
-        event = listener.next("reading")[1]
+        event = listener.next("reading")
         assert abs(event.pop("time") / 1000 - time.time()) < 5
         assert event == {"station": 1, "field": 1, "value": 21.5, "entry": entry}
         live.update(OUTSIDE, 18, more="/age=3")
-        assert listener.next("reading")[1]["station"] == 2
+        assert listener.next("reading")["station"] == 2
 
 
 def test_verdict_event_when_it_changes_and_only_then(live):
@@ -427,7 +436,7 @@ def test_verdict_event_when_it_changes_and_only_then(live):
         live.update(OUTSIDE, 31)
         live.ask("POST", "/update", bulk(OUTSIDE, *(
             {"field": 1, "data": 24, "age": age} for age in (60, 0))))     # two that agree
-        while "open" not in {v["state"] for v in listener.next("verdict")[1]}:
+        while "open" not in {v["state"] for v in listener.next("verdict")}:
             pass
         for value in (31, 25):
             live.update(OUTSIDE, value)
@@ -447,43 +456,43 @@ def test_comment_when_nothing_happens(database, serve):
         assert 0.6 < time.monotonic() - started < 4
 
 
-def test_resume_without_a_hole(live):
-    with Listener(live) as listener:
-        for value in range(10, 16):
-            live.update(INSIDE, value)
-        events = listener.until(15)
-    assert [*events.values()] == [*range(10, 16)]
-    for i, (number, value) in enumerate(events.items()):
-        with Listener(live, Last_Event_ID=number) as listener:
-            live.update(INSIDE, 100 + i)
-            later = [*listener.until(100 + i).values()]
-            assert later == [*range(value + 1, 16), *range(100, 101 + i)], number
-
-
-UNKNOWN_IDS = ["x", "0.1", "{run}.999", "{run}.-1", "{run}.", "{run}", "{run}.\xb2", "{run}.1e3",
-               "." * 2000]
-
-
-def test_unknown_id_is_answered_by_a_reset(live):
+@pytest.mark.parametrize("number", ["1", "x", "0.1", "." * 2000])
+def test_who_comes_back_is_told_to_ask_for_everything_again(live, number):
+    """Nothing is replayed, however much was missed."""
     with Listener(live) as listener:
         live.update(INSIDE, 10)
-        run = listener.next("reading")[0].split(".")[0]
-    for i, number in enumerate(UNKNOWN_IDS):
-        with Listener(live, Last_Event_ID=number.format(run=run)) as listener:
-            listener.next("reset")
-            live.update(INSIDE, 11 + i)
-            assert listener.until(11 + i)
-
-
-def test_reset_when_more_was_missed_than_is_kept(live):
-    with Listener(live) as listener:
-        live.update(INSIDE, 1)
-        number = listener.next("reading")[0]
-    for _ in range(2):
-        response = live.ask("POST", "/update", bulk(INSIDE, *((1, i) for i in range(600))))
-        assert response.json["stored"] == 600
+        listener.until(10)
+    live.update(INSIDE, 11)
     with Listener(live, Last_Event_ID=number) as listener:
-        assert listener.next("reset")
+        listener.next("reset")
+        live.update(INSIDE, 12)
+        assert listener.until(12) == [12]
+
+
+def test_a_head_of_the_events_renders_nothing(server):
+    server.exchange(request("GET", "/events"))
+    for n in range(100):
+        server.update(INSIDE, n)
+    raw = server.exchange(request("HEAD", "/events", Last_Event_ID="1"))
+    assert raw.startswith(b"HTTP/1.1 200 ")
+    assert raw.endswith(b"\r\n\r\n")
+    assert b"event:" not in raw
+    assert server.ask("HEAD", "/events").status == 200, "and the connection goes on"
+
+
+def test_one_network_does_not_take_all_listeners(server):
+    server.peer = ""                    # the proxy, which tells addresses
+
+    def listen(address):
+        connection = server.connect()
+        connection.data_received(request("GET", "/events", X_Real_IP=address))
+        return connection, connection.transport.sent.split()[1]
+    taken = [listen(f"2001:db8::{n:x}") for n in range(iot.MAX_NETWORK_LISTENERS)]
+    assert {status for _, status in taken} == {b"200"}
+    assert listen("2001:db8::ffff")[1] == b"503"
+    assert listen("2001:db8:0:1::1")[1] == b"200"
+    taken[0][0].connection_lost(None)
+    assert listen("2001:db8::ffff")[1] == b"200"
 
 
 def test_events_of_a_server_that_stops_end(live):
@@ -500,8 +509,9 @@ def test_a_thousand_listeners(live, many_files):
         before = memory(live)
     with contextlib.ExitStack() as stack:
         channels = {}
-        for _ in range(1000):
-            channel = stack.enter_context(live.connect())
+        for n in range(1000):
+            channel = stack.enter_context(socket.create_connection(
+                ("127.0.0.1", live.port), 10, (f"127.0.0.{n % 8 + 1}", 0)))
             channel.sendall(request("GET", "/events"))
             channels[channel.fileno()] = channel
         for channel in channels.values():
@@ -550,3 +560,281 @@ def test_a_deaf_listener_is_dropped(live):
     with Listener(live) as listener:
         live.update(INSIDE, 77)
         assert listener.until(77)
+
+
+# -- the page as a whole --------------------------------------------------------------------------
+
+def test_a_template_escapes_whatever_is_not_markup():
+    greet = iot.Template("<b>$name</b>$more")
+    made = greet(name="<i>", more=[greet(name=1, more=""), "&"])
+    assert made == "<b>&lt;i&gt;</b><b>1</b>&amp;"
+    assert isinstance(made, iot.Markup)
+    assert greet.substitute({"name": '"'}, more="") == greet.safe_substitute(
+        name='"', more="") == "<b>&quot;</b>"
+    assert not isinstance(made + "x", iot.Markup), "what is added to it is text again"
+
+
+def test_all_markup_is_made_by_templates():
+    """Nothing else is called markup but a sheet of style and a script."""
+    source = pathlib.Path(iot.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r"Markup\((\w+)\)", source)) == {"str", "style", "SCRIPT"}
+    assert "string.Template(" not in source
+
+
+@pytest.mark.parametrize(("cookie", "language", "seen", "axis"), [
+    ("tz=Europe/Berlin; clock=12", "de-DE", "Low 28.0 at 1:30 PM", "6 PM"),
+    ("tz=Europe/Berlin; clock=24", "en-US", "Low 82.4 at 13:30", "18:00"),
+    ("tz=Europe/Berlin", "en-US", "Low 82.4 at 1:30 PM", "6 PM"),
+    ("tz=Europe/Berlin", "en-GB", "Low 28.0 at 13:30", "18:00"),
+    ("clock=13; tz=Europe/Berlin", "", "Low 28.0 at 13:30", "18:00")])
+def test_times_are_in_the_readers_format_without_javascript(home, cookie, language, seen, axis):
+    """As the script has told in a cookie; on the first visit as the reader's region has it."""
+    page = home.page(Cookie=cookie, Accept_Language=language)
+    assert seen in page.text
+    assert axis in [text for _, text in page.all("text")]
+    is_half_day = "PM" in seen
+    assert bool(re.search(r"\d:\d\d [AP]M", page.text)) == is_half_day
+    titles = [a["title"] for a, _ in page.all("time") if "title" in a]
+    assert len(titles) == 2
+    assert all(("\N{NO-BREAK SPACE}PM " in title) == is_half_day for title in titles)
+
+
+def test_pages_and_json_are_compressed_for_who_accepts_it(home):
+    for minute in range(-1400, -40, 8):
+        home.store("outside", [minute], 24 + minute % 7, field=2)
+    plain, packed = home.get("/"), home.get("/", Accept_Encoding="deflate, gzip;q=1.0")
+    assert gzip.decompress(packed.body) == plain.body
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert "accept-encoding" in plain.headers["vary"].lower() == packed.headers["vary"].lower()
+    tag = packed.headers["etag"]
+    assert tag != plain.headers["etag"], "other bytes, another tag"
+    again = home.get("/", Accept_Encoding="gzip", If_None_Match=tag)
+    assert (again.status, again.body) == (304, b"")
+    assert home.get("/", Accept_Encoding="gzip", If_None_Match=plain.headers["etag"]).status == 200
+    for given in ("gzip;q=0", "br", "gzip; q=0.0, br"):
+        assert "content-encoding" not in home.get("/", Accept_Encoding=given).headers
+    path = "/api/readings?station=outside&field=2"
+    plain, packed = home.get(path), home.get(path, Accept_Encoding="gzip")
+    assert len(packed.body) < len(plain.body) / 2
+    assert json.loads(gzip.decompress(packed.body)) == plain.json
+    assert plain.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
+    assert "content-encoding" not in home.get("/api/verdict", Accept_Encoding="gzip").headers
+
+
+def test_a_page_is_compressed_once(home, monkeypatch):
+    packed = []
+    monkeypatch.setattr(iot.gzip, "compress", lambda body, *_, **__: packed.append(body) or b"x")
+    for _ in range(3):
+        assert home.get("/", Accept_Encoding="gzip").body == b"x"
+    assert len(packed) == 1
+
+
+def test_a_page_of_two_stations_is_20_kb_on_the_wire(house):
+    """A noisy day of five fields, and the night to come."""
+    house = house(("inside", "inside"), ("outside", "outside"))
+    minutes = range(-1440, 1, 4)
+    for name in ("inside", "outside"):
+        for field in range(1, 6):
+            house.store(name, minutes, [round(24 + field + 6 * math.sin(m * 0.7), 2)
+                                        for m in minutes], field)
+    sizes = {name: len(house.get(f"/?range={name}", Accept_Encoding="gzip").body)
+             for name in iot.RANGES}
+    assert max(sizes.values()) <= 20_000, sizes
+
+
+def test_style_and_script_stay_small():
+    assert len((iot.STYLE + iot.SCRIPT).splitlines()) <= 260
+    sizes = re.findall(r"font-size: ([^;}]+)", iot.STYLE)
+    assert [size for size in sizes if not re.search(r"rem|em|var\(--", size)] == []
+
+
+def pixels(image):
+    """The rows of a PNG of ours, as colors."""
+    assert image[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(image):
+        length, kind = struct.unpack_from(">I4s", image, at)
+        chunks[kind] = image[at + 8:at + 8 + length]
+        assert struct.unpack_from(">I", image, at + 8 + length)[0] == zlib.crc32(
+            image[at + 4:at + 8 + length])
+        at += 12 + length
+    assert [*chunks] == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
+    width, height = struct.unpack_from(">II", chunks[b"IHDR"])
+    rows = zlib.decompress(chunks[b"IDAT"])
+    assert len(rows) == height * (width + 1)
+    palette = [chunks[b"PLTE"][i:i + 3].hex() for i in range(0, 768, 3)]
+    return [[palette[pixel] for pixel in rows[y * (width + 1) + 1:(y + 1) * (width + 1)]]
+            for y in range(height)]
+
+
+def test_icons_show_a_window_with_the_sun_in_it(home):
+    for path, size in iot.ICON_SIZES.items():
+        response = home.get(path)
+        assert response.status == 200
+        image = response.body
+        if path.endswith(".ico"):
+            assert response.headers["content-type"] == "image/x-icon"
+            assert struct.unpack_from("<HHH", image) == (0, 1, 1)
+            length, offset = struct.unpack_from("<II", image, 14)
+            image = image[offset:]
+            assert len(image) == length
+        else:
+            assert response.headers["content-type"] == "image/png"
+        rows = pixels(image)
+        assert len(rows) == len(rows[0]) == size
+        at = {name: rows[int(y * size / 64)][int(x * size / 64)] for name, x, y in (
+            ("corner", 1, 1), ("sun", 32, 31), ("frame", 32, 16.5), ("pane", 28, 22))}
+        assert at == {"corner": "0b5d8f", "sun": "ffb27d", "frame": "ffffff", "pane": "0b5d8f"}
+        assert at["corner"] in iot.ICON
+    page = home.page()
+    links = {a["rel"]: a["href"] for a, _ in page.all("link")}
+    assert links["apple-touch-icon"] == "/apple-touch-icon.png"
+    manifest = home.get(links["manifest"]).json
+    assert manifest["name"] == manifest["short_name"] == "Open windows?"
+    assert {icon["sizes"] for icon in manifest["icons"]} == {"any", "192x192", "512x512"}
+    assert [icon["sizes"] for icon in manifest["icons"]
+            if "maskable" in icon.get("purpose", "")] == ["512x512"]
+
+
+def test_what_may_be_cut_off_an_icon_is_background():
+    """A phone keeps at least the circle of 80 % of its width."""
+    assert all(math.hypot(x - 32, y - 32) <= 0.4 * 64 for _, shape in iot.SHAPES for x, y in shape)
+
+
+@pytest.mark.parametrize(("path", "status", "step"), [
+    ("/nothing", 404, "typing error"), ("/update/data=x", 400, "--add-station"),
+    (f"/update/API_key=wrong/mac={INSIDE.mac}/field=1/data=20", 403, "--new-key"),
+    ("/?range=2d", 400, "Compare the address")])
+def test_an_error_says_what_to_do_next_and_leads_to_the_page(server, path, status, step):
+    response = server.get(path, Accept="text/html")
+    assert response.status == status
+    page = check_policy(response)
+    assert step in page.text
+    (link, text), = page.all("a")
+    assert (link["href"], text) == ("/", "Open the page")
+
+
+# -- every field ----------------------------------------------------------------------------------
+
+def console(house, **more):
+    """A bought station with the twelve fields that it has, and a room more."""
+    house = house(("garden outside", "outside"), ("garden inside", "inside"), ("garden ch1", None),
+                  **more)
+    values = {"garden outside": (30.9, 54, 1012.5, 3.2, 5.1, 225, 1.4, 612.3, 5),
+              "garden inside": (25.6, 48, 1001.7), "garden ch1": (21.5, 60)}
+    for name, numbers in values.items():
+        for field, value in enumerate(numbers, 1):
+            house.store(name, HALF_HOUR, value, field)
+            house.writer.label(name, field, iot.CONSOLE_LABELS[field - 1])
+    house.server.board.is_stale = True
+    return house
+
+
+def test_each_field_of_a_console_is_on_the_page_with_its_unit(house):
+    page = console(house).page()
+    rows = [text for _, text in page.all("li")]
+    assert rows[0].startswith("garden inside humidity 48 % 25.6 °C")
+    assert rows[1].startswith("garden outside humidity 54 % 30.9 °C")
+    tiles = [text for a, text in page.all("ul", class_="tiles")]
+    assert tiles == [
+        "pressure 1012 hPa wind 3.2 m/s gusts 5.1 m/s wind from SW 225° rain 1.4 mm/h "
+        "sun 612 W/m² UV index 5", "pressure 1002 hPa", "temperature 21.5 °C humidity 60 %"]
+    kinds = [a["class"] for a, _ in page.all("path") if a.get("class") in {
+        "line", "bars", "spots"}]
+    assert kinds == ["line"] * 3 + ["spots", "bars"] + ["line"] * 5
+    american = console(house, units="F", file="us.db").page()
+    assert "temperature 70.7 °F" in american.text
+    assert "°C" not in american.text
+
+
+@pytest.mark.parametrize(("degrees", "word"), [
+    (0, "N 0°"), (11, "N 11°"), (12, "NNE 12°"), (90, "E 90°"), (348, "NNW 348°"),
+    (349, "N 349°"), (360, "N 0°"), (-90, "W 270°"), (1e17, "")])
+def test_a_wind_direction_has_a_compass_word(house, degrees, word):
+    house = house(("garden", None))
+    house.writer.label("garden", 6, "wind from °")
+    house.store("garden", [0], degrees, 6)
+    assert f"wind from {word}" in house.page().text
+
+
+def test_a_value_that_is_text_or_old_or_beyond_the_tiles_is_not_dropped(house):
+    names = [(f"s{i}", None) for i in range(8)]
+    house = house(*names)
+    for i, (name, _) in enumerate(names):
+        for field in range(1, 10):
+            house.store(name, [-90], 100 * i + 10 * field, field)
+    page = house.page()
+    assert len(page.all("div")) == iot.MAX_TILES
+    for i in range(8):
+        for field in range(4, 10):
+            assert f" {100 * i + 10 * field}" in page.text
+    assert all("1 h ago" in text for _, text in page.all("ul", class_="tiles"))
+
+
+def test_what_takes_part_in_no_answer_comes_last(house):
+    house = house(("fridge", None), ("sun", "outside"), ("attic", "inside"), ("shade", "outside"))
+    house.store("sun", range(-900, -800), 40)           # silent: it does not count
+    for name, value in (("fridge", 5), ("attic", 28), ("shade", 24)):
+        house.store(name, HALF_HOUR, value)
+    page = house.page()
+    names = [text for _, text in page.all("h2")]
+    assert names == ["attic", "shade", "sun", "fridge", "Stations"]
+
+
+@pytest.mark.parametrize(("before", "words"), [
+    (28, "as warm as yesterday"), (27.6, "as warm as yesterday"), (28.4, "as warm as yesterday"),
+    (27.5, "0.5 °C warmer than a day ago"), (30, "2 °C cooler than a day ago")])
+def test_a_small_difference_to_a_day_ago_is_none(house, before, words):
+    house = house(("inside", "inside"))
+    house.store("inside", [-1440], before)
+    house.store("inside", HALF_HOUR, 28)
+    assert words in house.page().text
+
+
+# -- the chart ------------------------------------------------------------------------------------
+
+def test_the_comfort_limit_is_a_labelled_line(house):
+    house = house(("inside", "inside"), ("outside", "outside"), comfort="24C")
+    house.store("inside", HALF_HOUR, 28)
+    house.store("outside", HALF_HOUR, 29)
+    page = house.page()
+    (line, _), = page.all("path", class_="limit")
+    chart = page.all("svg")[0][0]
+    low, high, top, height = (float(chart[f"data-{k}"]) for k in ("low", "high", "top", "height"))
+    assert low <= 24, "it is in the picture, even where no line goes"
+    y = float(re.search(r" ([\d.]+)H", line["d"])[1])
+    assert y == pytest.approx(top + (high - 24) / (high - low) * height, abs=0.1)
+    assert "comfort 24 °C" in [text for _, text in page.all("text")]
+
+
+@pytest.mark.parametrize(("span", "days"), [("30d", 30), ("1y", 365)])
+def test_long_charts_have_a_band_from_each_days_minimum_to_its_maximum(house, span, days):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    minutes = range(-days * 1440 - 1440, 1, 180)
+    local = [(m + 12 * 60) // 1440 for m in minutes]    # its day; now is noon
+    house.store("inside", minutes, [20 + d % 5 + (m // 180) % 3 for m, d
+                                    in zip(minutes, local, strict=True)])
+    page = house.page(f"/?range={span}")
+    chart = page.all("svg")[0][0]
+    band = next(a["d"] for a, _ in page.all("path", class_="band") if a["d"])
+    corners = re.findall(r"([\d.]+) ([\d.]+)", band)
+    count = len(corners) // 2
+    assert days - 2 <= count <= days + 1 or span == "1y"
+    low, high, top, height = (float(chart[f"data-{k}"]) for k in ("low", "high", "top", "height"))
+    values = [high - (float(y) - top) / height * (high - low) for _, y in corners]
+    spans = {round(a - b) for a, b in zip(values[2:count - 2], values[::-1][2:], strict=False)}
+    assert spans <= {2, 3, 4, 5, 6}
+    assert 2 in spans or span == "1y"
+
+
+def test_days_have_their_names_in_their_middle(home):
+    home.store("inside", range(-7 * 1440, -40, 60), 25)
+    page = home.page("/?range=7d", Cookie="tz=Europe/Berlin")
+    chart = page.all("svg")[0][0]
+    per_day = float(chart["data-width"]) / 7
+    names = {text: float(a["x"]) for a, text in page.all("text", class_="mark")
+             if re.fullmatch("[A-Z][a-z]{2}", text)}
+    assert len(names) >= 6
+    midnight = float(chart["data-left"]) + float(chart["data-width"]) - 14 / 24 * per_day
+    assert names["Sun"] == pytest.approx(midnight - per_day / 2, abs=0.3)   # now is a Monday

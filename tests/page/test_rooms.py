@@ -1,5 +1,6 @@
 """Several rooms, cold rooms, many stations, wrong clocks and numbers, and what the page says."""
 import gc
+import itertools
 import json
 import re
 import time
@@ -7,8 +8,10 @@ import uuid
 
 import hypothesis.strategies as some
 import pytest
+from harness import finish, stepwise
 from house import HALF_HOUR
 from hypothesis import HealthCheck, given, settings
+from verdicts import judge
 
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
@@ -26,11 +29,11 @@ def rooms(house):
 
 
 def places(house):
-    return house.server.board.places(), round(house.time * 1000)
+    return finish(house.server.board.look()), round(house.time * 1000)
 
 
 def row_of(page, name):
-    row, = [text for _, text in page.all("tr") if text.startswith(f"{name} ")]
+    row, = [text for _, text in page.all("li") if re.match(rf"{name} .* (entry|entries)", text)]
     return row
 
 
@@ -44,7 +47,8 @@ def test_headline_of_the_most_urgent_room(house):
     page = house.page()
     assert page.verdict == "attic Open the windows: it is 5 °C cooler outside."
     assert page.one("title") == "Open the windows"
-    assert [text.split(" ")[0] for _, text in page.all("p")[:2]] == ["bath", "cellar"]
+    assert [text.split(" ")[0] for _, text in page.all("li")[:4]] == [
+        "bath", "cellar", "attic", "garden"]
     assert page.all("main")[0][0]["data-state"] == "open unknown comfortable"
 
 
@@ -82,9 +86,9 @@ def test_each_room_is_answered_as_if_it_were_alone(house, sends):
             values[-back] = float(spike)
         house.store(name, minutes, values)
         sides[name] = [(now + m * MINUTE, v) for m, v in zip(minutes, values, strict=True)
-                       if m >= -40 * 60]
+                       if -60 <= v <= 60]
     outside = sides.pop("garden")
-    alone = {name: iot.judge(side, outside, now, 22.0) for name, side in sides.items()}
+    alone = {name: judge(side, outside, now, 22.0) for name, side in sides.items()}
     assert {verdict.state for verdict in alone.values()} <= {*iot.URGENCY}
     ranked = sorted(alone, key=lambda name: iot.URGENCY.index(alone[name].state))
     document = iot.verdict_document(*places(house))["verdicts"]
@@ -100,14 +104,29 @@ def test_each_room_has_its_line(rooms):
     rooms.store("bath", HALF_HOUR, 24)
     page = rooms.page()
     named = {text: a["class"] for a, text in page.all("h2") if text != "Stations"}
-    assert named == {"attic": "inside first", "garden": "outside first", "bath": "inside second",
-                     "cellar": "inside third"}
+    assert named == {"attic": "hue1", "garden": "hue0", "bath": "hue2", "cellar": "hue3"}
     assert {css for _, css in named.items()} == {a["class"] for a, _ in page.all("g")}
-    legend = {text: a["class"] for a, text in page.all("span") if a["class"] != "swatch"}
-    assert legend == named
-    dashes = re.findall(r"\.(\w+) path \{ stroke-dasharray: ([\d ]+) \}", iot.STYLE)
-    assert len({dash for _, dash in dashes}) == len(dashes) == len(iot.STROKES)
-    assert {name for name, _ in dashes} == {*iot.STROKES[1:], "expected"}
+    ends = {text: a["class"].split()[1] for a, text in page.all("text", class_="end")}
+    assert ends == named
+    dashed = re.findall(r"\.(\w+) path \{ stroke-dasharray", iot.STYLE)
+    assert dashed == ["expected"], "dashes are for what is expected only"
+
+
+def test_eight_lines_have_eight_hues_and_no_name_lies_over_another(house):
+    rooms = [(f"a room with a long name {i}", "inside") for i in range(6)]
+    house = house(*rooms, ("shade", "outside"), ("sun", "outside"))
+    for i, (name, _) in enumerate([*rooms, ("shade", 0), ("sun", 0)]):
+        house.store(name, HALF_HOUR, 25 + i / 100)
+    page = house.page()
+    assert len({a["class"] for a, _ in page.all("g")}) == iot.HUES == 8
+    ends = [(float(a["y"]), text) for a, text in page.all("text", class_="end")]
+    assert len(ends) == 8
+    assert all(len(text) <= iot.MAX_END for _, text in ends)
+    heights = sorted(y for y, _ in ends)
+    assert all(b - a > iot.LINE_HEIGHT - 0.01 for a, b in itertools.pairwise(heights))
+    assert heights[-1] <= iot.HEIGHT - iot.BOTTOM
+    for scheme in iot.STYLE.split("@media (prefers-color-scheme: dark)")[:2]:
+        assert len(set(re.findall(r"--hue\d: (#\w+)", scheme))) == 8
 
 
 def test_answers_for_programs_and_in_lines(rooms):
@@ -115,7 +134,8 @@ def test_answers_for_programs_and_in_lines(rooms):
     first, *others = iot.verdict_document(found, now)["verdicts"]
     assert first == {
         "station": "attic", "state": "open", "since": first["since"], "inside": 31, "outside": 26,
-        "difference": 5, "text": "Open the windows: it is 5 °C cooler outside.", "forecast": None}
+        "difference": 5, "inside_dew_point": None, "outside_dew_point": None,
+        "text": "Open the windows: it is 5 °C cooler outside.", "forecast": None}
     assert now - HOUR < first["since"] <= now
     assert [(v["station"], v["state"], v["inside"], v["difference"]) for v in others] == [
         ("bath", "unknown", None, None), ("cellar", "comfortable", 20, -6)]
@@ -144,6 +164,34 @@ def test_shade_is_of_the_outside_that_the_verdict_looks_at(house):
     middle = (int(chart["data-left"]) + int(chart["data-width"])
               * (1 - 300 * MINUTE / DAY))           # five hours before the chart's end
     assert abs(float(shade["x"]) - middle) < 3
+
+
+@pytest.mark.parametrize(("state", "difference", "is_cold", "answer"), [
+    ("open", 3, False, ("open", "open")), ("close", -3, False, ("closed", "close")),
+    ("comfortable", 3, False, ("comfortable", "comfortable")),
+    ("comfortable", -0.5, False, ("comfortable", "comfortable")),
+    ("comfortable", -0.6, False, ("closed", "close")),      # it is warmer outside
+    ("comfortable", 9, True, ("closed", "close")), ("comfortable", -9, True, ("closed", "close")),
+    ("unknown", None, False, ("no answer", "unknown"))])
+def test_a_rooms_row_has_its_answer_in_one_word(state, difference, is_cold, answer):
+    verdict = iot.Verdict(state, difference, 0, 0, None)
+    room = iot.Place(1, "x", "inside", 0, verdict=verdict, is_cold=is_cold)
+    assert iot.choose_answer(room, verdict, "C") == answer
+
+
+@pytest.mark.parametrize(("clock", "event", "chance", "words"), [
+    ("%H:%M", "cooler", 0.9, "cooler outside from about 21:00"),
+    ("%-I:%M %p", "cooler", 0.9, "cooler outside from about 9:00 PM"),
+    ("%H:%M", "warmer", 0.8, "warmer outside some time between 20:30 and 21:40"),
+    ("%H:%M", "cooler", None, "hardly cooler outside within the next 12 hours")])
+def test_a_rooms_row_says_when_its_answer_changes(clock, event, chance, words):
+    """Without the interval of an evening, and without the chance."""
+    at, start, end = (DAY + minute * MINUTE if chance else None for minute in (1260, 1230, 1300))
+    forecast = iot.Forecast(event, at, start, end, chance or 0.1, 30, (), ())
+    room = iot.Place(1, "x", "inside", 0, forecast=forecast)
+    view = iot.View("C", iot.find_zone("Etc/GMT"), "24h", clock)
+    assert iot.say_change(room, DAY, view) == words
+    assert iot.say_change(room._replace(forecast=None), DAY, view) == ""
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -176,7 +224,8 @@ def test_limit_of_cold_follows_comfort(house):
     ("open", 0.01, "inside and outside are about even."),
     ("close", -7, "it is 7 °C warmer outside.")])
 def test_a_change_that_waits_is_told_with_its_figure(state, difference, reason):
-    room = iot.Place("x", "inside", 0, None, [], 0, iot.Verdict(state, difference, 0, 0, None))
+    room = iot.Place(1, "x", "inside", 0,
+                     verdict=iot.Verdict(state, difference, 0, 0, None))
     assert iot.say_verdict(room, MINUTE, "C")[1] == reason
 
 
@@ -257,8 +306,8 @@ def test_a_reading_of_the_future_revives_no_station(house, ahead):
     for name in ("garden", "outside"):
         house.store(name, [ahead / MINUTE], 20)
     page = house.page()
-    assert row_of(page, "garden") == "garden silent 30 min ago 1 min 32"
-    assert row_of(page, "outside") == "outside silent 2 d ago 1 min 31"
+    assert row_of(page, "garden") == "garden silent 30 min ago · every 1 min · 32 entries"
+    assert row_of(page, "outside") == "outside silent 2 d ago · every 1 min · 31 entries"
     assert page.verdict == 'No answer: "outside" has been silent for 2 d.'
 
 
@@ -292,11 +341,11 @@ def test_a_clock_that_was_ahead_revives_no_station(house):
     set_back(house, 20)
     page = send(house, ["inside"], 5)
     assert page.verdict == 'No answer: "outside" has been silent for 1 h.'
-    assert row_of(page, "inside") == "inside ok 0 s ago 1 min 10"
-    assert row_of(page, "outside") == "outside silent 1 h ago 1 min 35"
-    assert row_of(page, "garden") == "garden new never – 5"
+    assert row_of(page, "inside") == "inside ok 0 s ago · every 1 min · 10 entries"
+    assert row_of(page, "outside") == "outside silent 1 h ago · every 1 min · 35 entries"
+    assert row_of(page, "garden") == "garden new never · 5 entries"
     house.time += 120
-    assert row_of(house.page(), "inside") == "inside ok 2 min ago 1 min 10"
+    assert row_of(house.page(), "inside") == "inside ok 2 min ago · every 1 min · 10 entries"
 
 
 def test_a_clock_that_was_ahead_leaves_nothing_of_a_station_that_seldom_sends(house):
@@ -306,6 +355,47 @@ def test_a_clock_that_was_ahead_leaves_nothing_of_a_station_that_seldom_sends(ho
     assert "silent" not in send(house, ["inside"], 1).verdict
     set_back(house, 26)
     assert send(house, ["inside"], 1).verdict == 'No answer: "outside" has been silent for 5 h.'
+
+
+def test_a_sensor_that_starts_has_no_part_in_the_day(house):
+    """85 °C is what it says then; nor are they in the quarters of which forecasts are made."""
+    home = house(("inside", "inside"), ("outside", "outside"))
+    home.store("inside", range(-90, 1, 10), [25, 24, 85, 25, 25, 85, 25, 25, 26, 25])
+    home.store("outside", range(-90, 1, 10), [-127, 20, 20, 20, 19, 20, -127, 20, 20, 20])
+    page = home.page()
+    days = [text for _, text in page.all("p", class_="day")]
+    assert ["85" in day or "127" in day for day in days] == [False, False], days
+    series = [home.writer.series[id, 1] for id in (1, 2)]
+    for minutes in range(0, 100, 15):
+        found = home.reader.quarters(series, home.server.now() - minutes * MINUTE)
+        assert max(map(max, filter(None, found))) <= 26
+        assert min(map(min, filter(None, found))) >= 19
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_clock_that_was_ahead_changes_no_answer(house, restarts):
+    """A room within the comfort band stays comfortable for longer than readings are kept at hand;
+    what the verdict remembered of the future does not stand in the way, and is kept no more."""
+    home = house(("inside", "inside"), ("outside", "outside"))
+    home.store("inside", range(-600, 1), [21.0] * 100 + [23.5] * 501)
+    home.store("outside", range(-600, 1), 15)
+    comfortable = send(home, [], 1).verdict
+    assert comfortable == "Comfortable inside: nothing to do."
+    home.time += 20 * 86_400
+    home.store("inside", range(10), 23.5)
+    home.store("outside", range(10), 15)
+    home.time += 600
+    home.page()
+    iot.finish(iot.keep_courses(home.server))
+    set_back(home, 20 * 24)
+    if restarts:
+        home.server.board = iot.Board(home.reader, home.server.settings, home.server.now)
+    home.store("inside", [0], 23.5)
+    home.store("outside", [0], 15)
+    assert home.page().verdict == comfortable
+    iot.finish(iot.keep_courses(home.server))
+    now = home.server.now()
+    assert all(iot.Course(*row[1:]).at <= now for row in iot.read_courses(home.reader.db))
 
 
 def test_all_count_silence_by_one_rule(house):
@@ -411,10 +501,10 @@ def fill(house, count, role, minutes=3):
     house.server.board.is_stale = True
 
 
-def drive(steps, record_property, name):
-    """What work in steps comes to, none of which may keep an update waiting."""
+def drive(work, record_property, name):
+    """What long work comes to, no step of which may keep an update waiting."""
     gc.freeze()                         # what a thousand tests before have left is not its matter
-    took, done = [], False
+    steps, took, done = stepwise(work), [], False
     while not done:
         began = time.process_time()
         try:
@@ -430,6 +520,7 @@ def drive(steps, record_property, name):
 
 
 @pytest.mark.slow
+@pytest.mark.wings("Metrics")
 @pytest.mark.parametrize(("count", "role"), [
     (10_000, lambda i: None), (500, lambda i: ("inside", "outside")[i % 2])], ids=["10000", "500"])
 def test_no_step_is_long_with_many_stations(house, count, role, record_property):

@@ -5,7 +5,7 @@ One SQLite connection and one commit for each request, SQLite's own defaults, a 
 import os
 import sqlite3
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from flask import Flask, abort, render_template
 
@@ -33,7 +33,7 @@ with connect() as first:
 def update(key, mac, field, data):
     if STATIONS.get(mac) != key:
         abort(403)
-    row = (key, datetime.now(timezone.utc).isoformat(), mac, int(field), float(data))
+    row = (key, datetime.now(UTC).isoformat(), mac, int(field), float(data))
     with connect() as database:
         database.execute(
             "INSERT INTO data(API_key, date_time, mac, field, data) VALUES(?, ?, ?, ?, ?)", row)

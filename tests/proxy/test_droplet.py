@@ -52,7 +52,9 @@ def test_no_way_to_write_is_ever_redirected(droplet):
     for method, path in (
             ("GET", "/update?api_key=K&field1=1"), ("POST", "/update?api_key=K&field1=1"),
             ("GET", "/update"), ("GET", "/update/"), ("GET", "/update.json?api_key=K&field1=1"),
-            ("GET", "/update.xml?api_key=K"), ("POST", "/channels/1/bulk_update.json"),
+            ("GET", "/update.xml?api_key=K"), ("GET", "/update.txt?api_key=K&field1=1"),
+            ("POST", "/update.text?api_key=K&field1=1"), ("GET", "/updates?api_key=K"),
+            ("GET", "/Update/API_key=K"), ("POST", "/channels/1/bulk_update.json"),
             ("POST", "/channels/1/bulk_update.csv"), ("GET", "/update/%0A"),
             ("GET", "/update//mac=1"), ("HEAD", "/update/"), ("OPTIONS", "/update"),
             ("GET", "/weatherstation/updateweatherstation.php?ID=M&PASSWORD=K&tempf=70"),
@@ -122,7 +124,7 @@ def test_the_name_that_was_asked_for_is_told_to_the_server(droplet):
 def test_all_else_is_sent_to_https(droplet):
     http = droplet().http()
     for path in ("/", "/?range=7d", "/api/stations", "/events", "/export.csv", "/healthz",
-                 "/channels/1/feeds.json?results=2", "/updates", "/.well-known/x"):
+                 "/channels/1/feeds.json?results=2", "/.well-known/x"):
         response = http.get(path, Host="weather.example.org")
         assert response.status == 301
         assert response.headers["location"] == f"https://weather.example.org{path}"

@@ -70,6 +70,38 @@ def test_what_was_right_from_there_before_gets_through_from_a_throttled_address(
     assert server.get(wrong(0)).status == 429
 
 
+def test_what_was_right_from_there_before_a_restart_gets_through(in_process):
+    """Stations behind one address, where somebody else guesses before their first update."""
+    before = in_process()
+    before.update(INSIDE, 19)
+    before.update(INSIDE, 20)
+    assert len(before.writer.read_admitted()) == 1, "written once, not for each update"
+    before.writer.close()
+    after = iotserver.Writer(before.path)
+    with contextlib.closing(after):
+        access = iotserver.Access(after, 0, lambda: 0.0)
+        for n in range(iotserver.MAX_GUESSES):
+            with pytest.raises(iotserver.Refused, match="wrong API key"):
+                access.admit(INSIDE.mac, f"wrong{n}", "127.0.0.1")
+        for station, address in [(OUTSIDE, "127.0.0.1"), (INSIDE, "127.0.0.2")]:
+            for n in range(iotserver.MAX_GUESSES * (address == "127.0.0.2")):
+                with pytest.raises(iotserver.Refused, match="wrong API key"):
+                    access.admit(INSIDE.mac, f"wrong{n}", address)
+            with pytest.raises(iotserver.Refused, match="too many wrong keys"):
+                access.admit(station.mac, station.key, address)
+        assert access.admit(INSIDE.mac, INSIDE.key, "127.0.0.1").name == INSIDE.name
+
+
+def test_what_is_kept_of_who_was_right_is_bounded(server, monkeypatch):
+    monkeypatch.setattr(iotserver, "MAX_ADMITTED", 3)
+    server.peer = ""
+    for n in range(6):
+        server.get(update_path(INSIDE, n), X_Real_IP=f"10.0.0.{n}")
+    digest = iotserver.hash_key(INSIDE.key)
+    assert server.writer.read_admitted() == [
+        iotserver.hash_pair(f"10.0.0.{n}", digest) for n in (3, 4, 5)]
+
+
 def test_a_flood_of_addresses_does_not_free_a_throttled_one(server):
     guess(server, iotserver.MAX_GUESSES)
     server.peer = ""                                                # the proxy, which tells them
@@ -314,3 +346,23 @@ def test_a_server_without_its_password_file_does_not_start(run, database, tmp_pa
     if content is not None:
         (tmp_path / "password").write_text(content, encoding="latin-1")
     run("--private", "password", "--port", "0", status=1, stderr="--set-password")
+
+
+READ = ["/", "/api/stations", "/api/readings?station=inside", "/api/verdict", "/verdict.txt",
+        "/export.csv", "/metrics", "/channels/1/feeds.json", "/channels/1/fields/1/last.txt",
+        "/channels/1/charts/1", "/api/readings?station=none"]
+
+
+@pytest.mark.parametrize("path", READ)
+def test_what_needs_the_password_is_kept_nowhere(private, path):
+    answer = private.get(path, Authorization=basic(PASSWORD))
+    assert answer.headers["cache-control"] == "no-store", answer
+    assert private.get(path).headers["cache-control"] == "no-store"
+
+
+def test_a_public_server_does_not_mind(server):
+    assert "cache-control" not in server.get("/export.csv").headers
+
+
+def test_assets_of_a_private_server_are_kept(private):
+    assert private.get("/icon.svg").headers["cache-control"] == "max-age=86400"

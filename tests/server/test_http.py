@@ -347,7 +347,9 @@ ALLOWED = {"/": "GET", "/update.json": "GET, POST, OPTIONS", GET: "GET", "/event
            "/api/stations": "GET", "/api/readings": "GET", "/export.csv": "GET", "/healthz": "GET"}
 
 
-@pytest.mark.parametrize(("path", "allowed"), ALLOWED.items())
+@pytest.mark.parametrize(("path", "allowed"), [
+    pytest.param(*row, marks=pytest.mark.wings("ThingSpeak") if row[0] == "/update.json" else ())
+    for row in ALLOWED.items()])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "get", "BREW"])
 def test_wrong_method_is_405_with_allow(server, path, allowed, method):
     allowed = set(allowed.split(", "))
@@ -403,6 +405,7 @@ def test_answers_tell_little_about_the_server(server):
     assert headers["date"].endswith("GMT")
 
 
+@pytest.mark.wings("ThingSpeak")
 def test_half_a_character_in_json_spoils_nothing(server):
     """A lone surrogate cannot be stored; it must not take the turn's other readings with it."""
     body = b'{"api_key":"%b","field1":"\\ud800x\\u0000","status":"\\udfff"}' % INSIDE.key.encode()

@@ -83,25 +83,31 @@ def test_a_private_page_is_not_kept(private, in_process):
 
 
 class LanWire(Wire):
-    """A connection to an address of a home network."""
+    """A connection to an address of a home network, or of the machine itself."""
+    own = "192.168.1.5"
 
     def get_extra_info(self, name):
-        return ("192.168.1.5", 8000) if name == "sockname" else ("192.168.1.77", 9)
+        return (self.own, 8000) if name == "sockname" else (self.peer, 9)
 
 
-def ask_lan(server, host, path="/api/stations"):
-    connection = iotserver.Connection(server.server)
-    connection.connection_made(LanWire(None))
-    connection.data_received(request("GET", path, Host=host))
+def ask_lan(server, host, path="/api/stations", part="status", own=LanWire.own, method="GET",
+            body=b""):
+    connection, wire = iotserver.Connection(server.server), LanWire("192.168.1.77")
+    wire.own = own
+    connection.connection_made(wire)
+    connection.data_received(request(method, path, body, Host=host))
     server.server.loop.run()
     connection.connection_lost(None)
-    return parse_responses(connection.transport.sent, ["GET"])[0].status
+    return getattr(parse_responses(connection.transport.sent, ["GET"])[0], part)
 
 
 HOSTS = {
     "192.168.1.5": 200, "192.168.1.5:8000": 200, "[fd00::1]": 200, "[fd00::1]:8000": 200,
     "localhost": 200, "localhost:8000": 200, "droplet": 200, "weather.local": 200,
     "weather.local:8000": 200, "Weather.LAN": 200, "weather.example.org": 200,
+    "pi.home": 200, "pi.internal:8000": 200, "pi.home.arpa": 200, "pi.fritz.box": 200,
+    "pi.localdomain": 200, "api.thingspeak.com": 200, "evil.box": 403,
+    "fritz.box.evil.example": 403, "evilfritz.box": 403, "api.thingspeak.com.evil.example": 403,
     "evil.example": 403, "evil.example:8000": 403, "192.168.1.5.evil.example": 403,
     "evil.example.": 403, "local.evil.example:80": 403, "weather.example.org.evil.example": 403,
     "x.local.evil.example": 403,
@@ -111,10 +117,48 @@ HOSTS = {
 @pytest.mark.parametrize(("host", "status"), HOSTS.items())
 def test_a_name_that_points_here_on_purpose_reads_nothing(in_process, host, status):
     """DNS rebinding: the browser believes that this is evil.example, and lets its script read."""
-    server = in_process(link="https://weather.example.org/")
+    server, form = in_process(link="https://weather.example.org/"), bulk(INSIDE, (1, 20))
     for path in ("/", "/api/stations", "/export.csv", "/channels/1/feeds.json"):
         assert ask_lan(server, host, path) == status, path
+        assert ask_lan(server, host, path, own="127.0.0.1") == status, path
+        assert ask_lan(server, host, path, own="::1") == status, path
     assert ask_lan(server, host, update_path(INSIDE, 1)) == 200     # a station's may be any
+    assert ask_lan(server, host, "/update", method="POST", body=form) == 200
+
+
+def test_a_socket_for_both_ips_tells_private_addresses_from_public_ones(in_process):
+    """As `--host ::` and install.sh --home open it: IPv4 comes mapped into IPv6 there."""
+    server = in_process()
+    for own, status in (("::ffff:192.168.1.5", 403), ("::ffff:93.184.216.34", 200),
+                        ("fe80::1%eth0", 403), ("2606:2800:220:1::1", 200)):
+        assert ask_lan(server, "weather.example.org", own=own) == status, own
+
+
+def test_names_of_the_machines_own_network_are_its_own(in_process, tmp_path, monkeypatch):
+    """Whatever its router calls that network; systemd-resolved writes `search .` for none."""
+    resolver = tmp_path / "resolv.conf"
+    monkeypatch.setattr(iotserver, "RESOLVER", resolver)
+    server = in_process()
+
+    def answers():
+        return [ask_lan(server, host) for host in (
+            "pi.example.net:8000", "PI.Example.NET", "pi.branch.example", "pi.evil.example",
+            "example.net.evil.example", "evil-example.net")]
+    assert answers() == [403] * 6
+    for text, admitted in (
+            ("# search example.net\nnameserver 192.168.1.1\nsearch .\n", 0),
+            ("search\nexample.net\n", 0), ("domain Example.net.\n", 2), ("\xff search \n", 0),
+            ("nameserver 192.168.1.1\nsearch example.net branch.example\n", 3)):
+        resolver.write_text(text, encoding="latin-1")
+        assert answers() == [200] * admitted + [403] * (6 - admitted), text
+
+
+def test_a_name_that_is_not_known_is_answered_with_what_to_type(in_process):
+    server = in_process()
+    said = ask_lan(server, "pi.example.net:8000", "/verdict.txt", "text")
+    flag, url = re.search(r"(--link) (\S+)$", said).groups()
+    assert (flag, url) == ("--link", "http://pi.example.net:8000")
+    assert ask_lan(in_process("told.db", link=url), "pi.example.net:8000") == 200
 
 
 # -- what a private server tells ------------------------------------------------------------------
@@ -337,3 +381,97 @@ def test_the_printed_example_puts_the_key_into_a_header(run, database):
     example = next(line for line in said.splitlines() if "curl" in line)
     assert "X-API-Key" in example
     assert "API_key=" not in example
+
+
+# -- long bodies ----------------------------------------------------------------------------------
+
+LONG = 240_000
+NESTED = b'{"mac":"m","x":' + b"[" * 900 + b"]" * 900 + b',"y":"' + b"x" * LONG + b'"}'
+
+
+def bodies(key):
+    """Long bodies whose decoding takes long, with a key where their clients have it."""
+    text, key = "é%41".encode() * (LONG // 5), key.encode()
+    bulk = b",".join([b'{"field":1,"data":1}'] * 900)
+    there = b",".join([b'{"delta_t":1,"field1":1}'] * 900)
+    return {
+        "ours, key first": ("/update", b'{"mac":"%b","api_key":"%b","readings":[%b]}' % (
+            INSIDE.mac.encode(), key, bulk)),
+        "ours, key last": ("/update", b'{"readings":[%b],"mac":"%b", "api_key" : "%b"}' % (
+            bulk, INSIDE.mac.encode(), key)),
+        "nested": ("/update", NESTED[:-1] + b',"api_key":"%b"}' % key),
+        "bulk as JSON": ("/channels/1/bulk_update.json",
+                         b'{"write_api_key":"%b","updates":[%b]}' % (key, there)),
+        "bulk as CSV": ("/channels/1/bulk_update.csv",
+                        b"write_api_key=%b&time_format=relative&updates=%b" % (
+                            key, b"|".join([b"1,20"] * 900))),
+        "form": ("/channels/1/bulk_update.csv", b"updates=%b&api_key=%b" % (text, key)),
+        "entry": ("/update", b"api_key=%b&status=%b" % (key, text[:16_000])),
+        "report": ("/data/report/" + key.decode(), b"temp=20&x=%b" % text[:16_000]),
+    }
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The lengths of all that is decoded."""
+    lengths = []
+    loads, form = iotserver.load_json, iotserver.parse_form
+    monkeypatch.setattr(iotserver, "load_json", lambda body: (
+        lengths.append(len(body)), loads(body))[1])
+    monkeypatch.setattr(iotserver, "parse_form", lambda text: (
+        lengths.append(len(text)), form(text))[1])
+    return lengths
+
+
+@pytest.mark.parametrize("kind", bodies(""))
+def test_a_long_body_is_decoded_for_who_has_a_key(server, decoded, kind):
+    path, body = bodies("wrong")[kind]
+    refused = server.ask("POST", path, body)
+    assert refused.status in {400, 401, 403}
+    assert sum(decoded) == 0
+    assert server.rows() == []
+    path, body = bodies(INSIDE.key)[kind]
+    answer = server.ask("POST", path, body)
+    assert max(decoded) > 2048
+    if kind.startswith(("ours", "bulk")):
+        assert answer.status in {200, 202}, answer
+        assert len(server.rows()) == 900
+
+
+@pytest.mark.parametrize("more", [{"X_API_Key": INSIDE.key}, {"THINGSPEAKAPIKEY": INSIDE.key}])
+def test_the_key_of_a_long_body_may_be_in_a_header(server, more):
+    updates = b",".join([b'{"delta_t":1,"field1":1}'] * 900)
+    answer = server.ask("POST", "/channels/1/bulk_update.json", b'{"updates":[%b]}' % updates,
+                        **more)
+    assert answer.status == 202, answer
+    assert len(server.rows()) == 900
+
+
+LIKE_A_KEY = ",".join(['{"delta_t":1,"field1":1,"status":"battery low, key: 5"}'] * 90)
+LINES = "|".join(["1,20,,,,,,,,,,a long text"] * 90)
+
+
+@pytest.mark.parametrize(("kind", "body"), [
+    ("json", f'{{"updates":[{LIKE_A_KEY}],"write_api_key":"{INSIDE.key}"}}'),
+    ("json", f'{{"write_api_key":"{INSIDE.key}","updates":[{LIKE_A_KEY}]}}'),
+    ("csv", f"updates={LINES}&time_format=relative&write_api_key=%47{INSIDE.key[1:]}")])
+def test_a_right_key_of_a_long_body_is_found_beside_texts_that_look_like_one(server, kind, body):
+    """And where a client has escaped it, as some do with the ~ of a key."""
+    path = "/channels/1/bulk_update." + kind
+    assert len(body) > 2048
+    assert server.ask("POST", path, body.encode()).status == 202
+    assert len(server.rows()) == 90
+
+
+def test_wrong_keys_of_long_bodies_are_guesses(server):
+    path, body = bodies("wrong")["ours, key first"]
+    told = [server.ask("POST", path, body).status for _ in range(102)]
+    assert told == [403] * 100 + [429] * 2
+    path, body = bodies(INSIDE.key)["ours, key first"]
+    assert server.ask("POST", path, body).status == 429, "it is not told which one is right"
+
+
+def test_a_report_of_a_console_is_short(server):
+    answer = server.ask("POST", "/data/report/" + INSIDE.key, b"temp=20&x=" + b"x" * 16_400)
+    assert answer.status == 413
+    assert server.rows() == []

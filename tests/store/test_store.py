@@ -7,7 +7,19 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
-from harness import DAY, INSIDE, NOON, OUTSIDE, STATIONS, bulk, problems_of, rows_of
+from harness import (
+    DAY,
+    INSIDE,
+    NOON,
+    OUTSIDE,
+    STATIONS,
+    add_console,
+    bulk,
+    problems_of,
+    request,
+    rows_of,
+    update_path,
+)
 
 import iotserver
 
@@ -338,6 +350,19 @@ def test_failed_commit_leaves_memory_as_the_file_is(server):
     assert problems_of(server.path) == []
 
 
+def test_a_bulk_that_is_sent_again_reads_the_receipts_once(server):
+    """960 readings were 960 questions, each of which read all of them: 55 ms in one step."""
+    body = bulk(INSIDE, *[{"field": 1 + n % 2, "data": n % 40, "seq": f"s{n}"}
+                          for n in range(960)])
+    first = server.ask("POST", "/update", body).json
+    asked = []
+    server.writer.db.set_trace_callback(asked.append)
+    again = server.ask("POST", "/update", body).json
+    server.writer.db.set_trace_callback(None)
+    assert again == {"stored": 0, "entries": first["entries"]}
+    assert len([sql for sql in asked if "FROM receipt" in sql]) == 1
+
+
 def test_failed_import_leaves_nothing(server):
     before = query(server.path, "SELECT * FROM station")
     rows = [(NOON, "new", "m9", 1, 5, 1), (NOON, "new", "m9", 99, 5, 2)]
@@ -386,6 +411,100 @@ def test_reader_cannot_write(server):
         server.reader.db.execute("DELETE FROM station")
 
 
+# -- one door: whoever writes ends the open turn first --------------------------------------------
+
+
+def arrive(server, value):
+    """A connection whose update is in the open turn: neither stored nor answered yet."""
+    connection = server.connect()
+    connection.data_received(request("GET", update_path(INSIDE, value)))
+    assert server.writer.batch.readings
+    assert not connection.transport.sent
+    return connection
+
+
+def writes(server):
+    """Everything by which the file can change but an update, by name."""
+    writer, outbox = server.writer, lambda: iotserver.part_of(server.writer, iotserver.Outbox)
+    return {
+        "add_station": lambda: writer.add_station("attic", "a", None, None, NOON),
+        "add_console": lambda: add_console(writer, "garden outside", "g", "00" * 32, NOON),
+        "edit_station": lambda: writer.edit_station("outside", "street", None, None),
+        "new_key": lambda: writer.new_key("outside", "01" * 32, True),
+        "set_read_key": lambda: writer.set_read_key("outside", "02" * 32),
+        "label": lambda: writer.label("outside", 2, "x"),
+        "prune_step": lambda: writer.prune_step(NOON - DAY),
+        "prune_notes_step": lambda: writer.prune_notes_step(NOON),
+        "delete_step": lambda: writer.delete_step("outside", 1, {
+            "start": 0, "end": NOON - DAY, "below": None, "above": None}),
+        "import_rows": lambda: writer.import_rows([(NOON, "", OUTSIDE.mac, 1, 1.0, None)], NOON),
+        "shrink_step": writer.shrink_step,
+        "remove_step": lambda: writer.remove_step("outside"),
+        "tell": lambda: iotserver.part_of(writer, iotserver.ToldStore).tell(
+            "", [(1, "verdict", "open", NOON)]),
+        "serve": lambda: outbox().serve("engine", NOON),
+        "settle": lambda: outbox().taken.append((0, {1: (NOON, 0)})) or outbox().settle(NOON),
+    }
+
+
+@pytest.mark.wings("Consoles", "Messages", "Forwarding")
+def test_each_way_to_write_is_tried_here(server):
+    assert writes(server).keys() >= iotserver.WRITER_METHODS
+
+
+@pytest.mark.wings("Consoles", "Messages", "Forwarding")
+@pytest.mark.parametrize("name", writes(SimpleNamespace(writer=SimpleNamespace(shrink_step=0))))
+def test_no_way_to_write_drops_the_open_turn(server, name):
+    iotserver.part_of(server.writer, iotserver.Outbox).serve("engine", NOON)
+    server.writer.import_rows([(NOON - 2 * DAY, "", OUTSIDE.mac, 1, 1.0, None)], NOON)
+    connection = arrive(server, 22.5)
+    writes(server)[name]()
+    server.server.loop.run()
+    assert connection.transport.sent.startswith(b"HTTP/1.1 200")
+    assert [row[4] for row in rows_of(server.path) if row[2] == INSIDE.mac] == [22.5]
+    assert server.update(INSIDE, 23) == 2
+
+
+def test_a_turn_that_fails_at_the_door_is_told_and_the_command_goes_on(server):
+    connection = arrive(server, 22.5)
+    server.writer.db.execute("CREATE TEMP TRIGGER full BEFORE INSERT ON main.reading BEGIN "
+                             "SELECT RAISE(FAIL, 'no room'); END")
+    server.writer.edit_station("inside", "attic", None, None)
+    assert connection.transport.sent.startswith(b"HTTP/1.1 503")
+    assert server.writer.find("attic").last_entry == 0
+    server.writer.db.execute("DROP TRIGGER full")
+    assert server.update(INSIDE, 23) == 1
+
+
+@pytest.mark.wings("Consoles")
+def test_a_command_finds_what_the_failed_turn_left(in_process):
+    """The part of a console that came with the open turn is gone when its commit fails."""
+    server = in_process()
+    add_console(server.writer, "garden outside", "g", iotserver.hash_key("k").hex(), NOON)
+    connection = server.connect()
+    connection.data_received(request("GET", "/data/report/k?PASSKEY=x&tempf=70&temp1f=60"
+                                     "&dateutc=now"))
+    names = {station.name for station in server.writer.stations.values()}
+    part, = names - {"inside", "outside", "garden outside", "garden inside"}
+    server.writer.db.execute("CREATE TEMP TRIGGER full BEFORE INSERT ON main.reading BEGIN "
+                             "SELECT RAISE(FAIL, 'no room'); END")
+    with pytest.raises(iotserver.StoreError, match="there is no station"):
+        server.writer.label(part, 1, "x")
+
+
+@pytest.mark.wings("Consoles", "Messages", "Forwarding")
+@pytest.mark.parametrize(("name", "follows"), [
+    (name, name not in {"prune_notes_step", "shrink_step", "tell", "serve",
+                        "settle", "begin_again", "forget"})
+    for name in writes(SimpleNamespace(writer=SimpleNamespace(shrink_step=0)))])
+def test_what_changes_stations_or_history_is_made_known(server, name, follows):
+    server.writer.import_rows([(NOON - 2 * DAY, "", OUTSIDE.mac, 1, 1.0, None)], NOON)
+    board, events, outlook = server.server.board, server.server.events, server.server.outlook
+    board.is_stale, events.is_reset, outlook.at = False, False, NOON
+    writes(server)[name]()
+    assert (board.is_stale, events.is_reset, outlook.at == 0) == (follows,) * 3
+
+
 # -- check ----------------------------------------------------------------------------------------
 
 
@@ -393,7 +512,8 @@ def test_reader_cannot_write(server):
     "UPDATE hour SET count = count + 1", "UPDATE hour SET maximum = 99", "DELETE FROM hour",
     "UPDATE hour SET total = total + 1", "DELETE FROM reading WHERE entry = 2",
     "UPDATE reading SET value = 1000 WHERE entry = 1",
-    "INSERT INTO series (station, field) VALUES (77, 1)"])
+    "INSERT INTO series (station, field) VALUES (77, 1)",
+    "INSERT INTO reading VALUES (99, 0, 1, 1)", "INSERT INTO hour VALUES (99, 0, 1, 1, 1, 1, 1)"])
 def test_check_finds_damage(server, damage):
     for value in (1, 2, 3):
         server.update(INSIDE, value)

@@ -1,6 +1,6 @@
 """The server under test: in this process without a socket, or as a real process."""
+import asyncio
 import base64
-import collections
 import contextlib
 import http.client
 import json
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -127,6 +128,11 @@ def unchunk(raw):
             return body, raw
 
 
+def add_console(writer, name, mac, key, now):
+    """Register a console, by the name and MAC of its station outside, as the command does."""
+    writer.add_station(name, mac, "outside", key, now, *iotserver.console_parts(name, mac))
+
+
 def wait_for(condition, seconds=5.0):
     """What condition() says, as soon as it is true."""
     end = time.monotonic() + seconds
@@ -136,13 +142,29 @@ def wait_for(condition, seconds=5.0):
     return found
 
 
-def finish(steps):
-    """What work in steps comes to."""
+finish = iotserver.finish       # the result of long work that has nobody to wait for
+
+
+@types.coroutine
+def let_go():
+    yield
+
+
+def stepwise(work):
+    """Long work that rests at each of its pauses: next() takes it to the next one."""
     while True:
+        before = iotserver.SHARE.set(let_go)
         try:
-            next(steps)
+            work.send(None)
         except StopIteration as done:
             return done.value
+        finally:
+            iotserver.SHARE.reset(before)
+        try:
+            yield
+        except GeneratorExit:
+            work.close()
+            raise
 
 
 # -- a database ---------------------------------------------------------------------------------
@@ -201,19 +223,19 @@ def settings(**flags):
     return args
 
 
-class Loop:
-    """What the server uses of an event loop, without one: call_soon, until nothing is left."""
-
-    def __init__(self):
-        self.soon = collections.deque()
-
-    def call_soon(self, function, *arguments):
-        self.soon.append((function, arguments))
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that runs until nothing is left to do at once."""
 
     def run(self):
-        while self.soon:
-            function, arguments = self.soon.popleft()
-            function(*arguments)
+        while self._ready:
+            self.call_soon(self.stop)
+            self.run_forever()
+
+    def close(self):
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self.run()
+        super().close()
 
 
 class Wire:
@@ -293,6 +315,7 @@ class InProcess(Client):
         return [line.split(",") for line in self.get("/export.csv").text.splitlines()[1:]]
 
     def close(self):
+        self.server.loop.close()
         self.reader.close()
         self.writer.close()
 

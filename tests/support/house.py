@@ -70,7 +70,9 @@ class Page(html.parser.HTMLParser):
 
     @property
     def verdict(self):
-        return self.all("h1")[0][1]
+        """Headline and reason, as one sentence with a colon."""
+        headline, reason = self.all("h1")[0][1], self.all("p", class_="reason")
+        return ": ".join([headline, *(text[0].lower() + text[1:] for _, text in reason)])
 
     @property
     def text(self):

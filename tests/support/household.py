@@ -3,7 +3,7 @@ the courier's part that carries messages. All that they say to each other is the
 through a real courier's socket; destinations are real ones."""
 import json
 
-from harness import settings
+from harness import finish, settings
 from house import House
 
 import iotserver
@@ -21,7 +21,7 @@ class Line:
     def __getattr__(self, method):
         def call(*arguments):
             line = json.dumps([method, arguments]).encode()
-            answer = json.loads(self.counter.execute(line))
+            answer = json.loads(finish(self.counter.execute(line)))
             if "error" in answer:
                 raise iotserver.StoreError(answer["error"])
             return answer["result"]

@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import ssl
+import struct
 import threading
 import time
 from types import SimpleNamespace
@@ -78,6 +79,17 @@ class Answers(http.server.BaseHTTPRequestHandler):
             time.sleep(60)
         elif status == "chunks":
             self.wfile.write(b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        elif status == "200 stalls":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+            time.sleep(60)
+        elif status == "200 is cut":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        elif status == "200 is reset":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+            time.sleep(0.1)             # else it may come before the words
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                       struct.pack("ii", 1, 0))
+            self.connection.close()
         elif status == "slow":
             time.sleep(2)
             request.status = 200
@@ -101,6 +113,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
+RIGHT = (b"me@example.org", b"p:ss wort")        # login and password of mail servers
+
+
 class Mailbox:
     """What an aiosmtpd server gives to its handler."""
 
@@ -119,7 +134,7 @@ class Mailbox:
 
 
 def authenticate(server, session, envelope, mechanism, data):
-    is_right = (data.login, data.password) == (b"me@example.org", b"p:ss wort")
+    is_right = (data.login, data.password) == RIGHT
     return AuthResult(success=is_right, handled=False)
 
 

@@ -23,7 +23,6 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "chromium": ("chromium", "shows the page, as a phone does"),
     "curl": ("curl", "sends what ThingSpeak's documentation and the guide tell to send"),
     "faketime": ("faketime", "moves the clock under a running server"),
-    "git": ("git", "brings a new version, as the guide says"),
     "influxd": ("influxdb", "is an engine that readings are forwarded to"),
     "ip": ("iproute2", "makes a private network, to install in"),
     "logrotate": ("logrotate", "turns the log of nginx"),
@@ -39,6 +38,7 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "setpriv": ("util-linux", "runs a command as another user"),
     "shellcheck": ("shellcheck", "reads install.sh"),
     "slowhttptest": ("slowhttptest", "attacks the server with slow clients"),
+    "sqlite3": ("sqlite3", "looks into the database of a running server"),
     "strace": ("strace", "fails, delays and records single system calls"),
     "systemd-analyze": ("systemd", "reads the units"),
     "systemd-sysusers": ("systemd", "makes the user that the server runs as"),
@@ -48,6 +48,10 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
 }
 OTHERS = {"root", "MicroPython", "PyPI"}     # the two last ones are put into .cache/
 asked_for = None                # what the test that runs has said it needs
+
+
+def source_of(module):
+    return Path(module.__file__).read_text(encoding="utf-8")
 
 
 def needs(*names):

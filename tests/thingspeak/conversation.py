@@ -20,7 +20,7 @@ is a small number, $TEXT some text, $CODE some error code.
 """
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -134,7 +134,7 @@ def is_as_told(told, said, is_xml=False):
 
 def is_recent(text):
     instant = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" UTC", "+00:00"))
-    return abs(datetime.now(timezone.utc) - instant) < timedelta(minutes=5)
+    return abs(datetime.now(UTC) - instant) < timedelta(minutes=5)
 
 
 # -- which calls a file shows ---------------------------------------------------------------------

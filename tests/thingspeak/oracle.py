@@ -4,11 +4,10 @@ Written from the vendor's documentation and the open-source server of 2015, not 
 One difference is meant: an average counts only what is there.
 """
 import statistics
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-UTC = timezone.utc
 MINUTES = {"10", "15", "20", "30", "60", "240", "720", "1440", "daily"}
 GROUPINGS = ("timescale", "sum", "average", "median")
 PLACE = ("latitude", "longitude", "elevation")

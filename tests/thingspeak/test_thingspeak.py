@@ -13,7 +13,7 @@ import re
 import socket
 import time
 import urllib.parse
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import conversation as talks
@@ -40,7 +40,6 @@ from world import PASSWORD, exchange_bytes
 
 import iotserver
 
-UTC = timezone.utc
 CONVERSATIONS = talks.read_all()
 CORS = [
     "Access-Control-Allow-Origin: *",
@@ -550,6 +549,17 @@ def test_public_channels_are_listed(live):
     assert [(one["id"], one["name"], one["last_entry_id"]) for one in answer["channels"]] == [
         (1, "inside", None), (2, "outside", 1)]
     assert not [s for s in (INSIDE, OUTSIDE) if s.key in str(answer) or s.mac in str(answer)]
+
+
+def test_many_public_channels_come_in_pages(server):
+    with server.writer.transaction() as db:
+        db.executemany("INSERT INTO station (name, mac, created) VALUES (?, ?, 1)",
+                       [(f"s {i}", f"m{i}") for i in range(150)])
+    first, last, none = (server.get(f"/channels/public.json?page={n}").json
+                         for n in (1, 2, 10**30))
+    assert first["pagination"] == {"current_page": 1, "per_page": 100, "total_entries": 152}
+    ids = [channel["id"] for channel in first["channels"] + last["channels"]]
+    assert (ids, none["channels"]) == ([*range(1, 153)], [])
 
 
 # -- moving house ---------------------------------------------------------------------------------

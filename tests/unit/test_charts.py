@@ -1,6 +1,6 @@
 """Charts, drawn without a page: whatever was sent, a line is where its readings are."""
 import re
-from datetime import timezone
+from datetime import UTC
 
 import pytest
 from harness import NOON
@@ -13,8 +13,8 @@ from iotserver import DAY, HOUR, MINUTE, Chart, Line, Point
 ANY_NUMBER = some.floats(allow_nan=False)       # °F of 1.7e308 °C are infinite
 
 
-def draw(points, bounds=(), draws=iot.draw_chart):
-    return draws(Chart([Line("x", "inside", points)], "°C", NOON - DAY, NOON, timezone.utc,
+def draw(points, bounds=(), draws=iot.draw_chart, unit="hPa"):
+    return draws(Chart([Line("x", "inside", points)], unit, NOON - DAY, NOON, UTC,
                        bounds=bounds))
 
 
@@ -42,8 +42,18 @@ def test_what_is_far_off_is_left_out_and_told(value, shown):
     chart = draw(readings(20, 21, value, 22, 23))
     assert len(corners(chart)) == 4
     assert chart.count(f"1 not drawn: as far off as {shown}") == 2      # seen, and read aloud
-    assert float(re.search(r"data-high=([\d.e+-]+)", chart)[1]) < 30
+    assert float(re.search(r'data-high="([\d.e+-]+)', chart)[1]) < 30
     assert "not drawn" in draw(readings(value)) or value == 1e6
+
+
+@pytest.mark.parametrize(("unit", "values"), [
+    ("°C", (20, -127, 21, 85, 20)), ("°F", (68, -196.6, 70, 185, 68))])
+def test_of_temperatures_the_impossible_is_left_out_and_told(unit, values):
+    chart = draw(readings(*values), unit=unit)
+    assert len(corners(chart)) == 3
+    assert chart.count("2 not drawn: as far off as") == 2
+    wide = [Point(NOON - i * MINUTE, 21, -127, 85, MINUTE) for i in range(3)][::-1]
+    assert float(re.search(r'data-high="([\d.e+-]+)', draw(wide, unit="°C"))[1]) < 30
 
 
 def test_what_can_be_true_is_drawn():

@@ -1,7 +1,7 @@
 """What is said, to whom, and when: the rules of messages, in single cases and always; and the URLs
 of --notify, with Apprise's own parser as their judge."""
 import itertools
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import apprise
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 import iotserver as iot
-from iotserver import DAY, HOUR, MINUTE, Clock, Destination
+from iotserver import DAY, HOUR, MINUTE, Clock, Destination, Usage
 
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 
@@ -91,7 +91,8 @@ def test_what_are_no_quiet_hours_is_refused(text):
     ("unknown", None, None, False, "")])
 def test_what_a_verdict_asks_for(state, inside, outside, is_cold, kind):
     difference = None if inside is None else inside - outside
-    verdict = iot.Verdict(state, difference, NOON, None, None, inside, outside)
+    verdict = iot.Verdict(state, difference, NOON, None, None, inside, outside,
+                          believed=difference)
     assert iot.choose_kind(verdict, is_cold) == kind
 
 
@@ -177,6 +178,19 @@ def test_what_is_no_destination_is_refused_without_its_secrets(url):
     assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
+@pytest.mark.parametrize(("url", "meant"), {
+    "https://ntfy.sh/x": "ntfys://ntfy.sh/x", "http://localhost:2586/our-windows/":
+    "ntfy://localhost:2586/our-windows", "https://hooks.example.org/services/T0/B0/secret":
+    "jsons:// in place of https://"}.items())
+def test_a_web_address_is_answered_with_what_is_meant(url, meant):
+    with pytest.raises(iot.Usage) as refused:
+        iot.parse_notify(url)
+    assert meant in str(refused.value)
+    assert "secret" not in str(refused.value)
+    if "://l" in meant or "sh" in meant:
+        assert iot.parse_notify(meant)[0].kind == "ntfy"
+
+
 @given(some.text(max_size=60))
 def test_any_text_is_destinations_or_refused(text):
     try:
@@ -184,6 +198,31 @@ def test_any_text_is_destinations_or_refused(text):
     except iot.Usage:
         return
     assert all(isinstance(to, Destination) for to in found)
+
+
+def test_what_one_reading_alone_says_is_no_close():
+    verdict = iot.Verdict("comfortable", -1.4, NOON, None, None, 21.5, 22.9, believed=1.0)
+    assert iot.choose_kind(verdict, False) == ""
+
+
+@pytest.mark.parametrize(("url", "is_right"), [
+    ("ntfy://host/topic?alive=72h", True), ("ntfy://host/topic?alive=73h", False),
+    ("ntfy://host/topic?alive=999h", False), ("ntfy://host/topic?alive=999m", True)])
+def test_a_message_is_put_off_for_three_days_at_most(url, is_right):
+    """ntfy refuses more."""
+    if is_right:
+        assert iot.parse_destination(url)
+    else:
+        with pytest.raises(Usage, match="72h"):
+            iot.parse_destination(url)
+
+
+def test_destinations_that_differ_by_their_user_alone_are_two():
+    ids = {iot.parse_destination(f"jsons://{login}hooks.example.org/x").id
+           for login in ("", "one@", "two@", "two:old@", "two:new@")}
+    assert len(ids) == 3
+    old, new = (iot.parse_destination(f"ntfys://tk_{token}@ntfy.sh/t").id for token in "ab")
+    assert old == new, "a token that is renewed"
 
 
 def test_an_id_holds_no_secret_and_stays_when_the_password_changes():
@@ -207,18 +246,29 @@ def test_what_others_say_is_shown_without_secrets():
         "services", "abcd", "user1", "wort", "\n"))
 
 
+@pytest.mark.parametrize("length", [4, 9, 20, 28])
+def test_neither_a_login_that_is_repeated_nor_its_beginning_is_shown(length):
+    to = iot.parse_destination("jsons://me:correct-horse-battery@example.org/x")
+    proof = iot.authorize(to).split()[1]
+    for secret in (proof, "correct-horse-battery"):
+        said = iot.hide(to, f"you sent Authorization: Basic {secret}, I think, {secret[:length]}")
+        assert secret[:4] not in said
+    long = iot.hide(to, "x" * (iot.MAX_WORDS - 10) + "correct-horse-battery")
+    assert "corr" not in long, "it is cut only when nothing is left to hide"
+
+
 def test_a_plan_in_words():
     station = iot.Station(1, "inside", "m", "inside", None, None, None, NOON, NOON, 1, 1)
     forecast = {"event": "cooler", "at": at("2018-07-30 20:40"), "from": at("2018-07-30 20:10"),
                 "to": at("2018-07-30 21:20"), "chance": 0.9}
     _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": forecast}, NOON,
-                              timezone.utc, "C")
+                              UTC, "C")
     assert text == "Cooler outside from about 20:40 (20:10 to 21:20)."
     odd = {**forecast, "at": forecast["at"] + 2 * MINUTE, "to": forecast["to"] - 3 * MINUTE}
     for now, times in ((NOON, "20:40 (20:10 to 21:15)"),
                        (odd["at"] + HOUR, "21:40 (20:10 to 21:40)")):
         _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": odd}, now,
-                                  timezone.utc, "C")
+                                  UTC, "C")
         assert text == f"Cooler outside from about {times}."
     room = {"inside": 23, "outside": 30, "forecast": forecast}
     assert iot.is_worth_a_plan(room, 22)

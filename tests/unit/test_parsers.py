@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from datetime import timezone
+from datetime import UTC
 from types import SimpleNamespace
 from typing import Any, BinaryIO, get_origin, get_type_hints
 
@@ -24,8 +24,8 @@ import iotserver
 
 pytestmark = pytest.mark.slow
 
-VERBS = re.compile("(?:parse|find|choose|cut|repair|read|load|measure|clean|to|take|bulk|unpack"
-                   "|inspect|networks|refuse)(?:_|$)")
+VERBS = re.compile("(?:parse|split|find|choose|cut|repair|read|load|measure|clean|to|take|bulk"
+                   "|unpack|inspect|networks|refuse)(?:_|$)")
 INNER = {"Server", "Reader", "Writer", "Namespace", "Path", "Connection"}
 LIMIT = 0.020                   # s of processor: no step of the loop takes longer
 QUIET = 0.002                   # s: below that, how the time grows does not matter
@@ -53,8 +53,8 @@ def longest(name):
 
 READ_FILES = {"read_csv", "read_json"}          # for a command, not for the loop
 BEHIND_A_KEY = {"parse_bulk_csv"}     # called once the key is known: decoding may take a while
-IN_HEADS = {"repair_head", "parse_line", "parse_headers", "parse_head", "parse_query",
-            "parse_update_path", "parse_basic",
+IN_HEADS = {"repair_head", "read_head", "parse_line", "parse_headers", "parse_head",
+            "parse_query", "split_update_path", "parse_basic",
             "measure_body", "choose_unit", "choose_zone", "find_route", "networks", "find_cookie",
             "refuse_rebinding"}
 
@@ -84,13 +84,16 @@ def as_json(text):
 
 SPECIAL = {                     # what annotations do not tell: all arguments, made of a text
     "choose_unit": lambda text: ("auto", text),
+    "refuse_taken": lambda text: ([iotserver.Station(1, text, text)], None, text, text),
     "parse_headers": lambda text: (b"A: " + raw(text) + b"\r\nConnection: a" + raw(text)
                                    + b"\r\n\r\n",),
     "parse_head": lambda text: (head(text), "127.0.0.1"),
+    "read_head": lambda text: (head(text), ("127.0.0.1", False), True),
     "cut_head": lambda text: (b"GET /update?" + raw(text), True),
     "repair_head": lambda text: (b"GET /update?" + raw(text),),
     "parse_line": lambda text: (b"GET /" + raw(text) + b" HTTP/1.1",),
-    "parse_update_path": lambda text: ("/update/" + text, text),
+    "split_update_path": lambda text: ("/update/" + text,),
+    "parse_update": lambda text: (dict.fromkeys(iotserver.PART_NAMES, text),),
     "measure_body": lambda text: ("POST", "HTTP/1.1", {
         "content-length": text, "transfer-encoding": text}),
     "find_route": lambda text: ("GET", "/channels/" + text),
@@ -102,7 +105,7 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_reading": lambda text: ({"field": "1", "data": text, "age": text, "seq": text},),
     "parse_measure": lambda text: ("tempf", text, "°f"),
     "parse_report": lambda text: (dict.fromkeys(iotserver.UPLOADS, text),),
-    "parse_bulk_times": lambda text: ([{"delta_t": text}, {"created_at": text}], timezone.utc,
+    "parse_bulk_times": lambda text: ([{"delta_t": text}, {"created_at": text}], UTC,
                                       NOON),
     "read_csv": lambda text: (io.BytesIO(b"created_at,entry_id,field1\n" + raw(text)), "file",
                               SimpleNamespace(name="inside", mac=INSIDE.mac)),
@@ -113,7 +116,8 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "parse_settings": lambda text: (SimpleNamespace(**{
         setting.name.replace("-", "_"): text for setting in iotserver.SETTINGS}),),
 }
-NO_TEXT = {"read_password", "read_sqlite", "read_readings"}    # of a file, or the database
+# Of a file, or of what the database holds.
+NO_TEXT = {"read_password", "read_sqlite", "read_readings", "choose_answer", "choose_tiles"}
 
 
 def is_text(hint):
@@ -163,7 +167,7 @@ def feed(function, name, text):
         elif parameter == "known":
             arguments.append(("start",))
         elif parameter == "zone":
-            arguments.append(timezone.utc)
+            arguments.append(UTC)
         elif hint in values:
             arguments.append(values[hint])
         else:

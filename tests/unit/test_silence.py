@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis.strategies as some
 import pytest
 from hypothesis import given, settings
+from verdicts import go_on, judge
 
 import iotserver as iot
 from iotserver import DAY, DWELL, HOUR, MINUTE
@@ -29,10 +30,9 @@ def watch(inside, outside, start, end, step=MINUTE, learned=(iot.SILENT_AT_LEAST
     """(time, verdict) as a server says it at every step, each continuing the one before."""
     course = iot.START
     for now in range(start, end, step):
-        parts = [[r for r in side if now - iot.VERDICT_WINDOW < r[0] <= now]
+        parts = [[r for r in side if now - iot.REPLAY_WINDOW < r[0] <= now]
                  for side in (inside, outside)]
-        verdict = iot.judge(*parts, now, COMFORT, course, learned)
-        course = verdict.course
+        verdict, course = go_on(*parts, now, COMFORT, course, learned)
         yield now, verdict
 
 
@@ -46,9 +46,9 @@ def test_always_one_of_four_whatever_the_intervals(a, b, first, second, stop, pa
     outside = [r for r in every(b, NOON + second, NOON + 100 * HOUR)
                if not stop <= r[0] - NOON < stop + pause]
     for now in (NOON + ms for ms in sorted({first, second, stop, stop + pause, *moments})):
-        parts = [[r for r in side if now - iot.VERDICT_WINDOW < r[0] <= now]
+        parts = [[r for r in side if now - iot.REPLAY_WINDOW < r[0] <= now]
                  for side in (inside, outside)]
-        verdict = iot.judge(*parts, now, COMFORT)
+        verdict = judge(*parts, now, COMFORT)
         assert verdict.state in STATES
         assert (verdict.state == "unknown") == (verdict.silent is not None)
         ends = [side[-1][0] + iot.silence_limit([ms for ms, _ in side]) if side else 0
@@ -75,7 +75,7 @@ def test_always_one_of_four_from_the_first_minute_on(seconds):
 @pytest.mark.parametrize("now", [0, MINUTE, HOUR])
 def test_one_of_four_by_a_clock_that_was_never_set(now):
     for sides in (([], []), ([(0, 25.0)], []), ([], [(0, 25.0)]), ([(now, 25.0)], [(now, 20.0)])):
-        assert iot.judge(*sides, now, COMFORT).state == ("open" if all(sides) else "unknown")
+        assert judge(*sides, now, COMFORT).state == ("open" if all(sides) else "unknown")
 
 
 # -- intervals between arrivals -------------------------------------------------------------------
@@ -92,7 +92,7 @@ def no_answer(arrivals, readings, start, end):
     for now in range(start, end, MINUTE):
         came = [ms for ms in arrivals if ms <= now]
         known = [(ms, 25.0) for arrived, ms in readings if arrived <= now and ms > now - DAY / 2]
-        verdict = iot.judge(sorted(known), [r for r in outside if now - HOUR < r[0] <= now], now,
+        verdict = judge(sorted(known), [r for r in outside if now - HOUR < r[0] <= now], now,
                             COMFORT, learned=(learn(came), iot.SILENT_AT_LEAST))
         silent += verdict.silent == "inside"
     return silent
@@ -142,7 +142,7 @@ def test_what_is_said_is_what_the_newest_readings_say():
     inside = [(NOON + i * MINUTE, 26 + i / 10) for i in range(30)]
     outside = [(NOON + i * MINUTE, 24 - i / 10) for i in range(30)]
     for count in (1, 2, 3, 30):
-        verdict = iot.judge(inside[:count], outside[:count], NOON + count * MINUTE, 22)
+        verdict = judge(inside[:count], outside[:count], NOON + count * MINUTE, 22)
         assert verdict.difference == pytest.approx(inside[count - 1][1] - outside[count - 1][1])
         assert (verdict.inside, verdict.outside) == (inside[count - 1][1], outside[count - 1][1])
 
@@ -161,7 +161,7 @@ def test_one_bad_reading_changes_no_answer(spike, side, inside, outside):
     for now in range(NOON + 70 * MINUTE, NOON + 75 * MINUTE, MINUTE):
         good, bad = (next(v for _, v in watch(*s, now, now + 1)) for s in (sides, spiked))
         assert (good.state, good.since) == (bad.state, bad.since)
-        if abs(spike - (inside, outside)[side]) >= iot.URGENT_MARGIN:
+        if abs(spike - (inside, outside)[side]) > iot.DOUBT_MARGIN:
             assert bad.difference == pytest.approx(good.difference)
     good, bad = ([v.state for _, v in watch(*s, NOON + HOUR, NOON + 2 * HOUR)]
                  for s in (sides, spiked))
@@ -173,7 +173,7 @@ def test_one_bad_reading_changes_no_answer(spike, side, inside, outside):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_two_changes_within_the_dwell_whatever_the_window_does(seed, monkeypatch):
     """Inside wavers around the limit of comfort: where the window begins, decided everything."""
-    monkeypatch.setattr(iot, "VERDICT_WINDOW", 2 * HOUR)
+    monkeypatch.setattr(iot, "REPLAY_WINDOW", 2 * HOUR)
     mix = random.Random(seed)
     inside = [(NOON + i * MINUTE, COMFORT + mix.choice([-0.1, 0.1, 0.3, 2.0, 2.6]))
               for i in range(8 * 60)]
@@ -215,8 +215,7 @@ def test_a_week_of_real_weather_minute_by_minute(noise):
     for now in range(start, start + 7 * DAY, MINUTE):
         parts = [side[bisect.bisect(side, (now - 4 * HOUR,)):bisect.bisect(side, (now + 1,))]
                  for side in sides]
-        verdict = iot.judge(*parts, now, COMFORT, course)
-        course = verdict.course
+        verdict, course = go_on(*parts, now, COMFORT, course)
         seen.append((now, verdict.state, verdict.difference))
     assert {state for _, state, _ in seen} <= STATES
     known = [row for row in seen if row[1] != "unknown"]
