@@ -259,9 +259,6 @@ class Wire:
     def is_closing(self):
         return self.is_closed
 
-    def is_reading(self):
-        return not self.is_paused
-
     def pause_reading(self):
         self.is_paused = True
 
