@@ -341,7 +341,7 @@ DURATION_UNITS = {"s": 1000, "m": 60_000, "h": HOUR, "d": DAY, "w": 7 * DAY}
 def parse_duration(text: str) -> int:
     """`90d`, `12h`, `30m`, `45s`, `2w` to milliseconds. Raises Usage."""
     if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)):
-        raise Usage(f"{text!r} is no age; write a number and s, m, h, d or w, like 90d")
+        raise Usage(f"{text!r} is not an age: write a number and s, m, h, d or w, like 90d")
     return int(match[1]) * DURATION_UNITS[match[2]]
 
 
@@ -414,23 +414,23 @@ def parse_temperature(text: str) -> float:
     """`22C`, `22` or `72F` to degrees Celsius."""
     match = re.fullmatch(r"(-?\d{1,3}(?:\.\d{1,3})?)([CF]?)", text, re.ASCII)
     if not match or (not match[2] and float(match[1]) > WARMEST_BARE):
-        raise Usage(f"{text!r} is no temperature of a room; write 22C or 72F")
+        raise Usage(f"{text!r} is not a room temperature: write it like 22C or 72F")
     return (float(match[1]) - 32) / 1.8 if match[2] == "F" else float(match[1])
 
 
 def parse_count(text: str) -> int:
-    require(re.fullmatch("[0-9]{1,9}", text), f"{text!r}: a whole number is needed")
+    require(re.fullmatch("[0-9]{1,9}", text), f"{text!r} is not a whole number")
     return int(text)
 
 
 def parse_port(text: str) -> int:
-    require(parse_count(text) < 65536, f"{text}: a number up to 65535")
+    require(parse_count(text) < 65536, f"{text} is not a port: ports go up to 65535")
     return int(text)
 
 
 def one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        require(text in words, f"{text!r}: one of {', '.join(words)} is needed")
+        require(text in words, f"{text!r} is not one of {', '.join(words)}")
         return text
     return parse
 
@@ -453,19 +453,19 @@ def parse_database(text: str) -> str:
 
 
 SETTINGS = [
-    Setting("host", "ADDR", "127.0.0.1", str, "address to listen on"),
+    Setting("host", "ADDR", "127.0.0.1", str, "address to listen on; 0.0.0.0 means all"),
     Setting("port", "N", "8000", parse_port, "port to listen on; 0 takes any free one"),
     Setting("db", "FILE", "", parse_database,
             "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
     Setting("rate-limit", "N", "60", parse_count,
-            "updates per minute per MAC, bursts of N; 0 is no limit"),
+            "updates per minute that a station may send; 0 means no limit"),
     Setting("units", "auto|C|F", "auto", one_of("auto", "C", "F"),
-            "what the page shows; auto follows the browser's language"),
+            "°C or °F on the page; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
-            "22C, 72F or 22 (°C): inside at or below it, nothing needs opening"),
+            "the warmest comfortable temperature inside, like 22C or 72F"),
     Setting("link", "URL", "", str,
-            "this server's own address, as people type it, for messages: also needed where a "
-            "private address has a public name", is_carried=True),
+            "this server's own address, as people type it: for links in messages, and to allow a "
+            "public name for a private address", is_carried=True),
 ]
 
 
@@ -731,7 +731,7 @@ def parse_entry(text: str) -> int | None:
 
 def parse_name(text: str) -> str:
     require(is_name(text),
-            f"a name has 1 to {MAX_NAME} printable characters and is no number: that is an id")
+            f"a name has 1 to {MAX_NAME} printable characters, and is not only a number")
     return text
 
 
@@ -1115,23 +1115,23 @@ def refuse_foreign(path: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from None
     version = int.from_bytes(header[60:64], "big")
     if names > 1:
-        raise StoreError(f"{path} has {names} names (hard links), but lock and log go by one; "
-                         f"`find / -xdev -samefile {shlex.quote(str(path))}` lists them: leave "
-                         "one, and make symbolic links of the others")
+        raise StoreError(f"{path} has {names} names (hard links), but lock and log have one only; "
+                         f"`find / -xdev -samefile {shlex.quote(str(path))}` lists them: keep "
+                         "one, and make the others symbolic links to it")
     if not header:
         return                          # never got its first commit
     if header[:16] != b"SQLite format 3\0":
-        problem = "is no SQLite database"
+        problem = "is not an SQLite database"
     elif len(header) == 100 and not any(header[40:44] + header[68:72]):
         return                          # never had a table: our first start was cut off
     elif int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        problem = "is an SQLite database, but not of iotserver; an older table goes to --import"
+        problem = "is an SQLite database, but not iotserver's; --import FILE reads an older table"
     elif version > len(MIGRATIONS):
-        problem = (f"has layout {version}, and this iotserver {__version__} knows only "
-                   f"{len(MIGRATIONS)}; use the newer iotserver that wrote it")
+        problem = (f"has layout {version}, but this iotserver {__version__} knows only "
+                   f"{len(MIGRATIONS)}; use the newer version that wrote it")
     else:
         return
-    raise StoreError(f"{path} {problem}; it was left as it is")
+    raise StoreError(f"{path} {problem}; the file was not changed")
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -1155,8 +1155,8 @@ COMPANIONS = ("-wal", "-shm", "-journal", ".lock", *SOCKETS)    # files that go 
 def require_database(path: Path) -> None:
     refuse_foreign(path)
     if not path.exists():
-        raise StoreError(f"{path}: there is no such database; --db names another, "
-                         "and --add-station makes one")
+        raise StoreError(f"there is no database {path}; name another one with --db, or "
+                         "make one with --add-station")
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -1171,7 +1171,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
     """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite is
     our lock, too: that works alike on every system. Raises BlockingIOError when taken."""
     if not path.parent.is_dir():
-        raise StoreError(f"{path.parent}: there is no such folder")
+        raise StoreError(f"there is no folder {path.parent}; make it first, or name another")
     file = beside(path, ".lock")
     lock = connect(file, "rwc")
     try:
@@ -1185,7 +1185,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
         lock.close()
         if "locked" in str(error):
             raise BlockingIOError from None
-        raise StoreError(f"{path.parent} cannot be written: {error}") from None
+        raise StoreError(f"cannot write to {path.parent}: {error}") from None
     return lock
 
 
@@ -1223,7 +1223,7 @@ def find_station(stations: Iterable[Station], name: str) -> Station:
                  or [s for s in stations if str(s.id) == name]):
         return found[0]
     known = ", ".join(repr(s.name) for s in stations) or "none yet"
-    raise StoreError(f"there is no station {name!r}; known: {known}")
+    raise StoreError(f"there is no station {name!r}; known stations: {known}")
 
 
 def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", mac: str = ""
@@ -1233,12 +1233,13 @@ def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", m
     stations = list(stations)
     imported = next((s for s in stations if s.mac == mac), None)
     if imported and (imported.key or imported.console):
-        raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}")
+        raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}; "
+                         f"--new-key {shlex.quote(imported.name)} gives it a new key")
     if any(name == s.name and s is not imported for s in stations):
-        raise StoreError(f"there is a station {name!r} already; --new-key {name} gives it "
-                         "a new key")
+        raise StoreError(f"there is a station {name!r} already; --new-key {shlex.quote(name)} "
+                         "gives it a new key")
     if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in stations):
-        raise StoreError("this key belongs to a station already; each has its own")
+        raise StoreError("another station has this key already; choose another one")
 
 
 LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
@@ -1288,11 +1289,11 @@ class Reader:
             layout = ask(self.db, "PRAGMA user_version")
         except sqlite3.DatabaseError as error:
             self.close()
-            raise StoreError(f"{path}: {error}; it is damaged; restore a backup") from None
+            raise StoreError(f"{path}: {error}; the file is damaged: restore a backup") from None
         if 0 < layout < len(MIGRATIONS):
             self.close()
-            raise StoreError(f"{path} has layout {layout}, of an older iotserver; starting the "
-                             f"server of this version ({__version__}) once brings it up to date")
+            raise StoreError(f"{path} has layout {layout}, of an older iotserver; start the "
+                             f"server of this version ({__version__}) once, which updates it")
 
     def close(self) -> None:
         self.db.close()
@@ -1771,7 +1772,7 @@ class Database:
                 COMMIT;""")
         if ask(self.db, "PRAGMA journal_mode = WAL") != "wal":
             raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; "
-                             "--db has to be on a local disk")
+                             "put the database on a local disk")
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
 
@@ -1824,8 +1825,8 @@ class Database:
             if is_left and self.is_in_place("-wal"):
                 saved = beside(self.path, ".saved")
                 wal.replace(beside(saved, "-wal"))
-                log(f"some readings of what was {self.path} are in {saved}-wal, since another "
-                    f"program reads it; rename it to {saved}, and they are in it again")
+                log(f"another program still reads the file that was {self.path}, so some of its "
+                    f"readings are only in {saved}-wal; rename that file to {saved} to join them")
             for suffix in filter(self.is_in_place, ("-wal", "-shm")):
                 beside(self.path, suffix).unlink()
         elif not self.is_in_place("-wal"):
@@ -2079,8 +2080,8 @@ class Writer(Database):
                                       self.stations.values() if part.console == station.id),
                                      default=0)
                 if len(mac or "") > room:
-                    raise StoreError(f"the MAC of {station.name!r} has at most {room} characters: "
-                                     "those of its parts begin with it")
+                    raise StoreError(f"a MAC of {station.name!r} has at most {room} characters, "
+                                     "because the MACs of its rooms begin with it")
                 db.execute("UPDATE station SET name = ?, role = ?, offset = ? WHERE id = ?", (
                     new_name or station.name, {None: station.role, "none": None}.get(role, role),
                     station.offset if offset is None else offset, station.id))
@@ -2090,7 +2091,7 @@ class Writer(Database):
                     WHERE id = ?3 OR console = ?3 AND substr(mac, 1, ?2) = ?4 || '-'""", (
                     mac or station.mac, len(station.mac) + 1, station.id, station.mac))
         except sqlite3.IntegrityError:
-            raise StoreError("another station has this name or MAC already") from None
+            raise StoreError("this name or MAC is taken already; see --stations") from None
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
         """Give a station, and those that its key writes for, a second key (SHA-256 in hex); the
@@ -2253,7 +2254,7 @@ def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
             or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
             or any(map(find_kind, owners))
             or find_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
-        raise StoreError(f"{target} is a database or belongs to one; it was left as it is")
+        raise StoreError(f"{target} is a database or belongs to one; name another file")
 
 
 @contextlib.contextmanager
@@ -2276,7 +2277,7 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
         yield target
         return
     if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise StoreError(f"{target} is no regular file; name another")
+        raise StoreError(f"{target} is not a regular file; name another one")
     partial = beside(target, ".partial")
     refuse_ours(partial, database, True)        # but not what a killed backup has left
     try:
@@ -3426,7 +3427,7 @@ def parse_line(line: bytes) -> tuple[str, str, str, str]:
     if len(line) > MAX_LINE:
         raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
     if version not in {"1.0", "1.1"}:
-        raise Refused(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise Refused(505, "unknown HTTP version; use HTTP/1.1")
     if target[0] != "/":                # as to a proxy: RFC 9112, 3.2.2 wants it understood
         absolute = ABSOLUTE.fullmatch(target)
         if not absolute:
@@ -3439,7 +3440,7 @@ def parse_line(line: bytes) -> tuple[str, str, str, str]:
 def parse_headers(block: bytes) -> dict[str, str]:
     """Header lines with the empty line to {name in lower case: value}. Raises Refused."""
     if not HEADERS.fullmatch(block):
-        raise Refused(400, "header: each is one line, Name: value")
+        raise Refused(400, "header: malformed; each is one line, Name: value")
     pairs = HEADER.findall(block)
     if len(pairs) > MAX_HEADERS:
         raise Refused(431, f"more than {MAX_HEADERS} headers")
@@ -3703,7 +3704,7 @@ def parse_query(request: Request, *known: str) -> dict[str, Any]:
     query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
     for name, values in query.items():
         if name not in known:
-            raise Refused(400, f"{name[:20]!a}: unknown; known are {', '.join(known)}")
+            raise Refused(400, f"{name[:20]!a}: unknown; known: {', '.join(known)}")
         if len(values) > 1:
             raise Refused(400, f"{name}: given twice")
     return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
@@ -5131,7 +5132,7 @@ def find_route(command: str, path: str) -> Route:
     """Who answers a method on a path. Raises Refused 404, 405."""
     methods = METHODS.get(path) or METHODS.get(path[:path.find("/", 1) + 1])
     if methods is None:
-        raise Refused(404, "there is nothing here; / is the page")
+        raise Refused(404, "there is nothing at this address; the page is at /")
     if command not in methods:
         known = [method for method in methods if method != "HEAD"]
         raise Refused(405, f"use {' or '.join(known)} here", Allow=", ".join(methods))
@@ -5211,7 +5212,7 @@ def refuse_stranger(request: Request, server: "Server") -> None:
     server.access.admit_any(keys, request.address)
 
 
-BUSY = Refused(503, "too many large requests at a time; try again", Retry_After="5")
+BUSY = Refused(503, "too many large requests at once; try again", Retry_After="5")
 
 
 def respond(request: Request, server: "Server") -> Answer | Work:
@@ -5242,7 +5243,7 @@ def explain(error: Exception, request: Request, server: "Server") -> Answer:
     if isinstance(error, sqlite3.Error):
         return render_refusal(request, server.turn.fail(error))
     log(f"a request failed: {''.join(traceback.format_exception(error))}")
-    return render_refusal(request, Refused(500, "something went wrong here; it was logged"))
+    return render_refusal(request, Refused(500, "internal error; the log has the details"))
 
 
 # -- long work, in turn --------------------------------------------------------------------------
@@ -5737,7 +5738,7 @@ class Turn:
                 failure = self.failure = self.fail(error)
             except Exception:           # whatever it was, nobody is told that it was stored
                 log(f"a commit failed: {traceback.format_exc()}")
-                failure = Refused(500, "not stored: something went wrong here; it was logged")
+                failure = Refused(500, "not stored: internal error; the log has the details")
         second, seconds = int(self.server.clock()), self.server.monotonic() - began
         for connection in connections:
             if not connection.transport.is_closing():
@@ -5772,12 +5773,12 @@ class Turn:
         """What to tell the clients of a failed commit; ends the process when nothing is sure."""
         path = self.server.writer.path
         if is_fatal(error):
-            end_at_once(f"{path}: {error}; ending, since nothing more can be promised. Check the "
-                        "disk, then --check the database or restore a backup")
+            end_at_once(f"{path}: {error}; the server ends, because its last writes may be lost. "
+                        "Check the disk, then run --check, or restore a backup")
         is_full = getattr(error, "sqlite_errorname", str(error)) in {
             "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
         if not self.failure:
-            log(f"{path}: {error}; updates are refused until that is over")
+            log(f"{path}: {error}; updates are refused until this is over")
         return Refused(507 if is_full else 503,
                        "not stored: " + ("the disk is full" if is_full else str(error)),
                        Retry_After="60")
@@ -5976,13 +5977,13 @@ class Remote:
             self.channel.sendall(as_json([method, arguments]) + b"\n")
             answer = json.loads(self.lines.readline() or b"{}")
         except TimeoutError:
-            raise StoreError(f"the server on {self.path} does not answer; is it stopped?"
+            raise StoreError(f"the server on {self.path} does not answer; restart it"
                              ) from None
         except (OSError, ValueError):           # or half a line: it was killed meanwhile
             answer = {}
         if "error" in answer or not answer:
-            raise StoreError(answer.get("error", "the server ended meanwhile; what was done until "
-                                                 "then stays done; call again"))
+            raise StoreError(answer.get("error", "the server ended before this was done; run "
+                                                 "the command again"))
         return answer["result"]
 
     def close(self) -> None:
@@ -6085,7 +6086,7 @@ def watch_space(server: Server) -> None:
     space = 2 if disk.free > low else 1 if disk.free > none else 0
     if space != server.access.space:
         log(f"{server.writer.path}: {format_bytes(disk.free)} are left on the disk; "
-            + ("no reading is taken", "no texts and no bulks are taken", "all is taken")[space])
+            + ("readings are refused", "texts and bulks are refused", "all is accepted")[space])
     server.access.space = space
 
 
@@ -6106,7 +6107,7 @@ def watch_file(server: Server) -> None:
         server.turn.end()
         server.writer.save_log()
         end_at_once(f"{server.writer.path}, its -wal or its -shm was removed or replaced while it "
-                    "was open; what was answered is in the file that was open; ending")
+                    "was open; the server ends. What it acknowledged is in the file that was open")
 
 
 class ClockWatch:
@@ -6118,8 +6119,8 @@ class ClockWatch:
     def look(self, server: Server) -> None:
         before, self.lead = self.lead, server.clock() - server.monotonic()
         if abs(self.lead - before) > CLOCK_STEP:
-            log(f"the clock of this machine was set by {self.lead - before:+.0f} s, or it has "
-                "slept; readings before that keep their times")
+            log(f"this machine's clock was set by {self.lead - before:+.0f} s, or it was "
+                "asleep; earlier readings keep their times")
             server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
 
 
@@ -6221,7 +6222,9 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
         try:
             listeners = [await create(host, port)]
         except OSError as error:
-            hint = "; --port N takes another" if error.errno == errno.EADDRINUSE else ""
+            other = {errno.EADDRINUSE: f"--port {port + 1}", errno.EACCES: "--port 8000",
+                     errno.EADDRNOTAVAIL: "--host 0.0.0.0"}.get(error.errno or 0)
+            hint = f"; try {other}" if other else ""
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
             raise StoreError(f"cannot listen on {host} port {port}: {reason}{hint}") from None
         port = listeners[0].sockets[0].getsockname()[1]
@@ -6338,7 +6341,7 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
                 return Remote(path)
         time.sleep(0.1)
     raise StoreError(f"{path} is in use by a command, or by a server that does not answer; "
-                     "try again, or stop it")
+                     "try again, or stop that server")
 
 
 def open_reader(path: Path) -> Reader:
@@ -6491,13 +6494,13 @@ def parse_station(server: "Server", name: str) -> Station:
         return find_station(server.reader.stations("WHERE ?1 IN (CAST(id AS TEXT), name)", name),
                             name)
     except StoreError:
-        raise Refused(404, "station: there is none of this id or name") from None
+        raise Refused(404, "station: there is none with this id or name") from None
 
 
 async def get_readings(request: Request, server: "Server") -> Answer:
     query = parse_query(request, "station", "field", "start", "end", "points")
     if "station" not in query:
-        raise Refused(400, "station: missing; an id or a name")
+        raise Refused(400, "station: missing; give an id or a name")
     field, limit = query.get("field", 1), query.get("points", str(DEFAULT_POINTS))
     if not (re.fullmatch("[0-9]{1,9}", limit) and 1 <= int(limit) <= MAX_POINTS):
         raise Refused(400, f"points: a number from 1 to {MAX_POINTS}")
@@ -6519,7 +6522,7 @@ def get_export(request: Request, server: "Server") -> Answer:
                 else server.reader.stations())
     fields = {query["field"]} if "field" in query else range(1, 10)
     if not server.connections.may_stream(request.network):
-        raise Refused(503, "too many exports at a time; try again", Retry_After="5")
+        raise Refused(503, "too many exports at once; try again", Retry_After="5")
     rows = (server.reader.rows(station, fields, query.get("start", 0),
                                query.get("end", LATEST_TIME)) for station in stations)
     return Answer(b"", CSV, stream=csv_chunks(rows), headers=(
@@ -6635,7 +6638,7 @@ def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) ->
         url = urllib.parse.urlsplit(text)
         kind = url.scheme.removesuffix("s")
         rest, pattern = kinds[kind]
-        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: a host is needed")
+        require(url.hostname and url.port != 0 and text.isascii(), f"{kind}: the host is missing")
     except (ValueError, KeyError):
         raise Usage(say_meant(text)) from None
     name, host = f"{url.scheme}://{url.hostname}", url.netloc.rpartition("@")[2]
@@ -6643,7 +6646,7 @@ def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) ->
     options = dict(urllib.parse.parse_qsl(url.query.replace("+", "%2B")))   # a plus is no blank
     is_right = re.fullmatch(pattern, behind, re.ASCII) and (
         kind != "ntfy" or parse_duration(options.get("alive", "0s")) <= MAX_ALIVE)
-    require(is_right, f"{name}: behind the host comes {rest}")
+    require(is_right, f"{name}: write {rest} after the host")
     user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
     who = f" {user}" * (user != "" and not user.startswith("tk_"))     # a token may be renewed
     id = hashlib.blake2b(f"{url.scheme} {host} {behind}{who}".encode(), digest_size=8).hexdigest()
@@ -6700,7 +6703,7 @@ def keep_courier(server: Server) -> None:
     if not is_wanted or server.is_stopping or (child and child.poll() is None):
         return
     if child:
-        log(f"the courier ended with status {child.returncode}; it is started again")
+        log(f"the courier ended with status {child.returncode}; restarting it")
     told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
             if s.is_carried}
     courier.process = subprocess.Popen(
@@ -6734,7 +6737,7 @@ async def end_courier(server: Server) -> None:
 ON_STOP.append(end_courier)
 
 
-TOO_LATE = f"no whole answer within {TRY_SECONDS} s"
+TOO_LATE = f"no complete answer within {TRY_SECONDS} s"
 
 
 class Undelivered(Exception):
@@ -6920,7 +6923,7 @@ def run_courier(args: argparse.Namespace, path: Path) -> None:
 
 
 COMMANDS.append(Command(
-    "courier", (), run_courier, "run the courier alone, until it is stopped: for systemd"))
+    "courier", (), run_courier, "run only the courier, which sends messages and readings"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -7818,9 +7821,9 @@ Wunderground:  Path:         /weatherstation/updateweatherstation.php?
 
 def console_kind(args: argparse.Namespace, name: str) -> Kind:
     """A console: a station outside, whose key writes for one inside. Raises Usage."""
-    require(not args.role, "--console is both outside and inside")
+    require(not args.role, "--console needs no --role: a console is both inside and outside")
     require(len(args.mac) <= MAX_CONSOLE,
-            f"--mac: a console's has at most {MAX_CONSOLE} characters")
+            f"--mac: at most {MAX_CONSOLE} characters with --console")
     name = f"{name} outside"
     return Kind(name, "outside", *console_parts(name, args.mac.lower()), say_console)
 
@@ -7839,7 +7842,7 @@ PURPOSE = Answer(render_message(
 def take_report(request: Request, server: "Server") -> Answer:
     """Store a console's report, all of it or nothing, as one entry of each station in it."""
     if not (match := REPORT.fullmatch(request.path)):
-        raise Refused(404, "there is nothing here; / is the page")
+        raise Refused(404, "there is nothing at this address; the page is at /")
     if request.length > MAX_ENTRY:
         raise Refused(413, f"body: a report has at most {MAX_ENTRY} bytes")
     refuse_stranger(request, server)
@@ -7858,7 +7861,7 @@ def take_report(request: Request, server: "Server") -> Answer:
                  console, *name_part(console.name, console.mac, slot), now) if slot
                  else console)]
     if not found:
-        raise Refused(400, "no reading in it; known are tempf, humidity, temp, hum, field1, ...")
+        raise Refused(400, "no reading in it; known: tempf, humidity, temp, hum, field1, ...")
     for part, values in found:
         server.writer.add_entry(part, ms, values, now)
     return Answer(b"success", is_update=True)
@@ -7891,12 +7894,12 @@ def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
     try:
         zone = zoneinfo.ZoneInfo(name) if name else None
     except (KeyError, ValueError, OSError):
-        raise Usage(f"{name!r}: no time zone of that name is known here") from None
+        raise Usage(f"{name!r} is no time zone; write one like Europe/Berlin") from None
     clocks = [re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", part, re.ASCII)
               for part in times.split("-") if text]
     found = tuple(Clock(int(match[1]), int(match[2]), tzinfo=zone) for match in clocks if match)
     require(not text or (len(found) == len(clocks) == len({*found}) == count),
-            f"{text!r}; write " + "-".join(["22:00", "07:00"][:count]) + ", and perhaps a zone")
+            f"{text!r}: write " + "-".join(["22:00", "07:00"][:count]) + ", or add a zone")
     return found
 
 
@@ -8317,7 +8320,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
         print(f"{carrier.to.name}: " + (
             words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
     if failed:
-        raise StoreError(f"{failed} of {len(carriers)} destinations did not take it")
+        raise StoreError(f"{failed} of {len(carriers)} destinations did not accept the message")
 
 
 async def sample_messages(server: Server) -> list[Family]:
@@ -8328,14 +8331,14 @@ async def sample_messages(server: Server) -> list[Family]:
 
 SETTINGS += [
     Setting("notify", "URLS", "", as_text(parse_notify),
-            "where messages go: ntfys://HOST/TOPIC, jsons://HOST/PATH, mailtos://USER:PASSWORD@"
-            "HOST/?from=A&to=B, with blanks in between; better in the environment than here, "
-            "where every user of the machine can read it", is_carried=True),
+            "where messages go, separated by blanks: ntfys://HOST/TOPIC, jsons://HOST/PATH or "
+            "mailtos://USER:PASSWORD@HOST/?from=A&to=B. Use IOTSERVER_NOTIFY if another user of "
+            "this machine could read the command line", is_carried=True),
     Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
-            "once a day at this time, when it is hot: when it will be cooler outside",
+            "a daily message at this time, on hot days: when it will be cooler outside",
             is_carried=True),
     Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
-            "no messages in these hours; the zone is this machine's, or of a name like "
+            "send no messages in these hours, in this machine's time zone or in one like "
             "America/New_York", is_carried=True)]
 ERRANDS["notify"] = Messenger
 STATION_TABLES.append("told")
@@ -8345,7 +8348,7 @@ COURIER_METHODS |= {
     "note": lambda server, *outcome: part_of(server, Post).note(*outcome)}
 COMMANDS.append(Command("try-message", (), try_message,
     "send a test message to each --notify destination; "
-        "says what each answers"))
+        "prints what each answers"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -8368,7 +8371,7 @@ def parse_engine(text: str) -> Destination:
         require(re.fullmatch("[!-~]+", text), "")
         to = parse_destination(text, {"http": ("anything", ".*")})
     except Usage:
-        raise Usage("http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY is needed") from None
+        raise Usage("write http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH?QUERY") from None
     address = f"{to.url.scheme} {to.host} {to.url.path} {to.url.query}"
     return to._replace(id=hashlib.sha256(address.encode()).hexdigest())     # databases know it so
 
@@ -8628,7 +8631,7 @@ class Forwarder:
             half = len(lines) // 2
             return all([self.post(lines[:half]), self.post(lines[half:])])
         if is_partial or is_refused:
-            self.say(f"it refuses readings for good: {hide(self.to, words)}")
+            self.say(f"it refuses some readings, which are skipped: {hide(self.to, words)}")
             return False
         raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
 
@@ -8647,10 +8650,10 @@ class Forwarder:
         is_there = self.find(*self.oldest)
         self.look_at = math.inf
         if is_there is None:
-            log(f"courier: {self.to.name} cannot be asked: what it keeps is not verified")
+            log(f"courier: {self.to.name} cannot be asked whether it keeps what it accepts")
         server.warn("" if is_there is not False else (
             f"{self.to.name} took the reading of {format_time(self.oldest.ms)}, but does not have "
-            "it. Does it keep what is so old? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
+            "it. Does it keep such old ones? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
             "the retention policy of the database."))
 
     def find(self, ms: int, station: str, field: int) -> bool | None:
@@ -8689,9 +8692,9 @@ async def sample_lag(server: Server) -> list[Family]:
 
 
 SETTINGS.append(Setting(
-    "forward", "URL", "", as_text(parse_engine), "where all readings go, in InfluxDB's line "
-    "protocol: http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/write?db=iot; better in the "
-    "environment, too", is_carried=True))
+    "forward", "URL", "", as_text(parse_engine), "a database to which all readings are copied in "
+    "InfluxDB's line protocol, like http://HOST:8428/write?db=iot. Use IOTSERVER_FORWARD if it "
+    "contains a password", is_carried=True))
 ERRANDS["forward"] = Forwarder
 ON_LOAD.append(lambda database: part_of(database, Outbox))
 SERIES_TABLES.append("unsent")
@@ -8706,7 +8709,7 @@ COURIER_METHODS |= {
 # 16. Import
 #    Law: files of others become rows; a row that is no reading is counted and left out.
 # ------------------------------------------------------------------------------------------------
-NO_READING = "rows that are no readings: NULL, or a blob"
+NO_READING = "rows without a reading: NULL, or a blob"
 
 
 def read_json(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
@@ -8717,14 +8720,14 @@ def read_json(file: BinaryIO, name: str, station: Station | None, left_out: Left
         for feed in json.load(file)["feeds"]:
             yield from thingspeak_rows(feed, station)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{name}: a feeds.json of ThingSpeak is expected; {error}"
+        raise StoreError(f"{name}: this is not a feeds.json of ThingSpeak: {error}"
                          + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
 def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
     """The readings of an entry with ThingSpeak's names. An empty cell is no reading."""
     if station is None:
-        raise Usage("what comes from ThingSpeak needs --station NAME: whose readings these are")
+        raise Usage("a file of ThingSpeak needs --station NAME: the station it belongs to")
     when, entry = parse_time(str(feed["created_at"])), parse_entry(str(feed["entry_id"]))
     for field in range(1, 10):
         value = feed.get(f"field{field}")
@@ -8792,7 +8795,7 @@ def read_password(name: str) -> str:
         raise StoreError(f"--private {name}: {getattr(error, 'strerror', error)}; "
                          f"--set-password {name} makes it") from None
     if not re.fullmatch(r"scrypt [0-9a-f]{32} [0-9a-f]{128}\n", text):
-        raise StoreError(f"--private {name}: this is no password file; --set-password makes one")
+        raise StoreError(f"--private {name}: not a password file; --set-password makes one")
     return text
 
 
@@ -8837,7 +8840,7 @@ class Password:
         password = parse_basic(headers.get("authorization", ""))
         if password is not None and self.knows(password, request.address):
             return
-        raise Refused(401, "this server is private: it asks for its password",
+        raise Refused(401, "this server is private: log in with its password",
                       WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
 
     def proof(self) -> str:
@@ -8882,22 +8885,22 @@ def set_password(args: argparse.Namespace, path: Path, name: str) -> None:
     target = Path(name).absolute()
     if sys.stdin.isatty():
         password = getpass.getpass("new password: ")
-        require(password == getpass.getpass("once more: "), "the two differ; nothing was changed")
+        require(password == getpass.getpass("once more: "), "they differ; nothing was changed")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    require(len(password) >= MIN_PASSWORD, f"a password has at least {MIN_PASSWORD} characters")
+    require(len(password) >= MIN_PASSWORD, f"a password needs {MIN_PASSWORD} characters or more")
     with replacing(target, path) as partial:
         partial.write_text(hash_password(password, secrets.token_bytes(16)), encoding="ascii")
     print(f"{target} holds the new password; (re)start the server with --private {target}")
 
 
 SETTINGS.append(Setting(
-    "private", "FILE", "", str, "ask for the password of this file, which --set-password makes, "
-    "on every page but updates"))
+    "private", "FILE", "", str, "ask for a password on everything but updates; FILE is made by "
+    "--set-password"))
 ON_SERVER.append(keep_private)
 COMMANDS.append(Command(
-    "set-password", ("FILE",), set_password, "choose the password of --private; asks for it, or "
-    "reads it from standard input"))
+    "set-password", ("FILE",), set_password, "write the password file of --private; asks for the "
+    "password, or reads it from standard input"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -9055,8 +9058,8 @@ def review(args: argparse.Namespace, path: Path, name: str) -> None:
 
 
 COMMANDS.append(Command(
-    "review", ("FILE",), review, "what verdict and forecast would have said hour by hour, with "
-    "this --comfort, as CSV; - is standard output", ("start", "end")))
+    "review", ("FILE",), review, "write as CSV what verdict and forecast would have said each "
+    "hour of the last 90 days; - is standard output", ("start", "end")))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -9142,7 +9145,7 @@ def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | N
 
 SETTINGS.append(Setting(
     "demo", None, "", parse_switch,
-    "serve a throw-away database with two simulated stations and a year of history"))
+    "serve a temporary database with two simulated stations and a year of history"))
 STAND_INS.append(make_demo)
 
 
@@ -9256,19 +9259,19 @@ def compare(args: argparse.Namespace, path: Path, name: str, other: str) -> None
     ours, theirs = (station.name for station in pair)
     if len(found) < LEAST_PAIRS:
         raise StoreError(f"{len(found)} pairs of readings within {COMPARE_TIME // MINUTE} minutes;"
-                         f" at least {LEAST_PAIRS} are needed: let both lie side by side for an "
-                         "hour or longer, or give --start and --end")
+                         f" at least {LEAST_PAIRS} are needed: let both lie side by side for "
+                         "an hour, or give the --start and --end of such an hour")
     low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
     print(f"{ours} minus {theirs}: {middle:+.2f} °C, the median of {len(found)} pairs; half of "
-          f"them are from {low:+.2f} to {high:+.2f}")
+          f"them are between {low:+.2f} and {high:+.2f}")
     if high - low > MOST_SPREAD:
-        raise StoreError(f"that is wider than {MOST_SPREAD:g} °C: they do not lie side by side, "
-                         "or one of them is in the sun; nothing follows from it")
+        raise StoreError(f"they differ by more than {MOST_SPREAD:g} °C, so no offset fits: the "
+                         "two do not lie side by side, or one of them is in the sun")
     offset = round(pair[0].offset - middle, 2) + 0.0
     if abs(offset) > MOST_OFFSET:
         raise StoreError(f"{ours} would need an offset of {offset:+g} °C, more than "
                          f"{MOST_OFFSET:g}: it is broken, or measures something else")
-    print(f"this makes {ours} agree:\n"
+    print(f"to make {ours} agree, type:\n"
           f"{say_program(args.db)} --edit-station {shlex.quote(ours)} --offset {offset:g}")
 
 
@@ -9300,14 +9303,14 @@ def print_key(args: argparse.Namespace, path: Path, name: str, kind: str) -> str
 def new_key(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(open_writer(path)) as writer:
         if writer.new_key(name, print_key(args, path, name, "new API key"), bool(args.now)):
-            print("the one before works until this one is first used")
+            print("the old key works until the new one is first used")
 
 
 def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
     with contextlib.closing(open_writer(path)) as writer:
         writer.set_read_key(name, print_key(args, path, name, "read key"))
-    print("it reads this station's ThingSpeak feeds on a private server, and replaces an earlier "
-          "one")
+    print("it reads the verdict and this station's ThingSpeak feeds on a private server; an "
+          "earlier read key has ended")
 
 
 def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -9361,11 +9364,11 @@ def delete_readings(args: argparse.Namespace, path: Path, name: str) -> None:
                 while at < args.end:
                     gone, at = writer.delete_step(name, field, {**wanted, "start": at})
                     total += gone
-    print(f"{total} readings would go; nothing was deleted" if args.dry_run else
+    print(f"{total} readings would be deleted; nothing was" if args.dry_run else
           f"deleted {total} readings")
     if kept:
-        print(f"iotserver: {kept} hours stay as they are: some of their readings were pruned, and "
-              "what is left can only go as a whole hour, without --below and --above",
+        print(f"iotserver: {kept} hours were not changed: some of their readings were pruned, so "
+              "they can only be deleted as whole hours, without --below and --above",
               file=sys.stderr)
 
 
@@ -9381,9 +9384,9 @@ def backup(args: argparse.Namespace, path: Path, name: str) -> None:
             damage, mistakes = copy.check(progress)
             count, size = copy.count(), sum(copy.weights())
         if damage:
-            raise StoreError("the copy is damaged, and so was not kept: " + damage[0])
+            raise StoreError("the copy was not kept, because it is damaged: " + damage[0])
     if mistakes:
-        print(f"iotserver: warning, here and in the copy: {mistakes[0]}", file=sys.stderr)
+        print(f"iotserver: warning, in the database and its copy: {mistakes[0]}", file=sys.stderr)
     print(f"{target}: {count} readings, {format_bytes(size)}, checked")
 
 
@@ -9429,7 +9432,7 @@ def read_sqlite(file: BinaryIO, name: str, station: Station | None, left_out: Le
             kind = next((kind for table, kind in TABLE_KINDS.items() if ask(
                 db, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))), None)
             if kind is None:
-                raise ValueError("no table of it is known; known: " + ", ".join(TABLE_KINDS))
+                raise ValueError("it has no table of these: " + ", ".join(TABLE_KINDS))
             yield from kind(db, station, left_out)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{name}: {error}") from None
@@ -9458,13 +9461,13 @@ def read_csv(file: BinaryIO, name: str, station: Station | None, left_out: LeftO
         header = next(lines, [])
         read = next((read for is_its, read in CSV_KINDS if is_its(header)), None)
         if read is None:
-            raise StoreError(f"{name} is none of the files that --import reads. Our CSV looks "
-                             f"like this:\n{','.join(Row._fields)}\n"
+            raise StoreError(f"{name} is not a file that --import can read. Its own CSV "
+                             f"looks like this:\n{','.join(Row._fields)}\n"
                              "2026-07-30T22:16:34Z,outside,5c:cf:7f:01:02:03,1,21.5,")
         yield from read(header, lines, station, left_out)
     except (ValueError, OverflowError, csv.Error, Refused) as error:
-        raise StoreError(f"{name}, line {lines.line_num}: {error}. What came before may be "
-                         "stored; importing again does not double it") from None
+        raise StoreError(f"{name}, line {lines.line_num}: {error}. Earlier lines may be "
+                         "stored; importing them again stores nothing twice") from None
     finally:
         text.detach()                   # so that the caller's file stays open
 
@@ -9494,7 +9497,7 @@ def warn_of_names(path: Path, names: Iterable[tuple[str, str]]) -> None:
     used = {station.mac: station.name for station in stations_of(path)}
     for name, mac in sorted(names):
         if name and not is_name(name):
-            print(f"iotserver: {name[:MAX_NAME]!r} cannot be a station's name; {mac} is called "
+            print(f"iotserver: {name[:MAX_NAME]!r} is not allowed as a name; {mac} is called "
                   f"{used[mac]}", file=sys.stderr)
 
 
@@ -9521,8 +9524,8 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
             progress(file.tell() / length if length else 0)
         gc.enable()
     print(f"imported {stored} readings; {known} were there already"
-          + (f"; {pruned} belong to hours that were pruned, and were left out" if pruned else "")
-          + (f"; {texts} of them are texts, no numbers" if texts else ""))
+          + (f"; {pruned} were left out, because their hours were pruned" if pruned else "")
+          + (f"; {texts} of them are texts, not numbers" if texts else ""))
     for what, count in left_out.items():
         print(f"iotserver: left out: {count} {what}", file=sys.stderr)
     warn_of_names(path, names)
@@ -9533,51 +9536,51 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 
 COMMANDS[:0] = [
     Command("add-station", ("NAME",), add_station,
-            "register a station; prints its key and its config.py lines",
+            "register a station; prints its key and the lines of its config.py",
             ("mac", "role", "key")),
     Command("edit-station", ("NAME",), edit_station,
             "change a station's name, MAC, role or offset; id, keys and readings stay",
             ("name", "mac", "role", "offset")),
-    Command("compare", ("NAME", "OTHER"), compare, "how far two thermometers that lie side by "
-            "side are apart, in the last 24 h unless told otherwise; changes nothing",
+    Command("compare", ("NAME", "OTHER"), compare, "compare two thermometers that lie side by "
+            "side, over the last 24 h or from --start to --end; prints the offset to set",
             ("start", "end")),
-    Command("stations", (), list_stations, "a table of the stations"),
+    Command("stations", (), list_stations, "list the stations"),
     Command("new-key", ("NAME",), new_key,
-            "a new key beside the old one until it is first used", ("key", "now")),
+            "give a station a new key; the old one works until that is used", ("key", "now")),
     Command("read-key", ("NAME",), read_key,
-            "a key that reads a station's ThingSpeak feeds when --private", ("key",)),
+            "give a station a key that only reads, for a --private server", ("key",)),
     Command("remove-station", ("NAME",), remove_station,
             "remove a station with all its readings"),
-    Command("delete-readings", ("NAME",), delete_readings, "delete raw readings from --start to "
-            "--end, and update the summaries",
+    Command("delete-readings", ("NAME",), delete_readings, "delete a station's readings from "
+            "--start to --end, and update the hourly summaries",
             ("start", "end", "field", "below", "above", "dry-run")),
     Command("prune", ("AGE",), prune,
-            "delete raw readings older than 90d, 12h, ...; summaries stay", ("dry-run",)),
-    Command("backup", ("FILE",), backup, "a checked, restorable copy, while the server runs"),
-    Command("export", ("FILE",), export, "all readings as CSV; - is standard output"),
-    Command("import", ("FILE",), import_file, "our CSV, ThingSpeak's CSV or feeds.json, "
-            "Ecowitt's CSV, weewx's archive, or an SQLite file of the older kind", ("station",)),
-    Command("label", ("STATION", "FIELD", "TEXT"), label, "what a field is called on the page"),
-    Command("check", (), check, "full integrity check of file and summaries")]
+            "delete readings older than 90d, 12h, ...; hourly summaries stay", ("dry-run",)),
+    Command("backup", ("FILE",), backup, "write a checked copy, also while the server runs"),
+    Command("export", ("FILE",), export, "write all readings as CSV; - is standard output"),
+    Command("import", ("FILE",), import_file, "read the CSV of --export, ThingSpeak's CSV or "
+            "feeds.json, Ecowitt's CSV, weewx's archive, or an older table", ("station",)),
+    Command("label", ("STATION", "FIELD", "TEXT"), label, "what the page calls a field"),
+    Command("check", (), check, "check the whole database and its hourly summaries")]
 OPTIONS[:0] = [
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
     Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
-            "where the station hangs"),
+            "where the station is"),
     Setting("name", "NEW", None, parse_name, "the station's new name"),
     Setting("offset", "DEGREES", None, parse_offset,
-            "°C, -10 to 10, added to field 1 wherever it is shown; 0 removes the offset"),
+            "°C from -10 to 10 to add to its thermometer; 0 removes the offset"),
     Setting("key", "KEY", None, parse_key,
-            "the API key (default: made up); - reads it from standard input"),
+            "the API key (default: a random one); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
-    Setting("station", "NAME", None, str, "the station whose readings the file holds"),
+    Setting("station", "NAME", None, str, "whose readings another program's file holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
-            "the first instant, in ISO 8601 or seconds since 1970"),
+            "start time, in ISO 8601 or as seconds since 1970"),
     Setting("end", "T", None, functools.partial(parse_instant, "end"),
-            "the end, which is not included"),
+            "end time, not included"),
     Setting("field", "N", None, parse_field, "only readings of this field"),
     Setting("below", "V", None, parse_number, "only readings below V"),
     Setting("above", "V", None, parse_number, "only readings above V"),
-    Setting("dry-run", None, None, parse_switch, "count without deleting")]
+    Setting("dry-run", None, None, parse_switch, "only count, delete nothing")]
 
 
 def takers(option: str) -> str:
@@ -9598,20 +9601,23 @@ def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str
 def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the command line. parse_settings parses the values, which are texts here."""
     parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="A household's own ThingSpeak. Without a flag: serve.",
-        epilog="A serving flag can come from the environment instead: IOTSERVER_PORT=8080.")
-    serving = parser.add_argument_group("serving")
+        prog="iotserver.py", description="A server for a household's weather stations.",
+        usage="%(prog)s [SETTING ...]            serve\n"
+              "       %(prog)s COMMAND [OPTION ...]    do one thing and exit",
+        epilog="A setting can also come from the environment: IOTSERVER_PORT=8080.")
+    serving = parser.add_argument_group("settings of the server")
     for s in SETTINGS:
         text = s.help + (f" (default: {s.default})" if s.default else "")
         add_flag(serving, s, text, environ.get(s.variable, s.default))
-    doing = parser.add_argument_group("doing one thing and exiting")
+    doing = parser.add_argument_group("commands, each of which runs once and exits")
+    options = parser.add_argument_group("options of the commands")
     one = doing.add_mutually_exclusive_group()
     for c in COMMANDS:
         how: dict[str, Any] = ({"metavar": c.metavar, "nargs": len(c.metavar)} if c.metavar else
                                {"action": "store_const", "const": []})
         one.add_argument(f"--{c.flag}", dest=c.flag, help=c.help, **how)
     for s in OPTIONS:
-        add_flag(doing, s, f"with {takers(s.name)}: {s.help}", None)
+        add_flag(options, s, f"with {takers(s.name)}: {s.help}", None)
     parser.add_argument("--version", action="version", version=f"iotserver {__version__}")
     return parser
 
@@ -9645,8 +9651,8 @@ def run(argv: list[str] | None) -> None:
     args = build_parser(os.environ).parse_args(argv)
     parse_settings(args)
     if sqlite3.sqlite_version_info < (3, 37):
-        raise StoreError(f"Python brings SQLite {sqlite3.sqlite_version} here; strict tables "
-                         "need SQLite 3.37 or newer")
+        raise StoreError("iotserver needs SQLite 3.37 or newer; this Python brings "
+                         f"{sqlite3.sqlite_version}")
     path = Path(os.path.realpath(args.db))      # every name of the file leads to the same lock
     try:
         if command := find_command(args):
@@ -9671,7 +9677,7 @@ def main(argv: list[str] | None = None) -> int:
                 finish_output()
         return 0
     except Usage as error:
-        print(f"iotserver: {error} (--help tells more)", file=sys.stderr)
+        print(f"iotserver: {error} (see --help)", file=sys.stderr)
         return 2
     except BrokenPipeError:                     # the reader of our output has closed it
         return 1

@@ -74,29 +74,29 @@ def main(argv=None):
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
-    parser.add_argument("--port", help="serial port; found by itself when there is just one")
+    parser.add_argument("--port", help="serial port; needed only if there are several")
     parser.add_argument("--baud", type=int, default=115200, help="speed of writing the image")
     parser.add_argument("--image", type=Path, metavar="FILE",
-                        help="erase the flash, write this MicroPython image, verify it")
+                        help="erase the flash, then write and verify this MicroPython image")
     parser.add_argument("--files", action="store_true",
-                        help="copy the station's files, read them back, reset the board")
+                        help="copy the station's files, compare them, and reset the board")
     parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="with --files: copied to the board as config.py")
+                        help="with --files: also copy FILE to the board, as config.py")
     parser.add_argument("--delay", type=float, default=1, metavar="SECONDS",
-                        help="for boards that reset when the port is opened (default 1)")
+                        help="wait after opening the port, which resets some boards (default 1)")
     parser.add_argument("--monitor", action="store_true", help="print what the station prints")
     options = parser.parse_args(argv)
     if not (options.image or options.files or options.monitor):
-        parser.error("one of --image, --files, --monitor is needed")
+        parser.error("say what to do: --image FILE, --files or --monitor")
     if options.config and not options.files:
-        parser.error("--config goes with --files")
+        parser.error("--config needs --files")
     return options
 
 
 def need(*modules):
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise Problem(f"{module} is not installed; in a virtual environment, this brings all: "
+            raise Problem(f"{module} is not installed. In a virtual environment, type: "
                           f"python3 -m pip install {' '.join(TOOLS)}")
 
 
@@ -124,8 +124,12 @@ def check_port(port):
         raise Problem(f"there is no port {port}; " + (
             f"on USB there is --port {' or '.join(ports)}" if ports else NO_PORT))
     if os.name == "posix" and not os.access(port, os.R_OK | os.W_OK):
-        raise Problem(f"you may not use {port}. This lets you, from your next login on: "
+        raise Problem(f"you may not use {port}. To be allowed to, type this and log in again: "
                       "sudo usermod -aG dialout $USER")
+
+
+def say_program(port):
+    return f"python3 {shlex.quote(sys.argv[0])} --port {port}"
 
 
 def run_tool(arguments, limit):
@@ -159,16 +163,17 @@ def flash_image(port, options):
     run_tool([*esptool, "erase-flash"], ESPTOOL_S)
     run_tool([*esptool, "write-flash", *image], ESPTOOL_S)
     run_tool([*esptool, "verify-flash", *image], ESPTOOL_S)
-    print(f"{options.image} is on the board. Next: --files --config config.py")
+    print(f"{options.image} is on the board. Next:\n"
+          f"{say_program(port)} --files --config config.py")
 
 
 def check_image(data, path):
     """Refuse what an ESP8266 would not start: other chips' images, half downloads, web pages."""
     if not data.startswith(bytes([IMAGE_MAGIC])) or len(data) > IMAGE_MOST:
-        raise Problem(f"{path} is no ESP8266 image: it does not begin like one")
+        raise Problem(f"{path} is not an ESP8266 image; download the .bin again")
     if not valid_segments(data):
-        raise Problem(f"{path} is no ESP8266 image, or it is cut short: "
-                      "its parts do not load into an ESP8266's memory")
+        raise Problem(f"{path} is not an ESP8266 image, or it is incomplete; "
+                      "download the .bin again")
 
 
 def valid_segments(data):
@@ -207,7 +212,8 @@ def copy_files(port, options):
         print(f"{number}/{len(sources)} {name}, {len(read(path))} bytes")
         copy(ampy, path, name)
     run_tool([*ampy, "reset", "--hard"], AMPY_S)
-    print("All files are on the board as they are here, and it starts. Next: --monitor")
+    print("The board has all files, each read back and compared, and it starts. Next:\n"
+          f"{say_program(port)} --monitor")
 
 
 def copy(ampy, path, name):
@@ -243,7 +249,7 @@ def monitor(port):
     line.port, line.dtr, line.rts = port, False, False  # else some boards are held in reset
     try:
         with line:
-            print(f"Listening to {port}; Ctrl-C ends this.", flush=True)
+            print(f"Listening to {port}; Ctrl-C stops.", flush=True)
             while True:
                 text = line.read(line.in_waiting or 1).decode("utf-8", "replace")
                 print(text, end="", flush=True)

@@ -26,7 +26,7 @@ case $backup in
     *) echo "restoring $backup"
        as_service 'rm -rf restored.db; cp "backup/$1" restored.db' "$backup" ;;
 esac
-iotserver --db restored.db --check || fail 'this is no whole backup: nothing was changed'
+iotserver --db restored.db --check || fail 'this backup is damaged or incomplete; nothing was changed'
 
 systemctl stop iotserver.socket iotserver.service
 failed=
@@ -36,4 +36,4 @@ as_service 'rm -rf before.db before.db-wal before.db-shm
     done
     mv -T restored.db iot.db' || failed=1
 systemctl start iotserver.socket iotserver.service
-[ -z "$failed" ] || fail 'not restored: see before.db'
+[ -z "$failed" ] || fail 'not restored; what was there is iot.db or before.db in /var/lib/iotserver'

@@ -258,7 +258,7 @@ def test_a_spike_is_deleted_and_its_summary_follows(live, run, database):
         [85], mac=OUTSIDE.mac))
     wanted = ("--delete-readings", "inside", *RANGE, "--above", "50", "--below", "-50", "--field")
     first = "field 1: 3 readings, lowest -127, highest 85.0\n"
-    assert run(*wanted, "1", "--dry-run") == first + "3 readings would go; nothing was deleted\n"
+    assert run(*wanted, "1", "--dry-run") == first + "3 readings would be deleted; nothing was\n"
     assert len(rows_of(database)) == len(values) + 2
     assert run(*wanted, "1") == first + "deleted 3 readings\n"
     assert [row[4] for row in rows_of(database) if row[2:4] == (INSIDE.mac, 1)] == [

@@ -520,7 +520,7 @@ def test_what_is_printed_works_when_it_is_typed(live, run):
     (["garden"], 2, "--mac"), (["garden", "--mac", "g", "--role", "inside"], 2, "--console"),
     (["garden", "--mac", "g" * 29], 2, "28"), (["g" * 60, "--mac", "g"], 2, "64"),
     (["garden", "--mac", INSIDE.mac], 1, "already"),
-    (["garden", "--mac", "g", "--key", INSIDE.key], 1, "its own")])
+    (["garden", "--mac", "g", "--key", INSIDE.key], 1, "already")])
 def test_a_console_that_cannot_be_is_not_registered(database, run, flags, status, said):
     before = run("--stations")
     run("--add-station", *flags, "--console", status=status, stderr=said)

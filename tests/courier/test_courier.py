@@ -78,7 +78,7 @@ def test_it_comes_and_goes_with_the_server(database, serve):
 def test_it_is_started_again_and_outlives_no_server(database, serve):
     live = serve(env={**NOWHERE, "CLOCK_SPEED": "20"},
                  command=(Path(__file__).parent.parent / "support/clock.py", SCRIPT))
-    live.expected = "iotserver: the courier ended with status -9; it is started again\n"
+    live.expected = "iotserver: the courier ended with status -9; restarting it\n"
     first, = wait_for(lambda: children(live.process.pid))
     os.kill(first, signal.SIGKILL)
     second, = wait_for(lambda: [n for n in children(live.process.pid) if n != first], 20)
@@ -126,7 +126,7 @@ def test_half_an_answer_is_a_server_that_has_ended(tmp_path):
             with channel:
                 channel.sendall(b'{"result":[1,')
                 channel.shutdown(socket.SHUT_WR)
-                with pytest.raises(iotserver.StoreError, match="ended meanwhile"):
+                with pytest.raises(iotserver.StoreError, match="ended before"):
                     remote.collect([], "", "")
 
 

@@ -437,7 +437,7 @@ def test_a_try_says_what_each_answers(tmp_path, receiver):
     assert lines[2].startswith("json://127.0.0.1: failed: ")
     assert lines[3].startswith("mailto://127.0.0.1: 250")
     assert "s3cr3t" not in done.stdout + done.stderr
-    assert done.stderr == "iotserver: 2 of 4 destinations did not take it\n"
+    assert done.stderr == "iotserver: 2 of 4 destinations did not accept the message\n"
     assert seconds < 20
     assert good.messages[0]["message"] == "This is a test: messages arrive."
 

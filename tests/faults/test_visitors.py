@@ -142,7 +142,7 @@ def test_a_log_that_is_removed_costs_nothing(database, tmp_path, suffixes, begin
     """Under load, and where programs that had it open go on until the next server runs."""
     with contextlib.ExitStack() as stack:
         with living(tmp_path) as live, ThreadPoolExecutor(2) as pool:
-            live.expected = r"iotserver: .*iot\.db.* was removed .* ending\n"
+            live.expected = r"iotserver: .*iot\.db.* was removed .* ends\. .*\n"
             stored = acknowledged(tell(live, range(1, 301)))
             for begin in begins:
                 stack.enter_context(reading(database, begin))
@@ -167,7 +167,7 @@ def test_a_log_that_is_removed_costs_nothing(database, tmp_path, suffixes, begin
 def test_who_comes_after_the_removal_and_leaves_last_spoils_nothing(database, tmp_path, suffixes):
     with contextlib.ExitStack() as stack:
         with living(tmp_path) as live:
-            live.expected = r"iotserver: .*iot\.db.* was removed .* ending\n"
+            live.expected = r"iotserver: .*iot\.db.* was removed .* ends\. .*\n"
             stored = acknowledged(tell(live, range(1, 301)))
             remove(database, *suffixes)
             stack.enter_context(reading(database, "SELECT 1"))
@@ -187,7 +187,7 @@ def of_inside(path):
 
 def test_what_came_after_the_removal_survives_an_orderly_end(database, tmp_path):
     with living(tmp_path) as live, reading(database) as program:
-        live.expected = "(iotserver: .* ending\n)?"        # where it was seen before the signal
+        live.expected = "(iotserver: .* ends. .*\n)?"        # where it was seen before the signal
         stored = acknowledged(tell(live, range(1, 101)))
         remove(database, "-wal")
         stored |= acknowledged(tell(live, range(101, 151)))
@@ -201,7 +201,7 @@ def test_what_came_after_the_removal_survives_an_orderly_end(database, tmp_path)
 def test_a_backup_put_in_place_under_a_server_is_not_spoilt(database, tmp_path, run):
     """Its log would otherwise be written into the file that took the place of its own."""
     with living(tmp_path) as live:
-        live.expected = "iotserver: .* ending\n"
+        live.expected = "iotserver: .* ends. .*\n"
         before = acknowledged(tell(live, range(1, 1001)))
         run("--backup", "backup.db")
         after = acknowledged(tell(live, range(1001, 1101)))
@@ -218,7 +218,7 @@ def test_a_backup_put_in_place_under_a_server_is_not_spoilt(database, tmp_path, 
 def test_a_database_that_is_moved_while_another_program_reads_it_loses_nothing(database, tmp_path):
     """That program keeps the log from being moved into the database."""
     with living(tmp_path) as live:
-        live.expected = "iotserver: some readings .*\niotserver: .* ending\n"
+        live.expected = "iotserver: .* some of its readings .*\niotserver: .* ends. .*\n"
         stored = acknowledged(tell(live, range(1, 101)))
         with contextlib.closing(sqlite3.connect(database)) as reader:
             reader.execute("BEGIN")

@@ -112,7 +112,7 @@ def test_what_is_no_esp8266_image_is_refused(tmp_path, data):
     path.write_bytes(data)
     done = flash("--port", "/dev/nowhere", "--image", path)
     assert done.returncode == 1
-    assert "no ESP8266 image" in done.stderr
+    assert "is not an ESP8266 image" in done.stderr
     assert "esptool" not in done.stdout
 
 

@@ -57,7 +57,7 @@ def test_what_registration_prints_is_a_config_that_is_copied(commands, tmp_path)
     with RawRepl(*interpreter.webassembly()) as board:
         said = run([*copy, "--delay", "0"], tmp_path, board.port)
     assert "1/11 config.py" in said
-    assert "All files are on the board" in said
+    assert "The board has all files" in said
 
 
 def run(words, folder, port):

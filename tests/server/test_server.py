@@ -392,7 +392,7 @@ def test_unknown_macs_take_no_memory(database, serve):
 def test_full_disk_is_507_and_heals_by_itself(live):
     if not hasattr(resource, "prlimit"):
         skip("the size of another process's files can be limited on Linux only")
-    live.expected = r"iotserver: .*iot\.db: .*; updates are refused until that is over\n"
+    live.expected = r"iotserver: .*iot\.db: .*; updates are refused until this is over\n"
     assert live.update(INSIDE, "1") == 1
     unlimited = resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(live.process.pid, resource.RLIMIT_FSIZE, (4096, unlimited[1]))
