@@ -8346,9 +8346,8 @@ FAMILIES.append(sample_messages)
 COURIER_METHODS |= {
     "collect": lambda server, *wishes: part_of(server, Post).collect(*wishes),
     "note": lambda server, *outcome: part_of(server, Post).note(*outcome)}
-COMMANDS.append(Command("try-message", (), try_message,
-    "send a test message to each --notify destination; "
-        "prints what each answers"))
+COMMANDS.append(Command(
+    "try-message", (), try_message, "send a test message; prints what each destination answers"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -9549,8 +9548,7 @@ COMMANDS[:0] = [
             "give a station a new key; the old one works until that is used", ("key", "now")),
     Command("read-key", ("NAME",), read_key,
             "give a station a key that only reads, for a --private server", ("key",)),
-    Command("remove-station", ("NAME",), remove_station,
-            "remove a station with all its readings"),
+    Command("remove-station", ("NAME",), remove_station, "remove a station and its readings"),
     Command("delete-readings", ("NAME",), delete_readings, "delete a station's readings from "
             "--start to --end, and update the hourly summaries",
             ("start", "end", "field", "below", "above", "dry-run")),
@@ -9564,11 +9562,9 @@ COMMANDS[:0] = [
     Command("check", (), check, "check the whole database and its hourly summaries")]
 OPTIONS[:0] = [
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
-    Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"),
-            "where the station is"),
+    Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"), "where it is"),
     Setting("name", "NEW", None, parse_name, "the station's new name"),
-    Setting("offset", "DEGREES", None, parse_offset,
-            "°C from -10 to 10 to add to its thermometer; 0 removes the offset"),
+    Setting("offset", "DEGREES", None, parse_offset, "°C to add to its thermometer, -10 to 10"),
     Setting("key", "KEY", None, parse_key,
             "the API key (default: a random one); - reads it from standard input"),
     Setting("now", None, None, parse_switch, "the old key ends at once"),
@@ -9601,9 +9597,8 @@ def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str
 def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the command line. parse_settings parses the values, which are texts here."""
     parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="A server for a household's weather stations.",
-        usage="%(prog)s [SETTING ...]            serve\n"
-              "       %(prog)s COMMAND [OPTION ...]    do one thing and exit",
+        prog="iotserver.py", description="Serve a household's weather stations, or run one command.",
+        usage="%(prog)s [SETTING ...]\n       %(prog)s COMMAND [OPTION ...]",
         epilog="A setting can also come from the environment: IOTSERVER_PORT=8080.")
     serving = parser.add_argument_group("settings of the server")
     for s in SETTINGS:
