@@ -9562,7 +9562,7 @@ COMMANDS[:0] = [
     Command("check", (), check, "check the whole database and its hourly summaries")]
 OPTIONS[:0] = [
     Setting("mac", "MAC", None, lambda text: parse_mac(text) and text, "the station's MAC"),
-    Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"), "where it is"),
+    Setting("role", "inside|outside|none", None, one_of("inside", "outside", "none"), "its role"),
     Setting("name", "NEW", None, parse_name, "the station's new name"),
     Setting("offset", "DEGREES", None, parse_offset, "°C to add to its thermometer, -10 to 10"),
     Setting("key", "KEY", None, parse_key,
@@ -9597,7 +9597,7 @@ def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str
 def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the command line. parse_settings parses the values, which are texts here."""
     parser = argparse.ArgumentParser(
-        prog="iotserver.py", description="Serve a household's weather stations, or run one command.",
+        prog="iotserver.py", description="Serve a household's weather stations, or run a command.",
         usage="%(prog)s [SETTING ...]\n       %(prog)s COMMAND [OPTION ...]",
         epilog="A setting can also come from the environment: IOTSERVER_PORT=8080.")
     serving = parser.add_argument_group("settings of the server")
