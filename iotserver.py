@@ -2749,39 +2749,39 @@ def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: i
 # ------------------------------------------------------------------------------------------------
 # 6. Verdict
 #    Law: pure rules and their words; only the functions under *rooms* ask the store.
-#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, find_expiry,
-#        find_places, fresh_forecast, HEADLINES, in_unit, LOOK_AGAIN, NO_ROOM, OPEN_MARGIN, Place,
-#        rank_rooms, SAME, say_cooler, say_degrees, say_forecast, say_number, say_record,
-#        say_rooms, say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting,
-#        shown_difference, URGENCY, Verdict, verdict_document
+#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, find_course,
+#        find_expiry, HEADLINES, in_unit, NO_ROOM, OPEN_MARGIN, Place, rank_rooms, read_places,
+#        SAME, say_cooler, say_degrees, say_forecast, say_number, say_record, say_rooms,
+#        say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting, shown_difference,
+#        URGENCY, Verdict, verdict_document
 # ------------------------------------------------------------------------------------------------
-OPEN_MARGIN = 1.0               # °C cooler outside: opening is worth it at once
-CLOSE_MARGIN = 0.5              # °C warmer outside: closing is urgent sooner
-CONFIRM = 15 * MINUTE           # a smaller difference counts once it has lasted so long
-DWELL = 15 * MINUTE             # no two changes within; a human has to walk to the window
-URGENT_MARGIN = 3.0             # °C; such a difference does not wait for the dwell
-# Comfortable until so much above the limit: measured on a house from April to October, a band of
-# 1.5 makes 1.9 changes a day, 2.5 makes 1.4.
+OPEN_MARGIN = 1.0               # °C cooler outside at which "open" is worth saying at once
+CLOSE_MARGIN = 0.5              # °C warmer outside; less than to open, since closing is urgent
+CONFIRM = 15 * MINUTE           # how long a smaller difference has to last before it counts
+DWELL = 15 * MINUTE             # least time between two changes: somebody walks to the window
+URGENT_MARGIN = 3.0             # °C of difference that do not wait for the dwell
+# °C above the limit up to which a comfortable room stays comfortable. Measured on a house from
+# April to October, 1.5 gives 1.9 changes a day and 2.5 gives 1.4.
 COMFORT_MARGIN = 2.5
-SAYING_TIME = 20 * MINUTE       # three readings within make one wild reading harmless
+SAYING_TIME = 20 * MINUTE       # the span of the three readings whose middle one is said
 DOUBT_MARGIN = 3.0              # °C by which a rare station's reading may differ from the last
-DOUBT_RATE = 0.5                # °C that air changes in a minute at most: a thunderstorm's front
-SETTLE_TIME = 5 * MINUTE        # older readings are folded for good; most late ones come sooner
-RECENT_WINDOW = 4 * HOUR        # of readings is kept: for the trend, and for what comes late
-REPLAY_WINDOW = 10 * DAY        # of readings is replayed where nothing is remembered
-COLD_MARGIN = 4.0               # °C below the comfort limit: 22 - 4 is the least that WHO advises
+DOUBT_RATE = 0.5                # °C per minute: the fastest change of air, a thunderstorm's front
+SETTLE_TIME = 5 * MINUTE        # age at which a reading is folded for good: few come later
+RECENT_WINDOW = 4 * HOUR        # how much before its course a room reads: for the trend, late ones
+REPLAY_WINDOW = 10 * DAY        # how much is replayed for a room without a course
+COLD_MARGIN = 4.0               # °C below the comfort limit: the WHO advises 18 °C at least
 DEW_MARGIN = 2.0                # °C between dew points, or to a wall, which is colder than the air
 TREND_TIME = 30 * MINUTE
-TREND_STEADY = 0.25             # °C in TREND_TIME; sensors waver by 0.1
+TREND_STEADY = 0.25             # °C in TREND_TIME: sensors waver by 0.1
 
 
 class Said(NamedTuple):
-    """What a station says after its readings so far, and what it takes to go on from there."""
-    time: int = 0               # of its newest reading
-    limit: int = 0              # ms that it may be quiet from then on
+    """What a station says after its readings so far, and all that the next reading needs."""
+    time: int = 0               # when its newest reading was
+    limit: int = 0              # ms that it may be quiet after that
     last: tuple[Sample, ...] = ()   # its last three readings
-    value: float = math.nan     # °C; what it says
-    counted: Sample | None = None   # the newest reading that counts
+    value: float = math.nan     # what it says, in °C
+    counted: Sample | None = None   # the newest reading that is not doubted
     is_doubted: bool = False    # whether the newest reading waits for a second one
 
     @property
@@ -2791,13 +2791,14 @@ class Said(NamedTuple):
 
     @property
     def shown(self) -> float:
-        """The one number that people see: the newest reading, unless it is far off."""
+        """The one number that people see: the newest reading, or, where that is far off, what
+        the station says."""
         newest = self.last[-1][1] if self.last else math.nan
         return newest if abs(newest - self.value) <= DOUBT_MARGIN else self.value
 
     def add(self, ms: int, value: float, learned: int) -> "Said":
-        """Go on with one more reading. Of three readings within SAYING_TIME the middle one is
-        said. A station with fewer says its newest reading, unless that is doubted."""
+        """The same after one more reading. A station with three readings in SAYING_TIME says
+        the middle one. One with fewer says its newest reading, unless that is doubted."""
         pause = ms - self.time if self.last else 0
         last = (*self.last[-2:], (ms, value))
         recent = sorted(celsius for at, celsius in last if ms - at <= SAYING_TIME)
@@ -2807,8 +2808,8 @@ class Said(NamedTuple):
                     self.counted if is_doubted else (ms, value), is_doubted)
 
     def doubts(self, ms: int, value: float) -> bool:
-        """Whether a rare reading is too far off the last one that counts to be believed alone. A
-        second reading close to a doubted one confirms it."""
+        """Whether a rare reading differs too much from the last one that counts to be believed
+        alone. A second reading close to a doubted one confirms it."""
         if self.counted is None or (
                 self.is_doubted and abs(value - self.last[-1][1]) <= DOUBT_MARGIN):
             return False
@@ -2821,10 +2822,10 @@ UNHEARD = Said()
 
 class Course(NamedTuple):
     """What a verdict remembers from reading to reading."""
-    at: int = -1                # the newest instant that it has taken in
-    state: str = ""             # none yet
-    since: int = 0
-    wanted: str = ""            # what the readings say, which becomes the state in time
+    at: int = -1                # the newest instant that is included
+    state: str = ""             # empty before the first
+    since: int = 0              # when the state began
+    wanted: str = ""            # the state that the readings ask for, which may have to wait
     wanted_since: int = 0
 
 
@@ -2835,14 +2836,19 @@ class Verdict(NamedTuple):
     """The answer for one inside station."""
     state: str                  # open, close, comfortable, unknown
     difference: float | None    # inside minus outside, °C
-    since: int | None           # when this state began; of silence: the last reading
-    expires: int | None         # from then on it is unknown, unless readings come
+    since: int | None           # when this state began; for unknown, the last reading
+    expires: int | None         # when it turns unknown unless readings come
     silent: str | None          # for unknown: inside or outside
     inside: float | None = None     # °C, as people see it
     outside: float | None = None
-    believed: float | None = None       # the difference, without what one reading alone says
+    believed: float | None = None       # the difference of what both stations say, in °C
     dew_points: tuple[float | None, float | None] = (None, None)    # °C inside, outside
-    reason: str = ""            # which of REASONS tells why
+    reason: str = ""            # a key of REASONS
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the verdict is about a room that is too cold."""
+        return self.reason in {"cold", "damp", "wet", "hot"}
 
 
 def dew_point(celsius: float, humidity: float) -> float:
@@ -2856,8 +2862,8 @@ def dew_point(celsius: float, humidity: float) -> float:
 
 
 def find_reason(verdict: Verdict, comfort: float) -> str:
-    """Which of REASONS tells why: the state's own, but for damp air and cold rooms, whose walls
-    warm air would wet: so molds begin."""
+    """The key of REASONS that explains a verdict: its state, except for humid air and for cold
+    rooms. Warm air would wet the walls of a cold room, which is how mold begins."""
     inside, outside = verdict.inside, verdict.outside
     if inside is None or outside is None:
         return verdict.state
@@ -2874,7 +2880,8 @@ def find_reason(verdict: Verdict, comfort: float) -> str:
 
 
 def wish(temperatures: Sequence[float], state: str, before: str, comfort: float) -> str:
-    """What inside and outside alone would have us say, given the state and the wish before."""
+    """The state that the temperatures inside and outside ask for by themselves, given the state
+    that holds and the one that was wanted before."""
     inside, outside = temperatures
     if inside <= comfort + (COMFORT_MARGIN if state == "comfortable" else 0):
         return "comfortable"
@@ -2884,8 +2891,8 @@ def wish(temperatures: Sequence[float], state: str, before: str, comfort: float)
 
 
 def advance(course: Course, ms: int, said: Sequence[Said], comfort: float) -> Course:
-    """One instant further. A change needs a clear difference or CONFIRM of a small one, and DWELL
-    since the last change unless it is urgent."""
+    """The course one instant further. The state changes after a clear difference, or after a
+    small one that has lasted for CONFIRM; and DWELL after the last change, unless it is urgent."""
     _, state, since, before, wanted_since = course
     newest = [side.value if side.is_doubted else side.last[-1][1] for side in said]
     values = [side.value for side in said]
@@ -2905,7 +2912,7 @@ def advance(course: Course, ms: int, said: Sequence[Said], comfort: float) -> Co
 
 def sayings(readings: Iterable[Sample], learned: int, said: Said = UNHEARD) -> Iterator[Said]:
     """What a station says after each of its readings, which are in order of time. learned is the
-    limit of silence, in ms, that its pauses have taught."""
+    silence limit, in ms, that the file has for it."""
     for ms, value in readings:
         yield (said := said.add(ms, value, learned))
 
@@ -2913,7 +2920,7 @@ def sayings(readings: Iterable[Sample], learned: int, said: Said = UNHEARD) -> I
 def follow(course: Course, inside: Iterable[Said], outside: Iterable[Said], comfort: float
            ) -> Iterator[Course]:
     """The course after each instant at which one of the two stations said something, in order of
-    time. What was said up to course.at is known: it only tells what they said then."""
+    time. The course includes what was said up to course.at: that only tells where both stand."""
     said = [UNHEARD, UNHEARD]
     merged = heapq.merge(((s.time, 0, s) for s in inside), ((s.time, 1, s) for s in outside),
                          key=operator.itemgetter(0, 1))
@@ -2944,30 +2951,25 @@ def judge(course: Course, inside: Said, outside: Said, now: int) -> Verdict:
 
 # -- rooms ---------------------------------------------------------------------------------------
 
-LOOK_AGAIN = 15 * MINUTE        # a reading of the future counts so much too late at most
-
-
 HUES = 8                        # colors of lines
 
 
 class Place(NamedTuple):
-    """An inside or outside station as it is now; of an inside one also the answer."""
+    """An inside or outside station as it is now. An inside one is a room, with its verdict."""
     id: int
     name: str
     role: str
     rank: int                           # among those of its role, from 0
     series: int | None = None           # of its temperature
-    silence: int = SILENT_AT_LEAST      # ms that its pauses allow it to be quiet
-    readings: Sequence[Sample] = ()     # of its temperature, in RECENT_WINDOW, those possible
+    start: int = 0                      # when the readings begin that were read
+    readings: Sequence[Sample] = ()     # the possible temperatures of RECENT_WINDOW
     said: Sequence[Said] = ()           # after each reading that a course may go on with
-    heard: int | None = None            # when it sent one last, perhaps before that window
-    odd: float | None = None            # °C; its newest reading, if that is impossible
+    heard: int | None = None            # when its last possible temperature was, however long ago
+    odd: float | None = None            # its newest reading in °C, if that is impossible
     humidity: Sample | None = None      # its newest one, in %
-    course: Course = START              # of its verdict, as the file has it
-    settled: Course = START             # the same, SETTLE_TIME ago
+    settled: Course = START             # of a room: its course SETTLE_TIME ago
     outside: "Place | None" = None      # the station that it is compared with
     verdict: Verdict | None = None
-    is_cold: bool = False
     forecast: Forecast | None = None
 
     @property
@@ -2981,55 +2983,63 @@ class Place(NamedTuple):
         return f"hue{hue % HUES}"
 
 
-async def find_places(reader: Reader, now: int, comfort: float, before: Iterable[Place],
-                      touched: set[int] | None = None, stations: Iterable[Station] | None = None,
-                      courses: Mapping[int, Course] = MappingProxyType({})) -> list[Place]:
-    """Inside and outside stations, and of each room the verdict. Only places whose series were
-    touched are read again, or all: None. The course of a room that was not there before is that
-    of courses, by the station's id."""
-    known = {(place.id, place.role): place for place in before}
-    ranks: collections.Counter[str | None] = collections.Counter()
-    places: dict[int, Place] = {}
-    outside: Place | None = None
+Forecasts: TypeAlias = Mapping[tuple[int, int], Forecast | None]    # by series, inside and outside
+
+
+async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping[int, Course],
+                      forecasts: Forecasts, stations: Iterable[Station] | None = None,
+                      known: Mapping[int, Place] = MappingProxyType({})) -> list[Place]:
+    """The inside and outside stations, with the verdict of each room, which goes on from its
+    course. Known places are not read again, unless more or less of their past is needed: so what
+    is known after hours is what a restart finds."""
     given = [station for station in stations or reader.stations() if station.role]
-    starts = {s.id: old.course if (old := known.get((s.id, "inside"))) else
-              courses.get(s.id, START) for s in given if s.role == "inside"}
-    starts = {id: course if course.at <= now else START         # the clock was set back
-              for id, course in starts.items()}
-    since = min((course.at for course in starts.values()), default=now)
-    for station in sorted(given, key=lambda station: station.role == "inside"):
-        old = known.get((station.id, str(station.role)))
-        course = starts.get(station.id, START)
-        fresh = old or Place(station.id, station.name, str(station.role), ranks[station.role])
-        if fresh.course != course:
-            fresh = fresh._replace(course=course)
-        place = await renew_place(reader, station, now, since, fresh, touched)
+    begins = {station.id: find_course(courses, station.id, now) for station in given
+              if station.role == "inside"}
+    since = min((course.at for course in begins.values()), default=now // QUARTER * QUARTER)
+    places: list[Place] = []
+    ranks: collections.Counter[str | None] = collections.Counter()
+    for station in given:
+        begin = begins[station.id].at if station.id in begins else since
+        places.append(await read_place(reader, station, ranks[station.role], begin, now,
+                                       known.get(station.id)))
         ranks[station.role] += 1
         await pause()
+    # The outside station that counts is the first one that is not silent. If it were the one that
+    # sent last, verdicts would turn with each reading.
+    outsides = [place for place in places if place.role == "outside"]
+    outside = next((place for place in outsides if now <= place.last.end), [*outsides, None][0])
+    for number, place in enumerate(places):
         if place.role == "inside":
-            if place is not old or place.outside is not outside or (
-                    place.verdict and now > (place.verdict.expires or LATEST_TIME)):
-                place = await answer_room(place, outside, now, comfort)
-        # The outside station that counts is the first that is not silent. Not the one that sent
-        # last: the verdict would turn with each reading.
-        elif not outside or (now > outside.last.end and now <= place.last.end):
-            outside = place
-        places[station.id] = place
-    return [places[station.id] for station in given]
+            room = (place if place.verdict and place.outside is outside else
+                    await answer_room(place, begins[place.id], outside, now, comfort))
+            forecast = fresh_forecast(room, forecasts, now)
+            places[number] = (room if forecast is room.forecast else
+                              room._replace(forecast=forecast))
+        await pause()
+    return places
 
 
-async def renew_place(reader: Reader, station: Station, now: int, since: int, before: Place,
-                      touched: set[int] | None) -> Place:
-    """A station with a role as it is now: as before, unless its series was touched. What it said
-    is kept from since on."""
-    if before.series is not None and not (touched is None or before.series in touched):
-        return before
-    if (series := reader.series(station.id).get(1)) is None:
-        return before._replace(silence=station.silence)
-    start = max(now - REPLAY_WINDOW, min(now, since) - RECENT_WINDOW - station.silence)
+def find_course(courses: Mapping[int, Course], station: int, now: int) -> Course:
+    """The course of a room; one of the future is not believed, since the clock was set back."""
+    course = courses.get(station, START)
+    return course if course.at <= now else START
+
+
+async def read_place(reader: Reader, station: Station, rank: int, since: int, now: int,
+                     known: Place | None) -> Place:
+    """A station with a role as it is now, with what it said from since on. The start of what is
+    read depends on no reading and, within a quarter of an hour, not on now."""
+    start = max(now // QUARTER * QUARTER - REPLAY_WINDOW, since - RECENT_WINDOW - station.silence)
+    start -= start % MINUTE
+    if known and known.start == start:
+        return known
+    series = reader.series(station.id).get(1)
+    place = Place(station.id, station.name, str(station.role), rank, series, start)
+    if series is None:
+        return place
     readings: list[Sample] = []
     said: list[Said] = []
-    for day in range(start - start % MINUTE, now + 1, DAY):
+    for day in range(start, now + 1, DAY):
         piece = reader.recent(series, day, min(day + DAY, now + 1))
         said += sayings(piece, station.silence, said[-1] if said else UNHEARD)
         readings += piece
@@ -3037,15 +3047,16 @@ async def renew_place(reader: Reader, station: Station, now: int, since: int, be
     recent = bisect.bisect_left(readings, (now - RECENT_WINDOW,))
     first = max(bisect.bisect_right(said, since, key=operator.attrgetter("time")) - 1, 0)
     heard = said[-1].time if said else last_possible(reader.db, series, now - REPLAY_WINDOW, now)
-    return before._replace(
-        name=station.name, series=series, silence=station.silence, readings=readings[recent:],
-        said=said[first:], heard=heard, odd=find_odd(reader.db, series, now),
+    return place._replace(
+        readings=readings[recent:], said=said[first:], heard=heard,
+        odd=find_odd(reader.db, series, now),
         humidity=find_humidity(reader.db, station.id, now))
 
 
-async def answer_room(room: Place, outside: Place | None, now: int, comfort: float) -> Place:
-    """An inside station with its verdict."""
-    course = settled = room.course
+async def answer_room(room: Place, begin: Course, outside: Place | None, now: int, comfort: float
+                      ) -> Place:
+    """A room with its verdict, which goes on from the course that it begins with."""
+    course = settled = begin
     steps = follow(course, room.said, outside.said if outside else (), comfort)
     for number, course in enumerate(steps):
         if course.at <= now - SETTLE_TIME:
@@ -3054,18 +3065,18 @@ async def answer_room(room: Place, outside: Place | None, now: int, comfort: flo
             await pause()
     verdict = judge(course, room.last, outside.last if outside else UNHEARD, now)
     silent = room if verdict.silent == "inside" else outside
-    if verdict.since is None and silent:        # for longer than what is read reaches back
+    if verdict.since is None and silent:        # it has been silent for longer than was read
         verdict = verdict._replace(since=silent.heard)
     verdict = verdict._replace(dew_points=(
         find_dew_point(room, verdict.inside, now),
         find_dew_point(outside or room, verdict.outside, now)))
-    verdict = verdict._replace(reason=find_reason(verdict, comfort))
-    is_cold = verdict.inside is not None and verdict.inside < comfort - COLD_MARGIN
-    return room._replace(outside=outside, verdict=verdict, is_cold=is_cold, settled=settled)
+    return room._replace(outside=outside, settled=settled, verdict=verdict._replace(
+        reason=find_reason(verdict, comfort)))
 
 
 def find_dew_point(place: Place, celsius: float | None, now: int) -> float | None:
-    """Of a place with a humidity that is possible, and as fresh as a temperature has to be."""
+    """The dew point in °C at a place, if its humidity is possible, and as fresh as a temperature
+    has to be."""
     if celsius is None or place.humidity is None:
         return None
     ms, humidity = place.humidity
@@ -3073,12 +3084,11 @@ def find_dew_point(place: Place, celsius: float | None, now: int) -> float | Non
     return dew_point(celsius, humidity) if is_fresh and 1 <= humidity <= 100 else None
 
 
-def fresh_forecast(room: Place, known: Mapping[tuple[int, int], Forecast | None], now: int
-                  ) -> Forecast | None:
-    """What is known by inside and outside series, while it is new and not yet come true."""
+def fresh_forecast(room: Place, forecasts: Forecasts, now: int) -> Forecast | None:
+    """The forecast for a room, while it is new and has not come true."""
     if not room.verdict or room.verdict.difference is None or not room.outside:
         return None
-    forecast = known.get((room.series or 0, room.outside.series or 0))
+    forecast = forecasts.get((room.series or 0, room.outside.series or 0))
     event = "cooler" if room.verdict.difference < 0 else "warmer"
     is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
     return forecast if is_new else None
@@ -3091,9 +3101,9 @@ def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
 
 
 def find_expiry(places: list[Place]) -> int:
-    """When a verdict turns unknown, unless readings come."""
-    return min((verdict.expires for _, verdict in rank_rooms(places) if verdict.expires),
-               default=LATEST_TIME)
+    """When the first verdict turns unknown, unless readings come."""
+    return min((place.verdict.expires for place in places
+                if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
 # -- in words ------------------------------------------------------------------------------------
@@ -3239,7 +3249,7 @@ def say_cooler(at: str, start: str, end: str, named: str = "") -> str:
 def say_forecast(room: Place, now: int, zone: tzinfo | None, clock: str = "%H:%M") -> str:
     """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
     forecast = room.forecast
-    if forecast is None or room.is_cold:
+    if forecast is None or (room.verdict and room.verdict.is_cold):
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
         return f"Hardly {forecast.event} outside within the next 12 hours."
@@ -4160,7 +4170,7 @@ def choose_answer(room: Place, verdict: Verdict, unit: str) -> tuple[str, str]:
     if verdict.reason == "cold" and shown_difference(verdict, unit) < -OPEN_MARGIN:
         return "cold", "cold"                   # opening the windows would warm it
     if verdict.state == "comfortable" and (
-            room.is_cold or shown_difference(verdict, unit) < -CLOSE_MARGIN):
+            verdict.is_cold or shown_difference(verdict, unit) < -CLOSE_MARGIN):
         return "closed", "close"
     word = {"close": "closed", "unknown": "no answer"}.get(verdict.state, verdict.state)
     return word, verdict.state
@@ -4933,13 +4943,12 @@ class Board:
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
-        self.is_stale = True                    # all is to be read again: there was a command
-        self.touched: set[int] = set()          # series that have had readings since
-        self.looking = asyncio.Lock()           # held while a look is taken
-        self.expires = 0                        # then a verdict turns unknown
-        self.read_again = 0                     # then all is read again
+        self.touched: set[int] = set()          # stations that have sent since the last look
+        self.expires = 0                        # when all is read again; 0 after a command
         self.pages_expire = 0
+        self.looking = asyncio.Lock()           # held while a look is taken
         self.current: list[Place] = []
+        self.courses: dict[int, Course] = {}    # as the file has them, by station
         self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
         self.pages: dict[View, Answer] = {}
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
@@ -4950,46 +4959,43 @@ class Board:
         """The places as they are now. One look is taken at a time; a caller that has waited for it
         takes one more at what has come meanwhile."""
         async with self.looking:
-            if self.is_stale or self.touched or self.now() >= self.expires:
+            if self.touched or self.now() >= self.expires:
                 await self.renew()
         return self.current
 
     async def renew(self) -> None:
-        """Look at what is new, or at all there is."""
-        now, touched = self.now(), None if self.is_stale else self.touched
-        if touched is None or now >= self.read_again:       # what was of the future may be here
-            touched, self.read_again = None, now // LOOK_AGAIN * LOOK_AGAIN + LOOK_AGAIN
-        self.is_stale, self.touched = False, set()
+        """Read the places that were touched, or all of them: after a command, when a verdict
+        turns unknown, and each quarter of an hour, when readings of the future may be due."""
+        now, known = self.now(), dict[int, Place]()
+        if now < self.expires:
+            known = {place.id: place for place in self.current if place.id not in self.touched}
+        else:
+            self.courses = {row[0]: Course(*row[1:]) for row in read_courses(self.reader.db)}
+        self.expires, self.touched = LATEST_TIME, set()     # a command may come meanwhile
         try:
-            places = await find_places(
-                self.reader, now, self.settings.comfort, self.current, touched,
-                courses={} if self.current else {
-                    row[0]: Course(*row[1:]) for row in read_courses(self.reader.db)})
-        except BaseException:                   # also where the client that looks is gone
-            self.is_stale |= touched is None
-            self.touched |= touched or set()
+            self.current = await read_places(self.reader, now, self.settings.comfort, self.courses,
+                                             self.forecasts, known=known)
+        except BaseException:                   # also when the client is gone that has asked
+            self.expires = 0
             raise
-        self.current = [self.with_forecast(place) for place in places]
-        self.expires = min(find_expiry(self.current), self.read_again)
+        self.expires = min(self.expires, find_expiry(self.current),
+                           now // QUARTER * QUARTER + QUARTER)
         self.pages_expire = 0
 
-    def with_forecast(self, place: Place) -> Place:
-        """The very same where none is new: what has been looked at is known by that."""
-        forecast = fresh_forecast(place, self.forecasts, self.now())
-        return place if forecast is place.forecast else place._replace(forecast=forecast)
-
     def settle(self) -> dict[int, Course]:
-        """What verdicts go on from by now, by station, where the file is a quarter behind."""
-        courses = {place.id: place.settled for place in self.current
-                   if place.settled.at - place.course.at >= QUARTER}
-        self.current = [place._replace(course=place.settled) if place.id in courses else place
-                        for place in self.current]
+        """The courses that are a quarter of an hour ahead of the file, by station. Verdicts go on
+        from them, as they would after a restart."""
+        now = self.now()
+        courses = {room.id: room.settled for room in self.current if room.verdict
+                   and room.settled.at - find_course(self.courses, room.id, now).at >= QUARTER}
+        self.courses |= courses
+        self.touched |= courses.keys()
         return courses
 
     def find_page(self, view: View) -> Answer | None:
         """The page as view wants it, if it was made since the last reading and minute."""
-        if (self.is_stale or self.touched or self.looking.locked()
-                or self.now() >= self.pages_expire):
+        if (self.touched or self.looking.locked()
+                or self.now() >= min(self.expires, self.pages_expire)):
             return None
         return self.pages.get(view)
 
@@ -5000,7 +5006,7 @@ class Board:
             return page
         if now >= self.pages_expire:
             self.pages.clear()
-            self.pages_expire = min(now // MINUTE * MINUTE + MINUTE, self.expires)
+            self.pages_expire = now // MINUTE * MINUTE + MINUTE
         if view.is_packed:
             page = pack(await self.make_page(view._replace(is_packed=False)))
         else:
@@ -5039,10 +5045,9 @@ class Board:
     def news(self) -> list[dict[str, Any]]:
         """The verdicts of the last look, when the state of one has changed since they were asked
         for here."""
-        verdicts = self.verdicts()
-        states = [(verdict["station"], verdict["state"]) for verdict in verdicts]
+        states = [(room.name, room.verdict.state) for room in self.current if room.verdict]
         is_new, self.told = states != self.told, states
-        return verdicts if is_new else []
+        return self.verdicts() if is_new else []
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5752,7 +5757,7 @@ class Turn:
             self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
             self.seconds += seconds
         if batch.readings and not failure:
-            self.server.board.touched.update([reading[0] for reading in batch.readings])
+            self.server.board.touched |= batch.stations.keys()
             self.server.events.is_reset |= bool(batch.parts)
             if batch.series:                    # one of them may have an offset
                 self.server.reader.use_offsets()
@@ -5848,6 +5853,7 @@ class Outlook:
             if room.series is not None and room.outside and room.outside.series is not None:
                 with self.server.turn.survive(f"the forecast of {room.name}"):
                     await self.work_out((room.series, room.outside.series), quarter)
+                    self.server.board.touched.add(room.id)
 
     async def work_out(self, pair: tuple[int, int], now: int) -> None:
         """The forecast for a pair of series, and how good it has been at this time of day."""
@@ -5861,7 +5867,6 @@ class Outlook:
                 return                          # history has changed meanwhile: all begins anew
         self.server.board.forecasts[pair] = forecast and forecast._replace(
             past=tuple(outcome for outcome in past if outcome.event == forecast.event))
-        self.server.board.touched.add(pair[0])
 
 
 # -- commands ask it -----------------------------------------------------------------------------
@@ -6048,8 +6053,8 @@ class Server:
     def changed(self) -> None:
         """Stations or history are others: what was made of them is made anew."""
         self.reader.use_offsets()
-        self.board.is_stale = self.events.is_reset = True
-        self.outlook.at = 0
+        self.events.is_reset = True
+        self.board.expires = self.outlook.at = 0
 
     def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error that asyncio caught; out of files it would tell a thousand times a second."""
@@ -6121,7 +6126,7 @@ class ClockWatch:
         if abs(self.lead - before) > CLOCK_STEP:
             log(f"this machine's clock was set by {self.lead - before:+.0f} s, or it was "
                 "asleep; earlier readings keep their times")
-            server.board.is_stale, server.board.pages_expire = True, 0  # of what was now
+            server.board.expires = 0
 
 
 def read_number(variable: str) -> int:
@@ -7928,10 +7933,10 @@ def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
     return ended if ended >= began else None
 
 
-def choose_kind(verdict: Verdict, is_cold: bool) -> str:
+def choose_kind(verdict: Verdict) -> str:
     """What there is to do, in a word: open, close, or nothing."""
     is_warmer = verdict.believed is not None and verdict.believed < -CLOSE_MARGIN
-    if verdict.state == "comfortable" and is_warmer and not is_cold:
+    if verdict.state == "comfortable" and is_warmer and not verdict.is_cold:
         return "close"
     return verdict.state if verdict.state in {"open", "close"} else ""
 
@@ -8049,7 +8054,7 @@ class Post:
         by_name = {place.name: place for place in places}
         for station in stations:
             place = by_name[station.name]
-            kind = choose_kind(place.verdict, place.is_cold) if place.verdict else ""
+            kind = choose_kind(place.verdict) if place.verdict else ""
             yield station.id, "verdict", kind, now
             yield from self.listen(station, station.heard or 0, now)
             if clock:
@@ -9004,12 +9009,11 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
     for now in hours:
         said = {pair: next(rows)[1:] for pair, rows in replays.items()}
         if now >= midnight:
-            places = [place._replace(course=place.settled) for place in finish(
-                find_places(reader, now, comfort, places, stations=stations))]
-        known = {pair: forecast for pair, (forecast, _) in said.items()}
+            known = {pair: forecast for pair, (forecast, _) in said.items()}
+            courses = {place.id: place.settled for place in places}
+            places = finish(read_places(reader, now, comfort, courses, known, stations))
         yield (now - hours[0]) / (end - hours[0]), now, [
-            room._replace(forecast=fresh_forecast(room, known, now))
-            for room in places if room.verdict and now >= start], [
+            room for room in places if room.verdict and now >= start], [
             outcome for _, outcome in said.values() if outcome and now >= start]
 
 

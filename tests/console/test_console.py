@@ -322,7 +322,7 @@ def test_rooms_stand_on_the_page_and_have_verdicts_once_they_have_a_role(console
     console.ask("POST", f"/data/report/{KEY}", ROOMS_FORM.replace(b"tempinf", b"x"))
     assert "garden ch1" in console.get("/", Accept="text/html").text
     console.writer.edit_station("garden ch1", None, None, "inside")
-    console.server.board.is_stale = True
+    console.server.board.expires = 0
     assert {v["station"] for v in console.get("/api/verdict").json["verdicts"]} == {
         "inside", "garden inside", "garden ch1"}
 

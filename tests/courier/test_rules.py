@@ -267,7 +267,7 @@ def test_without_a_role_or_readings_nothing_is_said(household, hook):
     home.play(70, inside=26)
     assert hook.kinds == []
     home.house.writer.edit_station("inside", None, None, "none")
-    home.house.server.board.is_stale = True
+    home.house.server.board.expires = 0
     home.play(120)
     assert hook.kinds == []
 
@@ -279,7 +279,7 @@ def test_a_station_that_is_removed_is_told_of_no_more(household, hook):
         home.house.writer.remove_step("cellar")
         if "cellar" not in {s.name for s in home.house.writer.stations.values()}:
             break
-    home.house.server.board.is_stale = True
+    home.house.server.board.expires = 0
     home.play(20, attic=30, outside=35)
     assert hook.texts[1:] == [
         "Keep the windows closed: it is 5 °C warmer outside (inside 30.0, outside 35.0)."]

@@ -98,7 +98,7 @@ def test_at_every_hour_the_answer_is_open_or_closed_with_a_forecast(tmp_path):
                 server.time += 225
                 house.send(server.server)
             finish(server.server.outlook.renew())
-            server.server.board.is_stale = True
+            server.server.board.expires = 0
             verdict, = server.get("/api/verdict").json["verdicts"]
             states[verdict["state"]] += 1
             assert verdict["forecast"], hour

@@ -100,7 +100,7 @@ def advance(house, weather, minutes=15):
     for ms, _, mac, _, value, _ in rows_of(weather, before + 1, round(house.time * 1000)):
         house.writer.add_entry(house.writer.by_mac[mac], ms, {1: value}, ms)
     house.server.turn.end()
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     return renew(house)
 
 
@@ -173,7 +173,8 @@ NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T0
 def test_words_of_the_forecast_also_where_the_clocks_are_put_back(said, zone, line):
     asked = round(datetime.fromisoformat("2026-10-24T20:00:00+00:00").timestamp() * 1000)
     assert iot.say_forecast(room(said), asked, zone) == line
-    assert iot.say_forecast(room(said, is_cold=True), asked, zone) == ""
+    cold = iot.Verdict("comfortable", 1.0, 0, None, None, reason="cold")
+    assert iot.say_forecast(room(said, verdict=cold), asked, zone) == ""
 
 
 def test_what_should_have_come_already_is_expected_now():
@@ -202,7 +203,7 @@ def test_nothing_is_said_once_it_has_come_true_or_is_unknown(house):
     house.server.turn.end()
     assert told(house) is None
     house.time += 3600                                          # and now they are silent
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     renew(house)
     assert told(house) is None
 
@@ -263,7 +264,7 @@ def test_the_chart_of_a_day_goes_on_into_the_night(house):
 def test_without_a_forecast_and_over_longer_times_the_chart_ends_now(house, weather):
     longer = house.page("/?range=7d")
     house.server.board.forecasts.clear()
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     for page in (longer, house.page()):
         chart, _ = page.all("svg", role="img")[0]
         assert int(chart["data-end"]) == EVENING
@@ -391,7 +392,7 @@ def test_the_failure_of_a_room_is_its_own_and_of_that_quarter(house, weather, mo
     house.writer.add_station("attic", "mac-9", "inside", None, EVENING)
     house.writer.import_rows([(ms, "attic", "mac-9", 1, value + 1, None)
                               for ms, value in weather.inside if ms <= EVENING], EVENING)
-    house.server.board.is_stale, house.server.outlook.at = True, 0
+    house.server.board.expires, house.server.outlook.at = 0, 0
     failing = house.reader.series(house.writer.find("inside").id)[1]
     quarters = house.reader.quarters
 
@@ -512,7 +513,7 @@ def test_another_outside_station_has_a_forecast_of_its_own(house, weather):
     house.writer.add_station("garden", "mac-2", "outside", None, EVENING)
     house.writer.import_rows([(ms, "garden", "mac-2", 1, value + 2, None) for ms, value in
                               weather.outside if ms <= EVENING], EVENING)
-    house.server.board.is_stale, house.server.outlook.at = True, 0
+    house.server.board.expires, house.server.outlook.at = 0, 0
     assert told(house) is None                                  # what was known is of no use here
     renew(house)
     assert told(house)["at"] > before["at"]

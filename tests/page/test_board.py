@@ -9,7 +9,7 @@ import pytest
 from harness import INSIDE, NOON, OUTSIDE, finish, request, stepwise, update_path
 
 import iotserver
-from iotserver import HOUR, MINUTE, Course
+from iotserver import HOUR, MINUTE
 
 ZONES = sorted(zoneinfo.available_timezones())[:iotserver.MAX_PAGES + 1]
 
@@ -102,14 +102,32 @@ def test_a_command_has_open_pages_ask_again(server, line, gone, new):
 
 # -- looks ----------------------------------------------------------------------------------------
 
+def restarted(server):
+    """The verdict of a server that starts at this instant: it has readings and courses."""
+    board = iotserver.Board(server.reader, server.server.settings, server.server.now)
+    return finish(board.look())[0].verdict
+
+
+def test_a_silence_begins_when_it_does_after_a_restart(server):
+    """How long a station may be quiet follows from its pauses, also when those of long ago are
+    no longer read. This one sends its temperature in bursts, and its humidity all the time."""
+    seen = []
+    for minute in range(0, 620, 2):
+        server.update(INSIDE, 26)
+        if minute % 60 < 4 and minute < 400:
+            server.update(OUTSIDE, 20)
+        server.update(OUTSIDE, 50 + minute % 7, field=2)
+        verdict = finish(server.server.board.look())[0].verdict
+        assert verdict == restarted(server)
+        seen.append((verdict.state, verdict.silent))
+        finish(iotserver.keep_courses(server.server))
+        server.time += 120
+    assert {*seen} == {("open", None), ("unknown", "outside")}
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_verdict_that_goes_on_is_that_after_a_restart(server, seed):
-    """Readings in order, late ones, several in a minute, silences, commands that delete. A
-    server that starts at this instant has what the file has: readings, and courses."""
-    def restarted():
-        courses = {id: Course(*course) for id, *course in iotserver.read_courses(server.reader.db)}
-        return finish(iotserver.find_places(
-            server.reader, server.server.now(), 22, (), courses=courses))[0].verdict
+    """Readings in order, late ones, several in a minute, silences, commands that delete."""
     mix, seen = random.Random(seed), set()
     level = 26.0
     for _ in range(250):
@@ -130,7 +148,7 @@ def test_a_verdict_that_goes_on_is_that_after_a_restart(server, seed):
                 "start": now - 5 * MINUTE, "end": now, "below": None, "above": None}]])))
         if mix.random() < 0.7:
             place, _ = finish(server.server.board.look())
-            assert place.verdict == restarted()
+            assert place.verdict == restarted(server)
             seen.add(place.verdict.state)
         if mix.random() < 0.1:
             finish(iotserver.keep_courses(server.server))

@@ -180,7 +180,7 @@ def test_two_outside_stations_do_not_take_turns(house):
     for _ in range(6):
         house.time += 30
         verdicts.add(house.page().verdict)
-        house.server.board.is_stale = True
+        house.server.board.expires = 0
     assert len(verdicts) == 1
 
 
@@ -727,7 +727,7 @@ def console(house, **more):
         for field, value in enumerate(numbers, 1):
             house.store(name, HALF_HOUR, value, field)
             house.writer.label(name, field, iot.CONSOLE_LABELS[field - 1])
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     return house
 
 

@@ -174,8 +174,8 @@ def test_shade_is_of_the_outside_that_the_verdict_looks_at(house):
     ("comfortable", 9, True, ("closed", "close")), ("comfortable", -9, True, ("closed", "close")),
     ("unknown", None, False, ("no answer", "unknown"))])
 def test_a_rooms_row_has_its_answer_in_one_word(state, difference, is_cold, answer):
-    verdict = iot.Verdict(state, difference, 0, 0, None)
-    room = iot.Place(1, "x", "inside", 0, verdict=verdict, is_cold=is_cold)
+    verdict = iot.Verdict(state, difference, 0, 0, None, reason="damp" if is_cold else state)
+    room = iot.Place(1, "x", "inside", 0, verdict=verdict)
     assert iot.choose_answer(room, verdict, "C") == answer
 
 
@@ -246,7 +246,7 @@ def test_a_label_on_an_unused_field_makes_nobody_silent(house):
     for name in ("inside", "outside", "garden"):
         house.store(name, HALF_HOUR, 20)
         house.writer.label(name, 2, "wind m/s")
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     page = house.page()
     assert {row_of(page, name).split()[1] for name in ("inside", "outside", "garden")} == {"ok"}
 
@@ -256,7 +256,7 @@ def test_a_pruned_station_is_not_new(house):
     house.store("garden", range(-3 * 1440, -3 * 1440 + 60), 20)
     while house.writer.prune_step(round(house.time * 1000) - DAY):
         pass
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     assert re.match(r"garden silent [23] d ago ", row_of(house.page(), "garden"))
 
 
@@ -415,7 +415,7 @@ def test_all_count_silence_by_one_rule(house):
     assert float(shade["width"]) > 100
     assert float(shade["x"]) + float(shade["width"]) == pytest.approx(iot.WIDTH - iot.RIGHT)
     house.time += 70 * 60
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     page = house.page()
     assert page.verdict.startswith("No answer:")
     assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == [
@@ -428,7 +428,7 @@ def test_pruned_and_slower_lines_stay_whole(house):
     house.store("outside", [*range(-1400, -600), *range(-600, 1, 30)], 24)
     while house.writer.prune_step(round(house.time * 1000) - 10 * HOUR):
         pass
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     lines = {a["data-name"]: a["d"] for a, _ in house.page().all("path") if "data-name" in a}
     assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
 
@@ -440,7 +440,7 @@ def test_a_pruned_hour_is_drawn_as_wide_as_it_is(house):
         house.store(name, range(-150, 1), 28)
     while house.writer.prune_step(round(house.time * 1000) - 90 * MINUTE):
         pass
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
     lines = [a["d"] for a, _ in house.page().all("path") if "data-name" in a]
     assert [line.count("M") for line in lines] == [1, 1]
 
@@ -498,7 +498,7 @@ def fill(house, count, role, minutes=3):
     house.writer.import_rows([
         (now - m * MINUTE, "", f"m-{i}", field, 20 + i % 7, None)
         for i in range(count) for field in (1, 2) for m in range(minutes)], now)
-    house.server.board.is_stale = True
+    house.server.board.expires = 0
 
 
 def drive(work, record_property, name):

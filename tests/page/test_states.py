@@ -42,7 +42,7 @@ def change(home, rng, names):
             home.store(name, [-1], rng.uniform(20, 99), field=2)
         offset = rng.choice([0.0, 0.0, round(rng.uniform(-2, 2), 1)])
         home.writer.edit_station(name, None, None, None, offset)
-    home.server.board.is_stale = True
+    home.server.board.expires = 0
 
 
 def put_forecasts(home, rng):
@@ -54,7 +54,7 @@ def put_forecasts(home, rng):
         times = (at, at - HOUR, at + HOUR) if rng.random() < 0.8 else (None, None, None)
         board.forecasts[pair] = iot.Forecast(rng.choice(["cooler", "warmer"]), *times, 0.8, 9,
                                              curve, curve, now - rng.randrange(20) * MINUTE)
-    board.is_stale = True
+    board.expires = 0
 
 
 def check_sentence(reason, inside, outside):

@@ -139,7 +139,7 @@ def test_the_first_series_of_the_first_layout_was_heard_when_it_was(older):
     """Its id is 0, which is neither a time nor nothing."""
     with (contextlib.closing(iotserver.Writer(older)),
           contextlib.closing(iotserver.Reader(older)) as reader):
-        place, = finish(iotserver.find_places(reader, NOON + 5 * DAY, 22.0, ()))
+        place, = finish(iotserver.read_places(reader, NOON + 5 * DAY, 22.0, {}, {}))
     assert (place.series, place.heard) == (0, NOON)
 
 

@@ -500,9 +500,9 @@ def test_a_command_finds_what_the_failed_turn_left(in_process):
 def test_what_changes_stations_or_history_is_made_known(server, name, follows):
     server.writer.import_rows([(NOON - 2 * DAY, "", OUTSIDE.mac, 1, 1.0, None)], NOON)
     board, events, outlook = server.server.board, server.server.events, server.server.outlook
-    board.is_stale, events.is_reset, outlook.at = False, False, NOON
+    board.expires, events.is_reset, outlook.at = NOON, False, NOON
     writes(server)[name]()
-    assert (board.is_stale, events.is_reset, outlook.at == 0) == (follows,) * 3
+    assert (board.expires == 0, events.is_reset, outlook.at == 0) == (follows,) * 3
 
 
 # -- check ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ class House(InProcess):
         values = itertools.repeat(values) if isinstance(values, (int, float)) else values
         self.writer.import_rows([(now + round(minute * MINUTE), name, mac, field, value, None)
                                  for minute, value in zip(minutes, values, strict=False)], now)
-        self.server.board.is_stale = True
+        self.server.board.expires = 0
 
     def page(self, path="/", **headers):
         response = self.get(path, **headers)

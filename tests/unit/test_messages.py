@@ -92,8 +92,8 @@ def test_what_are_no_quiet_hours_is_refused(text):
 def test_what_a_verdict_asks_for(state, inside, outside, is_cold, kind):
     difference = None if inside is None else inside - outside
     verdict = iot.Verdict(state, difference, NOON, None, None, inside, outside,
-                          believed=difference)
-    assert iot.choose_kind(verdict, is_cold) == kind
+                          believed=difference, reason="cold" if is_cold else state)
+    assert iot.choose_kind(verdict) == kind
 
 
 @pytest.mark.parametrize(("state", "told", "is_news"), [
@@ -202,7 +202,7 @@ def test_any_text_is_destinations_or_refused(text):
 
 def test_what_one_reading_alone_says_is_no_close():
     verdict = iot.Verdict("comfortable", -1.4, NOON, None, None, 21.5, 22.9, believed=1.0)
-    assert iot.choose_kind(verdict, False) == ""
+    assert iot.choose_kind(verdict) == ""
 
 
 @pytest.mark.parametrize(("url", "is_right"), [

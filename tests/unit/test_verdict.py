@@ -475,9 +475,9 @@ def state(name, difference=None, silent=None):
     return Verdict(name, difference, since, None, silent)
 
 
-def room(verdict, is_cold=False):
+def room(verdict):
     """A room with this verdict; what is silent is called x."""
-    place = iot.Place(1, "x", "inside", 0, heard=verdict.since, verdict=verdict, is_cold=is_cold)
+    place = iot.Place(1, "x", "inside", 0, heard=verdict.since, verdict=verdict)
     return place._replace(outside=place._replace(role="outside"))
 
 
