@@ -3110,32 +3110,33 @@ def find_expiry(places: list[Place]) -> int:
 
 HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
              "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
-TURNED = "outside has become {} %s; if that lasts, this answer changes."
-EVEN = "inside and outside are about even."
-REASONS = (     # the answer, from how many °C cooler outside, why; the first that fits is said
-    ("open", 0.05, "it is {} cooler outside."),
-    ("open", -0.05, EVEN),
-    ("open", -math.inf, TURNED % "warmer"),
-    ("close", 0.05, TURNED % "cooler"),
-    ("close", -0.05, EVEN),
-    ("close", -math.inf, "it is {} warmer outside."),
-    ("comfortable", -CLOSE_MARGIN, "nothing to do."),
-    ("comfortable", -math.inf, "but it is {} warmer outside: keep the windows closed."),
-    ("cold", 0.05, "it is {} colder outside: keep the windows closed."),
-    ("cold", -OPEN_MARGIN, "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "it is {} warmer outside: opening the windows warms the room."),
-    ("damp", -math.inf, "keep the windows closed: the air outside is warm and damp, and would "
-                        "condense on cold walls."),
-    ("wet", -math.inf, "keep the windows closed: it is {} warmer outside, and would condense on "
-                       "cold walls."),
-    ("hot", -math.inf, "keep the windows closed: it is {} warmer outside."))
+TURNED = "it is now {} %s outside; if that lasts, this answer will change."
+EVEN = "it is about as warm outside as inside."
+REASONS = (     # reason, least °C that it is cooler outside, answer, words; the first row counts
+    ("open", 0.05, "open", "it is {} cooler outside."),
+    ("open", -0.05, "open", EVEN),
+    ("open", -math.inf, "open", TURNED % "warmer"),
+    ("close", 0.05, "closed", TURNED % "cooler"),
+    ("close", -0.05, "closed", EVEN),
+    ("close", -math.inf, "closed", "it is {} warmer outside."),
+    ("comfortable", -CLOSE_MARGIN, "comfortable", "nothing to do."),
+    ("comfortable", -math.inf, "closed", "but it is {} warmer outside: keep the windows closed."),
+    ("cold", 0.05, "closed", "it is {} colder outside: keep the windows closed."),
+    ("cold", -OPEN_MARGIN, "closed", "it is hardly warmer outside: keep the windows closed."),
+    ("cold", -math.inf, "cold", "it is {} warmer outside: opening the windows warms the room."),
+    ("damp", -math.inf, "closed", "keep the windows closed: the air outside is warm and damp, and "
+                                  "would condense on cold walls."),
+    ("wet", -math.inf, "closed", "keep the windows closed: it is {} warmer outside, and would "
+                                 "condense on cold walls."),
+    ("hot", -math.inf, "closed", "keep the windows closed: it is {} warmer outside."),
+    ("unknown", -math.inf, "no answer", ""))
 HUMID = ", but the air is more humid: dew point {} outside, {} inside."
 NO_ROOM = ("No answer yet:",
-           "it takes a station with the role inside and one with the role outside.")
-URGENCY = ("open", "close", "unknown", "comfortable")   # the room that comes first on the page
-SAME = 0.5                      # °C below which two days are as warm as each other
-FORECAST_STEP = 5 * MINUTE      # to which a forecast is told: it knows no minutes
-LEAST_TOLD, MOST_TOLD = 5, 20   # days that tell how good forecasts are
+           "this needs a station with the role inside and one with the role outside.")
+URGENCY = ("open", "close", "unknown", "comfortable")   # the order of rooms on the page
+SAME = 0.5                      # °C of difference below which two days count as equally warm
+FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
+LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
 
 
 def in_unit(celsius: float, unit: str) -> float:
@@ -3155,7 +3156,7 @@ def region_of(languages: str) -> str:
 
 @remember
 def choose_unit(setting: str, languages: str) -> str:
-    """C or F: what the setting says; on auto, what the first language's region is used to."""
+    """C or F: the setting, or if that is auto, the unit of the first language's region."""
     if setting != "auto":
         return setting
     return "F" if region_of(languages) in FAHRENHEIT_REGIONS else "C"
@@ -3163,7 +3164,7 @@ def choose_unit(setting: str, languages: str) -> str:
 
 @remember
 def choose_clock(cookie: str, languages: str) -> str:
-    """The time of day as the page's script has left it in a cookie, else as the region has it."""
+    """How strftime writes a time of day: by the cookie of the page's script, else by region."""
     told = re.search(r"(?:^|;\s*)clock=(12|24)(?:;|$)", cookie)
     is_half_day = told[1] == "12" if told else region_of(languages) in HALF_DAY_REGIONS
     return "%-I:%M\N{NO-BREAK SPACE}%p" if is_half_day else "%H:%M"
@@ -3171,7 +3172,7 @@ def choose_clock(cookie: str, languages: str) -> str:
 
 @remember
 def choose_zone(cookie: str) -> tzinfo:
-    """The time zone that the page's script has left in cookies: its name, else its offset."""
+    """The time zone in the cookies of the page's script: by its name, else by its offset."""
     told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
     zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
     has_offset = zone is UTC and re.fullmatch("-?[0-9]{1,3}", offset)
@@ -3179,7 +3180,7 @@ def choose_zone(cookie: str) -> tzinfo:
 
 
 def say_sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """A text with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + "." * (text[-1:] not in {".", "!", "?"})
 
 
@@ -3188,24 +3189,24 @@ def say_number(value: float) -> str:
 
 
 def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
-    """Of no zone: the machine's."""
+    """An instant in words. Without a zone, the machine's zone is used."""
     return datetime.fromtimestamp(ms / 1000, UTC).astimezone(zone).strftime(form)
 
 
 def say_degrees(difference: float, units: str) -> str:
-    """A difference of temperatures: `4.1 °F`; of units CF `2.3 °C / 4.1 °F`."""
+    """A difference of temperatures, like `4.1 °F`, or with units CF `2.3 °C / 4.1 °F`."""
     degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
     return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
 
 
 def say_whole(celsius: float, units: str) -> str:
-    """A temperature without decimals: `66 °F`; of units CF `19 °C / 66 °F`."""
+    """A temperature without decimals, like `66 °F`, or with units CF `19 °C / 66 °F`."""
     return " / ".join(f"{in_unit(celsius, unit):.0f} °{unit}" for unit in units)
 
 
 def shown_difference(verdict: Verdict, unit: str) -> float:
-    """Inside minus outside in °C, of the two numbers that a reader of this unit sees: rounded
-    apart from them, the difference would contradict them by 0.1."""
+    """Inside minus outside in °C, from the two rounded numbers that a reader of this unit sees.
+    The difference of the exact numbers could contradict those by 0.1."""
     if verdict.inside is None or verdict.outside is None:
         return verdict.difference or 0.0
     inside, outside = (round(in_unit(celsius, unit), 1)
@@ -3213,8 +3214,16 @@ def shown_difference(verdict: Verdict, unit: str) -> float:
     return round((inside - outside) / (1 if unit == "C" else 1.8), 6)
 
 
+def explain_verdict(verdict: Verdict, unit: str) -> tuple[str, str]:
+    """The answer in one word, and the reason, from the first row of REASONS that applies."""
+    why = "open" if verdict.reason == "humid" else verdict.reason or verdict.state
+    difference = shown_difference(verdict, unit[0])
+    return next((answer, text) for name, least, answer, text in REASONS
+                if name == why and difference >= least)
+
+
 def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
-    """The answer for a room as a sentence in two parts, headline and reason."""
+    """The answer for a room: the headline and the reason, which make one sentence."""
     verdict = room.verdict
     if verdict is None or verdict.difference is None:
         silent = room if verdict and verdict.silent == "inside" else room.outside
@@ -3223,36 +3232,35 @@ def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
         return HEADLINES["unknown"], (
             f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
             if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
-    why = "open" if verdict.reason == "humid" else verdict.reason or verdict.state
-    reason = next(text for name, least, text in REASONS
-                  if name == why and shown_difference(verdict, unit[0]) >= least).format(
+    headline = HEADLINES["cold" if verdict.is_cold else verdict.state]
+    reason = explain_verdict(verdict, unit)[1].format(
         " / ".join(say_degrees(shown_difference(verdict, one), one) for one in unit))
     if verdict.reason == "humid":
         inside, outside = (say_whole(dew, unit) for dew in verdict.dew_points if dew is not None)
         reason = reason.removesuffix(".") + HUMID.format(outside, inside)
-    return HEADLINES.get(why, HEADLINES["cold"]), reason
+    return headline, reason
 
 
 def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None,
               clock: str = "%H:%M") -> list[str]:
-    """Of a forecast; what should have come already is expected now."""
+    """The three times of a forecast in words. An event that is overdue is expected now."""
     return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, clock)
             for ms in (max(at, now), start, max(end, now))]
 
 
 def say_cooler(at: str, start: str, end: str, named: str = "") -> str:
-    """The times of an evening; an interval that is one time says nothing more."""
+    """The forecast of an evening, with its interval unless that is a single time."""
     interval = named if start == at == end else f" ({start} to {end}{named})"
     return f"Cooler outside from about {at}{interval}."
 
 
 def say_forecast(room: Place, now: int, zone: tzinfo | None, clock: str = "%H:%M") -> str:
-    """When it gets cooler or warmer outside; in a zone that nobody has told, this is named."""
+    """When it gets cooler or warmer outside. The zone is named if it is not the reader's own."""
     forecast = room.forecast
     if forecast is None or (room.verdict and room.verdict.is_cold):
         return ""
     if forecast.at is None or forecast.start is None or forecast.end is None:
-        return f"Hardly {forecast.event} outside within the next 12 hours."
+        return f"Probably no {forecast.event} outside within the next 12 hours."
     at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone, clock)
     named = say_time(now, zone, " %Z") if zone in {None, UTC} else ""
     if forecast.event == "warmer":
@@ -3262,18 +3270,18 @@ def say_forecast(room: Place, now: int, zone: tzinfo | None, clock: str = "%H:%M
 
 
 def say_record(forecast: Forecast) -> str:
-    """How good such forecasts have been."""
+    """How accurate such forecasts have been."""
     days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
     errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
     if len(errors) < LEAST_TOLD:
-        return f"Too few {days} have passed to tell how good that is."
-    middle = "" if forecast.event == "cooler" else " of the middle"
-    return (f"The last {len(errors)} {days}: half of them within "
-            f"{round(statistics.median(errors) / MINUTE)} minutes{middle}.")
+        return f"Too few {days} have passed to say how accurate this is."
+    what = "forecast" if forecast.event == "cooler" else "middle of the range"
+    return (f"On half of the last {len(errors)} {days}, the {what} was at most "
+            f"{round(statistics.median(errors) / MINUTE)} minutes off.")
 
 
 def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = None) -> str:
-    """The answers in words, a line a room."""
+    """The answers in words, with a line for each room."""
     rooms = [" ".join((f"{room.name}:", *say_verdict(room, now, unit),
                        say_forecast(room, now, zone))).strip() + "\n"
              for room, _ in rank_rooms(places)]
@@ -3282,7 +3290,7 @@ def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = No
 
 def verdict_document(places: list[Place], now: int, units: str = "C"
                      ) -> dict[str, list[dict[str, Any]]]:
-    """The answers for programs: °C and ms, whatever people are shown; units are for the text."""
+    """The answers for programs, in °C and ms. units only applies to the text."""
     return {"verdicts": [{
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
@@ -3297,7 +3305,7 @@ def verdict_document(places: list[Place], now: int, units: str = "C"
 
 
 def say_waiting(place: Place, unit: str) -> Iterator[str]:
-    """Why the newest reading of a place is not the number that people see."""
+    """Why the number that people see is not the newest reading of a place."""
     came = "{} came last; waiting for a second reading", "{} came last, which is impossible"
     said = place.last
     doubted = said.last[-1][1] if said.last and said.last[-1][1] != said.shown else None
@@ -3307,7 +3315,7 @@ def say_waiting(place: Place, unit: str) -> Iterator[str]:
 
 
 def say_trend(readings: Sequence[Sample], now: int) -> str:
-    """rising, falling or steady over the last half hour; empty where there is too little."""
+    """rising, falling or steady over the last half hour; empty if there are too few readings."""
     recent = [r for r in readings if r[0] > now - TREND_TIME]
     if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
         return ""
@@ -3756,22 +3764,22 @@ def split_query(request: Request) -> Mapping[str, str]:
 #        NEXT_STEPS, NO_NEXT_STEP, PAGE_HEADERS, page_headers, RANGES, render_chart,
 #        render_message, render_page, STYLE, Template, View, WORKER
 # ------------------------------------------------------------------------------------------------
-MAX_LANGUAGE = 64               # characters of Accept-Language: the first language counts
-MAX_COOKIES = 2000              # characters of cookies that are looked at; ours take 100
-MAX_PAGES = 64                  # variants of the page kept: ranges, units, time zones
+MAX_LANGUAGE = 64               # characters of Accept-Language that are read: the first language
+MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
+MAX_PAGES = 64                  # pages kept: one for each range, unit, time zone and clock
 
 
 # -- what a browser gets as it stands ------------------------------------------------------------
 
 STYLE = """
-/* Colors: ink on card on paper; dim is second; an answer's own; eight hues tell lines apart. */
+/* Colors: ink and dim are text, card and paper behind it; one an answer; eight hues of lines. */
 :root {
   color-scheme: light dark;
   --ink: #18212b; --dim: #55606c; --paper: #eff2f5; --card: #fff; --line: #d5dbe1; --cool: #d8eaf8;
   --open: #0b5d8f; --close: #a33a08; --comfortable: #24693a; --cold: #57407c; --unknown: #4c5661;
   --hue0: #0b63a5; --hue1: #b4430a; --hue2: #8b1e8b; --hue3: #6b6400; --hue4: #4a3fc4;
   --hue5: #c2185b; --hue6: #1b7a2f; --hue7: #007180;
-  /* Sizes of text, spaces, corners; what a finger has to meet. */
+  /* Sizes of text, gaps and corners; --touch is the least height of what a finger touches. */
   --small: .8125rem; --lead: 1.25rem; --number: 2.6rem; --row: 1.75rem;
   --headline: clamp(1.3rem, 9.5vw, 2.6rem);
   --gap: .5rem; --pad: 1rem; --round: 1.1rem; --touch: 2.75rem;
@@ -3828,12 +3836,12 @@ section, figure { padding: var(--pad); border-radius: var(--round); background: 
 .tiles svg { height: 1.75rem; margin-top: .25rem }
 .stations li { padding-block: .4rem; border-top: 1px solid var(--line) }
 b.state { font-weight: 400; color: var(--dim); margin-left: .3rem }
-/* What is touched: a range, what unfolds, the cursor, a button; each as high as a finger. */
+/* Controls: ranges, details, the slider, buttons. */
 nav { display: flex; padding: .2rem; background: var(--paper); border-radius: .8rem }
 nav a { flex: 1; line-height: var(--touch); text-align: center; text-decoration: none }
 nav a { border-radius: .65rem; color: inherit }
-nav a[aria-current] { background: var(--card); font-weight: 600; box-shadow: 0 1px 3px #0003 }
-nav a[aria-current] { outline: 1px solid var(--line) }
+nav [aria-current=true] { background: var(--card); font-weight: 600 }
+nav [aria-current=true] { box-shadow: 0 1px 3px #0003; outline: 1px solid var(--line) }
 a:focus-visible, summary:focus-visible { outline: 3px solid currentColor; outline-offset: 2px }
 summary { display: flex; align-items: center; min-height: var(--touch); padding-block: .4rem }
 summary::-webkit-details-marker { display: none }
@@ -3847,7 +3855,7 @@ output { display: block; min-height: 2.9rem; padding-top: .5rem; font-size: .9re
 .many output { min-height: 5.9rem; align-content: end }
 output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
 output span { display: block } output b { font-weight: 600 }
-/* The chart. Units of its text are those of its picture; a phone draws it nearly 1 : 1. */
+/* Charts. Text sizes are in units of the drawing, which a phone shows at nearly 1 : 1. */
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
 svg * { pointer-events: none; stroke-linejoin: round; stroke-linecap: round }
 svg text { font-size: min(.84rem, 17px); fill: var(--dim) }
@@ -3907,7 +3915,7 @@ function tick() {
   if (isOld) lose();
   if (isOld || isLost) refresh();
 }
-// The answer stays, dimmed, with its time: it is as true as it was then.
+// Without a connection the answer stays, dimmed, with the time at which it was true.
 function lose() {
   if (isLost) return;
   isLost = true;
@@ -3920,7 +3928,7 @@ function lose() {
   find('.say').textContent = told;
 }
 async function refresh() {
-  const mine = ++latest;                // an answer that comes late must not undo a newer one
+  const mine = ++latest;                // a late response must not replace a newer one
   asked = Date.now();
   try {
     const answer = await fetch(location.href,
@@ -3942,7 +3950,7 @@ async function refresh() {
     if (find('output:not(:empty)')) show();
   } catch { if (mine === latest) lose(); }
 }
-// Each element stays the one it is: a chart under a finger, what has the focus, an open fold.
+// Elements are changed in place: so focus, open details and a touch on the chart are kept.
 function renew(old, next) {
   if (old.nodeName !== next.nodeName) return old.replaceWith(next);
   if (old.nodeName === 'OUTPUT') return;
@@ -4013,7 +4021,7 @@ function listen() {
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
   };
 }
-// Cookies tell the server this reader's zone and clock: from then on it says times so by itself.
+// From the second visit on, the server uses the time zone and the clock in these cookies.
 for (const told of ['tz=' + zone.timeZone, 'offset=' + -new Date().getTimezoneOffset(),
                     'clock=' + clock]) {
   if (!document.cookie.includes(told)) refreshSoon();
@@ -4061,7 +4069,7 @@ class Markup(str):
 
 
 def mark_up(value: object) -> Markup:
-    """A value as markup: whatever is not markup already is escaped, a list is joined."""
+    """A value as markup: a list is joined, and all other text is escaped."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, list):
@@ -4070,7 +4078,8 @@ def mark_up(value: object) -> Markup:
 
 
 class Template(string.Template):
-    """Markup with gaps. What fills a gap is escaped unless it is Markup, so nobody can forget."""
+    """Markup with placeholders. Values are escaped unless they are Markup: no caller can forget
+    it."""
 
     def substitute(self, mapping: Mapping[str, object] = MappingProxyType({}), /,
                    **values: object) -> Markup:
@@ -4081,26 +4090,27 @@ class Template(string.Template):
     __call__ = substitute
 
 
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # or what --label says
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-CHART_POINTS, SPARK_POINTS = 480, 36    # of all lines of the chart, of one tile: a page has 60 KB
-MAX_TILES = 30                  # with a small line; further values stand with their station
-MAX_ROOMS, MAX_OUTSIDES = 8, 4          # shown as numbers, lines and answers
-MAX_ROWS, MAX_FOLDED = 20, 80           # of the table of stations
-STALE = 30 * DAY                # a station without a role, silent for so long, is folded away
+# Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
+CHART_POINTS, SPARK_POINTS = 480, 36
+MAX_TILES = 30                  # tiles on a page; further values are listed with their station
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
+MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
+STALE = 30 * DAY                # silence after which a station without a role is folded away
 
-UNITS_SHOWN = frozenset({           # what a label may end in
+UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
     "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
     "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
            "NW", "NNW")
-NEXT_STEPS = {                  # what somebody with a browser can do about an error
-    400: "Compare the address with the one that --add-station has printed.",
+NEXT_STEPS = {                  # what a person with a browser can do about an error
+    400: "Compare the address with the one that --add-station printed.",
     401: "Load the page again and type the household's password; any user name will do.",
-    403: "Compare MAC and key with the station's config.py; --new-key gives it a new key.",
-    404: "Check the address for a typing error.",
+    403: "Compare MAC and key with the station's config.py, or give it a new key with --new-key.",
+    404: "Check the address for typing errors.",
     405: "Open the page instead.",
-    429: "Wait a quarter of an hour, then try again.",
+    429: "Wait 15 minutes, then try again.",
     503: "Try again in a minute.",
     507: "Free some space on the server's disk."}
 NO_NEXT_STEP = "Go back to the page."
@@ -4120,18 +4130,18 @@ ANSWER_COLORS = {               # in light, in dark
 MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
                 "$body</main>")
 LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
-NO_STATION = Template("""<section><h1>No station yet</h1><p>This adds one, and prints
-its key and the lines for its config.py; the MAC is what your station prints at start:</p>
+NO_STATION = Template("""<section><h1>No station yet</h1><p>Add one with the MAC that your
+station prints when it starts. This command prints its key and the lines for its config.py:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
-</code></p><p>Then one more with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p><p>This page goes on by itself when one is there.
-</p><p class="stale"></p></section>""")
+</code></p><p>Then add another one with <code>outside</code>. Or look around first:
+<code>python3 iotserver.py --demo</code></p><p>This page updates itself as soon as a station is
+there.</p><p class="stale"></p></section>""")
 MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
 <p>$step</p><a class="button" href="/">Open the page</a></section></main>""")
 
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
-    """What a browser may do for a page with this style, and who may embed it."""
+    """The headers of a page with this style: what it may load, and who may embed it."""
     css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
                  for text in (style, SCRIPT))
     policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
@@ -4165,19 +4175,15 @@ def say_change(room: Place, now: int, view: View) -> str:
     return said[:1].lower() + said[1:]
 
 
-def choose_answer(room: Place, verdict: Verdict, unit: str) -> tuple[str, str]:
-    """What a room's row says in one word, and the color of that answer."""
-    if verdict.reason == "cold" and shown_difference(verdict, unit) < -OPEN_MARGIN:
-        return "cold", "cold"                   # opening the windows would warm it
-    if verdict.state == "comfortable" and (
-            verdict.is_cold or shown_difference(verdict, unit) < -CLOSE_MARGIN):
-        return "closed", "close"
-    word = {"close": "closed", "unknown": "no answer"}.get(verdict.state, verdict.state)
-    return word, verdict.state
+def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
+    """A room's answer in one word, and its color."""
+    answer, _ = explain_verdict(verdict, unit)
+    return answer, {"closed": "close", "no answer": "unknown"}.get(answer, answer)
 
 
 def split_label(series: Latest) -> tuple[str, str]:
-    """What a field is called, and its unit: `wind` and `m/s`; a unit nobody knows is a word."""
+    """The name of a field and its unit, like `wind` and `m/s`. Without a known unit, the whole
+    label is the name."""
     label = series.label or LABELS.get(series.field) or f"field {series.field}"
     name, _, unit = label.rpartition(" ")
     return (name, unit) if unit in UNITS_SHOWN else (label, "")
@@ -4189,9 +4195,10 @@ def is_humidity(series: Latest) -> bool:
 
 
 def say_field(series: Latest, view: View) -> tuple[str, str]:
-    """A field's newest value as people read it, and its unit; a direction has a compass word."""
+    """A field's newest value as people read it, and its unit. The value of a direction is a point
+    of the compass, and its unit the degrees."""
     (name, unit), value = split_label(series), series.value
-    if not isinstance(value, (int, float)):     # a text that a ThingSpeak client has sent, or none
+    if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
         return str(value)[:40], ""
     if unit == "°C":
         return say_number(in_unit(value, view.unit)), f"°{view.unit}"
@@ -4204,18 +4211,19 @@ def say_field(series: Latest, view: View) -> tuple[str, str]:
 
 # -- charts --------------------------------------------------------------------------------------
 
-# In a chart's own units; the script reads them off the picture.
+# Sizes are in the units of the drawing; the script reads them from its attributes.
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 26, 6, 18, 22    # margins
-LINE_HEIGHT = 15                # between two names of lines
-MAX_END = 18                    # characters of such a name
-LETTER_WIDTH = 7                # of one, about
-LARGEST_DRAWN = 1e12            # marks beyond would be all alike: a float has 16 digits
-BESIDE = 6                      # points on each side that tell how far apart points are there
-FAR_OFF = 1000                  # times the spread: what is so far off is no weather, and not drawn
-TICKS = (                       # for charts of up to so many hours: hours between marks, text, and
-    (1, 1 / 4, "clock", 0), (3, 1 / 2, "clock", 0),     # how far behind its mark a text stands: in
-    (12, 2, "clock", 0), (48, 6, "clock", 0),           # the middle of its day or month
+LINE_HEIGHT = 15                # least distance between the names of two lines
+MAX_END = 18                    # characters of a line's name
+LETTER_WIDTH = 7                # average width of a bold letter
+LARGEST_DRAWN = 1e12            # beyond, the marks of an axis would look alike
+BESIDE = 6                      # points on each side of a gap whose distances are compared with it
+FAR_OFF = 1000                  # multiple of the spread beyond which a value is not drawn
+# For charts of up to so many hours: the hours between two marks, the text of a mark, and how many
+# ms behind the mark it stands: in the middle of its day or month.
+TICKS = (
+    (1, 1 / 4, "clock", 0), (3, 1 / 2, "clock", 0), (12, 2, "clock", 0), (48, 6, "clock", 0),
     (192, 24, "%a", DAY // 2), (1440, 168, "%d %b", 0), (math.inf, 1488, "%b", 15 * DAY))
 
 CHART = Template("""<svg viewBox="0 0 $width $height" role="img" aria-label="$said"
@@ -4231,7 +4239,7 @@ NO_CHART = Template("<p>This chart could not be drawn.</p>")()
 
 
 class Chart(NamedTuple):
-    """Lines over time. The axis of values reaches as far as bounds, if the lines do not."""
+    """Lines over time. The axis of values includes the bounds."""
     lines: list[Line]
     unit: str
     start: int
@@ -4239,10 +4247,10 @@ class Chart(NamedTuple):
     zone: tzinfo
     clock: str = "%H:%M"
     shaded: Iterable[tuple[int, int]] = ()
-    interval: tuple[int, int] | None = None     # in which lines are expected to cross
+    interval: tuple[int, int] | None = None     # in which the lines are expected to cross
     bounds: Sequence[float] = ()
-    present: int | None = None                  # where what was ends, if more is expected
-    comfort: float | None = None                # the limit
+    present: int | None = None                  # where the expected part begins, if there is one
+    comfort: float | None = None                # the comfort limit
 
     def x(self, ms: int) -> float:
         part = (ms - self.start) / (self.end - self.start)
@@ -4263,12 +4271,18 @@ def nice_step(span: float, count: int) -> float:
 
 
 def value_ticks(values: list[float], count: int) -> list[float]:
-    """Round marks of an axis that reaches over all values, some count of them."""
+    """About count round numbers that span all values: the marks of an axis."""
     values = [max(-LARGEST_DRAWN, min(LARGEST_DRAWN, v)) for v in values] or [0, 1]
     low, high = min(values), max(values)
     step = nice_step(max(high - low, 1), count)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
+
+
+def find_midnight(ms: int, zone: tzinfo) -> int:
+    """When the day of an instant began in a time zone."""
+    return round(datetime.fromtimestamp(ms / 1000, zone).replace(
+        hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
 
 def choose_ticks(length: int) -> tuple[float, str, int]:
@@ -4278,24 +4292,24 @@ def choose_ticks(length: int) -> tuple[float, str, int]:
 
 def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
                ) -> list[tuple[int, str]]:
-    """Marks of the time axis, in local time: days of 23 and 25 hours are drawn as they are."""
+    """The marks of the time axis and their texts, by the wall clock: a day may have 23 hours."""
     hours, form, _ = choose_ticks(end - start)
     if form == "clock":
         form = clock.replace(":%M", "") if hours >= 1 and clock != "%H:%M" else clock
-    tick = datetime.fromtimestamp(start / 1000, zone).replace(
-        hour=0, minute=0, second=0, microsecond=0)
+    tick = datetime.fromtimestamp(find_midnight(start, zone) / 1000, zone)
     ticks = []
     while (ms := round(tick.timestamp() * 1000)) < end:
         if ms > start:
             ticks.append((ms, tick.strftime(form)))
-        tick += timedelta(hours=hours)          # of the wall clock
+        tick += timedelta(hours=hours)
         if form == "%b":
             tick = tick.replace(day=1)
     return ticks
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """Points between gaps: how far apart two may be is what is usual before or behind them."""
+    """The parts of a line between its gaps. A gap is longer than what is usual for the points on
+    either side of it."""
     first, times = 0, [point.time for point in points]
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
@@ -4309,8 +4323,8 @@ def segments(points: list[Point]) -> Iterator[list[Point]]:
 
 
 def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tuple[int, int]]:
-    """The times [from, until) before end in which outside was cooler; a gap belongs to none."""
-    changes = [(end, 0, math.nan)]              # when, of which side, its value from then on
+    """The times [from, until) before end in which outside was cooler, without gaps of a line."""
+    changes = [(end, 0, math.nan)]              # when, which side, its value from then on
     for side, points in enumerate((inside, outside)):
         for piece in segments(points):
             silent = piece[-1].time + silence_limit([p.time for p in piece[-20:]])
@@ -4327,7 +4341,7 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
 
 
 def keep_possible(points: list[Point], unit: str) -> list[Point]:
-    """Points of temperatures without what is impossible; of a bucket that has some, the mean."""
+    """Points without impossible temperatures; a bucket that includes some keeps its mean only."""
     if unit not in {"°C", "°F"}:
         return points
     low, high = (in_unit(celsius, unit[1]) for celsius in POSSIBLE)
@@ -4337,7 +4351,7 @@ def keep_possible(points: list[Point], unit: str) -> list[Point]:
 
 
 def leave_out(points: list[Point]) -> list[Point]:
-    """What is drawn: not what lies so far off that all the rest would be one flat line."""
+    """Points without those so far off that all others would be drawn as one flat line."""
     points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
     if not points:
         return []
@@ -4348,7 +4362,7 @@ def leave_out(points: list[Point]) -> list[Point]:
 
 
 def render_curve(line: Line, chart: Chart) -> Markup:
-    """A line with a band between minimum and maximum where it is thinned, and its newest dot."""
+    """A line, with a band from minimum to maximum where it is thinned, and a dot at its end."""
     band = curve = newest = ""
     for piece in segments(line.points):
         curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
@@ -4386,8 +4400,8 @@ def render_axes(chart: Chart) -> list[Markup]:
 
 
 def find_end(chart: Chart, line: Line) -> tuple[float, float, str]:
-    """Where the name of a line stands, and its anchor: behind a line that ends well before the
-    chart does, else above its last part, or below its end where it falls steeply."""
+    """Where the name of a line is written, and its anchor: behind the line if there is room,
+    else above its last part, or below its end where the line falls steeply."""
     x, y = chart.x(line.points[-1].time), chart.y(line.points[-1].mean)
     width = LETTER_WIDTH * min(len(line.name), MAX_END)
     if x + width + 8 < WIDTH - RIGHT:
@@ -4397,7 +4411,7 @@ def find_end(chart: Chart, line: Line) -> tuple[float, float, str]:
 
 
 def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
-    """The name of each line at its end, none over another; and that of the comfort limit."""
+    """The names of the lines at their ends, without overlaps, and that of the comfort limit."""
     ends: dict[str, tuple[tuple[float, float, str], Line]] = {}
     for line in lines:
         if line.points and line.css.startswith("hue"):
@@ -4405,7 +4419,7 @@ def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
             ends[plain.name] = find_end(chart, plain), plain
     names, lowest = [], TOP + 0.0
     for i, ((y, x, anchor), line) in enumerate(sorted(ends.values())):
-        last = HEIGHT - BOTTOM - 4 - LINE_HEIGHT * (len(ends) - 1 - i)  # with room for the others
+        last = HEIGHT - BOTTOM - 4 - LINE_HEIGHT * (len(ends) - 1 - i)  # leaves room for the rest
         lowest = min(max(y, lowest), last)
         text = line.name if len(line.name) <= MAX_END else line.name[:MAX_END - 1] + "…"
         names.append(TEXT_AT(css=f"end {line.css.partition(' ')[0]}", x=f"{x:g}", y=f"{lowest:g}",
@@ -4420,17 +4434,17 @@ def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
 
 
 def find_clear(chart: Chart, lines: list[Line], y: float, length: int) -> float:
-    """Where, up to now, so many characters just above y are farthest from all lines."""
+    """Where so many characters just above y are farthest from all lines."""
     spots = [(chart.x(p.time), abs(chart.y(p.mean) - y + 6)) for line in lines
              for p in line.points]
     width = 6 * length                          # this text is not bold
-    end = int(chart.x(chart.present or chart.end)) - width
+    end = int(chart.x(chart.end)) - width
     return max(range(LEFT + 2, max(end, LEFT + 3), 4), key=lambda left: min(
         (gap for x, gap in spots if left - 2 <= x <= left + width + 2), default=HEIGHT))
 
 
 def describe_lines(chart: Chart, lines: list[Line]) -> str:
-    """The chart in words, for those who cannot see it."""
+    """The chart in words, for screen readers."""
     return ", ".join(
         f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
         f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
@@ -4468,7 +4482,7 @@ def draw_chart(chart: Chart) -> Markup:
 
 
 def render_chart(chart: Chart) -> Markup:
-    """A chart as SVG; one that cannot be drawn takes no page with it."""
+    """A chart as SVG. If it cannot be drawn, the page says so and is served all the same."""
     try:
         return draw_chart(chart)
     except (ArithmeticError, ValueError) as error:
@@ -4481,7 +4495,7 @@ SPARK = Template('<svg viewBox="0 0 240 60" preserveAspectRatio="none" role="img
 
 
 def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
-    """A tile's last 24 hours: rain as bars, a direction as spots, all else as a line."""
+    """A tile's last 24 hours: rain as bars, a direction as dots, anything else as a line."""
     if not (points := leave_out(points)):
         return ""
     is_rain, low = unit in {"mm", "mm/h"}, min(p.minimum for p in points)
@@ -4505,23 +4519,18 @@ def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
 
 
 def choose_places(places: list[Place]) -> list[Place]:
-    """Those that a page has room for: the most urgent rooms and the outside that they look at."""
+    """The places that a page has room for: the most urgent rooms, the station outside that they
+    are compared with, and others."""
     rooms = [room for room, _ in rank_rooms(places)][:MAX_ROOMS]
     outsides = [*(room.outside for room in rooms[:1]), *(p for p in places if p.role == "outside")]
     shown = {place.name for place in (*rooms, *outsides[:MAX_OUTSIDES]) if place}
     return [place for place in places if place.name in shown]
 
 
-def find_midnight(ms: int, zone: tzinfo) -> int:
-    """When the day of an instant began, there."""
-    return round(datetime.fromtimestamp(ms / 1000, zone).replace(
-        hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
-
-
 async def read_points(reader: Reader, series: int, view: View, now: int, count: int
                       ) -> list[Point]:
-    """A line of the chart: on 30 days and a year what each day, or some, had at least and at most;
-    what was thinned stands in the middle of its bucket."""
+    """A line of the chart. On 30 days and a year each point has the minimum and the maximum of
+    one or more days. A bucket's point is in the middle of its time."""
     start = now - RANGES[view.range]
     if view.range in {"30d", "1y"}:
         origin = find_midnight(start, view.zone)
@@ -4534,19 +4543,17 @@ async def read_points(reader: Reader, series: int, view: View, now: int, count: 
             for p in points]
 
 
-TIME = Template('<time datetime="$iso"$title>$ago ago</time>')
-TITLE = Template(' title="$exact"')
+TIME = Template('<time datetime="$iso" title="$exact">$ago ago</time>')
 
 
-def render_ago(ms: int, view: View, now: int, is_brief: bool = False) -> Markup:
-    """How long ago an instant is; where there are many, without a title that says when it was."""
-    title = "" if is_brief else TITLE(
-        exact=say_time(ms, view.zone, f"%a %d %b %Y {view.clock} %Z"))
-    return TIME(iso=format_time(ms), title=title, ago=format_ago(now - ms))
+def render_ago(ms: int, view: View, now: int) -> Markup:
+    """How long ago an instant is."""
+    return TIME(iso=format_time(ms), ago=format_ago(now - ms),
+                exact=say_time(ms, view.zone, f"%a %d %b %Y {view.clock} %Z"))
 
 
 def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
-    """The chart goes on as it is expected for this room, where there is a forecast."""
+    """The chart with the expected lines of a room, if there is a forecast for it."""
     forecast = room.forecast
     if forecast is None or room.outside is None:
         return chart
@@ -4561,16 +4568,13 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
         interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
 
 
-LINK = Template('<a href="/?range=$name"$current>$name</a>')
-CURRENT = Template(' aria-current="true"')()
+LINK = Template('<a href="/?range=$name" aria-current="$current">$name</a>')
 FIGURE = Template('<figure class="$css"><nav aria-label="Range of the chart">$links</nav>\n$chart'
                   "</figure>\n")
 NO_LINES = Template('<p>The chart begins with the first reading.</p>\n')()
 READOUT = Template('<output></output>\n$chart<input type="range" max="1000" value="$value" '
                    'aria-label="Time on the chart">\n<figcaption>$swatches$spans</figcaption>\n')
-COOLER_SWATCH = Template('<span class="swatch">cooler outside</span>')()
-EXPECTED_SWATCH = Template('<span class="swatch dashed">expected</span>')()
-CHANGE_SWATCH = Template('<span class="swatch change">likely change</span>')()
+SWATCH = Template('<span class="swatch $css">$text</span>')
 SPANS = Template("<details><summary>When it was cooler outside</summary><table><thead>\n"
                  "<tr><th>from</th><th>until</th></tr></thead><tbody>$rows</tbody></table>"
                  "</details>")
@@ -4580,27 +4584,29 @@ SPAN = Template("<tr><td>$start</td><td>$end</td></tr>\n")
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int, comfort: float
                   ) -> Markup:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
-    links = [LINK(name=name, current=CURRENT if name == view.range else "") for name in RANGES]
+    rooms = rank_rooms(places)
+    links = [LINK(name=name, current=str(name == view.range).lower()) for name in RANGES]
     css = "many" if len(lines) > 3 else "few"
     points = {line.name: line.points for line in lines}
     if not any(points.values()):
         return FIGURE(css=css, links=links, chart=NO_LINES)
     length = RANGES[view.range]
-    # Of the room that the headline is about. A year's points hold days and nights together.
-    spans = [span for room, _ in rank_rooms(places)[:1] if room.outside and length <= 7 * DAY
+    # For the room of the headline. The points of longer ranges hold days and nights together.
+    spans = [span for room, _ in rooms[:1] if room.outside and length <= 7 * DAY
              for span in cooler_spans(points.get(room.name, []),
                                       points.get(room.outside.name, []), now)]
     chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, view.clock, shaded=spans,
-                  comfort=in_unit(comfort, view.unit) if rank_rooms(places) else None)
-    for room, _ in rank_rooms(places)[:1] if view.range == "24h" else []:
+                  comfort=in_unit(comfort, view.unit) if rooms else None)
+    for room, _ in rooms[:1] if view.range == "24h" else []:
         chart = continue_chart(chart, room, view.unit)
     form = f"%a %d %b, {view.clock}"
     rows = [SPAN(start=say_time(a, view.zone, form), end=say_time(b, view.zone, form))
             for a, b in spans[-20:]]
     return FIGURE(css=css, links=links, chart=READOUT(
         chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
-        swatches=[COOLER_SWATCH] * bool(spans) + [EXPECTED_SWATCH] * bool(chart.present)
-        + [CHANGE_SWATCH] * bool(chart.interval),
+        swatches=[SWATCH(css=css, text=text) for css, text, is_there in (
+            ("cooler", "cooler outside", spans), ("dashed", "expected", chart.present),
+            ("change", "likely change", chart.interval)) if is_there],
         spans=SPANS(rows=rows) if rows else ""))
 
 
@@ -4632,14 +4638,14 @@ def say_yesterday(reader: Reader, place: Place, view: View) -> str:
 
 
 def join_parts(parts: Iterable[Markup | str]) -> list[Markup | str]:
-    """Parts of one line with dots between them; empty ones are left out."""
+    """The parts of a line that are not empty, with dots between them."""
     return [part for said in parts if said for part in (" · ", said)][1:]
 
 
 async def render_place(reader: Reader, place: Place, fields: list[Latest], view: View, now: int,
                        is_row: bool = False) -> Markup:
-    """One temperature, large, with humidity; the day's lowest and highest. A room's row has its
-    answer, too, and when that changes."""
+    """A temperature in large digits with humidity, and the day's lowest and highest. A room's row
+    also has its answer, and when that changes."""
     value, unit, status, heard, day = "–", "", [], place.heard, ""
     if place.said:
         heard, celsius = place.last.time, place.last.shown
@@ -4647,7 +4653,7 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], view:
         status = [say_trend(place.readings, now)]
         day = await say_day(reader, place, view, heard)
     change = say_change(place, now, view) if is_row else ""
-    if change or place.said:                    # of a row on a narrow phone the trend would wrap
+    if change or place.said:                    # on a narrow phone both would not fit into a line
         status = [change] if change else [*status, say_yesterday(reader, place, view)]
     status += [render_ago(heard, view, now) if heard else "no reading yet"]
     humidity = [HUMIDITY(value=f"{series.value:.0f}") for series in fields
@@ -4655,22 +4661,15 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], view:
     note = " ".join(f"{text}." for text in say_waiting(place, view.unit))
     if is_row and place.verdict and place.verdict.difference is None:
         note = f"{say_verdict(place, now, view.unit)[1]} {note}".strip()
-    # Beside pill and number a narrow phone has no room for a row's humidity.
+    # On a narrow phone a row has no room for humidity beside its answer and its number.
     below = join_parts([*humidity * is_row, day])
+    pill = [PILL(answer=answer, css=css) for answer, css in (
+        [choose_answer(place.verdict, view.unit)] if is_row and place.verdict else [])]
     return ROW(
-        css=place.css, name=place.name, value=value, unit=unit,
-        pill=render_pill(place, view.unit) if is_row else "",
+        css=place.css, name=place.name, value=value, unit=unit, pill=pill,
         humidity=[] if is_row else humidity, status=join_parts(status),
         day=LINE_BELOW(css="day", text=below) if below else "",
         note=LINE_BELOW(css="note", text=note) if note else "")
-
-
-def render_pill(room: Place, unit: str) -> Markup | str:
-    """A room's answer in one word."""
-    if room.verdict is None:
-        return ""
-    answer, css = choose_answer(room, room.verdict, unit)
-    return PILL(answer=answer, css=css)
 
 
 ANSWER = Template('<section class="answer $css"><h1>$room$headline</h1>\n'
@@ -4682,7 +4681,7 @@ NOTICE = Template("<section><p>$text</p></section>\n")
 
 
 def render_answer(places: list[Place], view: View, now: int) -> tuple[Markup, str, str]:
-    """The card on top, its headline as text, and its color."""
+    """The card at the top, its headline as text, and its color."""
     rooms = rank_rooms(places)
     if not rooms:
         headline, reason = NO_ROOM
@@ -4701,8 +4700,8 @@ def render_answer(places: list[Place], view: View, now: int) -> tuple[Markup, st
 
 async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str, list[Latest]],
                          view: View, now: int) -> list[Markup]:
-    """A row for each other room; then the numbers that the headline is about, and of outside
-    stations that take part in no answer."""
+    """A row for each room but the first; then the numbers of the headline, and those of outside
+    stations that no room is compared with."""
     rooms = [room for room, _ in rank_rooms(shown)]
     first = [place for room in rooms[:1] for place in (room, room.outside) if place]
     names = {place.name for place in (*first, *rooms)}
@@ -4724,7 +4723,7 @@ Fields: TypeAlias = list[tuple[Station, list[Latest]]]
 
 async def render_tiles(reader: Reader, fields: Fields, places: list[Place], view: View, now: int
                        ) -> list[Markup]:
-    """A tile for each value: stations that take part in an answer first."""
+    """A tile for each value, those of inside and outside stations first."""
     styles, cards = {place.name: place.css for place in places}, []
     for station, series in sorted(fields, key=lambda one: one[0].name not in styles):
         tiles, css = [], styles.get(station.name, "other")
@@ -4745,13 +4744,12 @@ STATIONS = Template('<section class="stations">\n<h2>Stations</h2><p>$history ·
                     '<ul>$rows</ul>$more<button type="button">Exact times</button></section>\n')
 STATION = Template('<li>$name<b class="state"> $state</b><p>$heard$every · $entries</p>'
                    "$values</li>\n")
-VALUES_BELOW = Template("<p>$text</p>")
 FOLDED = Template("<details><summary>$count more</summary><ul>$rows</ul>$beyond</details>")
 
 
 def render_station(reader: Reader, station: Station, fields: list[Latest], entries: int,
                    rest: list[Latest], view: View, now: int) -> Markup:
-    """A station of the list: whether it is heard, and its values that stand nowhere else."""
+    """A station in the list: whether it is heard, and its values without a row or a tile."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
     times = reader.recent_times(newest.series, now) if newest else []
     last = reader.last_time(newest.series, now) if newest else None
@@ -4761,17 +4759,17 @@ def render_station(reader: Reader, station: Station, fields: list[Latest], entri
                        for series in rest)
     return STATION(
         name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
-        heard=render_ago(heard, view, now, is_brief=True) if heard else "never",
+        heard=render_ago(heard, view, now) if heard else "never",
         every=f" · every {format_ago(usual_interval(times))}" if len(times) > 1 else "",
         entries=f"{entries:,} {'entry' if entries == 1 else 'entries'}",
-        values=VALUES_BELOW(text=values) if values else "")
+        values=LINE_BELOW(css="values", text=values) if values else "")
 
 
 async def render_stations(reader: Reader, stations: list[Station],
                           latest: Mapping[str, list[Latest]], told: set[int], view: View, now: int
                           ) -> Markup:
-    """The list of stations, those long silent folded away. Series that were told have a row or a
-    tile of their own."""
+    """The list of stations; those silent for long are folded away. The series in told have a row
+    or a tile of their own."""
     entries, since = reader.entries(s.id for s in stations), await reader.first_hour()
     rows: tuple[list[Markup], list[Markup]] = ([], [])
     for number, station in enumerate(stations):
@@ -4794,14 +4792,14 @@ async def render_stations(reader: Reader, stations: list[Station],
 
 
 def is_stale(station: Station, fields: list[Latest], now: int) -> bool:
-    """Whether a station that takes part in nothing has been silent for long."""
+    """Whether a station without a role has been silent for long."""
     heard = max(0, station.heard or 0, *(one.time or 0 for one in fields))
     return not station.role and now - (heard or station.created) > STALE
 
 
 def choose_tiles(stations: list[Station], latest: Mapping[str, list[Latest]], shown: list[Place],
                  now: int) -> tuple[set[int], Fields]:
-    """The series that have a row or a tile, and those of the tiles."""
+    """The series that have a row or a tile, and the fields with a tile, by station."""
     names, told, count = {place.name for place in shown}, set(), 0
     fields: Fields = []
     for station in stations:
@@ -4826,7 +4824,7 @@ def render_page(title: str, main: Markup, script: Markup | str = "", style: str 
 
 
 def render_message(title: str, text: object, step: str = NO_NEXT_STEP) -> bytes:
-    """A page that says one thing, and what to do next."""
+    """A page with one message, and what to do next."""
     return render_page(title, MESSAGE(title=title, text=text, step=step))
 
 
@@ -4844,7 +4842,7 @@ async def read_latest(reader: Reader, stations: list[Station], now: int
 
 async def render_overview(reader: Reader, places: list[Place], view: View, now: int,
                           comfort: float, notes: Iterable[str] = ()) -> bytes:
-    """The page that answers: open the windows?"""
+    """The page that answers whether to open the windows."""
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     live = LIVE(script=Markup(SCRIPT))
@@ -4852,7 +4850,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
         return render_page("No station yet", MAIN(
             now=now, states="none", expires=LATEST_TIME,
             body=NO_STATION(db=str(reader.path))), live, state="unknown")
-    shown, lines = choose_places(places), []
+    rooms, shown, lines = rank_rooms(places), choose_places(places), []
     for place in shown:
         await pause()
         lines += [Line(place.name, place.css, await read_points(
@@ -4861,22 +4859,22 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     latest = await read_latest(reader, stations, now)
     answer, headline, state = render_answer(places, view, now)
     told, fields = choose_tiles(stations, latest, shown, now)
-    more = len(rank_rooms(places)) - MAX_ROOMS
+    more = len(rooms) - MAX_ROOMS
     body = [answer, [NOTICE(text=note) for note in notes],
             await render_numbers(reader, shown, latest, view, now),
             [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
-            render_figure(places, lines, view, now, comfort)]
-    body.append(await render_tiles(reader, fields, shown, view, now))
-    body.append(await render_stations(reader, stations, latest, told, view, now))
-    states = " ".join(verdict.state for _, verdict in rank_rooms(places)[:MAX_ROOMS])
+            render_figure(places, lines, view, now, comfort),
+            await render_tiles(reader, fields, shown, view, now),
+            await render_stations(reader, stations, latest, told, view, now)]
+    states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
                                       expires=find_expiry(places)), live, state=state)
 
 
 # -- icons ----------------------------------------------------------------------------------------
 
-# An open window with the sun in it, on a grid of 64, within the circle that a phone may cut out.
-# No shape lies over another.
+# An open window with the sun behind it, on a grid of 64 by 64, inside the circle that a phone may
+# cut out. No two shapes overlap.
 SUN_DISK = [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
              round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]
 SHAPES: tuple[tuple[str, list[tuple[float, float]]], ...] = (
@@ -4892,8 +4890,9 @@ ICON = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect widt
         f' rx="14" fill="{ICON_BACKGROUND}"/>' + "".join(
             f'<path fill="{color}" d="M{"L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>'
             for color, corners in SHAPES) + "</svg>")
-# A pixel is 16 times the fifteenths of it that the sun covers, plus those that the window covers:
-# three lines of it are looked at, each in fifths, so that edges look smooth.
+# A pixel's number in the palette is 16 times the fifteenths of it that the sun covers, plus the
+# fifteenths that the window covers. They are measured on three lines in each row of pixels, in
+# fifths of a pixel, so that edges look smooth.
 FINE, FIFTHS = 3, 5
 PALETTE = bytes(
     round(min(255, base + (white - base) * (i % 16) / 15 + (sun - base) * (i // 16) / 15))
@@ -4903,7 +4902,8 @@ PALETTE = bytes(
 
 
 def draw_pixels(size: int, row: int) -> bytes:
-    """A line of the icon: what each shape's edges add to the pixels right of them, summed up."""
+    """A row of pixels of the icon: each edge of a shape adds to, or takes from, all pixels to its
+    right."""
     steps = [0] * (size + 2)
     for color, corners in SHAPES:
         unit = 1 if color == "#ffffff" else 16
@@ -4920,7 +4920,7 @@ def draw_pixels(size: int, row: int) -> bytes:
 
 
 async def draw_icon(size: int) -> bytes:
-    """The icon as PNG: each line of pixels stands behind the number of its filter, none."""
+    """The icon as PNG. Each row of pixels begins with the number of its filter, 0 for none."""
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (struct.pack(">I", len(data)) + kind + data
                 + struct.pack(">I", zlib.crc32(kind + data)))
@@ -4938,26 +4938,25 @@ async def draw_icon(size: int) -> bytes:
 
 
 class Board:
-    """The newest verdicts, and the pages made from them: worked out when someone asks. They last
-    until a reading, a command or the next minute makes them old, or a silence does."""
+    """The newest verdicts, and the pages made from them when a client asks. A reading, a command
+    or a silence makes both outdated; a new minute makes pages outdated."""
 
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
         self.touched: set[int] = set()          # stations that have sent since the last look
         self.expires = 0                        # when all is read again; 0 after a command
-        self.pages_expire = 0
         self.looking = asyncio.Lock()           # held while a look is taken
         self.current: list[Place] = []
         self.courses: dict[int, Course] = {}    # as the file has them, by station
         self.forecasts: dict[tuple[int, int], Forecast | None] = {}     # by series
-        self.pages: dict[View, Answer] = {}
+        self.pages: dict[tuple[View, int], Answer] = {}     # by view and minute
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.cache_control = "no-cache"
-        self.notes: dict[str, str] = {}         # what else the page has to say, by topic
+        self.notes: dict[str, str] = {}         # further texts on the page, by topic
 
     async def look(self) -> list[Place]:
-        """The places as they are now. One look is taken at a time; a caller that has waited for it
-        takes one more at what has come meanwhile."""
+        """The places as they are now. One caller looks at a time; one that had to wait looks
+        again, at what has come meanwhile."""
         async with self.looking:
             if self.touched or self.now() >= self.expires:
                 await self.renew()
@@ -4980,7 +4979,7 @@ class Board:
             raise
         self.expires = min(self.expires, find_expiry(self.current),
                            now // QUARTER * QUARTER + QUARTER)
-        self.pages_expire = 0
+        self.pages.clear()
 
     def settle(self) -> dict[int, Course]:
         """The courses that are a quarter of an hour ahead of the file, by station. Verdicts go on
@@ -4993,20 +4992,16 @@ class Board:
         return courses
 
     def find_page(self, view: View) -> Answer | None:
-        """The page as view wants it, if it was made since the last reading and minute."""
-        if (self.touched or self.looking.locked()
-                or self.now() >= min(self.expires, self.pages_expire)):
-            return None
-        return self.pages.get(view)
+        """The page for a view, if it was made after the last reading and in this minute."""
+        now = self.now()
+        is_old = self.touched or self.looking.locked() or now >= self.expires
+        return None if is_old else self.pages.get((view, now // MINUTE))
 
     async def make_page(self, view: View) -> Answer:
-        """The page as view wants it; the oldest one makes room for it."""
+        """The page for a view. If too many are kept, the oldest is dropped."""
         places, now = await self.look(), self.now()
         if page := self.find_page(view):
             return page
-        if now >= self.pages_expire:
-            self.pages.clear()
-            self.pages_expire = now // MINUTE * MINUTE + MINUTE
         if view.is_packed:
             page = pack(await self.make_page(view._replace(is_packed=False)))
         else:
@@ -5014,11 +5009,11 @@ class Board:
         if self.current is places:              # nothing came in between
             if len(self.pages) >= MAX_PAGES:
                 del self.pages[next(iter(self.pages))]
-            self.pages[view] = page
+            self.pages[view, now // MINUTE] = page
         return page
 
     def note(self, topic: str, text: str) -> None:
-        """Show a text on the page, and write it to the log once; an empty one is shown no more."""
+        """Show a text on the page, and write it to the log once. An empty text ends that."""
         if text != self.notes.get(topic, ""):
             self.notes.pop(topic, None)
             if text:
@@ -5043,8 +5038,7 @@ class Board:
                  } for name, verdict in found]
 
     def news(self) -> list[dict[str, Any]]:
-        """The verdicts of the last look, when the state of one has changed since they were asked
-        for here."""
+        """The verdicts of the last look if a state has changed since the last call, else none."""
         states = [(room.name, room.verdict.state) for room in self.current if room.verdict]
         is_new, self.told = states != self.told, states
         return self.verdicts() if is_new else []
@@ -8777,11 +8771,11 @@ TABLE_KINDS["data"] = read_table
 # 17. Private page
 #    Law: without the password a private server shows nothing but what is open to all.
 # ------------------------------------------------------------------------------------------------
-MAX_CREDENTIALS = 1024          # bytes of an Authorization header that is looked at
-MIN_PASSWORD = 8                # characters; what NIST SP 800-63B asks for at least
-SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # 16 MB and some 50 ms for each guess at the file
-# s between two such, as the thread that stores does them, too: for those who have not guessed
-# wrong, and for all others together.
+MAX_CREDENTIALS = 1024          # bytes of an Authorization header; longer ones are not decoded
+MIN_PASSWORD = 8                # characters, the least that NIST SP 800-63B allows
+SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # each check takes 16 MB and about 50 ms
+# Minimum seconds between scrypt checks, which block the event loop: for addresses without a wrong
+# guess, and for those with one.
 SCRYPT_PAUSES = {False: 0.25, True: 1.0}
 
 
@@ -8803,7 +8797,7 @@ def read_password(name: str) -> str:
     return text
 
 
-PROOF = "iotserver"             # the cookie that shows who knew the password
+PROOF = "iotserver"             # the cookie of browsers that have given the password
 
 
 def find_cookie(headers: Mapping[str, str], name: str) -> str:
@@ -8825,16 +8819,16 @@ def parse_basic(authorization: str) -> str | None:
 
 
 class Password:
-    """The guard of a private server: it lets those in who know the password of a file."""
+    """The guard of a private server: it admits clients that know the password of a file."""
 
     def __init__(self, content: str, access: Access):
         self.content, self.access = content, access
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
-        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; True: has guessed
+        self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; keys: a wrong guess
 
     def admit(self, request: Request) -> None:
-        """Let those in who know the password, under any user name. Raises Refused 401, 403, 429.
-        A browser that has been let in shows it by its cookie, also after a restart."""
+        """Admit a client that sends the password, with any user name, or the cookie of an earlier
+        admission, which outlives a restart. Raises Refused 401, 403, 429, 503."""
         headers = request.headers
         if headers.get("sec-fetch-site") == "cross-site" \
                 and headers.get("sec-fetch-mode") != "navigate":
@@ -8848,11 +8842,11 @@ class Password:
                       WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
 
     def proof(self) -> str:
-        """What only this server can tell to who knew the password; it ends with the password."""
+        """The cookie's value, which follows from the password file: a new password ends it."""
         return hmac.digest(self.content.encode(), b"iotserver reader", "sha256").hex()
 
     def knows(self, password: str, address: str) -> bool:
-        """scrypt tells the first time; from then on the right one is known."""
+        """Whether a password is right: by scrypt until it has been given once, then by memory."""
         digest = hash_key(password[:MAX_SECRET + 1])
         self.access.guesses.refuse(address, digest)
         if matches(digest, self.proven):
@@ -9070,14 +9064,14 @@ COMMANDS.append(Command(
 #    Law: the house is simulated and never touches a real database.
 # ------------------------------------------------------------------------------------------------
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
-DEMO_SUNRISE = 5.5              # o'clock in this machine's zone, as in a July of Central Europe
+DEMO_SUNRISE = 5.5              # hours after midnight here, as in Central Europe in July
 DEMO_DAYLIGHT = 14.0            # hours from sunrise to sunset
 DEMO_NOTE = "This is a demo: two simulated stations in a heat wave, whatever the season."
 
 
 def wander(ms: int, period: int) -> float:
-    """A number from -1 to 1 that changes smoothly, towards a new random value in each period. It
-    depends on the time alone."""
+    """A number from -1 to 1 that moves smoothly to a new random value in each period. It depends
+    on the time alone."""
     i, rest = divmod(ms, period)
     before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
                      for j in (i, i + 1))
@@ -9086,8 +9080,8 @@ def wander(ms: int, period: int) -> float:
 
 def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
     """Degrees Celsius, and the sun's strength from 0 to 1, in a zone offset ms ahead of UTC. Days
-    differ in heat and clouds; each warms like a sine and cools like an exponential (Parton and
-    Logan 1981)."""
+    differ in heat and clouds. The temperature rises like a sine and falls like an exponential
+    (Parton and Logan 1981)."""
     clouds = min(1.0, max(0.0, 0.3 + 0.6 * wander(ms, 31 * HOUR)))
     hour = (ms + offset - DEMO_SUNRISE * HOUR) % DAY / HOUR
     day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
@@ -9100,8 +9094,8 @@ def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
 
 
 class DemoHouse:
-    """A room whose temperature follows the weather through its walls, the sun, and windows that
-    are opened when that cools."""
+    """A room whose temperature follows the weather and the sun, with windows that are opened
+    when that cools it."""
 
     def __init__(self, start: int):
         self.at, self.inside = start, 26.0

@@ -157,7 +157,7 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
         iot.Outcome("cooler", 18 * iot.MINUTE, 0),) * 20)
     room = iot.Place("inside", "inside", 0, 1, [], None, forecast=evening)
     assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
-        *(reason for _, _, reason in iot.REASONS),
+        *(reason for *_, reason in iot.REASONS),
         iot.say_forecast(room, iot.DAY, ZoneInfo("UTC")), iot.say_record(evening)}
     assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == set(iot.HEADLINES.values())
 

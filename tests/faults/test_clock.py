@@ -25,7 +25,7 @@ JUMPS = (
     "1970-01-01T00:00:01+00:00",        # a board without a battery starts so
     "2099-12-31T23:59:59+00:00",        # the last second that a reading can have
 )
-SAID = r"(.* the clock of this machine was set by [+-]\d+ s, .*\n)*"
+SAID = r"(.* this machine's clock was set by [+-]\d+ s, .*\n)*"
 IN_BERLIN = {"Cookie": "tz=Europe/Berlin"}
 
 

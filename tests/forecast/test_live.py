@@ -162,9 +162,9 @@ NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T0
     (forecast("warmer", *NIGHT, 0.87), UTC,
      "Warmer outside some time between 00:20 and 01:15 UTC, with a chance of 87%."),
     (forecast("cooler", None, None, None, 0.1), BERLIN,
-     "Hardly cooler outside within the next 12 hours."),
+     "Probably no cooler outside within the next 12 hours."),
     (forecast("warmer", None, None, None, 0.1), BERLIN,
-     "Hardly warmer outside within the next 12 hours."),
+     "Probably no warmer outside within the next 12 hours."),
     (forecast("cooler", *NIGHT[:1] * 3), BERLIN, "Cooler outside from about 02:45."),
     (forecast("cooler", *NIGHT[:1] * 3), UTC, "Cooler outside from about 00:45 UTC."),
     (forecast("warmer", *NIGHT[:1] * 3), BERLIN,
@@ -191,7 +191,7 @@ def test_the_line_says_how_good_it_was(house):
     assert iot.say_record(few).startswith("Too few evenings")
     mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR),) * 30)
     assert iot.say_record(mornings) == (
-        "The last 20 mornings: half of them within 60 minutes of the middle.")
+        "On half of the last 20 mornings, the middle of the range was at most 60 minutes off.")
 
 
 def test_nothing_is_said_once_it_has_come_true_or_is_unknown(house):
