@@ -2749,11 +2749,11 @@ def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: i
 # ------------------------------------------------------------------------------------------------
 # 6. Verdict
 #    Law: pure rules and their words; only the functions under *rooms* ask the store.
-#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, find_course,
-#        find_expiry, HEADLINES, in_unit, NO_ROOM, OPEN_MARGIN, Place, rank_rooms, read_places,
+#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, explain_verdict,
+#        find_course, find_expiry, HEADLINES, in_unit, NO_ROOM, Place, rank_rooms, read_places,
 #        SAME, say_cooler, say_degrees, say_forecast, say_number, say_record, say_rooms,
-#        say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting, shown_difference,
-#        URGENCY, Verdict, verdict_document
+#        say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting, URGENCY, Verdict,
+#        verdict_document
 # ------------------------------------------------------------------------------------------------
 OPEN_MARGIN = 1.0               # °C cooler outside at which "open" is worth saying at once
 CLOSE_MARGIN = 0.5              # °C warmer outside; less than to open, since closing is urgent
@@ -4418,29 +4418,31 @@ def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
             plain = line._replace(name=line.name.removesuffix(", expected"))
             ends[plain.name] = find_end(chart, plain), plain
     names, lowest = [], TOP + 0.0
+    spots = [(chart.x(p.time), chart.y(p.mean)) for line in lines for p in line.points]
     for i, ((y, x, anchor), line) in enumerate(sorted(ends.values())):
         last = HEIGHT - BOTTOM - 4 - LINE_HEIGHT * (len(ends) - 1 - i)  # leaves room for the rest
         lowest = min(max(y, lowest), last)
         text = line.name if len(line.name) <= MAX_END else line.name[:MAX_END - 1] + "…"
         names.append(TEXT_AT(css=f"end {line.css.partition(' ')[0]}", x=f"{x:g}", y=f"{lowest:g}",
                              anchor=anchor, text=text))
+        width = LETTER_WIDTH * len(text)
+        spots += [(x + beside - width * (anchor == "end"), lowest - 5)
+                  for beside in range(0, width, LETTER_WIDTH)]
         lowest += LINE_HEIGHT
     if chart.comfort is not None:
         text = f"comfort {chart.comfort:.3g} {chart.unit}"
         y = chart.y(chart.comfort)
-        names.append(TEXT_AT(css="words", x=f"{find_clear(chart, lines, y, len(text)):g}",
-                             y=f"{y - 4:g}", anchor="start", text=text))
+        names.append(TEXT_AT(css="words", x=find_clear(spots, y, len(text)), y=f"{y - 4:g}",
+                             anchor="start", text=text))
     return names
 
 
-def find_clear(chart: Chart, lines: list[Line], y: float, length: int) -> float:
-    """Where so many characters just above y are farthest from all lines."""
-    spots = [(chart.x(p.time), abs(chart.y(p.mean) - y + 6)) for line in lines
-             for p in line.points]
+def find_clear(spots: list[tuple[float, float]], y: float, length: int) -> int:
+    """Where so many characters just above y are farthest from all spots."""
     width = 6 * length                          # this text is not bold
-    end = int(chart.x(chart.end)) - width
-    return max(range(LEFT + 2, max(end, LEFT + 3), 4), key=lambda left: min(
-        (gap for x, gap in spots if left - 2 <= x <= left + width + 2), default=HEIGHT))
+    gaps = [(x, abs(spot - y + 6)) for x, spot in spots]
+    return max(range(LEFT + 2, WIDTH - RIGHT - width, 4), key=lambda left: min(
+        (gap for x, gap in gaps if left - 2 <= x <= left + width + 2), default=HEIGHT))
 
 
 def describe_lines(chart: Chart, lines: list[Line]) -> str:
