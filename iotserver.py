@@ -6944,8 +6944,7 @@ DEFAULT_RESULTS = 100           # entries in an answer to a request without a ti
 EARLIEST_CREATED = 946_684_800_000  # ms, 2000-01-01: a board without a set clock reports less
 MIN_CHART_UPDATE = 15           # seconds between two reloads of an embedded chart, as there
 MAX_BULK_LINE = 128             # bytes of an average line of bulk_update.csv; 13 numbers take 100
-SCALES = {"daily": DAY} | {str(minutes): minutes * MINUTE
-                           for minutes in (10, 15, 20, 30, 60, 240, 720, 1440)}
+SCALES = {"daily": DAY} | {str(n): n * MINUTE for n in (10, 15, 20, 30, 60, 240, 720, 1440)}
 CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS, DELETE, PATCH"),
@@ -6953,12 +6952,14 @@ CORS = (
     ("Access-Control-Max-Age", "1800"))
 NOTES = {"location": ["latitude", "longitude", "elevation"], "status": ["status"]}
 OTHER_NAMES += ["api.thingspeak.com", "thingspeak.com"]     # its library always sends this Host
-NOTE_NAMES = frozenset({"status", "latitude", "lat", "longitude", "long", "elevation"})
-FIELD_NAMES = {name: n for n in THINGSPEAK_FIELDS for name in (f"field{n}", str(n))}
+FIELD_NAMES = {f"field{n}": n for n in THINGSPEAK_FIELDS}
+SHORT_NAMES = {"lat": "latitude", "long": "longitude"} | {
+    str(n): name for name, n in FIELD_NAMES.items()}
+NOTE_NAMES = frozenset(itertools.chain(*NOTES.values()))
 NO_NOTE = Note()
 UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
-KINDS = {"json": "application/json; charset=utf-8", "xml": "application/xml; charset=utf-8",
-         "csv": CSV}
+KINDS = dict.fromkeys(("", "json"), "application/json; charset=utf-8") | {
+    "xml": "application/xml; charset=utf-8", "csv": CSV}        # by the suffix of a read
 ERRORS = {400: ("error_bad_request", "Bad Request"),
           401: ("error_auth_required", "Authorization Required"),
           404: ("error_resource_not_found", "Not Found"),
@@ -6968,28 +6969,24 @@ ERRORS = {400: ("error_bad_request", "Bad Request"),
 
 
 def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
-    """The query and the body as one dict; the body wins. document is the body if the caller has
-    parsed it already. Raises Refused."""
-    params: Mapping[str, Any] = split_query(request)
-    if not request.body:
-        return {**params}
-    if document is None and request.body.lstrip()[:1] != b"{":
-        return {**params} | parse_form(request.body.decode("utf-8", "replace"))
-    document = document or load_json(request.body)
+    """The query and the body, or its document, as one dict; the body wins. Raises Refused."""
+    params, body = {**split_query(request)}, request.body
+    if document is None and body.lstrip()[:1] == b"{":
+        document = load_json(body)
+    if document is None:
+        return params | parse_form(body.decode("utf-8", "replace")) if body else params
     if len(document) > MAX_PARAMS:
         raise Refused(400, f"body: at most {MAX_PARAMS} names")
-    return {**params} | {name: value for name, value in document.items() if value is not None}
+    return params | {name: value for name, value in document.items() if value is not None}
 
 
-def find_key(request: Request, params: dict[str, Any]) -> str:
+def find_key(request: Request, params: Mapping[str, Any]) -> str:
     """The key, from a header whose name contains THINGSPEAKAPIKEY, else from a parameter."""
     for name, value in request.headers.items():
         if value and ("thingspeakapikey" in name or name == "x-api-key"):
             return value
-    for name in ("key", "api_key", "apikey", "write_api_key"):
-        if key := params.get(name):
-            return str(key).strip()
-    return ""
+    return str(params.get("key") or params.get("api_key") or params.get("apikey")
+               or params.get("write_api_key", "")).strip()
 
 
 def find_param(params: Mapping[str, Any], name: str, default: Any,
@@ -7011,35 +7008,30 @@ def parse_zone(params: Mapping[str, Any]) -> tzinfo:
     return timezone(timedelta(hours=int(hours))) if abs(hours) < 24 else UTC
 
 
-def find_text(params: Mapping[str, Any], *names: str) -> str | None:
-    """The text of the first of these parameters that is present; None if it is empty. Raises
-    Refused."""
-    for name in names:
-        if (value := params.get(name)) is not None:
-            break
-    else:
+def find_text(params: Mapping[str, Any], name: str) -> str | None:
+    """A parameter as text; None if it is missing or empty. Raises Refused."""
+    if (value := params.get(name)) is None:
         return None
     if isinstance(value, (list, dict)):
-        raise Refused(400, f"{names[0]}: a number or a text is needed")
+        raise Refused(400, f"{name}: a number or a text is needed")
     text = value if isinstance(value, str) else json.dumps(value)
     data = text.strip().encode("utf-8", "replace")      # JSON may contain lone surrogates
     if len(data) > MAX_TEXT:
-        raise Refused(400, f"{names[0]}: longer than {MAX_TEXT} bytes")
+        raise Refused(400, f"{name}: longer than {MAX_TEXT} bytes")
     return data.replace(b"\0", b"").decode() or None
 
 
 def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
-    """The parameters field1 (or 1) and so on, lat, long, elevation and status as an entry without
-    a number. Raises Refused."""
-    def value(*names: str) -> Any:
-        text = find_text(params, *names)
-        return text and parse_value(text)
-    values = {n: found for n in sorted({FIELD_NAMES[name] for name in params
-                                        if name in FIELD_NAMES})
-              if (found := value(f"field{n}", str(n))) is not None}
+    """The parameters field1 and so on, latitude, longitude, elevation and status, also by their
+    short names, as an entry without a number. Raises Refused."""
+    def value(name: str) -> Any:
+        return (text := find_text(params, name)) and parse_value(text)
+    if short := SHORT_NAMES.keys() & params.keys():
+        params = {**{SHORT_NAMES[name]: params[name] for name in short}, **params}
+    values = {n: found for name, n in FIELD_NAMES.items()
+              if name in params and (found := value(name)) is not None}
     note = NO_NOTE if params.keys().isdisjoint(NOTE_NAMES) else Note(
-        find_text(params, "status"), value("latitude", "lat"), value("longitude", "long"),
-        value("elevation"))
+        find_text(params, "status"), *map(value, NOTES["location"]))
     return Entry(ms, None, values, note)
 
 
@@ -7068,7 +7060,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
     """Answer GET or POST /update with the entry's number. The answer is 0 with status 400 for a
     wrong key, and 0 with status 200 for an update that comes too soon. The sources do not say
     what happens there to two entries of one created_at; both are kept here."""
-    suffix, now = request.path.partition(".")[2], server.now()
+    suffix, now = request.path.partition(".")[2] or "txt", server.now()
     try:
         if request.length > MAX_ENTRY:
             raise Refused(413, f"body: one entry has at most {MAX_ENTRY} bytes")
@@ -7116,9 +7108,8 @@ def parse_bulk_csv(params: Mapping[str, Any]) -> list[dict[str, str]]:
         raise Refused(413, f"updates: at most {MAX_BULK}")
     text = unquote_text(text) if len(text) > MAX_ENTRY else text
     # The last column, the status, may contain commas.
-    lines = [line.split(",", len(columns) - 1) for line in text.split("|") if line.strip(", ")]
-    return [{name: value.strip() for name, value in zip(columns, line, strict=False)}
-            for line in lines]
+    return [dict(zip(columns, line.split(",", len(columns) - 1), strict=False))
+            for line in text.split("|") if line.strip(", ")]
 
 
 def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> list[int]:
@@ -7126,10 +7117,11 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
     entry is of now; the sources do not say what the last one is of there. Raises Refused for an
     unreadable time, unlike /update, because a whole history would be stored at this instant."""
     with contextlib.suppress(ValueError, OverflowError):
-        deltas = [round(parse_number(str(u.get("delta_t") or 0).strip()) * 1000) for u in updates]
-        starts = list(itertools.accumulate(deltas))
-        times = [parse_created(str(u["created_at"]).strip(), zone, now) if u.get("created_at")
-                 else now - starts[-1] + start for u, start in zip(updates, starts, strict=True)]
+        created, deltas = ([str(update.get(name) or "").strip() for update in updates]
+                           for name in ("created_at", "delta_t"))
+        starts = [*itertools.accumulate(round(parse_number(d or "0") * 1000) for d in deltas)]
+        times = [parse_created(text, zone, now) if text else now - starts[-1] + start
+                 for text, start in zip(created, starts, strict=True)]
         if 0 <= min(times) <= max(times) < LATEST_TIME:
             return times
     raise Refused(400, "created_at or delta_t: not a time")
@@ -7138,8 +7130,7 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
 def write_bulk(request: Request, server: "Server") -> Answer:
     """Answer a POST below /channels/: it stores all updates or none."""
     try:
-        match = re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)
-        if not match:
+        if not (match := re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)):
             raise Refused(405, "administration is done on the command line")
         refuse_stranger(request, server)
         now, params = server.now(), parse_params(request)
@@ -7161,39 +7152,37 @@ def write_bulk(request: Request, server: "Server") -> Answer:
         return render_error(no_key if refused.status == 403 else refused, "json")
 
 
-def parse_wanted(params: Mapping[str, Any], now: int) -> dict[str, Any]:
+def parse_wanted(params: Mapping[str, str], now: int) -> dict[str, Any]:
     """The parameters of a read, from start to notes. Unknown and unreadable ones are ignored."""
     zone = parse_zone(params)
     moment = functools.partial(parse_time, zone=zone)
     length = find_param(params, "days", 0) * DAY or find_param(params, "minutes", 0) * MINUTE
-    start = find_param(params, "start", 0, moment)
-    if length > 0 and "start" not in params:
-        start = max(0, now - round(min(length, now)))
+    since = now - round(min(length, now)) if length > 0 else 0
     is_bounded = length > 0 or {"start", "end"} & params.keys()
     results = find_param(params, "results", MAX_RESULTS if is_bounded else DEFAULT_RESULTS)
-    decimals = find_param(params, "round", None)
     return {
-        "start": start, "end": min(now, find_param(params, "end", now, moment)) + 1,
+        "start": find_param(params, "start", since, moment),
+        "end": min(now, find_param(params, "end", now, moment)) + 1,
         "results": max(0, min(int(results), MAX_RESULTS)), "zone": zone,
-        "decimals": None if decimals is None else max(0, min(int(decimals), 15)),
+        "decimals": find_param(params, "round", None,
+                               lambda text: max(0, min(int(parse_number(text)), 15))),
         "minimum": find_param(params, "min", -math.inf),
         "maximum": find_param(params, "max", math.inf),
         "summary": next(((name, SCALES[scale]) for name in SUMMARIES
-                         if (scale := str(params.get(name)).strip()) in SCALES), None),
-        "notes": [name for flag, names in NOTES.items() if str(params.get(flag)).lower() == "true"
+                         if (scale := params.get(name, "").strip()) in SCALES), None),
+        "notes": [name for flag, names in NOTES.items() if params.get(flag, "").lower() == "true"
                   for name in names]}
 
 
 class Read(NamedTuple):
     """A read below /channels/N: what the path and the parameters ask for."""
-    reader: Reader
-    now: int
+    server: "Server"
     station: Station
     labels: dict[int, str]      # the label of each field that the station has
     fields: list[int]           # the fields that the answer shows
     path: dict[str, str]        # the path's named parts: field, entry, last
-    params: dict[str, Any]
-    suffix: str
+    params: Mapping[str, str]
+    suffix: str                 # json, xml, csv, or empty for .txt and none
     start: int
     end: int                    # the first ms that is not wanted any more
     results: int
@@ -7205,14 +7194,12 @@ class Read(NamedTuple):
     notes: list[str]                    # the names of Note that the answer shows
 
 
-Found = TypeVar("Found")
 COMMA_NUMBER = re.compile(r"-?\d{1,15},\d{1,15}", re.ASCII)
 SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
     "timescale": operator.itemgetter(0),
     "sum": lambda values: float(sum(values)),
     "average": lambda values: sum(values) / len(values),
-    "median": lambda values: float(statistics.median(values)),
-}
+    "median": lambda values: float(statistics.median(values))}
 
 
 def to_number(value: Value | None) -> float | None:
@@ -7222,29 +7209,26 @@ def to_number(value: Value | None) -> float | None:
     return value
 
 
-async def summarize_entries(entries: list[Entry], fields: list[int], summary: tuple[str, int]
-                            ) -> list[Entry]:
-    """One entry for each bucket from the first to the last; an empty bucket has no values.
+async def summarize_entries(entries: list[Entry], fields: list[int], name: str, width: int
+                            ) -> AsyncIterator[Entry]:
+    """One entry for each bucket from the last to the first; an empty bucket has no values.
     Averages leave out missing values. There they count as 0, which halves the mean of a station
     that sends one field at a time."""
-    name, width = summary
-    buckets = dict[int, dict[int, Any]]()
-    for bucket, group in itertools.groupby(entries, lambda entry: entry.time // width):
-        held = list(group)
-        if name == "timescale":                 # a bucket shows its first entry unchanged
-            buckets[bucket] = held[0].values
-            continue
-        buckets[bucket] = {}
-        for n in fields:
+    buckets = {bucket: list(group) for bucket, group in itertools.groupby(
+        entries, lambda entry: entry.time // width)}
+    last = max(buckets, default=0)
+    first = max(min(buckets, default=1), last - MAX_RESULTS + 1)
+    for bucket in range(last, first - 1, -1):
+        held = buckets.get(bucket, [])
+        values = dict(held[0].values) if held and name == "timescale" else {}
+        for n in fields if name != "timescale" else ():
             await pause()
             numbers = [number for entry in held
                        if (number := to_number(entry.values.get(n))) is not None]
             if numbers:
-                buckets[bucket][n] = bound(SUMMARIES[name](numbers))
-    last = max(buckets, default=0)
-    first = max(min(buckets, default=1), last - MAX_RESULTS + 1)
-    return [Entry(bucket * width, None, buckets.get(bucket, {}))
-            for bucket in range(first, last + 1)]
+                values[n] = bound(SUMMARIES[name](numbers))
+        await pause()
+        yield Entry(bucket * width, None, values)
 
 
 def read_feed(reader: Reader, station: int, before: tuple[int, int], limit: int,
@@ -7263,14 +7247,6 @@ def read_feed(reader: Reader, station: int, before: tuple[int, int], limit: int,
     newest = heapq.nlargest(limit, values.keys() | notes.keys())
     return [Entry(ms, number, values.get((ms, number), {}), notes.get((ms, number), Note()))
             for ms, number in reversed(newest)]
-
-
-def read_last(reader: Reader, station: int, field: int, now: int) -> Entry | None:
-    """The newest entry up to now that has a value of this field."""
-    for ms, number, _ in read_readings(reader.db, reader.series(station).get(field, -1),
-                                       end=(now + 1, 0), limit=1, order="DESC"):
-        return read_feed(reader, station, (ms, number + 1), 1)[0]
-    return None
 
 
 def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
@@ -7295,57 +7271,50 @@ def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
     return None if ms is None else read_feed(reader, station, (ms, number + 1), 1)[0]
 
 
-async def find_entries(read: Read, fields: Iterable[int], results: int,
-                       convert: Callable[[Entry], Found | None]) -> list[Found]:
-    """The newest entries of the wanted time, each converted; those that become None are left
-    out."""
-    found = list[Found]()
+async def find_entries(read: Read, fields: Iterable[int], results: int) -> AsyncIterator[Entry]:
+    """The entries of the wanted time, the newest first."""
     before = (read.end, 0)
     while results > 0:
         limit = min(results, STEP_ENTRIES)
-        page = read_feed(read.reader, read.station.id, before, limit, fields, read.start)
-        found[:0] = [kept for entry in page if (kept := convert(entry)) is not None]
+        page = read_feed(read.server.reader, read.station.id, before, limit, fields, read.start)
+        for entry in reversed(page):
+            yield entry
         if len(page) < limit:
             break
         results, before = results - limit, (page[0].time, page[0].number or 0)
         await pause()
-    return found
 
 
-async def select_entries(read: Read, convert: Callable[[Entry], Found | None]) -> list[Found]:
-    """The entries of a feed, or their summaries, within minimum and maximum, each converted."""
-    def choose(entry: Entry) -> Found | None:
-        is_within = all(read.minimum <= value <= read.maximum for n in read.fields
-                        if (value := to_number(entry.values.get(n))) is not None)
-        return convert(entry) if is_within else None
-    search = functools.partial(find_entries, read, THINGSPEAK_FIELDS, read.results)
-    if not read.summary:
-        return await search(choose)
-    found = []
-    for entry in await summarize_entries(await search(lambda entry: entry), read.fields,
-                                         read.summary):
-        await pause()
-        found.append(choose(entry))
-    return [kept for kept in found if kept is not None]
+async def select_entries(read: Read) -> AsyncIterator[Entry]:
+    """The entries of a feed, or their summaries, within minimum and maximum, the newest first."""
+    entries = find_entries(read, THINGSPEAK_FIELDS, read.results)
+    if read.summary:
+        entries = summarize_entries([entry async for entry in entries][::-1], read.fields,
+                                    *read.summary)
+    async for entry in entries:
+        if all(read.minimum <= value <= read.maximum for n in read.fields
+               if (value := to_number(entry.values.get(n))) is not None):
+            yield entry
 
 
-def say_stamp(ms: int, zone: tzinfo) -> str:
-    """`2014-02-25T14:13:01-05:00`, or with Z in UTC."""
-    return datetime.fromtimestamp(ms // 1000, zone).isoformat().replace("+00:00", "Z")
+def say_stamp(ms: int, zone: tzinfo, is_csv: bool = False) -> str:
+    """`2014-02-25T14:13:01-05:00` or with Z; in CSV `2021-02-18 21:46:23 -0500` or with UTC."""
+    at = datetime.fromtimestamp(ms // 1000, zone)
+    return (f"{at:%Y-%m-%d %H:%M:%S %z}".replace("+0000", "UTC") if is_csv else
+            at.isoformat().replace("+00:00", "Z"))
 
 
 def say_value(value: Any, decimals: int | None = None) -> str | None:
-    """A value as text, since values are texts there. Rounding gives each number this many
-    decimals, and a decimal comma stays."""
+    """A value as text. Rounding leaves texts as they are, but for numbers with a decimal comma."""
     if decimals is not None and (number := to_number(value)) is not None:
         text = f"{number:.{decimals}f}"
         return text.replace(".", ",") if isinstance(value, str) else text
     return None if value is None else str(value)
 
 
-def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
+def entry_row(read: Read, entry: Entry, is_csv: bool = False) -> dict[str, Any]:
     """An entry with the names of the recordings in their order, which clients depend on."""
-    return {"created_at": say_stamp(entry.time, read.zone),
+    return {"created_at": say_stamp(entry.time, read.zone, is_csv),
             **({} if entry.number is None else {"entry_id": entry.number}),
             **{f"field{n}": say_value(entry.values.get(n), read.decimals) for n in read.fields},
             **{name: say_value(getattr(entry.note, name)) for name in read.notes},
@@ -7356,12 +7325,10 @@ def entry_row(read: Read, entry: Entry) -> dict[str, Any]:
 NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 XML_TYPES = {"id": "integer", "at": "dateTime",     # the key is the last word of an element's name
              "latitude": "decimal", "longitude": "decimal", "elevation": "decimal"}
-XML_START = '<?xml version="1.0" encoding="UTF-8"?>'
 
 
 def xml_element(name: str, value: Any) -> str:
-    """A dict becomes an element of elements, a list an element of items with a singular name.
-    Bytes are the items of a list, as XML already."""
+    """A dict becomes an element of elements, a list an element of items with a singular name."""
     name = name.replace("_", "-")
     kind = XML_TYPES.get(name.rpartition("-")[2], "")
     kind = kind and f' type="{kind}"'
@@ -7370,9 +7337,8 @@ def xml_element(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return f"<{name}>{''.join(itertools.starmap(xml_element, value.items()))}</{name}>"
     if isinstance(value, list):
-        value = "".join(xml_element(name.removesuffix("s"), item) for item in value).encode()
-    if isinstance(value, bytes):
-        return f'<{name} type="array">{value.decode()}</{name}>'
+        items = "".join(xml_element(name.removesuffix("s"), item) for item in value)
+        return f'<{name} type="array">{items}</{name}>'
     text = NOT_IN_XML.sub("", str(value))
     return f"<{name}{kind}>{html.escape(text)}</{name}>"
 
@@ -7385,17 +7351,19 @@ def answer_there(body: bytes, suffix: str, status: int = 200, headers: Headers =
 NOTHING = answer_there(b"-1", "json")   # recorded; the sources do not say it of an empty channel
 
 
-def render_part(name: str, document: Mapping[str, Any], suffix: str) -> bytes:
-    """A document or an entry of a feed in the format of a suffix; .txt and no suffix are JSON."""
+def render_rows(name: str, rows: list[dict[str, Any]], suffix: str) -> bytes:
+    """Documents, or entries of a feed, in the format of a suffix."""
     if suffix == "csv":
-        return as_csv([document.values()])
-    return xml_element(name, document).encode() if suffix == "xml" else as_json(document)
+        return as_csv([row.values() for row in rows])
+    if suffix == "xml":
+        return "".join([xml_element(name, row) for row in rows]).encode()
+    return as_json(rows)[1:-1]
 
 
 def render_document(root: str, document: dict[str, Any], suffix: str) -> Answer:
-    start = {"csv": as_csv([document]), "xml": XML_START.encode()}.get(suffix, b"")
-    return answer_there(start + render_part(root, document, suffix),
-                        suffix if suffix in KINDS else "json")
+    start = {"csv": as_csv([document]),
+             "xml": b'<?xml version="1.0" encoding="UTF-8"?>'}.get(suffix, b"")
+    return answer_there(start + render_rows(root, [document], suffix), suffix)
 
 
 def render_error(refused: Refused, suffix: str) -> Answer:
@@ -7405,61 +7373,71 @@ def render_error(refused: Refused, suffix: str) -> Answer:
     code, message = ERRORS.get(refused.status, ERRORS[400])
     answer = render_document("hash", {
         "status": str(refused.status),
-        "error": {"error_code": code, "message": message, "details": refused.message},
+        "error": {"error_code": code, "message": message, "details": refused.message}
     }, suffix) if suffix in {"json", "xml"} else answer_there(code.encode(), "txt")
     return answer._replace(status=refused.status, headers=CORS + refused.headers)
 
 
-def render_row(read: Read, entry: Entry) -> bytes:
-    """An entry of a feed. CSV has times like `2021-02-18 21:46:23 UTC`, or with -0500."""
-    row = entry_row(read, entry)
-    if read.suffix == "csv":
-        stamp = row["created_at"].replace("T", " ").replace("Z", " UTC")
-        row["created_at"] = re.sub(r"([+-]\d\d):(\d\d)$", r" \1\2", stamp)
-    return render_part("feed", row, read.suffix)
+async def render_pages(read: Read, entries: AsyncIterator[Entry]) -> list[bytes]:
+    """The entries of a feed in pages, the newest page first, which take less memory."""
+    pages, rows = [], list[dict[str, Any]]()
+    async for entry in entries:
+        rows.append(entry_row(read, entry, read.suffix == "csv"))
+        if len(rows) == STEP_ENTRIES:
+            pages.append(render_rows("feed", rows[::-1], read.suffix))
+            rows = []
+    return [*pages, render_rows("feed", rows[::-1], read.suffix)] if rows else pages
 
 
-def render_feed(read: Read, channel: dict[str, Any], rows: list[bytes]) -> Answer:
-    """A channel and the rows of its entries."""
-    if read.suffix == "xml":
-        return render_document("channel", channel | {"feeds": b"".join(rows)}, "xml")
+async def render_feed(read: Read, channel: dict[str, Any], entries: AsyncIterator[Entry]
+                      ) -> Answer:
+    """A channel and the entries of its feed."""
+    pages = await render_pages(read, entries)
+    comma, end = {"xml": (b"", b"</feeds></channel>"), "csv": (b"", b"")}.get(
+        read.suffix, (b",", b"]}"))
     if read.suffix == "csv":
-        names = entry_row(read, Entry(0, None if read.summary else 0, {}))
-        return answer_there(b"".join([as_csv([names]), *rows]), "csv")
-    return answer_there(b'{"channel":%b,"feeds":[%b]}' % (as_json(channel), b",".join(rows)),
-                        "json")
+        empty = as_csv([entry_row(read, Entry(0, None if read.summary else 0, {}))])
+    else:
+        document = channel if read.suffix == "xml" else {"channel": channel}
+        empty = render_document("channel", document | {"feeds": []}, read.suffix).body
+    body = io.BytesIO()
+    body.write(empty.removesuffix(end))
+    while pages:                    # each is freed once it is copied: all may take 100 MB
+        body.write(pages.pop() + comma * bool(pages))
+        await pause()
+    body.write(end)
+    return answer_there(body.getvalue(), read.suffix)
 
 
 async def get_feed(read: Read) -> Answer:
-    rows = await select_entries(read, functools.partial(render_row, read))
     station, zone = read.station, read.zone
-    return render_feed(read, {
+    return await render_feed(read, {
         "id": station.id, "name": station.name,
-        **({"metadata": None} if str(read.params.get("metadata")).lower() == "true" else {}),
+        **({"metadata": None} if read.params.get("metadata", "").lower() == "true" else {}),
         **{f"field{n}": label for n, label in read.labels.items()},
         "created_at": say_stamp(station.created, zone),
         "updated_at": say_stamp(station.heard or station.created, zone),
-        "last_entry_id": station.last_entry or None}, rows)
+        "last_entry_id": station.last_entry or None}, select_entries(read))
 
 
 def find_entry(read: Read) -> Entry | None:
-    """The entry of the path's number, else the last one with the path's field, else the last one.
-    Raises Refused."""
+    """The entry of the path's number, else the last one, with the path's field. Raises Refused."""
+    reader, station, end = read.server.reader, read.station.id, (read.server.now() + 1, 0)
     if number := read.path.get("entry"):
-        if found := read_entry(read.reader, read.station.id, int(number)):
+        if found := read_entry(reader, station, int(number)):
             return found
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
-        return read_last(read.reader, read.station.id, read.fields[0], read.now)
-    return next(iter(read_feed(
-        read.reader, read.station.id, (read.now + 1, 0), 1, THINGSPEAK_FIELDS)), None)
+        series = reader.series(station).get(read.fields[0], -1)
+        last = read_readings(reader.db, series, end=end, limit=1, order="DESC")
+        end = (last[0][0], last[0][1] + 1) if last else (0, 0)
+    return next(iter(read_feed(reader, station, end, 1, THINGSPEAK_FIELDS)), None)
 
 
 async def get_entry(read: Read) -> Answer:
-    entry = find_entry(read)
-    if entry is None:
+    if not (entry := find_entry(read)):
         return NOTHING
-    if "field" in read.path and read.suffix not in KINDS:
+    if "field" in read.path and not read.suffix:
         value = say_value(entry.values[read.fields[0]], read.decimals)
         text = f"{read.params.get('prepend', '')}{value}{read.params.get('append', '')}"
         return answer_there(text.encode(), "txt")
@@ -7468,26 +7446,33 @@ async def get_entry(read: Read) -> Answer:
 
 async def get_age(read: Read) -> Answer:
     """Seconds since the last entry. The sources do not show .txt, .xml and .csv of it."""
-    last = find_entry(read)
-    if last is None:
+    if not (entry := find_entry(read)):
         return NOTHING
-    age = str(max(0, read.now - last.time) // 1000)
-    if read.suffix not in KINDS:
+    age = str(max(0, read.server.now() - entry.time) // 1000)
+    if not read.suffix:
         return answer_there(age.encode(), "txt")
     return render_document("feed", {"last_data_age": age, "last_data_age_units": "s"}, read.suffix)
 
 
+async def find_statuses(read: Read) -> AsyncIterator[Entry]:
+    """The entries that have a status text, the newest first."""
+    found = 0
+    async for entry in find_entries(read, (), MAX_RESULTS):
+        if entry.note.status is not None and found < read.results:
+            found += 1
+            yield entry
+
+
 async def get_status(read: Read) -> Answer:
-    """The entries that have a status text; those of the last day if no time is given."""
+    """The status texts, of the last day if no time is given."""
     is_last = "last" in read.path
-    wanted = parse_wanted(({} if is_last else {"days": "1"}) | read.params, read.now)
+    wanted = parse_wanted(({} if is_last else {"days": "1"}) | dict(read.params),
+                          read.server.now())
     read = read._replace(**wanted | {"fields": [], "summary": None, "notes": NOTES["status"]})
-    render: Callable[[Read, Entry], Any] = entry_row if is_last else render_row
-    rows = await find_entries(read, (), MAX_RESULTS, lambda entry: (
-        None if entry.note.status is None else render(read, entry)))
-    if is_last:
-        return render_document("feed", rows[-1], read.suffix) if rows else NOTHING
-    return render_feed(read, {"name": read.station.name}, rows[max(0, len(rows) - read.results):])
+    if not is_last:
+        return await render_feed(read, {"name": read.station.name}, find_statuses(read))
+    found = [entry async for entry in find_statuses(read._replace(results=1))]
+    return render_document("feed", entry_row(read, found[0]), read.suffix) if found else NOTHING
 
 
 def list_channel(station: Station, zone: tzinfo) -> dict[str, Any]:
@@ -7529,11 +7514,10 @@ async def get_chart(read: Read) -> Answer:
         match = re.fullmatch("#?([0-9A-Fa-f]{6}|[0-9A-Fa-f]{3})", params.get(name, ""))
         return f"#{match[1]}" if match else default
 
-    def sample(entry: Entry) -> Summary | None:
-        value = to_number(entry.values.get(field))
-        return None if value is None else Summary(entry.time, 0, 1, value, value, value)
-    params, now, field = read.params, read.now, read.fields[0]
-    samples = await select_entries(read, sample)
+    params, now, field = read.params, read.server.now(), read.fields[0]
+    samples = [Summary(entry.time, 0, 1, value, value, value)
+               async for entry in select_entries(read)
+               if (value := to_number(entry.values.get(field))) is not None][::-1]
     start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
     points = (await thin(samples, start, -(-(end - start) // CHART_POINTS))
               if len(samples) > CHART_POINTS else [s.point for s in samples])
@@ -7554,7 +7538,7 @@ async def get_chart(read: Read) -> Answer:
         HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
 
 
-def get_public(server: "Server", params: dict[str, Any], suffix: str) -> Answer:
+def get_public(server: "Server", params: Mapping[str, str], suffix: str) -> Answer:
     """One page of the list of all channels; of a private server it is empty."""
     page = max(1, min(int(find_param(params, "page", 1)), LARGEST_ENTRY))
     total = 0 if server.guard else server.reader.count_stations()
@@ -7578,35 +7562,33 @@ READS: dict[str, Callable[[Read], Work]] = {
     "/charts/(?P<field>[1-8])": get_chart}
 
 
-async def read_channel(request: Request, server: "Server", params: dict[str, Any], path: str,
+async def read_channel(request: Request, server: "Server", params: Mapping[str, str], path: str,
                        suffix: str) -> Answer:
     """Answer one read below /channels/. Raises Refused."""
     if path == "public":
         return get_public(server, params, suffix)
     id, slash, rest = path.partition("/")
-    reader, access, now = server.reader, server.access, server.now()
-    station = next(iter(reader.stations("WHERE CAST(id AS TEXT) = ?", id)), None)
+    found = server.reader.stations("WHERE CAST(id AS TEXT) = ?", id)
     key = find_key(request, params)
-    if server.guard and not access.admit_key([station] if station else [], key,
-                                                request.address):
+    if server.guard and not server.access.admit_key(found, key, request.address):
         if "callback" in params:    # the browser would add its password for another site's script
             raise Refused(403, "callback: on a private server it needs a key")
         server.guard.admit(request)
-    if station is None:
+    if not found:
         raise Refused(404, "there is no such channel")
     for pattern, route in READS.items():
         if match := re.fullmatch(pattern, slash + rest):
             parts = {name: text for name, text in match.groupdict().items() if text}
             labels = {series.field: series.label or str(series.field)
-                      for series in reader.latest([station.id])
+                      for series in server.reader.latest([found[0].id])
                       if series.field in THINGSPEAK_FIELDS}
             fields = [int(parts["field"])] if "field" in parts else list(labels)
-            return await route(Read(reader, now, station, labels, fields, parts, params, suffix,
-                                    **parse_wanted(params, now)))
+            return await route(Read(server, found[0], labels, fields, parts, params, suffix,
+                                    **parse_wanted(params, server.now())))
     raise Refused(404, "there is nothing here")
 
 
-CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(json|xml|csv|txt|text))?$")
+CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(?:(json|xml|csv)|te?xt))?$")
 CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
 
 
@@ -7614,7 +7596,7 @@ async def get_channels(request: Request, server: "Server") -> Answer:
     """Answer a read below /channels/, also as a script that calls the function callback=."""
     (path, suffix), = CHANNEL_PATH.findall(request.path)
     try:
-        params = parse_params(request)
+        params = split_query(request)
         answer = await read_channel(request, server, params, path, suffix)
         callback = params.get("callback")
         if callback is None or answer.kind != KINDS["json"]:
