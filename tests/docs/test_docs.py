@@ -21,7 +21,9 @@ FLAGS = {flag for action in iot.build_parser({})._actions
 CONTRACT = {                    # design.md, Layout
     "iotserver.py", "firmware", "systemd", "tests", "README.md", "LICENSE", "pyproject.toml",
     ".ci", ".gitignore"}
-MAX_README = 420
+MAX_README = 420                # lines, and columns of its prose: what is longer is not read
+MAX_COLUMNS = {"README.md": 99} | dict.fromkeys(
+    ("firmware/README.md", "systemd/README.md", "tests/README.md"), 120)
 
 
 def section(title, text=README):
@@ -44,6 +46,13 @@ def rows(title):
 
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= MAX_README
+
+
+@pytest.mark.parametrize("page", MAX_COLUMNS)
+def test_the_lines_of_a_page_are_short(page):
+    """But for rows of tables, and for lines with an address, which cannot be broken."""
+    assert [line for line in PAGES[page].splitlines() if len(line) > MAX_COLUMNS[page]
+            and not line.startswith("|") and not re.search(r"http://\S{20}", line)] == []
 
 
 def test_the_flags_of_the_readme_are_those_of_the_program():
@@ -80,7 +89,7 @@ def test_the_requests_of_the_readme_are_the_routes_of_the_program():
         assert path.split(".")[0] in calls, (method, path)
 
 
-LIMITS = {                      # what the section on HTTP says, and the number behind it
+LIMITS = {                      # what the pages say of flags and HTTP, and the number behind it
     "bursts of N, and {} readings for each": iot.READINGS_PER_UPDATE,
     "bursts of {}; 30 bytes": iot.MIN_BURST,
     "{} bytes of a text count as one": iot.TEXT_UNIT,
@@ -88,21 +97,24 @@ LIMITS = {                      # what the section on HTTP says, and the number 
     "0 to {} (30 days)": iot.MAX_AGE,
     "a decimal number of at most {} characters": iot.MAX_NUMBER,
     "this reading, 1 to {} characters": iot.MAX_SEQ,
-    "a label: {} characters": iot.MAX_NAME,
+    "a label | {} characters": iot.MAX_NAME,
     "among the newest {} entries": iot.RECEIPTS,
-    "A request line: {} bytes": iot.MAX_LINE,
-    "all headers: {} bytes": iot.MAX_HEAD,
+    "the request line | {} bytes": iot.MAX_LINE,
+    "all headers | {} bytes": iot.MAX_HEAD,
     "bytes and {} lines": iot.MAX_HEADERS,
-    "a body: {} KiB": iot.MAX_BODY // 1024,
+    "a body | {} KiB": iot.MAX_BODY // 1024,
     "complete within {} s, a body": iot.PATIENCE["head"],
     "a body within {} s": iot.PATIENCE["body"],
     "closed after {} s": iot.PATIENCE["idle"],
-    "There may be {} connections": iot.MAX_CONNECTIONS,
+    "connections | {}, or": iot.MAX_CONNECTIONS,
     "of these {} on `/events`": iot.MAX_LISTENERS,
     "and {} exports": iot.MAX_STREAMS,
-    "and at most {} of one address": iot.MAX_NETWORK_LISTENERS,
+    "({} from one address)": iot.MAX_NETWORK_LISTENERS,
     "`points` 1 to {} (": iot.MAX_POINTS,
     "({} when left out)": iot.DEFAULT_POINTS,
+    "of JSON {} lists and objects": iot.MAX_BRACKETS,
+    "a console's report {} KiB": iot.MAX_ENTRY // 1024,
+    "A body above {} KiB": iot.MAX_STRANGE_BODY // 1024,
     "or {} wrong keys or passwords in 15 minutes": iot.MAX_GUESSES,
     "passwords in {} minutes": iot.GUESS_WINDOW // 60,
 }
@@ -110,12 +122,14 @@ LIMITS = {                      # what the section on HTTP says, and the number 
 
 @pytest.mark.parametrize("words", LIMITS)
 def test_limits_in_the_readme_are_those_of_the_program(words):
-    said = " ".join((section("Flags") + section("HTTP")).split())
+    devices = section("HTTP for devices", PAGES["firmware/README.md"])
+    said = " ".join((section("Flags") + section("HTTP") + devices).split())
     assert words.format(f"{LIMITS[words]:,}") in said
 
 
 def test_the_map_has_the_sections_of_the_file():
-    told = dict(re.findall(r"(\d+)\. (\w+)", section("For those who change it")))
+    text = section("Change the program", PAGES["tests/README.md"])
+    told = dict(re.findall(r"(\d+)\. (\w+)", text))
     banners = dict(re.findall(r"^# (\d+)\. (\w+)", SOURCE, re.MULTILINE))
     assert len(banners) > 8
     assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \
@@ -172,8 +186,8 @@ def test_the_size_of_a_reading_says_whether_with_a_seq():
     assert re.search("for readings without `seq`. With one, .* takes at most 45 bytes", told)
 
 
-def test_what_the_readme_names_in_the_program_is_there():
-    names = {code for code in codes(section("For those who change it"))
+def test_what_the_guide_to_changes_names_in_the_program_is_there():
+    names = {code for code in codes(section("Change the program", PAGES["tests/README.md"]))
              if re.fullmatch("[A-Z_]{3,}|[A-Z][a-z]+|[a-z_]+", code)}
     assert {"SETTINGS", "ROUTES", "MIGRATIONS", "Answer"} <= names
     assert {name for name in names if not hasattr(iot, name)} == set()

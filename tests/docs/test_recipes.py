@@ -90,6 +90,13 @@ class Guide:
                                 variables.read_text().split("\0") if "=" in line)
         return done.stdout.replace(f":{self.port}", ":8000")
 
+    def fail(self, command):
+        """What a command says that does not work."""
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, env=self.environment,
+                              capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1, (command, done.stdout, done.stderr)
+        return done.stderr
+
     def start(self, heading, last=None, folder=None):
         """Paste a block whose last line starts the server; what that prints first."""
         *before, line = (last or self.take(heading)).splitlines()
@@ -241,3 +248,85 @@ def keep_it_running(guide, other):
     assert guide.type(ask) == "401"
     assert guide.type(f"{ask} -u ':a long secret'") == "200"      # the user name is empty
     guide.stop()
+
+
+# -- troubleshooting ------------------------------------------------------------------------------
+
+
+def table_of(heading):
+    """Each row's symptom, and the commands that it says to type."""
+    table = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    found = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
+    return [(cells[0], re.findall("`(python3 .*?)`", cells[2])) for cells in found[1:]]
+
+
+def test_each_command_of_the_troubleshooting_mends_what_its_row_is_about(   # noqa: PLR0915
+        guide, tmp_path):
+    rows = table_of("Troubleshooting")
+    typed = []
+
+    def mend(symptom):
+        """The commands of the row of this symptom."""
+        row, = [row for row in rows if symptom in row[0]]
+        typed.append(row)
+        return row[1]
+
+    assert "iotserver needs Python 3.11 or newer" in Path(ROOT / "iotserver.py").read_text()
+    assert mend("`iotserver needs Python 3.11 or newer`") == []
+    # two servers
+    guide.start("", "python3 iotserver.py")
+    symptom, = re.findall("`(iot.db is in use .*?)`", rows[1][0])
+    assert symptom in guide.fail("python3 iotserver.py")
+    assert mend(symptom) == []
+    said = guide.fail("python3 iotserver.py --db other.db")
+    assert f"{guide.port}: Address already in use; try --port {guide.port + 1}" in said
+    command, = mend(f"{said.partition(' port ')[0][11:]} port 8000: Address already in use")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    first, guide.server = guide.server, None
+    other = tmp_path / "other"
+    (other / "iotserver.py").symlink_to(ROOT / "iotserver.py")
+    assert f":{free}/" in guide.start("", command.replace("8001", str(free)), folder=other)
+    guide.stop()
+    guide.server = first
+    # a name of one's own domain
+    ask = f"curl -s -H 'Host: pi.example.net:8000' http://127.0.0.1:{guide.port}/verdict.txt"
+    said = guide.type(ask)
+    assert "is not known to be a name of this server" in said
+    link, = mend("`is not known to be a name of this server`")
+    assert said.split()[-2:] == link.split()[-2:]       # it prints what the row has
+    guide.stop()
+    guide.start("", link)
+    assert "No answer yet" in guide.type(ask)
+    guide.stop()
+    reached, = mend("the phone cannot open the page")
+    assert " serves http://" in guide.start("", reached)
+    # a wrong key, a role that is missing
+    for name in ("inside", "outside"):
+        guide.type(f"python3 iotserver.py --add-station {name} --mac {name} --role "
+                   f"{name.replace('outside', 'none')}")
+    update = f"curl -s http://127.0.0.1:{guide.port}/update/mac=outside/field=1/data=20/API_key="
+    symptom = "wrong API key or unknown MAC"
+    assert guide.type(f"{update}x").strip() == symptom
+    stations, renew = mend(symptom)
+    assert re.search("outside +- +outside", guide.type(stations))
+    key = re.search("shown only now: (.*)", guide.type(renew))[1]
+    assert guide.type(update + key).strip() == "1"
+    look = f"curl -s http://127.0.0.1:{guide.port}/verdict.txt"
+    assert "No answer yet" in guide.type(look)
+    guide.type(*mend("`No answer yet`"))
+    assert "No answer yet" not in guide.type(look)
+    # messages
+    command, = mend("no message arrives")
+    with contextlib.closing(Receiver()) as phone:
+        guide.environment["IOTSERVER_NOTIFY"] = f"ntfy://127.0.0.1:{phone.port}/topic"
+        guide.type(command)
+        assert len(phone.requests) == 1
+    assert "1 of 1 destinations did not accept the message" in guide.fail(command)
+    del guide.environment["IOTSERVER_NOTIFY"]
+    # too many guesses, a full disk
+    guide.type(f"for n in $(seq 100); do {update}$n; done")
+    assert mend("too many wrong keys from your address") == []
+    assert "too many wrong keys from your address" in guide.type(f"{update}y")
+    assert guide.type(*mend("`the disk is full`")) == "ok\n"
+    assert [row for row in rows if row[1] and row not in typed] == []
