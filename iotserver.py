@@ -9618,7 +9618,7 @@ def find_command(args: argparse.Namespace) -> Command | None:
     found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
     for option in (s.name for s in OPTIONS):
         require(getattr(args, option.replace("-", "_")) is None
-                or (found and takes(found, option)), f"--{option} goes with {takers(option)}")
+                or (found and takes(found, option)), f"--{option} needs {takers(option)}")
     parse_settings(args, OPTIONS)
     return found
 
