@@ -104,8 +104,8 @@ check_system() {
     [ -n "$dry" ] || [ "$(id -u)" = 0 ] || fail "this needs root"
     "$python" -c 'import sys, sqlite3
 sys.exit(sys.version_info < (3, 11) or sqlite3.sqlite_version_info < (3, 37))' ||
-        fail "$python is missing or older than 3.11, which Debian 12, Ubuntu 24.04 and Raspberry" \
-            "Pi OS of 2023 have"
+        fail "$python is missing or older than 3.11. Use Debian 12, Ubuntu 24.04, Raspberry Pi OS" \
+            "of 2023, or newer"
     for program in setpriv systemd-sysusers; do
         command -v "$program" > /dev/null || fail "$program is missing: apt-get install $program"
     done
@@ -156,32 +156,32 @@ cd $state && exec \$as $python -I "\$program" "\$@"
 END
     [ -e "$root/etc/iotserver.conf" ] || put_text 644 /etc/iotserver.conf << 'END'
 # Settings of iotserver. After a change: systemctl restart iotserver
-# They are the flags of `iotserver --help`, in capitals.
+# Each setting of `iotserver --help` can stand here, in capitals after IOTSERVER_.
 
-# C or F on the page; else it follows the browser's language.
+# C or F on the page; without it, the page follows the browser's language.
 #IOTSERVER_UNITS=F
 
-# Inside at or below it, nothing needs opening.
+# The warmest comfortable temperature inside.
 #IOTSERVER_COMFORT=72F
 
-# The address of this server as people type it: where a tap on a message leads, and what
-# --add-station prints.
+# The address of this server as people type it: for links in messages, and for what --add-station
+# prints.
 #IOTSERVER_LINK=https://weather.example.org/
 
-# Updates a minute of one station.
+# Updates per minute that a station may send.
 #IOTSERVER_RATE_LIMIT=60
 
 # Ask for a password before the page is shown. First: iotserver --set-password password
 #IOTSERVER_PRIVATE=/var/lib/iotserver/password
 
-# Each night readings older than this go; the hourly summaries stay for ever.
+# Readings older than this are deleted each night; hourly summaries stay for ever.
 #IOTSERVER_PRUNE_AGE=90d
 END
     [ -e "$root/etc/iotserver-courier.conf" ] || put_text 600 /etc/iotserver-courier.conf << 'END'
-# Settings of iotserver's courier: where messages go. They are secrets, so this file is for root
-# only. After a change: systemctl restart iotserver-courier
+# Settings of iotserver's courier, which sends messages. Addresses are secrets, so only root can
+# read this file. After a change: systemctl restart iotserver-courier
 
-# One or several, with blanks in between.
+# Where messages go: one address, or several separated by blanks.
 #IOTSERVER_NOTIFY="ntfys://ntfy.sh/a-long-name-that-nobody-guesses?alive=45m"
 
 # No messages in these hours.
