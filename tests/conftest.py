@@ -2,6 +2,7 @@
 import collections
 import os
 import re
+import sys
 
 import coverage
 import pytest
@@ -11,6 +12,7 @@ pytest.register_assert_rewrite("harness", "house", "injection", "tools")
 import tools  # noqa: E402
 from harness import (  # noqa: E402
     database,
+    forks,
     in_process,
     live,
     many_files,
@@ -27,8 +29,8 @@ import iotserver  # noqa: E402
 WINGS = set(re.findall(r"^# \d+\. (.+)$", tools.source_of(iotserver), re.MULTILINE))
 COVERAGE = os.environ.get("COVERAGE_PROCESS_CONFIG")
 __all__ = [
-    "database", "in_process", "live", "many_files", "password_file", "public_folder", "run",
-    "serve", "server", "template"]
+    "database", "forks", "in_process", "live", "many_files", "password_file", "public_folder",
+    "run", "serve", "server", "template"]
 
 
 def pytest_addoption(parser):
@@ -58,7 +60,9 @@ def is_quick(item):
 
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
-        say = session.config.get_terminal_writer().line
+        def say(text):
+            if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
+                print(text, file=sys.__stderr__, flush=True)
         needed = set().union(*map(tools.needs_of, session.items))
         tools.install(needed, say, may_install=not session.config.option.no_install)
 

@@ -302,7 +302,7 @@ def test_a_server_serves_where_nobody_reads_its_first_line(database, output):
         with contextlib.closing(iotserver.Remote(database)) as remote:
             assert remote.address().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGTERM)
-        assert (process.wait(10), process.stderr.read()) == (0, b"")
+        assert (process.wait(30), process.stderr.read()) == (0, b"")
     finally:
         process.kill()
         process.wait()
@@ -330,8 +330,10 @@ def test_a_stopped_server_is_told_instead_of_waited_for(live, monkeypatch, capsy
 
 def test_names_are_printed_where_stdout_is_no_utf8(database, run):
     run("--add-station", "Küche", "--mac", "aa")
-    said = run("--stations", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"})
-    assert "K\\xfcche" in said
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--stations"], cwd=database.parent, capture_output=True,
+        check=True, env=environment(PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0"))
+    assert b"K\\xfcche" in done.stdout
 
 
 @pytest.mark.parametrize("user", [65534])

@@ -86,6 +86,7 @@ def test_it_is_started_again_and_outlives_no_server(database, serve):
     wait_for(lambda: not is_there(second), 20)
 
 
+@pytest.mark.quiet
 def test_alone_it_waits_for_the_server_and_stops_when_told(database, serve, tmp_path):
     with courier(tmp_path) as process:
         assert "waiting for the server" in process.stderr.readline()

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 WEEKS = Path(__file__).parents[1] / "data/falkensee_two_weeks.csv"
 BERLIN = ZoneInfo("Europe/Berlin")

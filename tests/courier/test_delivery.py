@@ -160,6 +160,7 @@ def test_a_killed_server_tells_the_rest_later(database, serve, hook):
     wait_for(lambda: hook.kinds == ["open"], 20)
 
 
+@pytest.mark.quiet
 @pytest.mark.untraced
 def test_nineteen_that_hang_delay_neither_the_twentieth_nor_an_update(
         template, database, serve, receiver, tmp_path):
@@ -169,7 +170,8 @@ def test_nineteen_that_hang_delay_neither_the_twentieth_nor_an_update(
     urls = [f"json://127.0.0.1:{bad.port}/{i}" for i in range(19)]
     live = serve("--rate-limit", "0", env={
         "IOTSERVER_NOTIFY": " ".join([*urls, f"json://127.0.0.1:{good.port}/"])})
-    live.expected = "(iotserver: courier: json://127.0.0.1: timed out; this is tried again\n)*"
+    live.expected = (
+        r"(iotserver: courier: json://127\.0\.0\.1: .*; this is tried again\n)*")
     set_temperatures(live, 26, 20)
     wait_for(lambda: good.kinds == ["open"], 20)
     wait_for(lambda: len({request.path for request in bad.requests}) == 19, 20)

@@ -1,6 +1,7 @@
 """A wing can be taken off: without any of them, and without all, the house stands."""
 import ast
 import builtins
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import symtable
 import sys
 
 import pytest
+from forks import Forks
 from harness import Live, environment
 from tools import ROOT
 
@@ -82,15 +84,18 @@ def test_what_is_left_serves(tmp_path, cut):
     """Its commands and its routes, as a household uses them."""
     program = tmp_path / "iotserver.py"
     program.write_text(without(cut), encoding="utf-8")
+    with contextlib.closing(Forks(program)) as forks:
+        use_what_is_left(forks, tmp_path)
 
+
+def use_what_is_left(forks, folder):
     def run(*args):
-        done = subprocess.run([sys.executable, program, *args], cwd=tmp_path, text=True,
-                              capture_output=True, env=environment(), check=False)
+        done = forks.run(args, folder, environment(), "")
         assert done.returncode == 0, done.stderr
         return done.stdout
     for name in ("inside", "outside"):
         run("--add-station", name, "--mac", name, "--role", name, "--key", f"K-{name}")
-    live = Live(tmp_path, command=(program,))
+    live = Live(folder, forks=forks)
     try:
         for name, value in (("inside", 26), ("outside", 20)):
             path = f"/update/API_key=K-{name}/mac={name}/field=1/data={value}"
@@ -104,7 +109,7 @@ def test_what_is_left_serves(tmp_path, cut):
         assert exported.count("\n") == 3
     finally:
         live.check_end()
-    (tmp_path / "in.csv").write_text(exported)
+    (folder / "in.csv").write_text(exported)
     assert run("--import", "in.csv").startswith("imported 0 readings; 2 were there already")
     assert run("--check") == "ok\n"
 

@@ -37,7 +37,7 @@ from tools import need, needs
 
 from iotserver import MAX_HEADS
 
-pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+pytestmark = [pytest.mark.slow, pytest.mark.untraced, pytest.mark.quiet]
 
 FLOOR = 0.1                         # s: less than a station's radio takes
 UPDATES = 100                       # in each turn

@@ -61,7 +61,7 @@ class Clock:
         with contextlib.suppress(BlockingIOError):
             while self.pings.recv(100):
                 pass
-        self.pings.settimeout(5)
+        self.pings.settimeout(30)
         assert self.pings.recv(100) == b"WATCHDOG=1"
 
 

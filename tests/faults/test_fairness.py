@@ -129,7 +129,7 @@ def large(database):
 def test_what_clients_do_not_read_is_bounded_for_all_together(large, serve):
     """80 of them took 235 MB and more, as the unit's MemoryMax. Who reads is served on."""
     unit = (SCRIPT.parent / "systemd/iotserver.service").read_text()
-    live = serve("--rate-limit", "0", env=dict(
+    live = serve("--rate-limit", "0", command=(SCRIPT,), env=dict(
         line.split("=", 1) for line in re.findall("^Environment=(.*)", unit, re.MULTILINE)))
     assert live.get("/channels/1/feeds.xml?results=8000").status == 200
     before, most = memory(live), 0

@@ -114,6 +114,7 @@ def test_no_request_holds_up_a_station(live, record_property):
     assert not slow
 
 
+@pytest.mark.quiet
 def test_all_of_them_at_once_from_everywhere(live):
     """20 s of them, from eight addresses: a station, and who looks at the page, wait no longer."""
     live.update(OUTSIDE, 1)
@@ -283,6 +284,7 @@ LARGE = {"feeds": "/channels/1/feeds.xml?results=8000", "exports": "/export.csv"
          "texts": "/channels/1/feeds.csv?results=8000&average=10"}
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("kind", LARGE)
 def test_the_wishes_of_one_address_do_not_starve_another(live, kind):
     """60 large ones at once: another's page took 12 s."""

@@ -186,7 +186,7 @@ class Request(socketserver.StreamRequestHandler):
 
     def forward(self, head):
         with contextlib.closing(socketserver.socket.create_connection(
-                self.server.upstream, timeout=10)) as upstream:
+                self.server.upstream, timeout=30)) as upstream:
             upstream.sendall(head)
             return b"".join(iter(lambda: upstream.recv(4096), b""))
 

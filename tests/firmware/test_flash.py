@@ -19,7 +19,7 @@ from tools import needs
 
 def flash(*arguments):
     done = subprocess.run([sys.executable, FIRMWARE / "flash.py", *arguments], text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL, timeout=120, check=False)
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=240, check=False)
     assert "flash.py\", line" not in done.stderr  # a traceback is no message
     return done
 
@@ -238,7 +238,7 @@ def test_monitor_prints_until_ctrl_c():
         assert "21.062" in process.stdout.readline()
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()

@@ -63,7 +63,7 @@ def test_what_registration_prints_is_a_config_that_is_copied(commands, tmp_path)
 def run(words, folder, port):
     words = [port if word == "/dev/ttyUSB0" else word for word in words]
     done = subprocess.run(words, cwd=folder, env=TOOLS, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL, timeout=60, check=False)
+                          stdin=subprocess.DEVNULL, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "deprecated" not in (done.stdout + done.stderr).lower()
     return done.stdout

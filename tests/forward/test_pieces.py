@@ -159,6 +159,7 @@ STEPS = some.lists(some.one_of(
     ), min_size=10, max_size=60)
 
 
+@pytest.mark.untraced
 @settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, steps):

@@ -18,7 +18,7 @@ held = []
 for number in range(int(count)):
     with contextlib.suppress(OSError):
         source = addresses[number % len(addresses)]
-        channel = socket.create_connection((to, 80), 1, (source, 0))
+        channel = socket.create_connection((to, 80), 5, (source, 0))
         channel.sendall(b"GET /update HTTP/1.1\\r\\nHost: h\\r\\nA: ")
         held.append(channel)
 time.sleep(0.5)

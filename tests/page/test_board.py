@@ -155,6 +155,7 @@ def test_a_verdict_that_goes_on_is_that_after_a_restart(server, seed):
     assert seen >= {"open", "close"}
 
 
+@pytest.mark.untraced
 def test_batches_once_an_hour_are_no_silence(server):
     """Of an outside station; nor is another one, which sends each minute, taken instead."""
     server.writer.add_station("sun", "aa", "outside", None, 0)

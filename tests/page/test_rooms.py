@@ -466,6 +466,7 @@ def test_a_station_long_silent_is_folded_away(house):
     assert not house.page().all("details")
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 @pytest.mark.parametrize("role", [None, "inside", "outside"])
 def test_a_thousand_stations(house, role, record_property):

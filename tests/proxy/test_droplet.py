@@ -300,6 +300,7 @@ def test_a_flood_from_one_address_is_refused_and_others_are_not(droplet, path, s
     assert made.https(PHONE).get("/").status == 200
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize(("path", "at_once", "a_second"), [
     ("/", 60, 20), ("/api/stations", 20, 10)])
 def test_pages_and_reads_wait_for_their_turn_before_any_is_refused(

@@ -90,7 +90,7 @@ def test_a_head_that_does_not_end_is_given_up(droplet):
         channel.sendall(b"GET /update HTTP/1.1\r\nA: ")
         with pytest.raises(ConnectionResetError):
             receive(channel)
-    assert 9 < time.monotonic() - started < 15
+    assert 9 < time.monotonic() - started < 30
 
 
 def test_large_bodies_are_counted_apart(droplet):

@@ -273,7 +273,7 @@ scrape_configs:
         yield query
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(30)
 
 
 @needs("prometheus")

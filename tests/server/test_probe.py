@@ -527,7 +527,7 @@ def stock():
     with contextlib.closing(Live.client(stock)) as stock.counter:
         yield stock
     process.kill()
-    process.wait(5)
+    process.wait(30)
     process.stdout.close()
 
 

@@ -214,6 +214,7 @@ def test_slow_clients_are_cut_off_in_time(database, serve):
         assert idle.recv(100) == b""
 
 
+@pytest.mark.quiet
 @pytest.mark.untraced
 def test_many_idle_connections_disturb_nobody(live, many_files):
     count = min(many_files - 200, 1500)
@@ -535,7 +536,7 @@ def test_sigterm_answers_what_is_in_flight(live):
             assert (response.status, response.body) == (200, b"1")
             assert response.headers["connection"] == "close"
         assert idle.recv(100) == b"", "an idle connection is closed, not reset"
-    assert live.process.wait(5) == 0
+    assert live.process.wait(30) == 0
     with closing(sqlite3.connect(live.db)) as db:
         assert db.execute("SELECT count(*) FROM reading").fetchone() == (2,)
     assert not live.db.with_name("iot.db-wal").exists(), "checkpointed"
@@ -572,7 +573,7 @@ def test_signal_under_load_loses_no_answer(live, number):
     wait_for(lambda: len(told) > 50)
     signaled.set()
     live.process.send_signal(number)
-    assert live.process.wait(5) == 0
+    assert live.process.wait(30) == 0
     for thread in threads:
         thread.join()
     assert lost == []
@@ -580,13 +581,16 @@ def test_signal_under_load_loses_no_answer(live, number):
         assert db.execute("SELECT count(*) FROM reading").fetchone() == (len(told),)
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 def test_sigterm_does_not_wait_for_clients_that_never_end(live):
     with live.connect() as listener, live.connect() as cut, live.connect() as reader:
         subscribe(listener)
         cut.sendall(get(GET)[:-2])
         reader.sendall(get("/"))
+        began = time.monotonic()
         assert live.stop() == 0
+        assert time.monotonic() - began < 5
     assert live.db.exists()
 
 
@@ -698,7 +702,7 @@ def test_inherited_socket_wins_over_host_and_port(database, serve, tmp_path, fam
             early.sendall(get(GET, Connection="close"))
             live = serve(command=("-c", ACTIVATE, str(listener.fileno()), SCRIPT),
                          pass_fds=[listener.fileno()])
-            early.settimeout(5)
+            early.settimeout(30)
             response, = parse_responses(receive(early))
             assert (response.status, response.body) == (200, b"1")
         assert live.port is None
@@ -707,14 +711,14 @@ def test_inherited_socket_wins_over_host_and_port(database, serve, tmp_path, fam
 
 def test_systemd_is_notified(database, serve, tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.settimeout(5)
+        channel.settimeout(30)
         channel.bind(str(tmp_path / "notify"))
         live = serve(env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"})
         assert channel.recv(100) == b"READY=1"
         assert [channel.recv(100) for _ in range(2)] == [b"WATCHDOG=1"] * 2
         live.process.send_signal(signal.SIGTERM)
         wait_for(lambda: channel.recv(100) == b"STOPPING=1")
-        assert live.process.wait(5) == 0
+        assert live.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("number", ["abc", "", "-1", "9" * 5000])
@@ -727,7 +731,7 @@ def test_abstract_notify_socket(database, serve):
     name = f"iotserver-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind("\0" + name)
-        channel.settimeout(5)
+        channel.settimeout(30)
         live = serve(env={"NOTIFY_SOCKET": "@" + name})
         assert channel.recv(100) == b"READY=1"
         assert live.stop() == 0

@@ -236,6 +236,7 @@ def test_a_station_that_was_away_for_16_hours_may_send_them_all(in_process):
     assert send_bulk(server, INSIDE, 300) == 202        # and the rest some minutes later
 
 
+@pytest.mark.untraced
 @pytest.mark.slow
 def test_a_key_cannot_fill_the_disk(in_process):
     """45 GB a day, of bulks of texts; a day of one key is now some hundred MB at most."""

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
+from forks import Forks
 
 import iotserver
 
@@ -31,6 +32,7 @@ STATIONS = (INSIDE, OUTSIDE)
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 DAY = 86_400_000
 PASSWORD = "open sesame 22 °C"
+HANGS = 60                      # s after which something hangs, however busy the machine is
 HEADER = "time,station,mac,field,value,entry"
 CLOCK = Path(__file__).with_name("clock.py")
 # Python code: a program started as systemd starts it, with the socket of that number.
@@ -133,7 +135,7 @@ def add_console(writer, name, mac, key, now):
     writer.add_station(name, mac, "outside", key, now, *iotserver.console_parts(name, mac))
 
 
-def wait_for(condition, seconds=5.0):
+def wait_for(condition, seconds=HANGS):
     """What condition() says, as soon as it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -343,13 +345,17 @@ def server(in_process):
 # -- as processes ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def forks():
+    with contextlib.closing(Forks(SCRIPT)) as forks:
+        yield forks
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(forks, tmp_path):
     """Calls the command line in tmp_path, where iot.db is; checks its status and its stderr."""
     def run(*args, status=0, stdin="", stderr="", env=None):
-        done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], cwd=tmp_path, text=True,
-                              input=stdin, capture_output=True, env=environment(**env or {}),
-                              timeout=60, check=False)
+        done = forks.run([*map(str, args)], tmp_path, environment(**env or {}), stdin)
         assert "Traceback" not in done.stderr, done
         if status is None:              # done before, or now
             assert done.returncode in {0, 1}, done
@@ -390,24 +396,26 @@ class Dialer(Client):
 class Live(Dialer):
     """A real server process in a folder, on iot.db there and a free port."""
 
-    def __init__(self, folder, *flags, env=None, command=(SCRIPT,), prefix=(), **popen):
+    def __init__(self, folder, *flags, env=None, forks=None, command=(SCRIPT,), prefix=(),
+                 **popen):
         self.db = folder / "iot.db"
         self.log = (folder / "stderr").open("w+")
         self.expected = ""              # a regular expression for the whole of stderr
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, *command, "--port", "0", *flags], cwd=folder, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
-            env=environment(**env or {}), **popen)
+        flags = ["--port", "0", *flags]
+        env = environment(**env or {})
+        self.process = forks.serve(flags, folder, env, self.log) if forks else subprocess.Popen(
+            [*prefix, sys.executable, *command, *flags], cwd=folder, text=True, env=env,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log, **popen)
         self.line = self.process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.line)
         self.port = int(found[1]) if found else None
 
-    def connect(self, timeout=10):
+    def connect(self, timeout=HANGS):
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     def client(self):
         """A kept-alive connection; use with contextlib.closing."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANGS)
 
     def rows(self):
         return [line.split(",") for line in self.get("/export.csv").text.splitlines()[1:]]
@@ -415,12 +423,12 @@ class Live(Dialer):
     def kill(self):
         """As a power cut would: no time for anything."""
         self.process.kill()
-        self.process.wait(5)
+        self.process.wait(HANGS)
 
     def stop(self):
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(5)
+        return self.process.wait(HANGS)
 
     def check_end(self):
         """At the end of a test: it ends in time with status 0, and has said nothing."""
@@ -469,11 +477,13 @@ def read_until(channel, text, data=b""):
 
 
 @pytest.fixture
-def serve(tmp_path):
+def serve(forks, tmp_path):
     """Starts real servers in tmp_path: serve("--rate-limit", "0"); each is checked at the end."""
     started = []
 
     def serve(*flags, **options):
+        if options.keys() <= {"env"}:
+            options["forks"] = forks
         started.append(Live(tmp_path, *flags, **options))
         return started[-1]
     yield serve

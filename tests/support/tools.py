@@ -94,15 +94,18 @@ def need(program):
 # -- installing -----------------------------------------------------------------------------------
 
 
-def install(programs, say, may_install):
-    """Install what is missing, and say so before; one run at a time."""
+@contextlib.contextmanager
+def one_at_a_time():
+    """Several runs may lack the same things."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _install(programs, say, may_install)
+        yield
 
 
-def _install(programs, say, may_install):
+@one_at_a_time()
+def install(programs, say, may_install):
+    """Install what is missing, and say so before."""
     missing = sorted(name for name in programs & {*PROGRAMS} if not shutil.which(name))
     if not missing:
         return
@@ -132,6 +135,7 @@ def _apt_install(packages):
     return (updated.stderr + done.stderr).strip()[-600:] or "Installed."
 
 
+@one_at_a_time()
 def downloaded(folder, *commands):
     """A folder in .cache/ that package managers fill, once for all runs; {folder} is where to."""
     if not folder.exists():
@@ -143,8 +147,7 @@ def downloaded(folder, *commands):
                                       check=False, stdin=subprocess.DEVNULL)
                 if done.returncode:
                     skip(f"{shlex.join(words)} failed: {done.stderr.strip()[-300:]}")
-            with contextlib.suppress(OSError):      # another run was quicker
-                os.rename(partial + "/new", folder)
+            os.rename(partial + "/new", folder)
     return folder
 
 

@@ -103,7 +103,7 @@ def https(world, tmp_path):
     wait_for(lambda: process.poll() is not None or (tmp_path / "pid").exists(), 10)
     yield SimpleNamespace(port=port, certificate=certificate)
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
 
 
 @needs("nginx", "openssl", "PyPI")

@@ -106,6 +106,7 @@ def test_batches_are_no_silence():
     assert no_answer(arrivals, readings, NOON + 3 * HOUR, NOON + 24 * HOUR) == 0
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("minutes", [10, 20, 50])
 def test_bursts_are_no_silence(minutes):
     """Three updates within two seconds, each so many minutes."""
