@@ -84,7 +84,7 @@ def test_what_is_left_serves(tmp_path, cut):
     """Its commands and its routes, as a household uses them."""
     program = tmp_path / "iotserver.py"
     program.write_text(without(cut), encoding="utf-8")
-    with contextlib.closing(Forks(program)) as forks:
+    with contextlib.closing(Forks(program, environment())) as forks:
         use_what_is_left(forks, tmp_path)
 
 

@@ -48,15 +48,18 @@ class Fork:
 
 
 class Forks:
-    """Runs commands in forks of a process, which is started by the first of them."""
+    """Runs commands in forks of a process, which is started by the first of them.
 
-    def __init__(self, script):
-        self.script, self.channel = script, None
+    What the program does with the environment while it is read is the same for all of them.
+    """
 
-    def begin(self, environment):
+    def __init__(self, script, environment):
+        self.script, self.environment, self.channel = script, environment, None
+
+    def begin(self):
         """Coverage begins in each command, not here."""
         self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**environment}
+        environment = {**self.environment}
         environment.pop("COVERAGE_PROCESS_CONFIG", None)
         with other:
             self.process = subprocess.Popen(
@@ -67,8 +70,9 @@ class Forks:
     def open(self, args, cwd, env, stdin, stdout, stderr):
         """Start a command with these descriptors."""
         if not self.channel:
-            self.begin(env)
-        message = json.dumps([args, str(cwd), env]).encode()
+            self.begin()
+        os.umask(umask := os.umask(0o077))
+        message = json.dumps([args, str(cwd), env, umask]).encode()
         assert len(message) < LARGEST
         ours, theirs = os.pipe()
         socket.send_fds(self.channel, [message], [stdin, stdout, stderr, theirs])
@@ -149,11 +153,12 @@ def main(script, number):
     import coverage  # noqa: PLC0415
 
     import iotserver  # noqa: PLC0415
-    args, folder, environment = fork_each(socket.socket(fileno=int(number)))
+    args, folder, environment, umask = fork_each(socket.socket(fileno=int(number)))
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
     os.chdir(folder)
+    os.umask(umask)
     sys.argv[:] = [script, *args]
     coverage.process_startup()
     return iotserver.main()

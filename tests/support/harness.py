@@ -347,7 +347,7 @@ def server(in_process):
 
 @pytest.fixture(scope="session")
 def forks():
-    with contextlib.closing(Forks(SCRIPT)) as forks:
+    with contextlib.closing(Forks(SCRIPT, environment())) as forks:
         yield forks
 
 
@@ -482,7 +482,8 @@ def serve(forks, tmp_path):
     started = []
 
     def serve(*flags, **options):
-        if options.keys() <= {"env"}:
+        if options.keys() <= {"env"} and all(
+                name.startswith("IOTSERVER_") for name in options.get("env", ())):
             options["forks"] = forks
         started.append(Live(tmp_path, *flags, **options))
         return started[-1]
