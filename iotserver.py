@@ -117,6 +117,7 @@ import hashlib
 import heapq
 import hmac
 import html
+import http.client
 import http.server
 import inspect
 import io
@@ -3326,9 +3327,9 @@ def say_trend(readings: Sequence[Sample], now: int) -> str:
 # ------------------------------------------------------------------------------------------------
 # 7. HTTP
 #    Law: bytes are understood in one way or refused. Pure functions, no socket.
-#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, GZIP_BYTES, Heads,
-#        HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, parse_form, parse_query,
-#        QUERIES, read_head, render, Request, split_query, STOCK, TEXT, unquote_text
+#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, GZIP_BYTES, Handler,
+#        Heads, HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, parse_form,
+#        parse_query, QUERIES, read_head, render, Request, split_query, TEXT, unquote_text
 # ------------------------------------------------------------------------------------------------
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
@@ -3410,13 +3411,13 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
 
 # -- bytes to a Request --------------------------------------------------------------------------
 
-STOCK = http.server.BaseHTTPRequestHandler      # its names and tables; its parser forgives a lot
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
 # No two neighbors that match the same: no input makes these slow.
 REQUEST_LINE = re.compile(rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])" % TOKEN)
 HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
 HEADERS = re.compile(rb"(?:%s)*\r\n" % HEADER.pattern.replace(b"(", b"(?:"))
-ABSOLUTE = re.compile(r"(?i:https?)://[^/?]+/?(.*)")
+# A path as to a proxy begins like this: RFC 9112, 3.2.2 wants it understood.
+ABSOLUTE = re.compile("^https?://[^/?]+/?", re.IGNORECASE)
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
@@ -3436,35 +3437,47 @@ Origin: TypeAlias = tuple[str | None, bool]     # peer, and whether it came to a
 NO_UPDATE = "", "", Reading(0, 0, 0, None)
 
 
-def parse_line(line: bytes) -> tuple[str, str, str, str]:
-    """A request line to command, path, query and version. Raises Refused."""
+class Handler(http.server.BaseHTTPRequestHandler):
+    """http.server's handler over bytes instead of a socket. It reads heads that have passed the
+    gate below, since by itself it forgives a lot, and it writes the heads of answers. The 100 that
+    it says by itself goes nowhere: a connection says it when it has to wait for the body."""
+    command, path, headers = "GET", "/", http.client.HTTPMessage()
+    protocol_version = request_version = "HTTP/1.1"
+
+    def __init__(self, line: bytes = b"") -> None:      # the stock one would serve a socket here
+        self.raw_requestline, self.rfile, self.wfile = line, io.BytesIO(), io.BytesIO()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None
+                   ) -> None:
+        raise Refused(code, message or self.responses[code][0])
+
+
+def check_line(line: bytes) -> None:
+    """Raise Refused unless this is a request line that cannot be misunderstood."""
     match = REQUEST_LINE.fullmatch(line)
     if not match:
         raise Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
-    command, target, version = (word.decode() for word in match.groups())
     if len(line) > MAX_LINE:
         raise Refused(414, f"the request line is longer than {MAX_LINE} bytes")
-    if version not in {"1.0", "1.1"}:
+    if match[3] not in {b"1.0", b"1.1"}:
         raise Refused(505, "unknown HTTP version; use HTTP/1.1")
-    if target[0] != "/":                # as to a proxy: RFC 9112, 3.2.2 wants it understood
-        absolute = ABSOLUTE.fullmatch(target)
-        if not absolute:
-            raise Refused(400, "request line: the path has to begin with /")
-        target = "/" + absolute[1]
-    path, _, query = target.partition("?")
-    return command, path, query, f"HTTP/{version}"
+    if not re.match(rb"/(?!/)", match[2]) and not ABSOLUTE.match(match[2].decode()):
+        raise Refused(400, "request line: the path has to begin with one /")
 
 
-def parse_headers(block: bytes) -> dict[str, str]:
-    """Header lines with the empty line to {name in lower case: value}. Raises Refused."""
+def check_headers(block: bytes) -> None:
+    """Raise Refused unless these are header lines and an empty line, and nothing else."""
     if not HEADERS.fullmatch(block):
         raise Refused(400, "header: malformed; each is one line, Name: value")
-    pairs = HEADER.findall(block)
-    if len(pairs) > MAX_HEADERS:
+    if block.count(b"\n") > MAX_HEADERS + 1:
         raise Refused(431, f"more than {MAX_HEADERS} headers")
+
+
+def merge_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by their names in lower case; one given twice is a list: RFC 9110, 5.3."""
     headers: dict[str, str] = {}
-    for raw_name, raw_value in pairs:
-        name, value = raw_name.decode().lower(), raw_value.strip(b" \t").decode("latin-1")
+    for given, padded in pairs:
+        name, value = given.lower(), padded.strip(" \t")
         if name in headers and name in ONCE:
             raise Refused(400, f"{name}: given twice")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -3500,26 +3513,30 @@ def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: boo
     refused comes back with its fault. peer is the address of the other side, None for the proxy.
     is_bare: there was no version, so the answer has no head."""
     line, _, block = head.partition(b"\r\n")
-    command, path, query, version = "GET", "/", "", "HTTP/1.1"
-    headers: Mapping[str, str] = {}
-    length, closes, fault = 0, True, None
+    handler, headers, length, closes, fault = Handler(line), dict[str, str](), 0, True, None
     try:
-        command, path, query, version = parse_line(line)
-        headers = parse_headers(block)
-        if version == "HTTP/1.1" and "host" not in headers:
+        check_line(line)
+        try:
+            check_headers(block)
+            handler.rfile = io.BytesIO(block)
+        finally:                                # a refusal of the headers depends on the path, too
+            handler.parse_request()
+        headers = merge_headers(handler.headers.items())
+        if handler.request_version == "HTTP/1.1" and "host" not in headers:
             raise Refused(400, "Host: missing")
-        length = measure_body(command, version, headers)
+        length = measure_body(handler.command, handler.request_version, headers)
         options = [word.strip() for word in headers.get("connection", "").lower().split(",")]
-        closes = "close" in options or (
-            version == "HTTP/1.0" and "keep-alive" not in options) or (
+        closes = handler.close_connection or "close" in options or (
             # What follows may be meant as a body: it must not be read as a request.
-            command == "POST" and "content-length" not in headers)
+            handler.command == "POST" and "content-length" not in headers)
     except Refused as refused:
         fault = refused.with_traceback(None)    # it may be remembered, and what it holds with it
+    path, _, query = ABSOLUTE.sub("/", handler.path).partition("?")
     # The proxy's word for an address counts, since only it connects to a unix socket.
     address = headers.get("x-real-ip", "") if peer is None else peer
-    return Request(command, path, query, "HTTP/0.9" if is_bare else version, headers, address,
-                   peer, closes, length, fault, is_lan=is_lan)
+    return Request(handler.command, path, query,
+                   "HTTP/0.9" if is_bare else handler.request_version, headers, address, peer,
+                   closes, length, fault, is_lan=is_lan)
 
 
 def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
@@ -3534,7 +3551,7 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
         found = (data[:end], end, False) if end > 3 else None
         stop = data.find(b"\n", 1, MAX_LINE + 2)        # what begins with one may yet be loose
         if stop > 0 and not found:
-            parse_line(data[:stop - 1] if data[stop - 1] == 13 else data[:stop + 1])
+            check_line(data[:stop - 1] if data[stop - 1] == 13 else data[:stop + 1])
     if found and found[1] <= MAX_HEAD:
         return found
     if b"\n" not in data[:MAX_LINE + 2] and len(data) > MAX_LINE:
@@ -3634,18 +3651,22 @@ class Heads:
 
 
 @functools.lru_cache(256)
-def render_head(status: int, kind: str, framing: str, headers: Headers, connection: str,
-                second: int) -> bytes:
+def render_head(status: int, kind: str, framing: tuple[str, Any] | None, headers: Headers,
+                connection: str, second: int) -> bytes:
     """Status line and headers; most answers of a second have the same: 1.05 times the rate."""
-    lines = [f"HTTP/1.1 {status} {STOCK.responses[status][0]}", "Server: iotserver",
-             f"Date: {email.utils.formatdate(second, usegmt=True)}"]
+    handler = Handler()
+    handler.send_response_only(status)
+    lines = [("Server", "iotserver"), ("Date", handler.date_time_string(second))]
     if status != HTTPStatus.NOT_MODIFIED:       # which has no body to describe
-        lines += [f"Content-Type: {kind}", "X-Content-Type-Options: nosniff"]
-        lines += [framing] * bool(framing)
-    site = "cross-origin" if ("Access-Control-Allow-Origin", "*") in headers else "same-origin"
-    lines.append(f"Cross-Origin-Resource-Policy: {site}")
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([*lines, connection, "\r\n"] if connection else [*lines, "\r\n"]).encode()
+        lines += [("Content-Type", kind), ("X-Content-Type-Options", "nosniff")]
+        lines += [framing] if framing else []
+    lines += [("Cross-Origin-Resource-Policy",
+               "cross-origin" if ANY_ORIGIN[0] in headers else "same-origin"), *headers]
+    lines += [("Connection", connection)] if connection else []
+    for line in lines:
+        handler.send_header(*line)
+    handler.end_headers()
+    return cast(io.BytesIO, handler.wfile).getvalue()
 
 
 def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes:
@@ -3653,14 +3674,14 @@ def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes
     version = request.request_version
     if version == "HTTP/0.9":
         return answer.body
+    framing: tuple[str, Any] | None
     if answer.listens or (answer.stream and version == "HTTP/1.0"):
-        framing = ""                            # the body ends where the connection does
+        framing = None                          # the body ends where the connection does
     elif answer.stream:
-        framing = "Transfer-Encoding: chunked"
+        framing = "Transfer-Encoding", "chunked"
     else:
-        framing = f"Content-Length: {len(answer.body)}"
-    connection = ("Connection: close" if closes else
-                  "Connection: keep-alive" if version == "HTTP/1.0" else "")
+        framing = "Content-Length", len(answer.body)
+    connection = "close" if closes else "keep-alive" if version == "HTTP/1.0" else ""
     head = render_head(answer.status, answer.kind, framing, answer.headers, connection, second)
     return head if request.command == "HEAD" else head + answer.body
 
@@ -5145,7 +5166,7 @@ REFUSALS: dict[str, Callable[[Refused], str]] = {}      # below a path, in its d
 
 def render_refusal(request: Request, refused: Refused) -> Answer:
     """A refusal in the form that the client asked for."""
-    accept, phrase = request.headers.get("accept", ""), STOCK.responses[refused.status][0]
+    accept, phrase = request.headers.get("accept", ""), Handler.responses[refused.status][0]
     for path, say in REFUSALS.items():
         if request.path.startswith(path):
             return Answer(f"{say(refused)}\n".encode(), TEXT, refused.status, refused.headers)

@@ -337,7 +337,7 @@ def test_set_password_asks_twice_on_a_terminal(tmp_path):
 
 
 def test_a_password_that_is_too_short_changes_nothing(run, tmp_path):
-    run("--set-password", "password", stdin="short\n", status=2, stderr="at least 8 characters")
+    run("--set-password", "password", stdin="short\n", status=2, stderr="8 characters or more")
     assert not (tmp_path / "password").exists()
 
 

@@ -25,7 +25,7 @@ import iotserver
 pytestmark = pytest.mark.slow
 
 VERBS = re.compile("(?:parse|split|find|choose|cut|repair|read|load|measure|clean|to|take|bulk"
-                   "|unpack|inspect|networks|refuse)(?:_|$)")
+                   "|unpack|inspect|networks|refuse)(?:_|$)|check_line|check_headers|merge_headers")
 INNER = {"Server", "Reader", "Writer", "Namespace", "Path", "Connection"}
 LIMIT = 0.020                   # s of processor: no step of the loop takes longer
 QUIET = 0.002                   # s: below that, how the time grows does not matter
@@ -53,10 +53,10 @@ def longest(name):
 
 READ_FILES = {"read_csv", "read_json"}          # for a command, not for the loop
 BEHIND_A_KEY = {"parse_bulk_csv"}     # called once the key is known: decoding may take a while
-IN_HEADS = {"repair_head", "read_head", "parse_line", "parse_headers", "parse_head",
+IN_HEADS = {"repair_head", "read_head", "check_line", "check_headers", "parse_head",
             "parse_query", "split_update_path", "parse_basic",
-            "measure_body", "choose_unit", "choose_zone", "find_route", "networks", "find_cookie",
-            "refuse_rebinding"}
+            "merge_headers", "measure_body", "choose_unit", "choose_zone", "find_route",
+            "networks", "find_cookie", "refuse_rebinding"}
 
 
 def head(text):
@@ -85,13 +85,14 @@ def as_json(text):
 SPECIAL = {                     # what annotations do not tell: all arguments, made of a text
     "choose_unit": lambda text: ("auto", text),
     "refuse_taken": lambda text: ([iotserver.Station(1, text, text)], None, text, text),
-    "parse_headers": lambda text: (b"A: " + raw(text) + b"\r\nConnection: a" + raw(text)
+    "check_headers": lambda text: (b"A: " + raw(text) + b"\r\nConnection: a" + raw(text)
                                    + b"\r\n\r\n",),
+    "merge_headers": lambda text: ([("A", text), ("Connection", text), ("Host", text)],),
     "parse_head": lambda text: (head(text), "127.0.0.1"),
     "read_head": lambda text: (head(text), ("127.0.0.1", False), True),
     "cut_head": lambda text: (b"GET /update?" + raw(text), True),
     "repair_head": lambda text: (b"GET /update?" + raw(text),),
-    "parse_line": lambda text: (b"GET /" + raw(text) + b" HTTP/1.1",),
+    "check_line": lambda text: (b"GET /" + raw(text) + b" HTTP/1.1",),
     "split_update_path": lambda text: ("/update/" + text,),
     "parse_update": lambda text: (dict.fromkeys(iotserver.PART_NAMES, text),),
     "measure_body": lambda text: ("POST", "HTTP/1.1", {
