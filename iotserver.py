@@ -2768,7 +2768,7 @@ SAYING_TIME = 20 * MINUTE       # the span of the three readings whose middle on
 DOUBT_MARGIN = 3.0              # °C by which a rare station's reading may differ from the last
 DOUBT_RATE = 0.5                # °C per minute: the fastest change of air, a thunderstorm's front
 SETTLE_TIME = 5 * MINUTE        # age at which a reading is folded for good: few come later
-RECENT_WINDOW = 4 * HOUR        # how much before its course a room reads: for the trend, late ones
+RECENT_WINDOW = 4 * HOUR        # how much is read before a course: for silence, and for the trend
 REPLAY_WINDOW = 10 * DAY        # how much is replayed for a room without a course
 COLD_MARGIN = 4.0               # °C below the comfort limit: the WHO advises 18 °C at least
 DEW_MARGIN = 2.0                # °C between dew points, or to a wall, which is colder than the air
@@ -2978,6 +2978,11 @@ class Place(NamedTuple):
         return self.said[-1] if self.said else UNHEARD
 
     @property
+    def humid_until(self) -> int:
+        """The last instant at which its humidity is as fresh as a temperature has to be."""
+        return self.humidity[0] + self.last.limit if self.humidity else 0
+
+    @property
     def css(self) -> str:
         """Rooms have hues from 1 up, outside stations 0 and from the last one down."""
         hue = 1 + self.rank if self.role == "inside" else -self.rank
@@ -2991,8 +2996,8 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
                       forecasts: Forecasts, stations: Iterable[Station] | None = None,
                       known: Mapping[int, Place] = MappingProxyType({})) -> list[Place]:
     """The inside and outside stations, with the verdict of each room, which goes on from its
-    course. Known places are not read again, unless more or less of their past is needed: so what
-    is known after hours is what a restart finds."""
+    course. A known place is read again only if another part of its past is needed: so memory
+    never differs from what a restart reads."""
     given = [station for station in stations or reader.stations() if station.role]
     begins = {station.id: find_course(courses, station.id, now) for station in given
               if station.role == "inside"}
@@ -3028,8 +3033,8 @@ def find_course(courses: Mapping[int, Course], station: int, now: int) -> Course
 
 async def read_place(reader: Reader, station: Station, rank: int, since: int, now: int,
                      known: Place | None) -> Place:
-    """A station with a role as it is now, with what it said from since on. The start of what is
-    read depends on no reading and, within a quarter of an hour, not on now."""
+    """A station with a role as it is now, with what it said from since on. Where reading starts
+    depends only on since, on the station and on the quarter of an hour."""
     start = max(now // QUARTER * QUARTER - REPLAY_WINDOW, since - RECENT_WINDOW - station.silence)
     start -= start % MINUTE
     if known and known.start == start:
@@ -3076,13 +3081,11 @@ async def answer_room(room: Place, begin: Course, outside: Place | None, now: in
 
 
 def find_dew_point(place: Place, celsius: float | None, now: int) -> float | None:
-    """The dew point in °C at a place, if its humidity is possible, and as fresh as a temperature
-    has to be."""
-    if celsius is None or place.humidity is None:
+    """The dew point in °C at a place, if its humidity is fresh and possible."""
+    if celsius is None or place.humidity is None or now > place.humid_until:
         return None
-    ms, humidity = place.humidity
-    is_fresh = now <= ms + place.last.limit
-    return dew_point(celsius, humidity) if is_fresh and 1 <= humidity <= 100 else None
+    _, humidity = place.humidity
+    return dew_point(celsius, humidity) if 1 <= humidity <= 100 else None
 
 
 def fresh_forecast(room: Place, forecasts: Forecasts, now: int) -> Forecast | None:
@@ -3820,7 +3823,7 @@ main { overflow-wrap: break-word; font-variant-numeric: tabular-nums }
 h1 { font-size: var(--headline); line-height: 1.1; letter-spacing: -.02em }
 h1, .reason { text-wrap: balance } h2 { font-size: 1rem; font-weight: 600 }
 ul, summary { list-style: none }
-p + p { margin-top: .5rem }
+:is(h1, p) + p { margin-top: .5rem }
 :is(.rows, .stations, .tiles) p, .second { color: var(--dim); font-size: var(--small); margin: 0 }
 code { overflow-wrap: anywhere; background: var(--paper) }
 small { font-size: 1rem; color: var(--dim) }
@@ -4306,15 +4309,11 @@ def find_midnight(ms: int, zone: tzinfo) -> int:
         hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
 
-def choose_ticks(length: int) -> tuple[float, str, int]:
-    """The row of TICKS for a chart of so many ms, without its first column."""
-    return next(row[1:] for row in TICKS if length <= row[0] * HOUR)
-
-
 def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
-               ) -> list[tuple[int, str]]:
-    """The marks of the time axis and their texts, by the wall clock: a day may have 23 hours."""
-    hours, form, _ = choose_ticks(end - start)
+               ) -> tuple[list[tuple[int, str]], int]:
+    """The marks of the time axis and their texts, by the wall clock: a day may have 23 hours. And
+    how many ms behind its mark a text stands."""
+    hours, form, behind = next(row[1:] for row in TICKS if end - start <= row[0] * HOUR)
     if form == "clock":
         form = clock.replace(":%M", "") if hours >= 1 and clock != "%H:%M" else clock
     tick = datetime.fromtimestamp(find_midnight(start, zone) / 1000, zone)
@@ -4325,7 +4324,7 @@ def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
         tick += timedelta(hours=hours)
         if form == "%b":
             tick = tick.replace(day=1)
-    return ticks
+    return ticks, behind
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
@@ -4403,8 +4402,8 @@ def render_axes(chart: Chart) -> list[Markup]:
         STROKE(css="grid", d=f"M{LEFT} {chart.y(mark):g}H{right}"),
         TEXT_AT(css="mark", x=LEFT - 5, y=f"{chart.y(mark) + 4.5:g}", anchor="end",
                 text=f"{mark:g}"))]
-    _, _, behind = choose_ticks(chart.end - chart.start)
-    for ms, text in time_ticks(chart.start, chart.end, chart.zone, chart.clock):
+    ticks, behind = time_ticks(chart.start, chart.end, chart.zone, chart.clock)
+    for ms, text in ticks:
         if behind:
             shapes.append(STROKE(css="grid", d=f"M{chart.x(ms):g} {TOP}V{bottom}"))
         if ms + behind < chart.end:
@@ -4897,17 +4896,15 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
 # -- icons ----------------------------------------------------------------------------------------
 
 # An open window with the sun behind it, on a grid of 64 by 64, inside the circle that a phone may
-# cut out. No two shapes overlap.
-SUN_DISK = [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
-             round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]
+# cut out: the frame, whose hole begins with its sixth corner, two casements, and the sun. No two
+# shapes overlap.
 SHAPES: tuple[tuple[str, list[tuple[float, float]]], ...] = (
-    ("#ffffff", [(23, 15), (41, 15), (41, 18), (23, 18)]),
-    ("#ffffff", [(23, 45), (41, 45), (41, 48), (23, 48)]),
+    ("#ffffff", [(23, 15), (41, 15), (41, 48), (23, 48), (23, 15),
+                 (25.5, 18), (25.5, 45), (38.5, 45), (38.5, 18), (25.5, 18)]),
     ("#ffffff", [(23, 15), (15, 18), (15, 50), (23, 48), (23, 45), (18, 46), (18, 20), (23, 18)]),
     ("#ffffff", [(41, 15), (49, 18), (49, 50), (41, 48), (41, 45), (46, 46), (46, 20), (41, 18)]),
-    ("#ffffff", [(23, 18), (25.5, 18), (25.5, 45), (23, 45)]),
-    ("#ffffff", [(38.5, 18), (41, 18), (41, 45), (38.5, 45)]),
-    ("#ffb27d", SUN_DISK))
+    ("#ffb27d", [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
+                  round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]))
 ICON_BACKGROUND = "#0b5d8f"
 ICON = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"'
         f' rx="14" fill="{ICON_BACKGROUND}"/>' + "".join(
@@ -4986,8 +4983,9 @@ class Board:
         return self.current
 
     async def renew(self) -> None:
-        """Read the places that were touched, or all of them: after a command, when a verdict
-        turns unknown, and each quarter of an hour, when readings of the future may be due."""
+        """Read the places that were touched, or all of them: after a command, when a verdict turns
+        unknown, when a humidity is no longer fresh, and each quarter of an hour, when readings of
+        the future may be due."""
         now, known = self.now(), dict[int, Place]()
         if now < self.expires:
             known = {place.id: place for place in self.current if place.id not in self.touched}
@@ -5001,7 +4999,8 @@ class Board:
             self.expires = 0
             raise
         self.expires = min(self.expires, find_expiry(self.current),
-                           now // QUARTER * QUARTER + QUARTER)
+                           now // QUARTER * QUARTER + QUARTER, *(
+            place.humid_until + 1 for place in self.current if place.humid_until >= now))
         self.pages.clear()
 
     def settle(self) -> dict[int, Course]:

@@ -125,6 +125,23 @@ def test_a_silence_begins_when_it_does_after_a_restart(server):
     assert {*seen} == {("open", None), ("unknown", "outside")}
 
 
+def test_humidity_grows_old_without_a_reading(server):
+    """Between two readings of a station that sends rarely."""
+    seen = []
+    for minute in range(0, 120, 2):
+        if minute % 8 == 0:
+            for station, value in ((INSIDE, 26), (OUTSIDE, 20)):
+                server.update(station, value)
+                if minute < 80:
+                    server.update(station, 50, field=2)
+        verdict = finish(server.server.board.look())[0].verdict
+        assert verdict == restarted(server)
+        seen.append(None not in verdict.dew_points)
+        server.time += 120
+    assert seen == sorted(seen, reverse=True)
+    assert {*seen} == {True, False}
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_verdict_that_goes_on_is_that_after_a_restart(server, seed):
     """Readings in order, late ones, several in a minute, silences, commands that delete."""

@@ -410,7 +410,7 @@ def test_cooler_spans_are_apart_and_in_order(inside, outside):
 def ticks(first, zone, length):
     start = datetime.fromisoformat(first).replace(tzinfo=zone)
     begin = int(start.timestamp() * 1000)
-    return begin, iot.time_ticks(begin, begin + length, zone)
+    return begin, iot.time_ticks(begin, begin + length, zone)[0]
 
 
 @pytest.mark.parametrize(("first", "hours"), [
