@@ -7961,7 +7961,7 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
     """Title and text of a message."""
     name = f'"{station.name}"'
     if state == "back":
-        return f"{name} is heard again", f"{name} is heard again."
+        return f"{name} reports again", f"{name} reports again."
     if state == "silent":
         ago = format_ago(now - (station.heard or now))
         return f"{name} is silent", f"{name} has been silent for {ago}."
@@ -8293,8 +8293,8 @@ class Messenger:
             house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
             yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
                    "title": "No word from iotserver", "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
-                   "message": f"Nothing was heard from it for {format_ago(delay)}: the house, its "
-                              "line or the machine may be cut off."}
+                   "message": f"It has not reported for {format_ago(delay)}: the house, its "
+                              "line or the computer may be off."}
 
     def finish(self, server: Remote) -> None:
         """What is on its way gets there, if it does so soon. One that hangs keeps no other from

@@ -289,7 +289,7 @@ def test_rows_of_the_older_table_that_are_no_readings_are_left_out(maybe_live, r
             (2 ** 63 - 1, times[5], INSIDE.mac, 1, 21.5), (-3, times[6], INSIDE.mac, 1, 22.0),
             (10 ** 15, times[7], INSIDE.mac, "1", "22.5")])
         db.commit()
-    words = "iotserver: left out: 4 rows that are no readings: NULL, or a blob\n"
+    words = "iotserver: left out: 4 rows without a reading: NULL, or a blob\n"
     assert "imported 5 readings" in run("--import", "older.db", stderr=words)
     assert "imported 0 readings; 5 were" in run("--import", "older.db", stderr=words)
     stored = {row[4]: row[5] for row in rows_of(tmp_path / "iot.db")}
@@ -431,7 +431,7 @@ def test_a_copy_that_is_damaged_is_not_kept(database, run, tmp_path):
         db.execute("INSERT INTO series (station, field) VALUES (99, 1)")
         db.commit()
     run("--check", status=1, stderr="row without its station")
-    run("--backup", "copy.db", status=1, stderr="the copy is damaged, and so was not kept")
+    run("--backup", "copy.db", status=1, stderr="the copy was not kept, because it is damaged")
     assert (tmp_path / "copy.db").read_bytes() == before
     assert not list(tmp_path.glob("*.partial*"))
 

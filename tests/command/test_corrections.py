@@ -302,10 +302,10 @@ def test_pruned_hours_go_as_a_whole(database, run, capsys):
         assert main(["--db", str(database), "--delete-readings", "inside", *flags]) == 0
         return capsys.readouterr().err
     two_hours = ("--end", format_time(NOON + 2 * HOUR))
-    assert "1 hours stay" in delete("--start", format_time(NOON + MINUTE), *two_hours)
+    assert "1 hours were not changed" in delete("--start", format_time(NOON + MINUTE), *two_hours)
     with contextlib.closing(Reader(database)) as reader:
         assert finish(reader.first_hour()) == NOON
-    assert "1 hours stay" in delete(*RANGE, "--field", "1", "--above", "20")
+    assert "1 hours were not changed" in delete(*RANGE, "--field", "1", "--above", "20")
     assert delete("--start", "0", *two_hours) == ""
     with contextlib.closing(Reader(database)) as reader:
         assert finish(reader.first_hour()) == NOON + 2 * HOUR

@@ -201,7 +201,7 @@ def test_a_name_that_add_station_would_refuse_is_not_taken(database, run, serve,
     writer.writerow(HEADER.split(","))
     writer.writerows([f"2018-07-30T12:0{i}:00.000Z", name, f"mac{i}", 1, 20 + i, i + 1]
                      for i, name in enumerate(BAD_NAMES))
-    said = "".join(f"iotserver: {name[:64]!r} cannot be a station's name; mac{i} is called "
+    said = "".join(f"iotserver: {name[:64]!r} is not allowed as a name; mac{i} is called "
                    f"mac{i}\n" for name, i in sorted(zip(BAD_NAMES, range(8), strict=True)))
     assert "imported 8 readings" in run("--import", "-", stdin=text.getvalue(), stderr=said)
     assert {row[1:3] for row in rows_of(database)} == {(f"mac{i}", f"mac{i}") for i in range(8)}

@@ -136,7 +136,7 @@ def test_an_end_beside_one_that_hangs_repeats_no_message(database, serve, receiv
 def test_a_killed_courier_loses_nothing(database, serve, hook):
     live = serve("--rate-limit", "0",
                  env={"IOTSERVER_NOTIFY": f"json://127.0.0.1:{hook.port}/hook"})
-    live.expected = "(iotserver: the courier ended with status -9; it is started again\n)+"
+    live.expected = "(iotserver: the courier ended with status -9; restarting it\n)+"
     hook.behave = "hang"
     set_temperatures(live, 26, 20)
     wait_for(lambda: hook.requests, 20)
@@ -213,7 +213,7 @@ def test_whatever_a_destination_does_it_is_told_when_it_is_well(
     assert line.notes[0][2] == []
     assert line.notes[0][3]
     if behave in {"hang", "trickle"}:
-        assert "no whole answer" in line.notes[0][3]
+        assert "no complete answer" in line.notes[0][3]
     hook.behave = 200
     carrier.start([MESSAGE])
     carrier.thread.join(10)
