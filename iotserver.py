@@ -6677,7 +6677,7 @@ def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) ->
 PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a courier is
 
 
-class Counter(Control):
+class CourierSocket(Control):
     """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
     suffix = ".courier"
     is_for_group = True
@@ -6740,7 +6740,7 @@ def start_courier(server: Server) -> None:
 
 
 JOBS.append((RESTART_SECONDS, keep_courier))
-PROTOCOLS.append(Counter)
+PROTOCOLS.append(CourierSocket)
 ON_START.append(start_courier)
 
 
@@ -6777,19 +6777,22 @@ def tls() -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def in_time(line: http.client.HTTPConnection | smtplib.SMTP) -> Iterator[None]:
-    """Cut a connection after TRY_SECONDS. Its own timeout is for each read alone, so that an end
-    which sends a byte now and then would never be given up."""
-    def cut() -> None:
-        with contextlib.suppress(OSError, TypeError):   # there is none yet, or no more
-            socket.socket.shutdown(cast(socket.socket, line.sock), socket.SHUT_RDWR)
+    """Cut a connection after TRY_SECONDS. Its own timeout limits each read alone, so a server that
+    sends a byte now and then would hold it for ever."""
+    over = threading.Event()
 
-    timer = threading.Timer(TRY_SECONDS, cut)
-    timer.daemon = True
-    timer.start()
+    def cut() -> None:
+        pause = float(TRY_SECONDS)
+        while not over.wait(pause):
+            with contextlib.suppress(OSError, TypeError):   # no socket yet, or no longer
+                socket.socket.shutdown(cast(socket.socket, line.sock), socket.SHUT_RDWR)
+            pause = 1                           # the next address of its name may still answer
+
+    threading.Thread(target=cut, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        over.set()
 
 
 def authorize(to: Destination) -> str:
@@ -8174,9 +8177,13 @@ def send_mail(to: Destination, message: dict[str, Any]) -> str:
     host = to.url.hostname or ""
     port = to.url.port or (587 if to.is_secure else 25)
     how: dict[str, Any] = {"timeout": TRY_SECONDS, "local_hostname": socket.gethostname()}
-    channel = (smtplib.SMTP_SSL(host, port, context=tls(), **how) if to.is_secure and port == 465
-               else smtplib.SMTP(host, port, **how))
+    channel = (smtplib.SMTP_SSL(context=tls(), **how) if to.is_secure and port == 465
+               else smtplib.SMTP(**how))
+    cast(Any, channel)._host = host     # TLS compares the certificate with it
     with contextlib.closing(channel), in_time(channel):
+        code, words = channel.connect(host, port)
+        if code != 220:
+            raise smtplib.SMTPConnectError(code, words)
         if to.is_secure and port != 465:
             channel.starttls(context=tls())
         if any(to.login):
@@ -8548,13 +8555,6 @@ def render_lines(station: str, role: str | None, field: int, label: str | None,
     return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
 
 
-class Sought(NamedTuple):
-    """A reading that an engine is asked for."""
-    ms: int
-    station: str
-    field: int
-
-
 class Forwarder:
     """Carries all readings to the engine of --forward. A session ends with any failure; the next
     one gets again what the engine may have lost with it."""
@@ -8565,7 +8565,7 @@ class Forwarder:
         self.session = secrets.token_hex(8)
         self.pause, self.said = float(PAUSES[0]), ""
         self.answered = 0.0             # when the engine last did
-        self.oldest: Sought | None = None       # the oldest reading that was sent
+        self.oldest: tuple[int, str, int] | None = None     # time, station, field; see seek
         self.look_at = math.inf         # when to ask whether it is there
 
     def step(self, server: Remote) -> float:
@@ -8640,8 +8640,8 @@ class Forwarder:
     def seek(self, pieces: Iterable[Piece]) -> None:
         """Note the oldest reading that was ever sent, to look for it a little later."""
         for piece in pieces:
-            if piece.points and (not self.oldest or piece.points[0][0] < self.oldest.ms):
-                self.oldest = Sought(piece.points[0][0], piece.station, piece.field)
+            if piece.points and (not self.oldest or piece.points[0][0] < self.oldest[0]):
+                self.oldest = piece.points[0][0], piece.station, piece.field
                 self.look_at = time.monotonic() + LOOK_SECONDS
 
     def look(self, server: Remote) -> None:
@@ -8654,7 +8654,7 @@ class Forwarder:
         if is_there is None:
             log(f"courier: {self.to.name} cannot be asked whether it keeps what it accepts")
         server.warn("" if is_there is not False else (
-            f"{self.to.name} took the reading of {format_time(self.oldest.ms)}, but does not have "
+            f"{self.to.name} took the reading of {format_time(self.oldest[0])}, but does not have "
             "it. Does it keep such old ones? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
             "the retention policy of the database."))
 

@@ -376,22 +376,45 @@ def test_a_login_of_a_mail_may_have_umlauts(trusted, monkeypatch):
             f"mailtos://m%C3%B6we%40example.org:x@localhost:{box.port}/{ADDRESSES}")
 
 
-def test_a_mail_server_that_trickles_is_given_up(monkeypatch):
+@pytest.mark.parametrize("begins", [b"", b"220 hello\r\n"], ids=["greeting", "answer"])
+def test_a_mail_server_that_trickles_is_given_up(monkeypatch, begins):
     monkeypatch.setattr(iotserver, "TRY_SECONDS", 1)
 
     def trickle(listener):
         channel, _ = listener.accept()
         with channel, contextlib.suppress(OSError):
-            channel.sendall(b"220 hello\r\n")
-            while channel.recv(1):
+            channel.sendall(begins)
+            for _ in range(100):
                 channel.sendall(b"2")
                 time.sleep(0.1)
-                while True:
-                    channel.sendall(b"5")
-                    time.sleep(0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=trickle, args=(listener,), daemon=True).start()
+        began = time.monotonic()
         assert refusal(f"mailto://127.0.0.1:{listener.getsockname()[1]}/{ADDRESSES}")
+        assert time.monotonic() - began < 5
+
+
+def test_a_mail_server_that_wants_no_mail_says_so():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def refuse():
+            with listener.accept()[0] as channel:
+                channel.sendall(b"554 no mail here\r\n")
+                channel.recv(100)
+        threading.Thread(target=refuse, daemon=True).start()
+        assert "no mail here" in refusal(
+            f"mailto://127.0.0.1:{listener.getsockname()[1]}/{ADDRESSES}")
+
+
+def test_a_connection_that_is_made_late_is_cut_too(monkeypatch):
+    """The first address of a name may take all the time until the second one answers."""
+    monkeypatch.setattr(iotserver, "TRY_SECONDS", 0.1)
+    line = SimpleNamespace(sock=None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, iotserver.in_time(line):
+        time.sleep(0.3)
+        line.sock = ours
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""
 
 
 @needs("root")

@@ -416,7 +416,7 @@ def test_the_failure_of_a_room_is_its_own_and_of_that_quarter(house, weather, mo
 
 def test_a_courier_is_no_command_at_work(house):
     """It stays connected as long as both live."""
-    iot.Counter(house.server).connection_made(None)
+    iot.CourierSocket(house.server).connection_made(None)
     house.time += QUARTER / 1000
     assert len(renew(house)) > 100
 
