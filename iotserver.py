@@ -6610,21 +6610,21 @@ enter(
 
 # ------------------------------------------------------------------------------------------------
 # 11. Courier
-#    Law: a process of its own; it may block, and it has no hand on the database.
+#    Law: the courier is a process of its own; it may block, and never opens the database.
 #    Exports: Channel, COURIER_SECONDS, Destination, ERRANDS, hide, in_time, MAX_*,
 #        parse_destination, PAUSES, tls, TOO_LATE, TRY_SECONDS, Undelivered
 # ------------------------------------------------------------------------------------------------
-COURIER_SECONDS = 3             # SIGTERM to exit of the courier, which goes before the server does
-RESTART_SECONDS = 10            # between two starts of a courier that does not stay
-TRY_SECONDS = 10                # for a destination to answer
-PAUSES = (10, 300)              # s after a failed try: the first, doubled each time, and the last
-MAX_PAUSE = 3600                # s that another end may ask us to wait; a message lives no longer
-MAX_WORDS = 300                 # characters of an answer that are shown
-MAX_ANSWER = 4096               # bytes of it that are read
+COURIER_SECONDS = 3             # from SIGTERM to exit; the courier ends before the server does
+RESTART_SECONDS = 10            # between two starts of a courier that has ended by itself
+TRY_SECONDS = 10                # for one try, from connecting to the end of the answer
+PAUSES = (10, 300)              # seconds after a failed try: at first, then doubled up to the last
+MAX_PAUSE = 3600                # seconds of Retry-After that we honor; a message lives no longer
+MAX_WORDS = 300                 # characters of a destination's answer that are shown
+MAX_ANSWER = 4096               # bytes of a destination's answer that are read
 
 
 class Destination(NamedTuple):
-    """Where messages go. A URL holds secrets: people are shown the name, and the id is kept."""
+    """Where messages go. The URL holds secrets: people see the name, and the file has the id."""
     url: urllib.parse.SplitResult
     kind: str
     is_secure: bool
@@ -6635,8 +6635,8 @@ class Destination(NamedTuple):
     options: dict[str, str]
 
 
-MAX_ALIVE = 3 * DAY             # that ntfy keeps a message which it sends later
-REST = {                        # what may stand behind the host, in words and as a pattern
+MAX_ALIVE = 3 * DAY             # ntfy's limit for messages that it sends later
+REST = {                        # what may follow the host, in words and as a pattern
     "ntfy": ("/TOPIC or /TOPIC?alive=45m, at most 72h",
              r"/[-\w]{1,64}/?(\?alive=[1-9]\d{0,2}[mh])?"),
     "json": ("a path", r"([/?].*)?"),
@@ -6644,7 +6644,7 @@ REST = {                        # what may stand behind the host, in words and a
 
 
 def say_meant(text: str) -> str:
-    """What to write in place of a URL that --notify does not know, without its secrets."""
+    """Advice on a URL that --notify does not know. It repeats no secret of the URL."""
     if topic := re.fullmatch(r"http(s?://[^/@\s]+/[-\w]{1,64})/?", text):
         return f"for a topic of ntfy write ntfy{topic[1]}"
     if text.startswith(("http://", "https://")):
@@ -6654,7 +6654,7 @@ def say_meant(text: str) -> str:
 
 
 def parse_destination(text: str, kinds: Mapping[str, tuple[str, str]] = REST) -> Destination:
-    """A URL of --notify. What is wrong is said without the URL."""
+    """A URL of --notify. Raises Usage, whose text does not repeat the URL."""
     try:
         url = urllib.parse.urlsplit(text)
         kind = url.scheme.removesuffix("s")
@@ -6678,12 +6678,13 @@ PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a cou
 
 
 class CourierSocket(Control):
-    """The courier's socket: the same lines, but only of what a courier has to ask and to say."""
+    """The server's socket for couriers. It has the protocol of the control socket, but knows only
+    the methods of COURIER_METHODS."""
     suffix = ".courier"
     is_for_group = True
 
     def is_at_work(self) -> bool:
-        """Never: a courier is always there, and changes nothing."""
+        """Never, because a courier stays connected and changes nothing."""
         return False
 
     def find(self, method: str) -> Callable[..., Any] | None:
@@ -6691,21 +6692,20 @@ class CourierSocket(Control):
         return known and functools.partial(known, self.server)
 
 
-# What a courier does again and again if the setting is given, each in a thread of its own with a
-# line to the server of its own: one that blocks delays no other. What it asks the server and tells
-# it is in COURIER_METHODS, what it has to know in keep_courier.
+# Each errand of a courier runs in a thread with a connection to the server of its own, so one that
+# blocks delays no other. It calls the methods in COURIER_METHODS.
 class Errand(Protocol):
-    """What a courier carries: a piece of it at each step."""
+    """One job of a courier, done step by step."""
 
     def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
+        """Do one step, and return the seconds until the next."""
 
     def finish(self, server: Remote) -> None:
-        """The courier ends."""
+        """Finish what is in hand, because the courier ends."""
 
 
-ERRANDS: dict[str, Callable[[argparse.Namespace], Errand]] = {}
-COURIER_METHODS: dict[str, Callable[..., Any]] = {}     # of the server, and what the line says
+ERRANDS: dict[str, Callable[[argparse.Namespace], Errand]] = {}     # by the setting it needs
+COURIER_METHODS: dict[str, Callable[..., Any]] = {}     # each is called with the server first
 
 
 class Child:
@@ -6716,8 +6716,8 @@ class Child:
 
 
 def keep_courier(server: Server) -> None:
-    """Start the courier, if there is something to carry; start it again when it has ended. What
-    it has to know goes by its environment: a list of processes shows command lines to all."""
+    """Start the courier if an errand is set, and start it again when it has ended. Its settings go
+    into its environment, because every user of the machine can read command lines."""
     courier, settings = part_of(server, Child), server.settings
     child = courier.process
     is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
@@ -6745,7 +6745,7 @@ ON_START.append(start_courier)
 
 
 async def end_courier(server: Server) -> None:
-    """Let the courier say what it has done; then it has to go."""
+    """Give the courier time to report what it has sent, then end it."""
     if child := part_of(server, Child).process:
         child.terminate()
         deadline = server.monotonic() + STOP_SECONDS
@@ -6762,7 +6762,8 @@ TOO_LATE = f"no complete answer within {TRY_SECONDS} s"
 
 
 class Undelivered(Exception):
-    """Why a destination did not take a message, its own words, and after how many s to ask it."""
+    """A destination did not take a message: the reason, its own words, and the pause in seconds
+    that it asks for."""
 
     def __init__(self, reason: str, words: str = "", pause: float = 0):
         super().__init__(reason)
@@ -6771,7 +6772,7 @@ class Undelivered(Exception):
 
 @functools.cache
 def tls() -> ssl.SSLContext:
-    """One for all: it holds every root certificate, which takes a megabyte and 20 ms to read."""
+    """The one TLS context. It holds all root certificates: a megabyte, and 20 ms to read."""
     return ssl.create_default_context()
 
 
@@ -6796,7 +6797,8 @@ def in_time(line: http.client.HTTPConnection | smtplib.SMTP) -> Iterator[None]:
 
 
 def authorize(to: Destination) -> str:
-    """A header with the login: tk_... is a token of ntfy's, a user alone is one of an engine's."""
+    """The Authorization header. A user tk_... is a token of ntfy; a user without a password is a
+    token of an engine."""
     user, password = to.login
     if to.kind == "ntfy" and user.startswith("tk_"):
         return f"Bearer {user}"
@@ -6813,13 +6815,13 @@ def make_request(to: Destination, path: str, body: bytes | None, headers: Header
     if any(to.login):
         request.add_header("Authorization", authorize(to))
     if choose_proxy := getattr(urllib.request.ProxyHandler(), f"{request.type}_open", None):
-        choose_proxy(request)                   # changes its host
+        choose_proxy(request)                   # this changes the request's host
     return request
 
 
 class Channel:
-    """A kept HTTP connection, by way of the environment's proxy. No redirect is followed: what is
-    sent goes to nobody but the one that was named."""
+    """A kept HTTP connection, through the environment's proxy. No redirect is followed, so only
+    the configured host gets what is sent."""
 
     def __init__(self, to: Destination):
         self.to = to
@@ -6840,13 +6842,13 @@ class Channel:
         self.line = None
 
     def is_cut(self) -> bool:
-        """Whether the other end has closed a kept connection while nothing was asked."""
+        """Whether the other end has closed the connection since the last answer."""
         sock = self.line.sock if self.line else None
         if sock is None:
-            return False                        # it was closed by agreement, or never open
+            return False                        # we closed it, or it was never open
         try:
             sock.settimeout(0)
-            sock.recv(1)                        # the end, or a word about it
+            sock.recv(1)                        # the end, or TLS's notice of it
         except (BlockingIOError, ssl.SSLWantReadError):
             sock.settimeout(TRY_SECONDS)
             return False
@@ -6856,35 +6858,36 @@ class Channel:
 
     def ask(self, path: str, body: bytes | None = None, headers: Headers = (),
             limit: int = CONTROL_LINE) -> tuple[int, str, float]:
-        """Status, words, and the pause that is asked for. Raises Undelivered without a status;
-        words behind one that stall or are cut off change nothing."""
+        """Status and text of the answer, and the pause in seconds that it asks for. A text that
+        stalls or is cut off changes nothing. Raises Undelivered if there is no status."""
         began, words = time.monotonic(), b""
         try:
             request = make_request(self.to, path, body, headers)
             self.line = self.line or self.open(request)
             if self.to.is_secure:
-                request.headers.pop("Proxy-authorization", None)    # that is for the proxy alone
+                request.headers.pop("Proxy-authorization", None)    # only the proxy gets it
             with in_time(self.line):
                 self.line.request(request.get_method(), request.selector, body, request.headers)
                 answer = self.line.getresponse()
                 with contextlib.suppress(Exception):
                     words = answer.read(limit)
-        except Exception as error:              # whatever it does, it is tried again
+        except Exception as error:              # any failure is tried again
             reason = str(error) or type(error).__name__
         else:
-            if not answer.isclosed():           # its rest would be taken for the next answer
+            if not answer.isclosed():           # what is unread would begin the next answer
                 self.close()
             return (answer.status, words.decode(errors="replace").strip(),
                     parse_pause(answer.headers.get("Retry-After", "")))
-        self.close()                            # the error itself would keep all of this in memory
+        self.close()        # outside of `except`, whose error would keep the connection in memory
         is_late = time.monotonic() >= began + TRY_SECONDS
         raise Undelivered(TOO_LATE if is_late else hide(self.to, f"no answer: {reason}"))
 
 
 def hide(to: Destination, text: str) -> str:
-    """What others say, without what is secret: an error may repeat what it was given, or the
-    beginning of it."""
-    behind = (to.url.path.strip("/"), to.url.query, *to.options.values())   # an engine's is none
+    """A destination's text without our secrets, since errors may repeat all or the beginning of
+    what was sent. Path and query of a webhook are secret, those of an engine are not."""
+    behind = (to.url.path.strip("/"), to.url.query, *to.options.values(),
+              *(part for part in to.url.path.split("/") if len(part) > 8))
     text = " ".join(text.split())
     for part in (authorize(to).split()[1], *to.url.netloc.rpartition("@")[0].split(":"),
                  *to.login, *(behind if to.kind != "http" else ())):
@@ -6897,7 +6900,7 @@ def hide(to: Destination, text: str) -> str:
 
 
 def parse_pause(text: str) -> float:
-    """Retry-After, RFC 9110, 10.2.3: seconds, or a date. 0 of anything else."""
+    """The seconds of Retry-After (RFC 9110, 10.2.3), a number or a date; 0 for any other text."""
     seconds = 0.0
     if re.fullmatch("[0-9]{1,9}", text):
         seconds = int(text)
@@ -6908,7 +6911,7 @@ def parse_pause(text: str) -> float:
 
 
 def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
-    """Until the courier is stopped; a server that is away is waited for."""
+    """Do the steps of an errand until the courier is stopped. While the server is away, wait."""
     failures = 0
     while not stopped.wait(min(failures, 1)):
         try:
@@ -6919,20 +6922,20 @@ def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
                 errand.finish(server)
         except (OSError, StoreError) as error:
             failures += 1
-            if failures == 3:           # the first ones are a restart, or the end of our parent
+            if failures == 3:           # fewer may be a restart or the end of our parent
                 log(f"courier: {path}: {error}; waiting for the server")
 
 
 def run_courier(args: argparse.Namespace, path: Path) -> None:
-    """Carry messages until SIGTERM; a server's child also until its server is no more."""
+    """Run all errands until SIGTERM. A server's child also ends when its server has ended."""
     errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
-    if parent:                              # what comes in goes before what is carried on; alone,
-        os.nice(10)                         # the unit says so, and its filter forbids it here
+    if parent:          # a server's work comes first; in a unit, systemd sets this and forbids it
+        os.nice(10)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    with working_in(path.parent):           # so that no thread changes what is the others', too
+    with working_in(path.parent):           # all threads share the working directory
         threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
                    for errand in errands]
         for thread in threads:
@@ -7889,12 +7892,13 @@ REFUSALS |= dict.fromkeys(
 
 # ------------------------------------------------------------------------------------------------
 # 14. Messages
-#    Law: what is sent is true when it is sent; each destination stands for itself.
+#    Law: a message is true when it is sent, and each destination is told by itself.
 # ------------------------------------------------------------------------------------------------
 
 
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """`22:00-07:00 Europe/Berlin`, or one time; no zone: this machine's. None of an empty text."""
+    """The clocks of `22:00-07:00 Europe/Berlin` or of one time, without a zone in that of this
+    machine; none for an empty text. Raises Usage."""
     require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
@@ -7913,29 +7917,29 @@ def parse_notify(text: str) -> list[Destination]:
     return [parse_destination(url) for url in text.split()]
 
 
-MESSAGE_AGE = HOUR              # a later one is no help: the air outside is another by then
-SILENCE_TOLD = HOUR             # a battery is to be changed; the page says so after ten minutes
-LATE = 15 * MINUTE              # a change that the server saw so much later is told with its time
-MAX_DESTINATIONS = 32           # of which it is kept what they were told
-TOPICS = ("verdict", "silence", "plan")     # of which a station has one state each to be told
-ONLY_AFTER = {"close": "open", "back": "silent"}     # said only to those who were told the other
+MESSAGE_AGE = HOUR              # an older message is dropped: the air has changed since
+SILENCE_TOLD = HOUR             # silence before a message; the page shows it after ten minutes
+LATE = 15 * MINUTE              # a change that we see later than this is told with its time
+MAX_DESTINATIONS = 32           # destinations for which the file keeps what they were told
+TOPICS = ("verdict", "silence", "plan")     # a station has one state for each of them
+ONLY_AFTER = {"close": "open", "back": "silent"}     # told only if the other was told last
 
 
 def last_at(clock: Clock, now: int) -> int:
-    """When that clock last showed its time."""
+    """When that time of day last was, in ms."""
     wall = datetime.combine(datetime.fromtimestamp(now / 1000, clock.tzinfo), clock)
     today, before = (int(day.timestamp()) * 1000 for day in (wall, wall - timedelta(days=1)))
     return today if today <= now else before
 
 
 def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
-    """When the quiet hours ended; 0 where there are none, None while they last."""
+    """When the quiet hours last ended; 0 if there are none, None while they last."""
     began, ended = (last_at(clock, now) for clock in quiet) if quiet else (0, 0)
     return ended if ended >= began else None
 
 
 def choose_kind(verdict: Verdict) -> str:
-    """What there is to do, in a word: open, close, or nothing."""
+    """What the verdict asks people to do: open, close, or nothing (an empty text)."""
     is_warmer = verdict.believed is not None and verdict.believed < -CLOSE_MARGIN
     if verdict.state == "comfortable" and is_warmer and not verdict.is_cold:
         return "close"
@@ -7943,19 +7947,19 @@ def choose_kind(verdict: Verdict) -> str:
 
 
 def is_worth_a_plan(room: Mapping[str, Any], comfort: float) -> bool:
-    """Whether it is hot in a room, or outside, and known when it gets cooler."""
+    """Whether it is hot inside or outside, and the forecast says when it gets cooler."""
     forecast = room.get("forecast")
     return bool(forecast and forecast["event"] == "cooler" and forecast["at"]
                 and max(room["inside"], room["outside"]) > comfort)
 
 
 def is_timely(since: int, now: int, awake: int | None) -> bool:
-    """Whether what is true since then may still be told, or again after quiet hours."""
+    """Whether what has been true since then may still be told. Quiet hours do not count."""
     return awake is not None and now - max(since, awake) < MESSAGE_AGE
 
 
 def is_news(state: str, told: str) -> bool:
-    """Whether a state is to be told to whom that was told last."""
+    """Whether to tell a state to a destination that was told another one last."""
     return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
@@ -7977,11 +7981,12 @@ def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any
     return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
 
 
-Told = tuple[int, str, str]     # of a station a topic and its state: see the table told
+Told = tuple[int, str, str]     # station, topic, state: as in the table told
 
 
 class ToldStore:
-    """The table told: what is true of each station, and what each destination was told last."""
+    """The table told: the true state of each station and topic, which is stored as what the empty
+    destination was told, and the state that each destination was told last."""
 
     def __init__(self, database: Database):
         self.database = database
@@ -7991,7 +7996,7 @@ class ToldStore:
             self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
 
     def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
-        """Note who was told what, and when; without destination what is true, since when."""
+        """Store (station, topic, state, since when), as told to a destination."""
         with self.database.transaction() as db:
             for station, topic, state, ms in rows:
                 if station in self.database.stations:
@@ -8007,20 +8012,21 @@ class ToldStore:
 
 
 class Post:
-    """What the courier is to carry: worked out when it asks. Without one, nothing is. For each
-    station it is kept what is true, and for each destination what it was told last: so what is
-    tried again is true by then, and what is true no more is never sent."""
+    """The messages for the courier, made when it asks. They follow from two states: what is true
+    now and what each destination was told last. So a repeated try sends what is true by then, and
+    what is no longer true is never sent."""
 
     def __init__(self, server: "Server"):
         self.server = server
         self.units = server.settings.units.replace("auto", "CF")
-        self.heard: dict[int, tuple[int, float]] = {}           # by station; on our own clock
+        # By station: when it was last heard, and when we noticed in monotonic seconds.
+        self.heard: dict[int, tuple[int, float]] = {}
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
-        self.counts: collections.Counter[str] = collections.Counter()   # sent and failed ones
+        self.counts: collections.Counter[str] = collections.Counter()   # messages by outcome
 
     async def collect(self, destinations: list[str], quiet: str, plan: str
                       ) -> dict[str, list[Any]]:
-        """What each destination is to be told, after a look at what is true by now."""
+        """The messages for each destination, from what is true now."""
         for id in destinations:
             self.admit(id)
         places = await self.server.board.look()
@@ -8045,13 +8051,13 @@ class Post:
 
     @property
     def store(self) -> ToldStore:
-        """As the file has it; made anew when a command has changed stations."""
+        """The store of the open database, which is opened again when a command changes it."""
         return part_of(self.server.writer, ToldStore)
 
     def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
              clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
-        """What is true of each station, and since when for this server: rows of the table told.
-        What comes late counts from when it came."""
+        """Rows (station, topic, state, since when) of what is true now. A change that comes late
+        counts from when it came."""
         by_name = {place.name: place for place in places}
         for station in stations:
             place = by_name[station.name]
@@ -8067,7 +8073,7 @@ class Post:
 
     def listen(self, station: Station, heard: int, now: int
                ) -> Iterator[tuple[int, str, str, int]]:
-        """Whether a station is silent, by the time that this server itself was there."""
+        """Whether a station is silent. Time in which this server did not run does not count."""
         state, since = self.store.told[""].get((station.id, "silence"), ("", 0))
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
@@ -8079,7 +8085,7 @@ class Post:
 
     def compose(self, station: Station, topic: str, state: str, since: int,
                 rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
-        """A message, as it is true now; of several rooms with the name."""
+        """A message about what is true now. It names the room if there are several."""
         room = rooms.get(station.name, {})
         which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
         is_current = topic == "verdict" and state == room.get("state")
@@ -8087,15 +8093,15 @@ class Post:
         title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
         if since - changed > LATE:
             text += datetime.fromtimestamp(changed / 1000).strftime(" It has been so since %H:%M.")
-        line = f"{topic}-{station.created}-{station.id}"    # several may be of one instant
+        line = f"{topic}-{station.created}-{station.id}"    # stations of one instant
         return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
                 "kind": "plan" if topic == "plan" else state, "station": station.name,
                 "title": which + title, "message": which + text, "time": format_time(changed),
                 **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
 
     def admit(self, id: str) -> None:
-        """Make room for what is kept of a destination: of its own settings a server knows all.
-        Raises StoreError."""
+        """Make room for what is kept of a destination. Raises StoreError if the server's own
+        --notify does not have it."""
         ours = {to.id for to in parse_notify(self.server.settings.notify)}
         if not (id in ours if ours else re.fullmatch("[0-9a-f]{16}", id)):
             raise StoreError("this server has no such destination")
@@ -8107,7 +8113,7 @@ class Post:
                 (ms for _, ms in others[id].values()), default=0)))
 
     def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
-        """What became of a try: what that destination knows by now, and why the rest failed."""
+        """Note the outcome of a try: what the destination was told, and why the rest failed."""
         self.admit(id)
         self.counts["sent"] += len(told)
         self.counts["failed"] += bool(failure)
@@ -8118,7 +8124,7 @@ class Post:
             self.failing[id] = name[:MAX_WORDS], since, failure[:MAX_WORDS]
 
     def report(self, destinations: list[str]) -> None:
-        """Say of a destination that it has failed for an hour, on the page and once in the log."""
+        """Name the destinations that have failed for an hour on the page, and once in the log."""
         for id in {*destinations, *self.failing}:
             name, since, why = self.failing.get(id, ("", math.inf, ""))
             is_old = self.server.monotonic() - since >= MESSAGE_AGE / 1000
@@ -8127,7 +8133,7 @@ class Post:
 
 
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
-    """The answer's status and text. Raises Undelivered."""
+    """POST a document, and return the answer's status and text. Raises Undelivered."""
     with contextlib.closing(Channel(to)) as channel:
         status, words, pause = channel.ask(path, as_json(document),
                                            (("Content-Type", "application/json"),), MAX_ANSWER)
@@ -8137,7 +8143,7 @@ def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
 
 
 def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
-    """https://docs.ntfy.sh/publish/. As JSON: a header could not hold a degree sign."""
+    """See https://docs.ntfy.sh/publish/. It is JSON because headers cannot hold a degree sign."""
     document = {
         "topic": to.url.path.strip("/"), "title": message["title"], "message": message["message"],
         "priority": 4 if message["kind"] in {"silent", "alive"} else 3,
@@ -8146,7 +8152,7 @@ def send_ntfy(to: Destination, message: dict[str, Any]) -> str:
 
 
 def send_json(to: Destination, message: dict[str, Any]) -> str:
-    """Slack looks at text, Discord at content, Apprise's server at body."""
+    """Slack reads the message in `text`, Discord in `content`, and Apprise's server in `body`."""
     shown = {name: value for name, value in message.items() if name not in {"told", "line"}}
     text = message["message"]
     return post_json(to, urllib.parse.urlunsplit(("", "", to.url.path or "/", to.url.query, "")),
@@ -8154,7 +8160,7 @@ def send_json(to: Destination, message: dict[str, Any]) -> str:
 
 
 def log_in(channel: smtplib.SMTP, user: str, password: str) -> None:
-    """smtplib's own way is for ASCII alone; RFC 4616 has UTF-8."""
+    """Log in with UTF-8 as in RFC 4616, since smtplib can only send ASCII."""
     if (user + password).isascii():
         channel.login(user, password)
         return
@@ -8166,7 +8172,7 @@ def log_in(channel: smtplib.SMTP, user: str, password: str) -> None:
 
 
 def send_mail(to: Destination, message: dict[str, Any]) -> str:
-    """RFC 3834 asks for Auto-Submitted, so that nobody's absence answers us."""
+    """The header Auto-Submitted (RFC 3834) keeps automatic replies from answering us."""
     mail = EmailMessage()
     for name, value in (("Subject", message["title"]), ("From", to.options["from"]),
                         ("To", to.options["to"]), ("Date", email.utils.formatdate()),
@@ -8197,27 +8203,28 @@ SENDERS: dict[str, Callable[[Destination, dict[str, Any]], str]] = {
 
 
 def send(to: Destination, message: dict[str, Any]) -> str:
-    """The other side's words. Raises Undelivered, in which no secret stands."""
+    """Send a message, and return the destination's words. Raises Undelivered without secrets."""
     try:
         return hide(to, SENDERS[to.kind](to, message))
     except Undelivered as error:
         failure = error.with_traceback(None)
-    except Exception as error:          # whatever it does, the others are served
+    except Exception as error:          # no failure of one destination may end the courier
         failure = Undelivered(hide(to, str(error) or type(error).__name__))
-    raise failure                       # without what came before it, which fills the memory
+    raise failure       # outside of `except`, whose error would keep the connection in memory
 
 
 class Carrier:
-    """One destination: one try at a time, in a thread of its own, and growing pauses."""
+    """The tries at one destination: one at a time, each in a thread, with growing pauses."""
 
     def __init__(self, to: Destination):
         self.to = to
         self.thread: threading.Thread | None = None
-        self.told: list[Told] = []      # by this try
+        self.told: list[Told] = []      # what this try has delivered
         self.failure: Undelivered | None = None
-        self.words = self.alive = ""    # alive: why the last message that is put off was not taken
+        self.words = ""                 # the destination's answer to the last message
+        self.alive = ""                 # why it last refused the message of alive=
         self.pause, self.next_try = PAUSES[0], 0.0
-        self.renews = 0.0               # when that message is next put off
+        self.renews = 0.0               # when to put off the message of alive= again
 
     def start(self, messages: list[dict[str, Any]]) -> None:
         self.told, self.failure = [], None
@@ -8225,7 +8232,7 @@ class Carrier:
         self.thread.start()
 
     def deliver(self, messages: list[dict[str, Any]]) -> None:
-        """All messages that can be; one that is put off and refused holds up no other."""
+        """Send all messages, up to the first failure. A refused alive= message is no failure."""
         for told, message in gather(self.to.kind, messages):
             is_alive = message["kind"] == "alive"
             try:
@@ -8240,7 +8247,7 @@ class Carrier:
                 self.alive = f"alive=: {error}"
 
     def finish(self, server: Remote) -> bool:
-        """Whether a new try may begin; the server is told what became of the one before."""
+        """Tell the server the outcome of a try that has ended. True if the next one may begin."""
         now, failed = time.monotonic(), self.failure
         if self.thread and not self.thread.is_alive():
             server.note(self.to.id, self.to.name, self.told, str(failed or self.alive))
@@ -8254,8 +8261,8 @@ class Carrier:
 
 def gather(kind: str, messages: list[dict[str, Any]]
            ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
-    """Messages as they go out: of several rooms that change at once one names them all. Not with
-    ntfy, where each room has a line on the phone that changes in place."""
+    """Join messages of one kind, so that one names all rooms that change at once. With ntfy each
+    room keeps its own, which replaces the one before on the phone."""
     what = "id" if kind == "ntfy" else "kind"
 
     def key(message: dict[str, Any]) -> tuple[bool, str]:
@@ -8270,14 +8277,14 @@ def gather(kind: str, messages: list[dict[str, Any]]
 
 
 class Messenger:
-    """Carries messages to where --notify says."""
+    """The errand that carries messages to the destinations of --notify."""
 
     def __init__(self, settings: argparse.Namespace):
         self.settings = settings
         self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
 
     def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
+        """Do one step, and return the seconds until the next."""
         ready = [carrier for carrier in self.carriers if carrier.finish(server)]
         wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
                                 self.settings.notify_plan)
@@ -8288,9 +8295,9 @@ class Messenger:
         return 1
 
     def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
-        """A message that ntfy sends later, unless it is put off: if it comes, the house is cut
-        off, or the machine is. It does not come in quiet hours either."""
-        is_asked = carrier.to.kind == "ntfy"        # in a URL of others' it is theirs
+        """A message that ntfy shall send later, and that we put off again and again. If it comes,
+        the house or the machine is cut off. It does not come in quiet hours."""
+        is_asked = carrier.to.kind == "ntfy"        # other kinds may use alive= for themselves
         delay = parse_duration(carrier.to.options.get("alive", "0s")) if is_asked else 0
         if delay and time.monotonic() >= carrier.renews:
             carrier.renews = time.monotonic() + delay / 3000
@@ -8304,8 +8311,8 @@ class Messenger:
                               "line or the computer may be off."}
 
     def finish(self, server: Remote) -> None:
-        """What is on its way gets there, if it does so soon. One that hangs keeps no other from
-        being noted, and is left a little time before the courier's own is over."""
+        """Wait for tries that end soon, and note each one as it ends. A try that hangs is left
+        before the courier's own time is over."""
         deadline = time.monotonic() + COURIER_SECONDS - 0.5
         while any(carrier.thread for carrier in self.carriers) and time.monotonic() < deadline:
             for carrier in self.carriers:
@@ -8314,7 +8321,7 @@ class Messenger:
 
 
 def try_message(args: argparse.Namespace, path: Path) -> None:
-    """Tell each destination something, all at once, and say what each says to that."""
+    """Send a test message to all destinations at once, and print what each answers."""
     require(args.notify, "--try-message needs --notify URLS")
     carriers = [Carrier(to) for to in parse_notify(args.notify)]
     message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
@@ -8364,18 +8371,18 @@ COMMANDS.append(Command(
 # 15. Forwarding
 #    Law: memory runs ahead of the file; any failure begins again from what the file has.
 # ------------------------------------------------------------------------------------------------
-FORWARD_ROWS = 5000             # readings in one post to an engine: as its makers advise
-FORWARD_SERIES = 200            # series in one: each costs the server two questions, some 20 us
-FORWARD_SECONDS = 0.5           # between two looks for readings that are to be forwarded
-FORWARD_MEMORY = 7 * DAY        # for which it is remembered what an engine lacks
+FORWARD_ROWS = 5000             # readings in one post to an engine, as its makers advise
+FORWARD_SERIES = 200            # series in one post; each costs the server 20 us in two queries
+FORWARD_SECONDS = 0.5           # between two requests for readings to forward
+FORWARD_MEMORY = 7 * DAY        # how long we remember what an engine lacks that no longer asks
 FORWARD_AHEAD = HOUR            # a reading further in the future waits until it is due
-LOOK_SECONDS = 20               # for it to show what it took: VictoriaMetrics needs 5 to 10
-SETTLE_SECONDS = 10             # for it to write what it took to its disk: VictoriaMetrics needs 5
-PROOF_SECONDS = 2               # between two answers that show that it has not crashed meanwhile
+LOOK_SECONDS = 20               # until a query shows what was sent; VictoriaMetrics needs 5 to 10
+SETTLE_SECONDS = 10             # until it is on the engine's disk; VictoriaMetrics needs 5
+PROOF_SECONDS = 2               # between two answers that prove that the engine has not crashed
 
 
 def parse_engine(text: str) -> Destination:
-    """The URL of --forward. What is wrong is said without the URL."""
+    """The URL of --forward. Raises Usage, whose text does not repeat the URL."""
     try:
         require(re.fullmatch("[!-~]+", text), "")
         to = parse_destination(text, {"http": ("anything", ".*")})
@@ -8389,7 +8396,7 @@ Position: TypeAlias = tuple[int, int]       # in a series: a time and an entry n
 
 
 class Piece(NamedTuple):
-    """Readings of a series on their way to an engine: (time, value) pairs. Texts stay here."""
+    """Readings of one series for an engine, as (time, value) pairs without texts."""
     station: str
     role: str | None
     field: int
@@ -8398,36 +8405,36 @@ class Piece(NamedTuple):
 
 
 class Outbox:
-    """The position from which an engine lacks readings of each series. Memory runs ahead of the
-    file, which follows once the engine has surely written what it took to its disk. Any failure
-    begins a new session, which starts from the file's positions: so it sends again all that the
-    engine may have lost. An engine that is away costs at most one row for each series."""
+    """The positions in each series from which an engine lacks readings. Memory runs ahead of the
+    file, which follows once the engine must have written the readings to its disk. Any failure
+    begins a new session from the file's positions, so all that the engine may have lost is sent
+    again. An engine that is away costs at most one row for each series."""
 
     def __init__(self, database: "Database"):
         self.database, self.db = database, database.db
         found: tuple[str | None, int] = (
             self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
         self.engine, self.asked = found         # None: nothing is forwarded
-        self.unsent: dict[int, Position] = {    # by series, as the file has it
+        self.unsent: dict[int, Position] = {    # by series, as in the file
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
         self.begin("")
         self.follow()
 
     def begin(self, session: str) -> None:
-        """Start from what the file knows: the session before has failed, or there was none."""
+        """Begin a session from the positions in the file."""
         self.session = session
-        self.pending = dict(self.unsent)        # where the next readings to take begin
-        # When it was taken, in monotonic seconds, and the positions behind it.
+        self.pending = dict(self.unsent)        # by series: the first reading to take next
+        # When readings were taken, in monotonic seconds, and by series the position behind them.
         self.taken: collections.deque[tuple[float, dict[int, Position]]] = collections.deque()
 
     def follow(self) -> None:
-        """Mark what is stored from now on, as long as there is an engine."""
+        """Mark what is stored from now on if there is an engine, else stop marking."""
         if (self.mark in self.database.on_write) != bool(self.engine):
             (self.database.on_write.append if self.engine else
              self.database.on_write.remove)(self.mark)
 
     def mark(self, batch: Batch) -> None:
-        """Note what is being stored as unsent; within a transaction."""
+        """Mark what is being stored as unsent. The caller has begun a transaction."""
         readings, now = batch.readings, batch.now
         if now - self.asked >= FORWARD_MEMORY:
             self.forget()
@@ -8443,13 +8450,13 @@ class Outbox:
                 self.unsent[series] = position
                 marks.append((series, *position))
             self.pending[series] = min(position, self.pending.get(series, position))
-            for _, behind in self.taken:        # a late reading has not been taken with the rest
+            for _, behind in self.taken:        # a late reading was not taken with the others
                 if position < behind.get(series, (0, 0)):
                     behind[series] = position
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
 
     def forget(self) -> None:
-        """Forward nothing from now on; within a transaction."""
+        """Forward nothing from now on. The caller has begun a transaction."""
         self.db.execute("DELETE FROM forward")
         self.db.execute("DELETE FROM unsent")
         self.engine, self.unsent = None, {}
@@ -8457,8 +8464,8 @@ class Outbox:
         self.follow()
 
     def serve(self, engine: str, now: int) -> bool:
-        """Whether it is known what an engine lacks. One that asks for the first time, or again
-        after long, lacks all there is, which is noted in steps."""
+        """Whether all that an engine lacks is marked. An engine that asks for the first time, or
+        after FORWARD_MEMORY, lacks everything; each call marks some more series."""
         if engine == self.engine and now - self.asked < FORWARD_MEMORY:
             if now - self.asked >= HOUR:
                 with self.database.transaction() as db:
@@ -8483,14 +8490,14 @@ class Outbox:
         return is_known
 
     def take(self, reader: sqlite3.Connection, until: int, monotonic: float) -> list[Piece]:
-        """What is to be sent next, of readings before an instant. Each series has its turn."""
+        """The readings to send next, up to an instant. The series take turns."""
         if not self.taken or monotonic >= self.taken[-1][0] + PROOF_SECONDS:
             self.taken.append((monotonic, {}))
         pieces, limit = [], FORWARD_ROWS
         for series, position in list(itertools.islice(self.due(until), FORWARD_SERIES)):
             rows = read_readings(reader, series, position, limit=limit + 1)
             ready = [row for row in rows[:limit] if row[0] < until]
-            del self.pending[series]            # the rest of it goes to the end of the line
+            del self.pending[series]            # so that the rest of it becomes the last in turn
             if len(rows) > len(ready):
                 self.pending[series] = rows[len(ready)][:2]
             self.taken[-1][1][series] = (ready[-1][0], ready[-1][1] + 1) if ready else position
@@ -8505,12 +8512,13 @@ class Outbox:
         return pieces
 
     def due(self, until: int) -> Iterator[tuple[int, Position]]:
-        """Series with readings to take before an instant, and where they begin."""
+        """The series with readings to take before an instant, and where these begin."""
         return ((series, position) for series, position in self.pending.items()
                 if position[0] < until)
 
     def settle(self, monotonic: float) -> None:
-        """Note some of what was taken long ago in the file; called only while all is well."""
+        """Store some positions behind what was taken long enough ago. Without a failure since then
+        the engine has it."""
         while self.taken and not self.taken[0][1]:
             self.taken.popleft()
         if not self.taken or monotonic < self.taken[0][0] + SETTLE_SECONDS + PROOF_SECONDS:
@@ -8528,8 +8536,8 @@ class Outbox:
 
 
 def take_unsent(server: "Server", engine: str, session: str) -> tuple[list[Piece], bool, bool]:
-    """What an engine is to get next, whether there is more, and whether all before is settled.
-    A session that asks again says so that the engine has all that it took."""
+    """What an engine gets next, whether there is more, and whether all before is settled. By
+    asking again, a session confirms that the engine has taken all that it was given."""
     ours = server.settings.forward
     if ours and engine != parse_engine(ours).id:
         raise StoreError("this server forwards to another engine")
@@ -8549,28 +8557,28 @@ TAG = str.maketrans({"\\": "/", ",": r"\,", "=": r"\=", " ": r"\ "})    # engine
 
 def render_lines(station: str, role: str | None, field: int, label: str | None,
                  points: Iterable[tuple[int, float]]) -> list[str]:
-    """A Piece in InfluxDB's line protocol. Always floats: a column keeps its first type."""
+    """A Piece in InfluxDB's line protocol. All values are floats, as a column keeps its type."""
     tags = (("station", station), ("field", str(field)), ("label", label), ("role", role))
     head = ",".join(("iotserver", *(f"{tag}={text.translate(TAG)}" for tag, text in tags if text)))
     return [f"{head} value={float(value)!r} {ms}\n" for ms, value in points]
 
 
 class Forwarder:
-    """Carries all readings to the engine of --forward. A session ends with any failure; the next
-    one gets again what the engine may have lost with it."""
+    """The errand that carries all readings to the engine of --forward. Any failure ends a session;
+    the next one gets again all that the engine may have lost."""
 
     def __init__(self, settings: argparse.Namespace):
         self.to = parse_engine(settings.forward)
         self.channel = Channel(self.to)
         self.session = secrets.token_hex(8)
         self.pause, self.said = float(PAUSES[0]), ""
-        self.answered = 0.0             # when the engine last did
+        self.answered = 0.0             # when the engine last answered
         self.oldest: tuple[int, str, int] | None = None     # time, station, field; see seek
-        self.look_at = math.inf         # when to ask whether it is there
+        self.look_at = math.inf         # when to ask the engine for it
 
     def step(self, server: Remote) -> float:
-        """Do a piece; the seconds until the next."""
-        session, self.session = self.session, secrets.token_hex(8)     # unless all goes well
+        """Do one step, and return the seconds until the next."""
+        session, self.session = self.session, secrets.token_hex(8)     # kept if all goes well
         pieces, has_more, is_settled = server.take_unsent(self.to.id, session)
         try:
             self.prove(is_settled, bool(pieces))
@@ -8597,8 +8605,8 @@ class Forwarder:
         self.channel.close()
 
     def prove(self, is_settled: bool, is_asked: bool) -> None:
-        """Raise Undelivered if the engine may have crashed before it wrote to its disk what it
-        took: then a connection has ended that was kept. It is kept busy until that is settled."""
+        """Raise Undelivered if the engine may have crashed before all was on its disk. A crash
+        ends the kept connection, which is kept busy until all is settled."""
         if self.channel.is_cut():
             self.channel.close()
             if not is_settled:
@@ -8618,15 +8626,15 @@ class Forwarder:
         return answer
 
     def post(self, lines: list[str]) -> bool:
-        """Whether all are there; else some are refused for good. Raises Undelivered."""
+        """Send lines. False if some of them are refused for good. Raises Undelivered."""
         query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
         body, headers = "".join(lines).encode(), Headers()
         if len(body) > GZIP_BYTES:
             body, headers = gzip.compress(body, 1), (("Content-Encoding", "gzip"),)
         status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}", body, headers)
         is_bad = status in {400, 422}                   # 422: InfluxDB 2
-        is_partial = is_bad and "partial write" in words        # the rest of them is there
-        is_refused = is_bad and "unable to parse" in words      # and of all of them: nothing
+        is_partial = is_bad and "partial write" in words        # it has stored the other lines
+        is_refused = is_bad and "unable to parse" in words      # it has stored none
         if 200 <= status < 300:
             return True
         if not is_partial and (is_refused or status == 413) and len(lines) > 1:
@@ -8638,17 +8646,17 @@ class Forwarder:
         raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
 
     def seek(self, pieces: Iterable[Piece]) -> None:
-        """Note the oldest reading that was ever sent, to look for it a little later."""
+        """Remember the oldest reading that was ever sent, to ask for it a little later."""
         for piece in pieces:
             if piece.points and (not self.oldest or piece.points[0][0] < self.oldest[0]):
                 self.oldest = piece.points[0][0], piece.station, piece.field
                 self.look_at = time.monotonic() + LOOK_SECONDS
 
     def look(self, server: Remote) -> None:
-        """Ask once whether it is there: an engine may say that it took what it dropped."""
+        """Ask the engine once for the oldest reading, since it may have dropped it silently."""
         if not self.oldest or time.monotonic() < self.look_at:
             return
-        self.look_at = time.monotonic() + PAUSES[1]     # where it is too busy to say
+        self.look_at = time.monotonic() + PAUSES[1]     # if it is too busy to answer
         is_there = self.find(*self.oldest)
         self.look_at = math.inf
         if is_there is None:
@@ -8659,7 +8667,7 @@ class Forwarder:
             "the retention policy of the database."))
 
     def find(self, ms: int, station: str, field: int) -> bool | None:
-        """Whether it has a reading; None: this one cannot be asked. Raises Undelivered."""
+        """Whether the engine has a reading; None if it cannot be asked. Raises Undelivered."""
         station = station.replace("\\", "/")    # as render_lines has sent it
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
         options = dict(urllib.parse.parse_qsl(self.to.url.query))
@@ -8674,12 +8682,12 @@ class Forwarder:
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
                      f"""AND "field" = '{field}' AND time = {ms}ms"""})
             result = json.loads(words)["results"][0]
-            if "statement_id" in result:        # InfluxDB; others answer to this, but with nothing
+            if "statement_id" in result:        # only InfluxDB has it
                 return "series" in result
         return None
 
     def question(self, path: str, query: Mapping[str, Any]) -> tuple[int, str]:
-        """Status and words. Raises Undelivered where it is too busy to say what it has."""
+        """Status and text of the answer. Raises Undelivered if the engine is too busy."""
         status, words, pause = self.ask(f"{self.base()}{path}?{urllib.parse.urlencode(query)}")
         if status in {429, 503}:
             raise Undelivered(f"asked for what it has, it answers {status}",

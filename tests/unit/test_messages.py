@@ -246,6 +246,11 @@ def test_what_others_say_is_shown_without_secrets():
         "services", "abcd", "user1", "wort", "\n"))
 
 
+def test_a_secret_in_the_path_of_a_webhook_is_not_shown_alone():
+    to = iot.parse_destination("jsons://example.org/api/webhook/wohnzimmer-3f9c2a")
+    assert iot.hide(to, "unknown: wohnzimmer-3f9c2a (api)") == "unknown: *** (api)"
+
+
 @pytest.mark.parametrize("length", [4, 9, 20, 28])
 def test_neither_a_login_that_is_repeated_nor_its_beginning_is_shown(length):
     to = iot.parse_destination("jsons://me:correct-horse-battery@example.org/x")
