@@ -434,7 +434,7 @@ def test_a_destination_that_has_failed_for_an_hour_is_named(household, hook, cap
 
 def test_what_the_socket_is_told_by_others_does_no_harm(household, hook):
     home = household()
-    counter = iotserver.Counter(home.house.server)
+    counter = iotserver.CourierSocket(home.house.server)
     id = home.messenger.carriers[0].to.id
     answer = finish(counter.execute(
         b'["note", ["%b", "json://x", [[4711, "verdict", "open"]], ""]]' % id.encode()))
@@ -451,7 +451,7 @@ def test_invented_destinations_cost_little(household, hook):
     home = household()
     home.play(1, inside=26, outside=20)
     home.house.server.settings.notify = ""
-    counter = iotserver.Counter(home.house.server)
+    counter = iotserver.CourierSocket(home.house.server)
     for number in range(300):
         finish(counter.execute(json.dumps(["note", [
             f"{number:016x}", "x" * 9999, [[1, "verdict", "open"]], "y" * 9999]]).encode()))

@@ -455,7 +455,7 @@ def test_what_changes_history_has_it_worked_out_anew(house, weather, change):
 
 def test_a_courier_does_not_hold_it_up(house, weather):
     """A command at work does; a courier is there for ever."""
-    house.server.controls.add(iot.Counter(house.server))
+    house.server.controls.add(iot.CourierSocket(house.server))
     asked = house.server.outlook.at
     advance(house, weather)
     assert house.server.outlook.at == asked + QUARTER

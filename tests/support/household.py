@@ -16,7 +16,7 @@ class Line:
     """What the courier has of the server: iotserver.Remote without a socket."""
 
     def __init__(self, server):
-        self.counter = iotserver.Counter(server)
+        self.counter = iotserver.CourierSocket(server)
 
     def __getattr__(self, method):
         def call(*arguments):
