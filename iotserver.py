@@ -6678,8 +6678,7 @@ PARENT = "IOTSERVER_PARENT"     # the process id of the server whose child a cou
 
 
 class CourierSocket(Control):
-    """The server's socket for couriers. It has the protocol of the control socket, but knows only
-    the methods of COURIER_METHODS."""
+    """The server's socket for couriers: the control protocol, with COURIER_METHODS alone."""
     suffix = ".courier"
     is_for_group = True
 
@@ -6762,8 +6761,7 @@ TOO_LATE = f"no complete answer within {TRY_SECONDS} s"
 
 
 class Undelivered(Exception):
-    """A destination did not take a message: the reason, its own words, and the pause in seconds
-    that it asks for."""
+    """Why a destination took no message, its own words, and the pause in seconds it asks for."""
 
     def __init__(self, reason: str, words: str = "", pause: float = 0):
         super().__init__(reason)
@@ -6797,8 +6795,7 @@ def in_time(line: http.client.HTTPConnection | smtplib.SMTP) -> Iterator[None]:
 
 
 def authorize(to: Destination) -> str:
-    """The Authorization header. A user tk_... is a token of ntfy; a user without a password is a
-    token of an engine."""
+    """The Authorization header. tk_... is ntfy's token, a user without password an engine's."""
     user, password = to.login
     if to.kind == "ntfy" and user.startswith("tk_"):
         return f"Bearer {user}"
@@ -7897,8 +7894,7 @@ REFUSALS |= dict.fromkeys(
 
 
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
-    """The clocks of `22:00-07:00 Europe/Berlin` or of one time, without a zone in that of this
-    machine; none for an empty text. Raises Usage."""
+    """`22:00-07:00 Europe/Berlin` or one time; the default zone is the machine's. Raises Usage."""
     require(len(text) <= 64, "too long")
     times, _, name = text.partition(" ")
     try:
@@ -7985,8 +7981,7 @@ Told = tuple[int, str, str]     # station, topic, state: as in the table told
 
 
 class ToldStore:
-    """The table told: the true state of each station and topic, which is stored as what the empty
-    destination was told, and the state that each destination was told last."""
+    """The table told: what each destination was told last. The empty one has what is true."""
 
     def __init__(self, database: Database):
         self.database = database
@@ -8019,8 +8014,7 @@ class Post:
     def __init__(self, server: "Server"):
         self.server = server
         self.units = server.settings.units.replace("auto", "CF")
-        # By station: when it was last heard, and when we noticed in monotonic seconds.
-        self.heard: dict[int, tuple[int, float]] = {}
+        self.heard: dict[int, tuple[int, float]] = {}   # by station; when, and monotonic seconds
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # messages by outcome
 
@@ -8517,8 +8511,7 @@ class Outbox:
                 if position[0] < until)
 
     def settle(self, monotonic: float) -> None:
-        """Store some positions behind what was taken long enough ago. Without a failure since then
-        the engine has it."""
+        """Store some positions behind what was taken long ago, if nothing has failed since."""
         while self.taken and not self.taken[0][1]:
             self.taken.popleft()
         if not self.taken or monotonic < self.taken[0][0] + SETTLE_SECONDS + PROOF_SECONDS:
