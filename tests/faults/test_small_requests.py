@@ -89,6 +89,7 @@ def ask(live, raw, source="127.0.0.1", timeout=20):
     return 0
 
 
+@pytest.mark.quiet
 def test_no_request_holds_up_a_station(live, record_property):
     """Each by itself, while a station sends: how long the server worked on it."""
     live.update(OUTSIDE, 1)

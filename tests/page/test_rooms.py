@@ -519,6 +519,7 @@ def drive(work, record_property, name):
     return found
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 @pytest.mark.wings("Metrics")
 @pytest.mark.parametrize(("count", "role"), [

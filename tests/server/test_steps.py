@@ -12,7 +12,7 @@ from harness import INSIDE, NOON, OUTSIDE, InProcess, stepwise
 import iotserver
 from iotserver import HOUR, MINUTE
 
-pytestmark = [pytest.mark.slow, pytest.mark.untraced]
+pytestmark = [pytest.mark.slow, pytest.mark.untraced, pytest.mark.quiet]
 
 LONGEST = 0.02                  # s of processor: the goal
 TRIES = 5                       # the machine may be noisy: one of them counts

@@ -214,6 +214,7 @@ def least(function, name, text, enough):
     return best
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("name", sorted(find_parsers()))
 def test_a_parser_is_linear_and_quick(name):
     function, most = inspect.unwrap(getattr(iotserver, name)), longest(name)
