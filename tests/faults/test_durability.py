@@ -64,7 +64,7 @@ def test_start_and_end_without_an_update_write_nothing(database, tmp_path):
 
 def test_file_that_is_replaced_ends_the_process(live):
     assert live.update(INSIDE, 1) == 1
-    live.expected = r"iotserver: .*iot\.db.* ends, .*\n"
+    live.expected = r"iotserver: .*iot\.db.* ends.*\n"
     live.db.rename(live.db.with_name("away.db"))
     started = time.monotonic()
     wait_for(lambda: live.process.poll() is not None, seconds=30)

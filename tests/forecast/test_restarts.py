@@ -23,7 +23,7 @@ def weather(column, days):
 
 
 def record(path, sides, restarts):
-    """The verdicts of all minutes, by a server that sends what has come by then."""
+    """The verdicts of all minutes of two weeks, by a server that sends what has come by then."""
     start = min(side[0][0] for side in sides)
     seen, sent = [], [0, 0]
     house = House(path, *ROOMS)
@@ -54,7 +54,7 @@ def record(path, sides, restarts):
 @pytest.mark.parametrize("hourly", [False, True])
 def test_fifty_restarts_change_no_answer(tmp_path, hourly):
     mix = random.Random(7)
-    sides = [weather("inside_c", 4), weather("outside_c", 4)]
+    sides = [weather("inside_c", 14), weather("outside_c", 14)]
     if hourly:
         sides[1] = sides[1][::20]
     start, end = sides[0][0][0], sides[0][-1][0]

@@ -42,7 +42,7 @@ def test_an_update_over_plain_http_is_answered_however_it_comes(droplet):
         request("GET", path.replace(":", "%3A"), Connection="close", Host="weather.example.org"),
         request("GET", "/" + path, Connection="close"))]
     assert [(a.status, a.body) for a, in answers[:4]] == [(200, b"%d" % n) for n in (1, 2, 3, 4)]
-    assert answers[4][0].status == 404          # //update: passed on as it is, and no redirect
+    assert answers[4][0].status == 400          # //update: passed on as it is, and no redirect
     answer = http.ask("POST", "/update", bulk(INSIDE, (1, 22), (2, 50)))
     assert (answer.status, answer.json["stored"]) == (200, 2)
 

@@ -1,6 +1,11 @@
 """What a station says: compared with a model that was written from the contract alone."""
+import contextlib
+import random
+
 import hypothesis.strategies as some
 import pytest
+from harness import finish
+from house import House
 from hypothesis import example, given, settings
 
 import iotserver as iot
@@ -69,6 +74,61 @@ def test_it_goes_on_from_any_reading_as_if_it_had_heard_all(readings, data):
     cut = data.draw(some.integers(1, len(readings) - 1))
     whole = [*iot.sayings(readings, iot.SILENT_AT_LEAST)]
     assert [*iot.sayings(readings[cut:], iot.SILENT_AT_LEAST, whole[cut - 1])] == whole[cut:]
+
+
+def random_series(mix, start, end):
+    """A station that now sends each minute, now seldom, with values that jump now and then."""
+    ms, value, found = start, 24.0, []
+    while ms < end:
+        pauses = mix.choice([(1, 1, 2), (5, 7, 10, 19, 20, 21), (30, 60, 61)])
+        for _ in range(mix.randrange(1, 9)):
+            ms += mix.choice(pauses) * MINUTE
+            value += mix.choice([0, 0.2, -0.3, 1, -1])
+            found.append((ms, round(mix.choice([value] * 8 + [value + 3.5, value + 8]), 1)))
+    return [row for row in found if row[0] < end]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_live_restarted_and_reviewed_a_server_says_what_the_model_says(tmp_path, seed):
+    """The number shown for outside, after each reading, and at each full hour of --review."""
+    mix = random.Random(seed)
+    start, end = NOON, NOON + 2 * iot.DAY
+    outside = random_series(mix, start, end)
+    model = Model(outside)
+    house = House(tmp_path / "iot.db", ("inside", "inside"), ("outside", "outside"))
+
+    def shown(now):
+        house.time = now / 1000
+        return finish(house.server.board.look())[0].verdict.outside
+
+    try:
+        inside = iter(range(start, end + 1, 10 * MINUTE))
+        due = next(inside)
+        for count, (ms, value) in enumerate(outside, 1):
+            while due <= ms:
+                house.writer.add_entry(house.writer.by_mac["mac-0"], due, {1: 22.0}, due)
+                due = next(inside)
+            house.writer.add_entry(house.writer.by_mac["mac-1"], ms, {1: value}, ms)
+            house.server.turn.end()
+            assert shown(ms) == model.after(count)[1], count
+            finish(iot.keep_courses(house.server))
+            if mix.random() < 0.1:
+                house.close()
+                house = House(tmp_path / "iot.db")
+                assert shown(ms) == model.after(count)[1], count
+    finally:
+        house.close()
+    compared = 0
+    with contextlib.closing(iot.Reader(tmp_path / "iot.db")) as reader:
+        reader.use_offsets()
+        for _, now, rooms, _ in iot.review_hours(reader, start, end, 22.0):
+            count = sum(ms <= now for ms, _ in outside)
+            for room in rooms:
+                if count and room.verdict.outside is not None:
+                    assert room.verdict.outside == model.after(count)[1], now
+                    compared += 1
+    assert compared > 10
 
 
 @pytest.mark.parametrize(("steps", "value", "doubted"), [
