@@ -566,7 +566,7 @@ PART_NAMES = {name.lower(): name for name in PARTS}
 
 
 def parse_value(text: str) -> Value:
-    """The number that a text is, else the text itself. Raises ValueError."""
+    """A text as a number if it is one, else the text itself. Raises ValueError."""
     try:
         return parse_number(text)
     except ValueError:
@@ -721,7 +721,7 @@ LARGEST_ENTRY = 10 ** 15
 
 
 def parse_entry(text: str) -> int | None:
-    """The entry number of an imported reading; None if it shall get a new one. Raises
+    """The entry number of an imported reading; None if it needs a new one. Raises
     ValueError."""
     if not text:
         return None
@@ -736,7 +736,7 @@ def parse_name(text: str) -> str:
     return text
 
 
-# -- many of them --------------------------------------------------------------------------------
+# -- summaries -----------------------------------------------------------------------------------
 
 
 def summarize(readings: Iterable[tuple[int, int, int, Value]]
@@ -774,7 +774,7 @@ async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Poin
     return points
 
 
-# -- how often they come -------------------------------------------------------------------------
+# -- intervals between readings ------------------------------------------------------------------
 
 POSSIBLE = -60.0, 60.0          # °C as sent; sensors report 85 when they start, -127 when missing
 SILENT_AT_LEAST = 10 * MINUTE   # ms; shortest silence limit: ten readings of one a minute
@@ -809,22 +809,22 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
 #    asks. No read transaction outlives the call that opened it.
 #    Exports: ask, Batch, beside, connect, count_from, CSV_KINDS, Database, Entry, Fellow,
 #        FILE_KINDS, find_humidity, find_odd, find_station, is_fatal, Kind, last_possible, Latest,
-#        LeftOut, LOCK_SECONDS, MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_courses,
-#        read_readings, Reader, refuse_taken, replacing, require_database, Row, SERIES_TABLES,
-#        shift, SOCKETS, Station, STATION_KINDS, STATION_TABLES, StoreError, TABLE_KINDS, Writer,
-#        writing
+#        LeftOut, LOCK_SECONDS, MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_admitted,
+#        read_courses, read_readings, Reader, refuse_taken, replacing, require_database, Row,
+#        SERIES_TABLES, shift, SOCKETS, Station, STATION_KINDS, STATION_TABLES, StoreError,
+#        TABLE_KINDS, Writer, writing
 # ------------------------------------------------------------------------------------------------
-RECEIPTS = 1000                 # newest entries of a station whose seq is known: a bulk at least
-MAX_ADMITTED = 10_000           # pairs of address and key, of 50 bytes each
-RECEIPT_STATIONS = 1000         # whose receipts are known in memory, with 16 KB for each
+RECEIPTS = 1000                 # newest entries whose seqs are kept: a whole bulk can be repeated
+MAX_ADMITTED = 10_000           # pairs of address and key that are kept; 50 bytes each
+RECEIPT_STATIONS = 1000         # stations with a filter of their seqs in memory: 16 KB each
 
 CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
 STEP_PAGES = 500                # pages given back in one step
-PAGE_ROWS = 500                 # rows read at a time while streaming: no read transaction is held
-STEP_READINGS = 2000            # readings, or
-STEP_HOURS = 2000               # summaries of hours, that are read in one step: some 2 ms
-MAX_SCAN = 20_000               # readings looked at for one chart; beyond, hours serve as well
-LOCK_SECONDS = 10               # to wait for a command that writes: prune takes some seconds
+PAGE_ROWS = 500                 # rows read at a time while streaming; no read transaction is held
+STEP_READINGS = 2000            # readings that one step of a question reads: about 2 ms
+STEP_HOURS = 2000               # hourly summaries that one step reads: about 2 ms
+MAX_SCAN = 20_000               # readings read for one chart; with more, it shows hourly summaries
+LOCK_SECONDS = 10               # wait for a command that writes; a prune takes seconds
 
 QUARTER = 15 * MINUTE           # the step of forecasts
 APPLICATION_ID = 0x696F7473     # "iots": how a file tells that it is ours
@@ -990,13 +990,13 @@ class Station:
     created: int = 0
     heard: int | None = None
     last_entry: int = 0
-    silence: int = SILENT_AT_LEAST      # ms that it may be quiet, as its pauses have taught
-    console: int | None = None  # the station whose key writes here, too: a console's outside
+    silence: int = SILENT_AT_LEAST      # ms until it counts as silent, from its pauses
+    console: int | None = None  # the station whose key also writes here: a console's outside
     offset: float = 0           # °C that are added to field 1 wherever it is shown
 
 
 class Fellow(NamedTuple):
-    """A station that is registered with another, whose key writes for it, too."""
+    """A station that is registered together with another one, whose key also writes for it."""
     name: str
     mac: str
     role: str | None
@@ -1012,19 +1012,19 @@ class Kind(NamedTuple):
     say: Callable[..., str]
 
 
-# By the option that asks for it; without one it is a plain station.
+# Kinds by the option that asks for them. Without such an option it is a plain station.
 STATION_KINDS: dict[str, Callable[[argparse.Namespace, str], Kind]] = {}
 
 
 def hash_seq(field: int, seq: str) -> bytes:
-    """Eight bytes for what a station calls a reading: of 1,000 names no two will ever meet."""
+    """Eight bytes for a seq of a field. Among 1,000 of them no collision is to be expected."""
     return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
 
 
 @dataclasses.dataclass(slots=True)
 class Seqs:
-    """Which hashes the file may have of a station. Two of 131,072 bits for each: so at most 1 in
-    1,000 is a mistake, which costs a question. With one it was 1 in 80, and 5 % of an update."""
+    """A Bloom filter of the hashes in a station's receipts. A hash sets 2 of 131,072 bits. With
+    2,000 receipts about 1 new hash in 1,000 seems known, which costs a question to the file."""
     bits: bytearray = dataclasses.field(default_factory=lambda: bytearray(1 << 14))
     count: int = 0
 
@@ -1039,7 +1039,7 @@ class Seqs:
 
 
 class Latest(NamedTuple):
-    """The newest reading of a series; time and value are None when there is none."""
+    """The newest reading of a series; time and value are None if it has no readings."""
     series: int
     station: int
     field: int
@@ -1049,7 +1049,7 @@ class Latest(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What an entry carries besides numbers; all None: it carries nothing at all."""
+    """What an entry carries besides numbers. All are None if it carries nothing else."""
     status: str | None = None
     latitude: Any = None
     longitude: Any = None
@@ -1091,21 +1091,22 @@ class Batch:
     readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
     notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
     receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
-    found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # in the file
+    found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # by add_all
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
-    promoted: set[int] = dataclasses.field(default_factory=set)     # whose next key was used
-    admitted: list[bytes] = dataclasses.field(default_factory=list)     # new pairs
-    parts: list[Station] = dataclasses.field(default_factory=list)  # new ones of consoles
-    now: int = 0                # when its updates arrived; 0: they are none
-    entries: int = 0            # that it stores, and those that were repeated
-    repeated: int = 0
+    promoted: set[int] = dataclasses.field(default_factory=set)     # next key was used
+    admitted: list[bytes] = dataclasses.field(default_factory=list)     # see Access.admit
+    parts: list[Station] = dataclasses.field(default_factory=list)  # rooms of consoles
+    now: int = 0                # when its updates arrived; 0 in an import
+    entries: int = 0            # entries to store
+    repeated: int = 0           # readings that were stored before
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise StoreError for a file that is not ours, by its first 100 bytes; SQLite opens nothing.
-    Call it only before this process connects to the file: closing it drops all of the process's
-    locks, and another program's look then deletes the log (sqlite.org/howtocorrupt.html, 2.2).
+    """Raise StoreError for a file that is not ours. Only its first 100 bytes are read, without
+    SQLite. Call this only before the process connects to the file: closing a descriptor of it
+    drops all of the process's locks, and the next program that opens the file then deletes the
+    log (sqlite.org/howtocorrupt.html, 2.2).
     Offsets: https://www.sqlite.org/fileformat.html#the_database_header"""
     try:
         with path.open("rb") as file:
@@ -1120,7 +1121,7 @@ def refuse_foreign(path: Path) -> None:
                          f"`find / -xdev -samefile {shlex.quote(str(path))}` lists them: keep "
                          "one, and make the others symbolic links to it")
     if not header:
-        return                          # never got its first commit
+        return                          # the first start was cut off
     if header[:16] != b"SQLite format 3\0":
         problem = "is not an SQLite database"
     elif len(header) == 100 and not any(header[40:44] + header[68:72]):
@@ -1169,8 +1170,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def take_lock(path: Path) -> sqlite3.Connection:
-    """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite is
-    our lock, too: that works alike on every system. Raises BlockingIOError when taken."""
+    """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite's
+    locks work alike on every system. Raises BlockingIOError if another process has it."""
     if not path.parent.is_dir():
         raise StoreError(f"there is no folder {path.parent}; make it first, or name another")
     file = beside(path, ".lock")
@@ -1179,7 +1180,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
         lock.execute("PRAGMA busy_timeout = 0")
         lock.execute("PRAGMA journal_mode = OFF")   # nothing is ever written, so leave no journal
         lock.execute("BEGIN EXCLUSIVE")
-        if os.geteuid() == 0:               # else the owner is locked out
+        if os.geteuid() == 0:               # else the database's owner could not open it
             owner = (path if path.exists() else path.parent).stat()
             os.lchown(file, owner.st_uid, owner.st_gid)
     except sqlite3.OperationalError as error:
@@ -1191,10 +1192,10 @@ def take_lock(path: Path) -> sqlite3.Connection:
 
 
 def is_fatal(error: sqlite3.Error) -> bool:
-    """Whether a failed commit leaves it open what is on the disk. After a failed fsync the kernel
-    may forget the pages and report success next time; a write that failed for want of space is
-    harmless."""
-    name = getattr(error, "sqlite_errorname", "")       # an error of Python's own has none
+    """Whether it is uncertain after this error what is on the disk. After a failed fsync the
+    kernel may forget the pages and report success next time. A write that failed because the disk
+    is full is harmless."""
+    name = getattr(error, "sqlite_errorname", "")       # Python's own errors have none
     return name != "SQLITE_IOERR_WRITE" and name.startswith(
         ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
@@ -1209,8 +1210,8 @@ def ask(db: sqlite3.Connection, question: str,
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
                   end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC",
                   table: str = "main.reading") -> list[tuple[int, int, Any]]:
-    """(time, entry, value) from start to before end, both a time and an entry number; values as
-    they were sent, unless the table is that of Reader.use_offsets."""
+    """(time, entry, value) from start to before end, both a time and an entry number. Values are
+    as they were sent, unless table is a view of Reader.use_offsets."""
     return db.execute(f"""
         SELECT time, entry, value FROM {table} WHERE series = ? AND (time, entry) >= (?, ?)
         AND (time, entry) < (?, ?) ORDER BY time {order}, entry {order} LIMIT ?""",
@@ -1246,8 +1247,8 @@ def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", m
 LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
            ON CONFLICT (station, field) DO UPDATE SET label = excluded.label"""
 
-# Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour of
-# which readings were pruned only the sum is known: it goes as a whole or stays.
+# Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour
+# with pruned readings only the summary is left, so it is deleted as a whole or not at all.
 WHOLE = """(:below IS NULL AND :above IS NULL
             AND hour.hour * 3600000 >= :start AND (hour.hour + 1) * 3600000 <= :end)"""
 WANTED = f"""series = :series AND time >= :start AND time < :stop
@@ -1258,8 +1259,8 @@ WANTED = f"""series = :series AND time >= :start AND time < :stop
 
 
 def cut_span(start: int, end: int, hours: Iterable[Summary]) -> list[int]:
-    """Instants from start to end between which there are some STEP_READINGS readings at most, as
-    far as the summaries of hours tell."""
+    """Instants that cut the span from start to end into steps of about STEP_READINGS readings, as
+    estimated from the summaries of its hours."""
     cuts, count = [start], 0
     for hour in hours:
         count += hour.size - hour.pruned
@@ -1270,8 +1271,8 @@ def cut_span(start: int, end: int, hours: Iterable[Summary]) -> list[int]:
     return [*cuts, end]
 
 
-# What takes the place of a table, with {} for the offset of a series. Sums of decimals are
-# rounded, so that 23.1 - 0.8 is 22.3 for everybody.
+# Columns of the views that hide two tables; {0} is the offset of a series. Sums are rounded, so
+# that 23.1 - 0.8 is 22.3.
 OFFSET_VIEWS = {
     "reading": "series, time, entry, "
                "iif({0} = 0 OR typeof(value) = 'text', value, round(value + {0}, 6)) AS value",
@@ -1300,8 +1301,8 @@ class Reader:
         self.db.close()
 
     def use_offsets(self) -> None:
-        """From now on show temperatures with the offsets of their stations: views take the place
-        of the tables on this connection, which main.reading and main.hour still name."""
+        """Show temperatures with the offsets of their stations from now on. On this connection
+        views hide the tables, which are still there as main.reading and main.hour."""
         offsets = dict(self.db.execute("""
             SELECT series.id, offset FROM series JOIN station ON station.id = series.station
             WHERE field = 1 AND offset <> 0""").fetchall())
@@ -1316,20 +1317,20 @@ class Reader:
                 self.db.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} FROM main.{table}")
 
     def look(self) -> None:
-        """A real look at the file: it is still the one that was opened, and can be read."""
-        ask(self.db, "SELECT count(*) FROM station")
+        """Check that the file can be read and has not been removed. Raises StoreError."""
+        self.count_stations()
         if not self.path.exists():
             raise StoreError(f"{self.path} is gone")
 
     def stations(self, which: str = "ORDER BY id", *values: Any) -> list[Station]:
-        """All stations, or those of the end of a SELECT."""
+        """All stations, or those that `which`, the end of a SELECT, chooses."""
         return [Station(*row) for row in self.db.execute(f"SELECT * FROM station {which}", values)]
 
     def count_stations(self) -> int:
         return int(ask(self.db, "SELECT count(*) FROM station"))
 
     def entries(self, stations: Iterable[int]) -> dict[int, int]:
-        """{station: entries ever stored} of these."""
+        """{station: number of entries ever stored} for these stations."""
         return dict(self.db.execute("""
             SELECT id, last_entry - (SELECT coalesce(sum(last - first + 1), 0) FROM gap
                                      WHERE station = id)
@@ -1347,7 +1348,7 @@ class Reader:
             ORDER BY one.key, s.field""", (json.dumps([*stations]), now))]
 
     def last_time(self, series: int, now: int) -> int | None:
-        """When the newest reading up to now was; where that was pruned, its hour."""
+        """The time of the newest reading up to now, or of its hour if it was pruned."""
         return cast("int | None", ask(self.db, """
             SELECT coalesce((SELECT max(time) FROM reading WHERE series = ?1 AND time <= ?2),
                 ?3 * (SELECT max(hour) FROM hour WHERE series = ?1 AND hour <= ?2 / ?3))""",
@@ -1360,8 +1361,8 @@ class Reader:
             if field in fields}
 
     def span(self, series: int, start: int | None, end: int) -> tuple[int, int]:
-        """The part of [start, end) in which the series has hours. Without a start it begins within
-        reason, if there is anything: a clock that was never set leaves readings of 1970."""
+        """The part of [start, end) in which the series has hours. Without a start it begins after
+        EARLIEST_TIME if it can, because a clock that was never set leaves readings of 1970."""
         first, likely, last = self.db.execute("""
             SELECT (SELECT min(hour) FROM hour WHERE series = ?1),
                    (SELECT min(hour) FROM hour WHERE series = ?1 AND hour >= ?2),
@@ -1374,8 +1375,8 @@ class Reader:
         return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
     def recent(self, series: int, start: int, end: int) -> list[Sample]:
-        """The temperatures of [start, end) that are possible, of each minute the last, looked for
-        from minute to minute: as many, and as quick, at any interval."""
+        """The last possible temperature of each minute of [start, end). The query jumps from
+        minute to minute, so its cost does not grow with the readings in a minute."""
         return self.db.execute("""
             WITH RECURSIVE last (time) AS (
                 SELECT ?3 + 60000 UNION ALL SELECT (
@@ -1396,8 +1397,8 @@ class Reader:
         return low + offset, high + offset
 
     def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
-        """Of each series the last three possible temperatures of the quarter of an hour up to end,
-        in order: as quick at any interval. Where an hour was pruned, its mean is at its end."""
+        """For each series the last three possible temperatures of the quarter of an hour up to
+        end, in order. The mean of a pruned hour counts as a reading at its end."""
         return [[value for _, _, value in reversed(self.db.execute("""
             SELECT * FROM (
                 SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
@@ -1409,9 +1410,9 @@ class Reader:
             for one in series]
 
     async def extremes(self, series: int, start: int, end: int) -> list[Sample]:
-        """The lowest and the highest possible temperature of [start, end), each with its time;
-        none: empty. By their summaries, it is in one of three hours, of which two may be in the
-        span in part, or in one whose summary tells of an impossible reading."""
+        """The lowest and the highest possible temperature of [start, end) with their times; empty
+        if there is none. It is in one of the three most extreme hours, because at most two hours
+        are only partly in the span, or in an hour whose summary includes impossible readings."""
         hours = [hour for hour in await self.hours(series, start, end) if hour.pruned < hour.size]
         low, high = self.possible(series)
         found = []
@@ -1432,12 +1433,12 @@ class Reader:
         return found
 
     def recent_times(self, series: int, now: int) -> list[int]:
-        """When the last twenty readings up to now were, in order."""
+        """The times of the last twenty readings up to now, in order."""
         newest = read_readings(self.db, series, end=(now + 1, 0), limit=20, order="DESC")
         return [ms for ms, _, _ in reversed(newest)]
 
     async def first_hour(self) -> int | None:
-        """When the history begins that is within reason."""
+        """The time of the first hour after EARLIEST_TIME in any series; None if there is none."""
         hours, last = [], ask(self.db, "SELECT max(id) FROM series")
         for id in range(0, 0 if last is None else last + 1, STEP_ENTRIES):
             await pause()
@@ -1470,7 +1471,7 @@ class Reader:
         return [sample.point for sample in await self.samples(series, start, end)]
 
     async def hours(self, series: int, start: int, end: int, many: int = 1) -> list[Summary]:
-        """Of all hours that touch [start, end), or of so many hours each."""
+        """The summaries of all hours that touch [start, end), or of groups of `many` hours."""
         hours, first, last = list[Summary](), start // HOUR, (end - 1) // HOUR
         for begin in range(first, last + 1, STEP_HOURS):
             hours += map(Summary._make, self.db.execute(f"""
@@ -1482,8 +1483,9 @@ class Reader:
         return hours
 
     async def samples(self, series: int, start: int, end: int, width: int = 0) -> list[Summary]:
-        """In order of time: readings where an hour has them all, else its summary. With a width
-        those of as many ms are one: SQLite adds up 10,000 readings in a fifth of our time."""
+        """The readings of hours that still have all of them, and the summaries of other hours, in
+        order of time. With a width, SQLite sums up the readings of every width ms, which takes a
+        fifth of the time that Python needs."""
         hours = await self.hours(series, start, end)
         pruned = {hour.time: hour for hour in hours if hour.pruned}
         found = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
@@ -1502,7 +1504,7 @@ class Reader:
 
     def rows(self, station: Station, fields: Iterable[int] = range(1, 10),
              start: int = 0, end: int = LATEST_TIME) -> Iterator[Row]:
-        """All readings of a station in order of time; pages by key, so it may take for ever."""
+        """All readings of a station in order of time, read page by page as they are taken."""
         streams = [self.series_rows(station, series, field, start, end)
                    for field, series in self.series(station.id, fields).items()]
         return heapq.merge(*streams, key=lambda row: (row.time, row.entry))
@@ -1521,7 +1523,7 @@ class Reader:
             WHERE series = id AND time < ?)) FROM series""", (before,)))
 
     def count_unsent(self, before: int) -> int:
-        """Those of them that have yet to be forwarded."""
+        """The number of readings before an instant that have yet to be forwarded."""
         return int(ask(self.db, """
             SELECT total((SELECT count(*) FROM reading r WHERE r.series = u.series AND r.time < ?
                           AND (r.time, r.entry) >= (u.time, u.entry) AND typeof(value) <> 'text'))
@@ -1569,7 +1571,7 @@ class Reader:
 
 
 def check_owners(reader: Reader) -> list[str]:
-    """Every reading and summary is of a series that a station has."""
+    """The problems of readings and summaries that are of no station's series."""
     return [f"table {table} has rows of series {series}, which no station has"
             for table in ("reading", "hour") for series, in reader.db.execute(
                 f"SELECT DISTINCT series FROM {table} "
@@ -1577,7 +1579,7 @@ def check_owners(reader: Reader) -> list[str]:
 
 
 def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> int | None:
-    """When the newest possible temperature up to now was; before start, its hour."""
+    """The time of the newest possible temperature up to now; if before start, its hour."""
     last: int | None = ask(db, """
         SELECT coalesce((SELECT max(time) FROM main.reading WHERE series = ?1 AND time <= ?2
                          AND time >= ?3 AND value BETWEEN ?5 AND ?6),
@@ -1587,7 +1589,7 @@ def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> 
 
 
 def find_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
-    """The newest number up to now of a series of temperatures, if it is impossible."""
+    """The newest value of a series up to now if it is an impossible temperature."""
     low, high = POSSIBLE
     newest = read_readings(db, series, end=(now + 1, 0), limit=1, order="DESC")
     return next((value for _, _, value in newest
@@ -1595,8 +1597,7 @@ def find_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
 
 
 def find_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | None:
-    """The newest reading of field 2 up to now, unless its label says that it is no humidity.
-    """
+    """The newest reading of field 2 up to now, unless its label says that it is no humidity."""
     row: Sample | None = db.execute("""
         SELECT time, value FROM series JOIN main.reading ON reading.series = series.id
         WHERE station = ? AND field = 2 AND time <= ? AND typeof(value) <> 'text'
@@ -1606,8 +1607,13 @@ def find_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | No
 
 
 def read_courses(db: sqlite3.Connection) -> list[tuple[int, int, str, int, str, int]]:
-    """What the verdict of each room goes on from, behind the id of its inside station."""
+    """For each room the id of its inside station and what its verdict goes on from."""
     return db.execute("SELECT * FROM course").fetchall()
+
+
+def read_admitted(db: sqlite3.Connection) -> list[bytes]:
+    """The pairs of address and key that were right, the oldest first."""
+    return [pair for pair, in db.execute("SELECT pair FROM admitted ORDER BY id")]
 
 
 def shift(celsius: float, offset: float) -> float:
@@ -1616,7 +1622,7 @@ def shift(celsius: float, offset: float) -> float:
 
 
 def check_series(reader: Reader, series: int) -> list[str]:
-    """Every summary of a series is compared with the readings that it summarizes."""
+    """The problems of a series' summaries, each of which is compared with its readings."""
     raw = {hour: rest for hour, *rest in reader.db.execute("""
         SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
         FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
@@ -1635,7 +1641,7 @@ def check_series(reader: Reader, series: int) -> list[str]:
 
 
 async def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]) -> int:
-    """How many numbers series have from a place on."""
+    """How many numbers these series have from their places on."""
     total = 0
     for series, place in tuple(places.items()):
         total += ask(db, """
@@ -1648,10 +1654,10 @@ async def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int
 
 
 class ImportStep:
-    """Some rows from elsewhere, within a transaction of the Writer: what is new becomes a batch.
-    Twice does not double. A reading is known by its series, time and entry number, or else by its
-    series, time and value; of equal ones so many are known as the table has. An hour of which
-    readings were pruned takes no more, since its summary may hold them already."""
+    """A step of an import, within a transaction of the Writer: new readings become a batch, known
+    ones are counted. A reading is known by its series, time and entry number, or else by its
+    series, time and value; of equal ones as many are known as the table has. An hour with pruned
+    readings takes no more, since its summary may include them already."""
 
     def __init__(self, writer: "Writer", now: int):
         self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
@@ -1664,9 +1670,9 @@ class ImportStep:
         for ms, name, mac, field, value, entry in rows:
             if ms != instant:
                 instant = ms
-                # By series, {entry: value}; no value once a row was found to be that reading.
+                # By series, {entry: value}; the value is None once a row was matched with it.
                 readings: dict[int, dict[int | None, Value | None]] = {}
-                # By station and the number there: the number here, which its fields share.
+                # By station and number in the file: our number, which all fields share.
                 numbers: dict[tuple[int, int | None], int] = {}
             if (station := by_mac.get(mac)) is None:
                 station = self.writer.adopt(name, mac, self.now)
@@ -1696,7 +1702,7 @@ class ImportStep:
             self.batch.readings.append((series, ms, number, value))
 
     def _look(self, series: int, hour: int) -> tuple[int, int]:
-        """Whether an hour has readings in the table, and whether some of it were pruned."""
+        """Whether an hour has readings in the table, and whether any of it were pruned."""
         row: tuple[int, int] = self.db.execute("""
             SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
                            AND time < (?2 + 1) * 3600000),
@@ -1730,26 +1736,26 @@ class ImportStep:
         return number
 
 
-ON_LOAD: list[Callable[["Database"], object]] = []      # when memory is read from the file
-# Tables whose rows go with a station, or with its series.
-STATION_TABLES = ["series", "note", "receipt", "gap", "course"]
-SERIES_TABLES = ["hour"]
+ON_LOAD: list[Callable[["Database"], object]] = []      # called after memory was read
+# Small tables whose rows go with a station, or with its series; see Writer.remove_step.
+STATION_TABLES = ["series", "receipt", "gap", "course"]
+SERIES_TABLES: list[str] = []
 
 
 class Database:
-    """The file as the one process that writes has it: lock, layout, transactions, log; and what
-    stations send: as many updates are added as the turn brings, then all are committed."""
+    """The file as the one process that writes has it: lock, layout, transactions and log. Updates
+    are added to an open batch, which commit() stores at the end of the turn."""
 
     def __init__(self, path: Path):
         """Raises StoreError, BlockingIOError."""
         self.path = path
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
-        self.end_turn: Callable[[], object] = self.commit       # a server answers it, too
-        self.changed: Callable[[], object] = lambda: None       # stations or history are others
+        self.end_turn: Callable[[], object] = self.commit       # a server also answers it
+        self.changed: Callable[[], object] = lambda: None       # stations or history changed
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
             self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
-            refuse_foreign(path)        # once more: now nobody else can make it
+            refuse_foreign(path)        # again: now nobody else can make it
             self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
             try:
                 self._prepare()
@@ -1764,7 +1770,7 @@ class Database:
 
     def _prepare(self) -> None:
         version = ask(self.db, "PRAGMA user_version")
-        if not version:     # else a start writes nothing, so that a full disk cannot prevent it
+        if not version:     # else a start writes nothing, so a full disk does not prevent it
             self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
         self.db.create_function("hash_seq", 2, hash_seq)
         for number, script in enumerate(MIGRATIONS[version:], version + 1):
@@ -1778,11 +1784,11 @@ class Database:
             self.db.execute(f"PRAGMA {pragma}")
 
     def load(self) -> None:
-        """Take stations and series as the file has them. Only within or behind a transaction:
-        that has ended the open turn. What a refused update left in the batch is about stations
-        and keys as they were: it goes."""
-        self.batch = Batch()            # what this turn brought and nobody has been told yet
-        self.known_seqs: dict[int, Seqs] = {}   # of the stations that sent last
+        """Read stations and series from the file. Call this only in or after a transaction, which
+        has ended the open turn. The batch is emptied, because what refused updates left in it is
+        about stations and keys as they were before."""
+        self.batch = Batch()            # what this turn brought, not yet stored
+        self.known_seqs: dict[int, Seqs] = {}   # filters of stations that sent last
         self.stations = {
             row[0]: Station(*row) for row in self.db.execute("SELECT * FROM station ORDER BY id")}
         self.by_mac = {station.mac: station for station in self.stations.values()}
@@ -1804,7 +1810,7 @@ class Database:
                        for key in (station.key, station.next_key) if key}
 
     def is_in_place(self, *suffixes: str) -> bool:
-        """Whether the files under our path, all or some, still are those that we have open."""
+        """Whether the files under our path, or those with these suffixes, are still ours."""
         try:
             return all(os.path.samestat(os.stat(beside(self.path, suffix)), self.opened[suffix])
                        for suffix in suffixes or self.opened)
@@ -1840,9 +1846,9 @@ class Database:
             sync(self.path.parent)
 
     def _find_log(self) -> int:
-        """The descriptor that SQLite has of the log, whatever became of its name."""
+        """SQLite's descriptor of the log, which stays open when the log is removed."""
         for number in map(int, os.listdir("/dev/fd")):
-            with contextlib.suppress(OSError):          # that of the list is closed by now
+            with contextlib.suppress(OSError):          # that of the listing is closed
                 if os.path.samestat(os.fstat(number), self.opened["-wal"]):
                     return number
         raise StoreError(f"{self.path}: its log is gone")
@@ -1856,10 +1862,10 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
-        """The only door to the file: one durable change, or none; after an error memory again
-        says what the file says. It ends the open turn first, which so is neither lost nor mixed
-        with another change. places are where rows that do not lie together change: each costs
-        the log a page or two."""
+        """The only way to change the file: all of a change becomes durable, or none of it. After
+        an error, memory is read from the file again. The open turn is ended first, so it is
+        neither lost nor mixed with this change. places estimates how many separate parts of the
+        file change: each costs the log a page or two."""
         if self.batch.stations:
             self.end_turn()
         before = self.db.total_changes
@@ -1878,7 +1884,7 @@ class Database:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that changes stations: memory follows, and whatever depends on it."""
+        """A transaction that changes stations. Memory and what depends on it are renewed."""
         with self.transaction() as db:
             yield db
         self.load()
@@ -1894,7 +1900,7 @@ class Database:
                 raise
 
     def add(self, station: Station, reading: Reading, now: int) -> int:
-        """Put a reading into the open batch; its entry number, to be told after commit only."""
+        """Put a reading into the open batch. Its entry number may be answered after the commit."""
         if reading.seq is not None:
             seq = hash_seq(reading.field, reading.seq)
             if (entry := self.find_receipt(station.id, seq)) is not None:
@@ -1902,12 +1908,12 @@ class Database:
                 self.batch.repeated += 1
                 return entry
             self.batch.receipts[station.id, seq] = station.last_entry + 1
-        ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # wherever the clock is, it is kept
+        ms = max(0, min(now - reading.age, LATEST_TIME - 1))    # kept even if the clock is wrong
         return self.add_entry(station, ms, {reading.field: reading.value}, now)
 
     def find_receipt(self, station: int, seq: bytes) -> int | None:
-        """The entry of the reading that came with this hash before. Nearly all are new: the file
-        is asked only for a hash that it may have."""
+        """The entry of the reading that came with this hash before; None if it is new. Nearly all
+        are new, so the file is asked only for a hash that it may have."""
         batch, key = self.batch, (station, seq)
         entry = batch.receipts.get(key, batch.found.get(key))
         if entry is None and seq in self.find_seqs(station):
@@ -1916,7 +1922,7 @@ class Database:
         return entry
 
     def find_seqs(self, station: int) -> Seqs:
-        """The hashes that the file may have of a station."""
+        """The filter of the hashes that the file has of a station."""
         if (known := self.known_seqs.get(station)) is None:
             if len(self.known_seqs) >= RECEIPT_STATIONS:
                 self.known_seqs.clear()
@@ -1927,7 +1933,7 @@ class Database:
 
     def add_entry(self, station: Station, ms: int, values: Mapping[int, Value], now: int,
                   note: Note | None = None) -> int:
-        """Put an entry of values by field into the open batch; its number."""
+        """Put an entry of values by field into the open batch. Returns its number."""
         batch = self.batch
         batch.stations[station.id], batch.now = station, now
         station.last_entry += 1
@@ -1949,7 +1955,7 @@ class Database:
         return series
 
     def adopt(self, name: str, mac: str, now: int) -> Station:
-        """A station for a MAC not yet known, in memory alone; it has no key until --new-key."""
+        """A new station for an unknown MAC, in memory only. It has no key until --new-key."""
         taken = {station.name for station in self.stations.values()}
         names = itertools.chain((name, mac), (f"{mac} {n}" for n in itertools.count(2)))
         free = next(name for name in names if is_name(name) and name not in taken)
@@ -1963,8 +1969,8 @@ class Database:
         return self.stations[station.console] if station.console and not station.key else station
 
     def take_part(self, owner: Station, name: str, mac: str, now: int) -> Station | None:
-        """A station that the owner's key writes for; a new one comes with the batch. None: this
-        name or MAC is that of a station which was registered otherwise."""
+        """The station with this MAC, for which the owner's key writes. A new one is stored with
+        the batch. None if name or MAC belong to a station that was registered separately."""
         part = self.by_mac.get(mac)
         if part is None:
             if len(mac) > MAX_MAC or {name, mac} <= {s.name for s in self.stations.values()}:
@@ -1978,7 +1984,7 @@ class Database:
         return part
 
     def commit(self) -> Batch:
-        """Store the open batch durably and return it. Raises sqlite3.Error: none of it is kept."""
+        """Store the open batch durably and return it. Raises sqlite3.Error if none is stored."""
         batch, self.batch = self.batch, Batch()
         if batch.stations:
             with self.transaction(places=3 + len({r[0] for r in batch.readings})):
@@ -2003,14 +2009,21 @@ class Database:
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        receipts = [(station, entry, seq) for (station, seq), entry in batch.receipts.items()]
-        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", receipts)
+        self._write_receipts(batch)
+        self._write_stations(batch)
+
+    def _write_receipts(self, batch: Batch) -> None:
+        self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", [
+            (station, entry, seq) for (station, seq), entry in batch.receipts.items()])
         for sender, seq in batch.receipts:
             self.find_seqs(sender).add(seq)
             if self.known_seqs[sender].count > 2 * RECEIPTS:
                 self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
                                 (sender, self.stations[sender].last_entry - RECEIPTS))
                 del self.known_seqs[sender]
+
+    def _write_stations(self, batch: Batch) -> None:
+        """What its updates change of their stations and keys, in memory and in the file."""
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
@@ -2030,17 +2043,13 @@ class Database:
             self.db.execute("DELETE FROM admitted WHERE id <= (SELECT max(id) FROM admitted) - ?",
                             (MAX_ADMITTED,))
 
-    def read_admitted(self) -> list[bytes]:
-        """The pairs of address and key that were right, the oldest first."""
-        return [pair for pair, in self.db.execute("SELECT pair FROM admitted ORDER BY id")]
-
 
 class Writer(Database):
-    """All that changes the file: updates, and commands, each so short that a server can carry it
-    out between two updates."""
+    """Everything that changes the file: updates, and the steps of commands, each so short that a
+    server can carry it out between two updates."""
 
     def keep_courses(self, courses: Mapping[int, Sequence[Any]]) -> None:
-        """Keep what verdicts go on from, by the id of the inside station."""
+        """Store what verdicts go on from, by the id of the inside station."""
         with self.transaction() as db:
             db.executemany("REPLACE INTO course VALUES (?, ?, ?, ?, ?, ?)", [
                 (station, *course) for station, course in courses.items()
@@ -2086,7 +2095,7 @@ class Writer(Database):
                 db.execute("UPDATE station SET name = ?, role = ?, offset = ? WHERE id = ?", (
                     new_name or station.name, {None: station.role, "none": None}.get(role, role),
                     station.offset if offset is None else offset, station.id))
-                # The MACs of its rooms, where it is a console's, begin with its own.
+                # If it is a console's, the MACs of its rooms begin with its own.
                 db.execute("""
                     UPDATE station SET mac = ?1 || substr(mac, ?2)
                     WHERE id = ?3 OR console = ?3 AND substr(mac, 1, ?2) = ?4 || '-'""", (
@@ -2095,8 +2104,8 @@ class Writer(Database):
             raise StoreError("this name or MAC is taken already; see --stations") from None
 
     def new_key(self, name: str, key: str, at_once: bool = False) -> bool:
-        """Give a station, and those that its key writes for, a second key (SHA-256 in hex); the
-        first one ends when it is used, or at once. Whether there is a first one still."""
+        """Give a station, and those that its key writes for, a second key (SHA-256 in hex). The
+        first one ends when that is used, or at once. Returns whether the first one works."""
         keeps_first = self.holder(self.find(name)).key is not None and not at_once
         if at_once:
             self._set_key(name, "next_key", None)
@@ -2104,7 +2113,7 @@ class Writer(Database):
         return keeps_first
 
     def set_read_key(self, name: str, key: str) -> None:
-        """Give a station a key (SHA-256 in hex) that only reads; the one before ends."""
+        """Give a station a key (SHA-256 in hex) that only reads; an earlier one ends."""
         self._set_key(name, "read_key", key)
 
     def _set_key(self, name: str, column: str, key: str | None) -> None:
@@ -2121,8 +2130,9 @@ class Writer(Database):
             db.execute(LABEL, (self.find(name).id, field, text or None))
 
     def remove_step(self, name: str) -> int:
-        """Remove a piece of a station; the readings removed, -1 when nothing of it is left. Its
-        keys go first, so that no update comes in between. Cut short, it can be called again."""
+        """Remove up to STEP_ROWS readings, hours or notes of a station, and at last the station.
+        Returns how many readings, or -1 when nothing of it is left. Its keys go first, so that no
+        update comes in between. After a crash it can be called again."""
         with self.change() as db:
             station = self.find(name)
             series = [id for (owner, _), id in self.series.items() if owner == station.id]
@@ -2131,6 +2141,14 @@ class Writer(Database):
             for id in series:
                 if removed := self._delete_oldest(id, LATEST_TIME):
                     return removed
+            for table, owner, key, ids in (("hour", "series", "hour", series),
+                                           ("note", "station", "entry", [station.id])):
+                for id in ids:
+                    if db.execute(f"""
+                            DELETE FROM {table} WHERE {owner} = ?1 AND {key} IN (
+                                SELECT {key} FROM {table} WHERE {owner} = ?1 LIMIT ?2)""",
+                            (id, STEP_ROWS)).rowcount:
+                        return 0
             for table in SERIES_TABLES:
                 db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
             for table in STATION_TABLES:
@@ -2152,10 +2170,10 @@ class Writer(Database):
         return deleted
 
     def _delete_oldest(self, series: int, before: int) -> int:
-        bound = self.db.execute("""
+        stop = self.db.execute("""
             SELECT time, entry FROM reading WHERE series = ? AND time < ?
             ORDER BY time, entry LIMIT 1 OFFSET ?""", (series, before, STEP_ROWS)).fetchone()
-        place = (series, *(bound or (before, -1)))
+        place = (series, *(stop or (before, -1)))
         self.db.execute("""
             UPDATE hour SET pruned = pruned + gone.n FROM (
                 SELECT time / 3600000 AS hour, count(*) AS n FROM reading
@@ -2166,8 +2184,8 @@ class Writer(Database):
                                place).rowcount
 
     def delete_step(self, name: str, field: int, wanted: dict[str, Any]) -> tuple[int, int]:
-        """Delete up to some STEP_ROWS readings that are wanted: how many went, and the time from
-        which to go on. The summaries of their hours follow."""
+        """Delete about STEP_ROWS readings that are wanted. Returns how many, and the time to go on
+        from. The summaries of their hours follow."""
         wanted = {**wanted, "series": self.series.get((self.find(name).id, field), -1)}
         stop = wanted["stop"] = min(wanted["end"], ask(self.db, f"""
             SELECT (time / 3600000 + 1) * 3600000 FROM reading
@@ -2203,13 +2221,13 @@ class Writer(Database):
             self.checkpoint()           # only now does the file really become shorter
             return 0
         with self.transaction(places=STEP_PAGES) as db:
-            # One row a page: unless all are fetched, only the first page is freed.
+            # It returns a row for each page, and frees a page only when its row is fetched.
             db.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
             free -= ask(db, "PRAGMA freelist_count")
         return int(free * ask(self.db, "PRAGMA page_size"))
 
     def add_all(self, station: Station, readings: list[Reading], now: int) -> list[int]:
-        """Add many readings; where several may be repeated, all receipts are read once."""
+        """Add many readings. If several may be repeated, the receipts are read all at once."""
         may_have, id = self.find_seqs(station.id), station.id
         seqs = {seq for reading in readings if reading.seq is not None
                 and (seq := hash_seq(reading.field, reading.seq)) in may_have}
@@ -2219,8 +2237,8 @@ class Writer(Database):
         return [self.add(station, reading, now) for reading in readings]
 
     def import_rows(self, rows: Iterable[Sequence[Any]], now: int) -> tuple[int, int, int]:
-        """Store Rows from elsewhere, those of one instant in one call: how many were stored, how
-        many were known, how many are of pruned hours."""
+        """Store rows from elsewhere; all rows of one instant come in one call. Returns how many
+        were stored, how many were known, and how many are of pruned hours."""
         with self.transaction():
             step = ImportStep(self, now)
             step.add(sorted(rows, key=operator.itemgetter(0)))
@@ -2233,21 +2251,21 @@ class Writer(Database):
 
 
 def find_kind(path: Path) -> str | None:
-    """`database`, `backup` if no server has used it yet, or `log`: what a file is of ours by its
-    content."""
+    """What a file of ours is, by its content: `database`, `backup` (no server has used it yet) or
+    `log`. None if it is not ours."""
     header = b""
     with contextlib.suppress(OSError):
         if path.is_file():
             with path.open("rb") as file:
                 header = file.read(100)
     if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-        return "database" if header[18] == 2 else "backup"      # 2: it has had a log
+        return "database" if header[18] == 2 else "backup"      # 2: in WAL mode
     return "log" if header[:3] == b"\x37\x7f\x06" else None
 
 
 def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
-    """Raise StoreError for a file to write that is a database of ours or belongs to one, by
-    whatever name or link; one that no server has used may be an older backup."""
+    """Raise StoreError if a file to write is a database of ours or belongs to one, by any name or
+    link. With may_be_backup, an older backup may be replaced."""
     ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
     owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
               if target.name.endswith(suffix)]
@@ -2271,8 +2289,8 @@ def naming(name: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
-    """A file to write that takes target's place when all went well, and vanishes otherwise.
-    What is no regular file is never replaced: a device or a pipe is written to."""
+    """A file to write, which replaces target if all went well and is removed otherwise. A device
+    or a pipe is not replaced but written to."""
     refuse_ours(target, database, is_backup)
     if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
         yield target
@@ -2280,7 +2298,7 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise StoreError(f"{target} is not a regular file; name another one")
     partial = beside(target, ".partial")
-    refuse_ours(partial, database, True)        # but not what a killed backup has left
+    refuse_ours(partial, database, True)        # what a killed backup left may go
     try:
         lock = take_lock(partial)
     except BlockingIOError:
@@ -2301,9 +2319,9 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
 
 @contextlib.contextmanager
 def writing(name: str, path: Path) -> Iterator[TextIO]:
-    """Standard output for -, else a file that is there once all went well."""
+    """Standard output for `-`, else a file that appears once all of it is written."""
     if name == "-":
-        set_output("strict", "utf-8")           # this is data, those are words
+        set_output("strict", "utf-8")           # data is UTF-8 everywhere
         yield sys.stdout
         return
     with replacing(Path(name).absolute(), path) as partial, \
@@ -2317,23 +2335,25 @@ def writing(name: str, path: Path) -> Iterator[TextIO]:
 #    wrong, and all memory is bounded.
 #    Exports: Access, hash_key, matches, MAX_*, networks, TooOften
 # ------------------------------------------------------------------------------------------------
-READINGS_PER_UPDATE = 10        # of the rate limit: an update of all fields, and one more
-MIN_BURST = 10_000              # readings at once: a bulk of 960 entries with all fields
-TEXT_UNIT = 30                  # bytes of a text that count as one reading: what one takes on disk
+READINGS_PER_UPDATE = 10        # readings that the rate limit allows for each update: 9 fields, +1
+MIN_BURST = 10_000              # readings at once, at least: a bulk of 960 entries with all fields
+TEXT_UNIT = 30                  # characters of a text that take as much disk as one reading
 MAX_SECRET = 128                # characters of a key or password: ours have 22
-MAX_GUESSES = 100               # wrong keys from one address in GUESS_WINDOW: a station that has a
-GUESS_WINDOW = 900              # wrong one makes 15, and always learns why
-MAX_SITE_GUESSES = 1000         # from an IPv6 site of 65,536 networks
-MAX_ADDRESSES = MAX_ADMITTED    # whose guesses are counted: some 2 MB
-MAX_ADDRESS = 64                # characters; of IPv6 with a zone
+GUESS_WINDOW = 900              # seconds for which wrong keys are counted
+# Wrong keys from one address in a window. A misconfigured station sends about 15, so it stays
+# below the limit and keeps getting the real reason.
+MAX_GUESSES = 100
+MAX_SITE_GUESSES = 1000         # wrong keys from an IPv6 site of 65,536 networks
+MAX_ADDRESSES = MAX_ADMITTED    # networks whose guesses are counted: about 2 MB
+MAX_ADDRESS = 64                # characters of an address: IPv6 with a zone fits
 
 Bucket = tuple[float, float]    # tokens, and when they were counted (s)
 
 
 def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: float,
                 cost: float = 1) -> tuple[Bucket, float]:
-    """Take tokens out of a bucket that fills up to burst: (the bucket then, seconds to wait).
-    A wait of 0 is a yes. What costs more than fits into a bucket takes a full one."""
+    """Take tokens from a bucket that refills up to burst. Returns the bucket and the seconds to
+    wait, of which 0 means granted. A cost above burst takes a full bucket."""
     tokens, counted = bucket or (burst, now)
     tokens, cost = min(burst, tokens + (now - counted) * per_minute / 60), min(cost, burst)
     if tokens >= cost:
@@ -2343,12 +2363,12 @@ def take_tokens(bucket: Bucket | None, now: float, per_minute: float, burst: flo
 
 @remember
 def hash_key(key: str) -> bytes:
-    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out.
-    Keys are remembered: what is longer than MAX_SECRET has to be cut to one character more."""
+    """SHA-256 is enough here: a made-up key has 128 random bits, which no one can try out. Hashes
+    are cached, so callers cut a key to MAX_SECRET + 1 characters to bound the memory."""
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-NO_KEY = secrets.token_bytes(32)            # compared with when there is none: takes as long
+NO_KEY = secrets.token_bytes(32)            # compared with when there is no key; takes as long
 
 
 def matches(digest: bytes, stored: bytes | None) -> bool:
@@ -2364,8 +2384,8 @@ def hash_pair(address: str, digest: bytes) -> bytes:
 
 @remember
 def networks(address: str) -> tuple[str, ...]:
-    """Whose guesses are counted together: an address; of IPv6 the /64 of a user, and the /48
-    that a provider gives to one. All who tell none are one."""
+    """The networks for which an address's guesses are counted: an IPv4 address by itself; the /64
+    of a user and the /48 of a site for IPv6. Clients without an address are one network."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -2376,7 +2396,7 @@ def networks(address: str) -> tuple[str, ...]:
 
 
 class TooOften(Refused):
-    """The key was right, but the station has used up its rate; in wait seconds it has not."""
+    """The key was right, but the station has used up its rate for the next wait seconds."""
 
     def __init__(self, wait: float, message: str):
         seconds = str(math.ceil(wait))
@@ -2384,9 +2404,9 @@ class TooOften(Refused):
 
 
 class Guesses:
-    """Wrong keys and passwords, counted by network in windows of time. Who has had his guesses
-    gets no answer about a secret any more, right or wrong, but about those that were right from
-    there before: so stations and people behind that address go on."""
+    """Wrong keys and passwords, counted by network in windows of time. A network that has used up
+    its guesses gets no answer about a secret, right or wrong, unless that was right from the same
+    address before: so stations and people behind the address go on."""
 
     def __init__(self, monotonic: Callable[[], float]):
         self.monotonic = monotonic
@@ -2395,7 +2415,7 @@ class Guesses:
         self.right: dict[bytes, None] = {}      # hashes of address and secret
 
     def refuse(self, address: str, digest: bytes) -> None:
-        """Raise Refused 429 unless this secret may be looked at."""
+        """Raise Refused 429 unless this secret may be checked."""
         if not self.throttled or self.is_right(address, digest):
             return
         until = max(self.throttled.get(place, 0.0) for place in networks(address[:MAX_ADDRESS]))
@@ -2404,17 +2424,17 @@ class Guesses:
                           Retry_After=str(wait))
 
     def is_right(self, address: str, digest: bytes) -> bool:
-        """Whether this secret was right from there before."""
+        """Whether this secret was right from this address before."""
         return hash_pair(address[:MAX_ADDRESS], digest) in self.right
 
     def accept(self, address: str, digest: bytes) -> None:
-        """This secret is right from there; the oldest such pair makes room."""
+        """Remember that this secret was right from this address. The oldest pair is evicted."""
         self.right[hash_pair(address[:MAX_ADDRESS], digest)] = None
         if len(self.right) > MAX_ADDRESSES:
             del self.right[next(iter(self.right))]
 
     def add(self, address: str) -> None:
-        """One more wrong one. Those that are throttled make room for their like alone."""
+        """Count a wrong secret. Only other throttled networks evict a throttled network."""
         now = self.monotonic()
         for place, limit in zip(networks(address[:MAX_ADDRESS]), (MAX_GUESSES, MAX_SITE_GUESSES),
                                 strict=False):
@@ -2430,15 +2450,15 @@ class Guesses:
 
 
 class Access:
-    """Decides on updates, and on keys that read."""
+    """Decides which updates are admitted, and which keys may read."""
 
     def __init__(self, writer: Writer, per_minute: int, monotonic: Callable[[], float]):
         self.writer, self.per_minute, self.monotonic = writer, per_minute, monotonic
         self.requests: dict[bytes, Bucket] = {}     # by key
         self.readings: dict[bytes, Bucket] = {}     # likewise
         self.guesses = Guesses(monotonic)
-        self.guesses.right.update(dict.fromkeys(writer.read_admitted()))
-        self.space = 2                          # 1: the disk has little room left, 0: none
+        self.guesses.right.update(dict.fromkeys(read_admitted(writer.db)))
+        self.space = 2                          # on the disk: 2 is enough, 1 is little, 0 is none
 
     def admit(self, mac: str | None, key: str, address: str) -> Station:
         """The station an update is from: the one with this MAC, or else with this key.
@@ -2448,7 +2468,7 @@ class Access:
             self.guesses.refuse(address, digest)
         station = writer.by_key.get(digest) if mac is None else writer.by_mac.get(mac)
         holder = writer.holder(station) if station and station.console else station
-        stored = (holder and holder.key) or NO_KEY      # compared with always: takes as long
+        stored = (holder and holder.key) or NO_KEY      # always compared; takes as long
         is_current = hmac.compare_digest(digest, stored) and stored is not NO_KEY
         if not (station and holder) or not (is_current or matches(digest, holder.next_key)):
             self.guesses.add(address)
@@ -2468,8 +2488,8 @@ class Access:
         return station
 
     def admit_any(self, keys: Iterable[str], address: str) -> None:
-        """Raise Refused 403 or 429 unless one of these keys is a station's. It is no more than a
-        first look: admit() follows."""
+        """Raise Refused 403 or 429 unless one of these keys is a station's. This is only a
+        first check: admit() follows."""
         digests = [hash_key(key[:MAX_SECRET + 1]) for key in keys]
         if not any(self.guesses.is_right(address, digest) for digest in digests):
             self.guesses.refuse(address, b"")
@@ -2478,7 +2498,7 @@ class Access:
             raise Refused(403, "wrong API key or unknown MAC")
 
     def charge(self, key: str, values: Iterable[Any]) -> None:
-        """Take tokens for many readings, or for long ones: texts. Raises TooOften, Refused."""
+        """Take tokens for many readings, or for long texts. Raises TooOften, Refused."""
         if self.space == 2 and not self.per_minute:
             return
         cost = sum(1 + len(value) // TEXT_UNIT if isinstance(value, str) else 1
@@ -2500,7 +2520,7 @@ class Access:
             return False
         digest = hash_key(key[:MAX_SECRET + 1])
         self.guesses.refuse(address, digest)
-        found = [matches(digest, stored) for station in stations    # all of them: takes as long
+        found = [matches(digest, stored) for station in stations    # all; takes as long
                  for stored in (station.key, station.next_key, station.read_key)]
         if not any(found):
             self.guesses.add(address)
@@ -5775,7 +5795,8 @@ class Turn:
         if batch.readings and not failure:
             self.server.board.touched |= batch.stations.keys()
             self.server.events.is_reset |= bool(batch.parts)
-            if batch.series:                    # one of them may have an offset
+            if any(field == 1 and self.server.writer.stations[station].offset
+                   for _, station, field in batch.series):
                 self.server.reader.use_offsets()
             if self.server.events.listeners:
                 self.server.events.tell("reading", batch.readings)
@@ -8757,7 +8778,6 @@ def read_table(db: sqlite3.Connection, station: Station | None, left_out: LeftOu
         yield row
 
 
-
 def read_feeds_csv(header: list[str], lines: Iterator[list[str]], station: Station | None,
                    left_out: LeftOut) -> Iterator[Row]:
     """ThingSpeak's CSV export. Raises ValueError."""
@@ -9185,7 +9205,7 @@ def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
             refuse_taken(stations, digest, its_name, its_mac)
         running = str(writer.address()) if isinstance(writer, Remote) else ""
         print(kind.say(args, kind.name, key, *find_addresses(args, running)))
-        finish_output()                 # no station is stored whose key could not be printed
+        finish_output()                 # before a station is stored, its key has to be printed
         writer.add_station(kind.name, mac, kind.role, digest, now_ms(), kind.labels, kind.fellows)
 
 
@@ -9445,7 +9465,7 @@ FILE_KINDS[b"SQLite format 3\0"] = read_sqlite
 
 def read_own(header: list[str], lines: Iterator[list[str]], station: Station | None,
              left_out: LeftOut) -> Iterator[Row]:
-    """What --export has written. Raises ValueError, Refused."""
+    """The rows of a file that --export wrote. Raises ValueError, Refused."""
     for when, owner, mac, field, value, entry in filter(None, lines):
         yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field), parse_value(value),
                   parse_entry(entry))

@@ -31,7 +31,8 @@ HOLD = 45                       # minutes
 OUTSIDE_HOLE = 2 * HOUR         # without a reading: what happened in it nobody can say
 FIRST_DAYS = 5                  # without a forecast
 INSIDE_HOLE = 12 * HOUR         # it may be silent while it does not move
-# Goals, as ratios to the baseline over the same cases, and of the interval.
+# Goals, as ratios to the baseline over the same cases, and of the interval. All variants that were
+# tried on these questions had a mean of .507 to .516, so the mean's goal is just above that.
 GOALS = {"mean": 0.515, "mean_where_d": 0.635, "median": 0.62, "worst_house": 0.85,
          "coverage": (0.75, 0.87), "house_coverage": (0.68, 0.92), "width": (165, 135, 105)}
 ENOUGH = 40                     # cases, below which a house's own figures say little

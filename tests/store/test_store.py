@@ -203,6 +203,27 @@ def test_half_done_removal_can_be_finished(full):
     assert query(full.path, "SELECT count(*) FROM hour") == [(0,)]
 
 
+@pytest.mark.parametrize("fill", [
+    "INSERT INTO hour SELECT series.id, value, 1, 0, 0, 0, 1 FROM series, generate",
+    "INSERT INTO note SELECT 1, value, 0, 'fine', NULL, NULL, NULL FROM generate"],
+    ids=["hours", "notes"])
+def test_no_step_of_a_removal_deletes_a_whole_history(server, fill):
+    server.update(INSIDE, 21)
+    rows = 3 * iotserver.STEP_ROWS
+    server.writer.db.execute(f"""
+        WITH RECURSIVE generate (value) AS (
+            SELECT 2 UNION ALL SELECT value + 1 FROM generate WHERE value < {rows}) {fill}""")
+    steps = [0]
+    while steps[-1] >= 0:
+        before = server.writer.db.total_changes
+        steps.append(server.writer.remove_step("inside"))
+        assert server.writer.db.total_changes - before < iotserver.STEP_ROWS + 100
+    assert len(steps) > 4
+    assert sum(steps) == 1 - 1          # one reading, and -1 at the end
+    assert query(server.path, "SELECT (SELECT count(*) FROM hour), (SELECT count(*) FROM note)"
+                 ) == [(0, 0)]
+
+
 def test_a_removed_station_s_id_is_never_used_again(server):
     drain(server.writer.remove_step, "outside", end=-1)
     server.writer.add_station("other", "m9", None, None, NOON)
