@@ -2009,10 +2009,6 @@ class Database:
             minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
             [(*place, *summary) for place, summary in summarize(batch.readings).items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
-        self._write_receipts(batch)
-        self._write_stations(batch)
-
-    def _write_receipts(self, batch: Batch) -> None:
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", [
             (station, entry, seq) for (station, seq), entry in batch.receipts.items()])
         for sender, seq in batch.receipts:
@@ -2021,9 +2017,6 @@ class Database:
                 self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
                                 (sender, self.stations[sender].last_entry - RECEIPTS))
                 del self.known_seqs[sender]
-
-    def _write_stations(self, batch: Batch) -> None:
-        """What its updates change of their stations and keys, in memory and in the file."""
         for station in batch.stations.values():
             if batch.now and station.heard:
                 station.silence = learn_silence(station.silence, batch.now - station.heard)
