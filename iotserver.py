@@ -2523,13 +2523,14 @@ class Access:
 
 # ------------------------------------------------------------------------------------------------
 # 5. Forecast
-#    Law: pure functions of readings; nothing is stored, and nothing is learned.
-#    Exports: Forecast, foresee, HORIZON, Outcome, PAST_DAYS, RECORD_DAYS
+#    Law: pure functions of readings; nothing is stored.
+#    Exports: Forecast, foresee, HORIZON, Outcome, REPLAY_DAYS
 # ------------------------------------------------------------------------------------------------
 # Each past day is one scenario for tonight. A scenario is how both temperatures moved after this
 # time of day, corrected by a regression for how that day differed from today. The share of the
 # scenarios in which the two temperatures cross is the chance, and quantiles of the times of
-# crossing are the forecast and its interval. Days are days of UTC, so changes to and from summer
+# crossing are the forecast and its interval. The interval's width follows from how far off the
+# forecasts of the last days would have been. Days are days of UTC, so changes to and from summer
 # time move nothing.
 
 QUARTERS = DAY // QUARTER       # quarters of an hour in a day
@@ -2551,11 +2552,14 @@ OUTSIDE_SLOPES = (-0.16, -0.18, 0.0)    # °C per hour of lead and unit of each 
 # They keep the interval of a short history wide.
 OFF = 1.5
 TAIL = 0.1                      # share of the scenarios on each side of the 80 % interval
-NARROWER = 0.9                  # factor on the interval, which artificial scenarios make too wide
+# Scores of three imaginary evenings, which count until enough real ones have passed: artificial
+# scenarios make an interval a little too wide.
+FIRST_SCORES = (0.9, 0.9, 0.9)
 WIDEST_MORNING, LIKELY = 3 * HOUR, 0.8      # a morning depends on clouds; a vaguer one is not said
 UNLIKELY, SURE_DAYS = 0.3, 30   # "not tonight" needs a chance below this and this many days
 FEWEST_DAYS = 5                 # days of history without which there is no forecast
-RECORD_DAYS = 30                # last days whose forecasts the page's own record covers
+RECORD_DAYS = 30                # last days whose outcomes set the width and are the page's record
+REPLAY_DAYS = PAST_DAYS + RECORD_DAYS + 1       # days of readings before the first forecast
 
 
 class Outcome(NamedTuple):
@@ -2563,6 +2567,7 @@ class Outcome(NamedTuple):
     event: str
     error: int                  # ms between the median and the true time
     baseline: int               # the same for yesterday's curves, shifted to today's values
+    score: float                # the error in halves of the interval, before widen() changed it
 
 
 class Forecast(NamedTuple):
@@ -2693,7 +2698,8 @@ def is_worth_saying(forecast: Forecast) -> bool:
 
 
 def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | None:
-    """The forecast from the quarters up to now; None if there is none, or none worth saying."""
+    """The forecast from the quarters up to now, with the interval of the scenarios; None without
+    enough history."""
     gap = inside[-1] - outside[-1]
     days = list(past_days(outside, inside)) if gap and math.isfinite(gap) else []
     if len(days) < FEWEST_DAYS:
@@ -2716,10 +2722,22 @@ def foretell(outside: list[float], inside: list[float], now: int) -> Forecast | 
     start = at = end = None
     if chance > 0.5:
         early, middle, late = (quantile(nights, share) for share in (TAIL, 0.5, 1 - TAIL))
-        start, at, end = (now + round((middle + NARROWER * (time - middle)) * QUARTER)
-                          for time in (early, middle, late))
-    forecast = Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
-                        (*warm,), (*cool,), now)
+        start, at, end = (now + round(time * QUARTER) for time in (early, middle, late))
+    return Forecast("cooler" if sign > 0 else "warmer", at, start, end, chance, len(days),
+                    (*warm,), (*cool,), now)
+
+
+def widen(forecast: Forecast, outcomes: Iterable[Outcome | None]) -> Forecast | None:
+    """A forecast with the outcomes of those before it, and with an interval as wide as would have
+    held the truth in 80 % of them (split conformal prediction); None if that helps nobody."""
+    past = [outcome for outcome in outcomes if outcome and outcome.event == forecast.event]
+    scores = sorted((*FIRST_SCORES, *(outcome.score for outcome in past)))
+    width = quantile([(score, 1.0) for score in scores], 1 - 2 * TAIL)
+    at, start, end = forecast.at, forecast.start, forecast.end
+    if at is not None and start is not None and end is not None:
+        start = max(at - round(width * (at - start)), forecast.asked)
+        end = min(at + round(width * (end - at)), forecast.asked + HORIZON)
+    forecast = forecast._replace(start=start, end=end, past=(*past,))
     return forecast if is_worth_saying(forecast) else None
 
 
@@ -2733,31 +2751,38 @@ def assess(forecast: Forecast, inside: list[float], outside: list[float]) -> Out
     gaps, shifted = ([sign * (a - b) for a, b in zip(inside[span], outside[span], strict=True)]
                      for span in (night, before))
     shifted = [gap - shifted[0] + gaps[0] for gap in shifted]
-    if forecast.at is None or not math.isfinite(sum(gaps) + sum(shifted)):
+    at, start, end = forecast.at, forecast.start, forecast.end
+    if at is None or start is None or end is None or not math.isfinite(sum(gaps) + sum(shifted)):
         return None
     came, guess = (forecast.asked + round(min(find_crossing(series) * QUARTER, HORIZON))
                    for series in (gaps, shifted))
-    return Outcome(forecast.event, abs(came - forecast.at), abs(came - guess))
+    half = max(at - start if came < at else end - at, MINUTE)
+    return Outcome(forecast.event, abs(came - at), abs(came - guess), abs(came - at) / half)
 
 
 def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: int, step: int
             ) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
     """Replay forecasts: for each hour up to the end yield its time, the forecast and the outcome
-    of the forecast made a day before. There are forecasts only from start on, one in each step of
-    whole hours; the hours before it fill the series. read(time) returns the last three readings
-    of inside and of outside in the quarter of an hour up to that time."""
+    of the forecast made a day before. The forecasts are complete from start on, one in each step
+    of whole hours; the REPLAY_DAYS before it fill the series and their record. read(time) returns
+    the last three readings of inside and of outside in the quarter of an hour up to that time."""
     inside, outside = Quarters(INSIDE_HOLE), Quarters(OUTSIDE_HOLE)
-    said: dict[int, Forecast | None] = {}
-    for now in range(start - (PAST_DAYS + 1) * DAY, end + 1, QUARTER):
+    made: dict[int, Forecast | None] = {}
+    past: dict[int, collections.deque[Outcome | None]] = collections.defaultdict(
+        lambda: collections.deque(maxlen=RECORD_DAYS))              # by time of day
+    for now in range(start - REPLAY_DAYS * DAY, end + 1, QUARTER):
         for quarters, readings in zip((inside, outside), read(now), strict=True):
             quarters.add(readings)
         forecast = outcome = None
-        if now >= start and (end - now) % step == 0:
-            forecast = said[now] = foretell(outside.values, inside.values, now)
-            if yesterdays := said.pop(now - DAY, None):
+        if now >= start - RECORD_DAYS * DAY and (end - now) % step == 0:
+            if yesterdays := made.pop(now - DAY, None):
                 outcome = assess(yesterdays, inside.values, outside.values)
+            past[now % DAY].append(outcome)
+            new = foretell(outside.values, inside.values, now)
+            forecast = new and widen(new, past[now % DAY])
+            made[now] = new if forecast else None
         if (end - now) % HOUR == 0:
-            yield now, forecast, outcome
+            yield (now, forecast, outcome) if now >= start else (now, None, None)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5887,16 +5912,14 @@ class Outlook:
 
     async def work_out(self, pair: tuple[int, int], now: int) -> None:
         """The forecast for a pair of series, and how good it has been at this time of day."""
-        forecast, past = None, []
-        for _, said, outcome in foresee(functools.partial(self.server.reader.quarters, pair),
-                                        now - RECORD_DAYS * DAY, now, DAY):
+        forecast = None
+        for _, said, _ in foresee(functools.partial(self.server.reader.quarters, pair),
+                                  now, now, DAY):
             forecast = said
-            past += [outcome] if outcome else []
             await pause()
             if self.at != now:
                 return                          # history has changed meanwhile: all begins anew
-        self.server.board.forecasts[pair] = forecast and forecast._replace(
-            past=tuple(outcome for outcome in past if outcome.event == forecast.event))
+        self.server.board.forecasts[pair] = forecast
 
 
 # -- commands ask it -----------------------------------------------------------------------------
@@ -9013,9 +9036,8 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
     inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
                        for role in ("inside", "outside"))
     midnight = start // DAY * DAY
-    begin = midnight - DAY                      # no earlier forecast reaches past midnight
-    hours = range(begin - (PAST_DAYS + 1) * DAY, end, HOUR)
-    replays = {pair: foresee(functools.partial(reader.quarters, pair), begin, hours[-1], HOUR)
+    hours = range(midnight - REPLAY_DAYS * DAY, end, HOUR)
+    replays = {pair: foresee(functools.partial(reader.quarters, pair), midnight, hours[-1], HOUR)
                for pair in itertools.product(inside, outside)}
     places: list[Place] = []
     for now in hours:

@@ -168,7 +168,7 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
     assert len(told) > 8
     at, start, end = (iot.DAY + minute * iot.MINUTE for minute in (1240, 1210, 1280))
     evening = iot.Forecast("cooler", at, start, end, 0.9, 60, (), (), past=(
-        iot.Outcome("cooler", 18 * iot.MINUTE, 0),) * 20)
+        iot.Outcome("cooler", 18 * iot.MINUTE, 0, 1.0),) * 20)
     room = iot.Place("inside", "inside", 0, 1, [], None, forecast=evening)
     assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
         *(reason for *_, reason in iot.REASONS),

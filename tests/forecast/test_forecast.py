@@ -347,10 +347,28 @@ def test_what_came_is_as_far_off_as_it_was():
         said = iot.Forecast("cooler", NOON + 120 * MINUTE, NOON + 60 * MINUTE,
                             NOON + 300 * MINUTE, 0.9, 9, (), (), NOON)._replace(**changes)
         return iot.assess(said, [0.0] * iot.KEPT, outside)
-    assert outcome(4) == Outcome("cooler", 67.5 * MINUTE, 90 * MINUTE)
-    assert outcome(60) == Outcome("cooler", 600 * MINUTE, 720 * MINUTE - 9.5 * QUARTER)
+    assert outcome(4) == Outcome("cooler", 67.5 * MINUTE, 90 * MINUTE, 67.5 / 60)
+    assert outcome(60) == Outcome(
+        "cooler", 600 * MINUTE, 720 * MINUTE - 9.5 * QUARTER, 600 / 180)
     assert outcome(4, at=None) is None
-    assert outcome(4, 60) == Outcome("cooler", 67.5 * MINUTE, 720 * MINUTE - 3.5 * QUARTER)
+    assert outcome(4, 60) == Outcome(
+        "cooler", 67.5 * MINUTE, 720 * MINUTE - 3.5 * QUARTER, 67.5 / 60)
+
+
+def test_an_interval_is_as_wide_as_would_have_held_the_past_evenings():
+    said = iot.Forecast("cooler", NOON + 2 * HOUR, NOON + HOUR, NOON + 5 * HOUR, 0.9, 9, (), (),
+                        NOON)
+
+    def width(*scores, event="cooler"):
+        found = iot.widen(said, [None, *(Outcome(event, 0, 0, score) for score in scores)])
+        assert [outcome.score for outcome in found.past] == [*scores] * (event == "cooler")
+        return (found.at - found.start) / HOUR, (found.end - found.at) / HOUR
+
+    assert width() == width(1.5, 1.5, event="warmer") == pytest.approx((0.9, 2.7))
+    assert width(*[1.5] * 30) == pytest.approx((1.5, 4.5))
+    assert width(*[0.5] * 30) == pytest.approx((0.5, 1.5), abs=0.01)
+    assert width(*[0.5] * 24, *[1.8] * 6) == pytest.approx((0.9, 2.7), abs=0.3)
+    assert width(*[9] * 30) == (2, 10)      # it is not in the past, nor beyond the horizon
 
 
 @pytest.mark.parametrize(("ago", "is_known"), [(50, False), (100, True), (150, False)])
@@ -367,7 +385,7 @@ def test_each_day_tells_what_became_of_the_day_before():
     now = NOON + 4 * HOUR
     rows = list(yardstick.foresee(iot, make_house(20), now - 10 * DAY, now, DAY))
     outcomes = [outcome for *_, outcome in rows if outcome]
-    assert len(outcomes) == 10
+    assert len(outcomes) == 11
     assert all(outcome.event == "cooler" and outcome.error < HOUR for outcome in outcomes)
 
 

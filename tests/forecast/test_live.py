@@ -189,7 +189,7 @@ def test_the_line_says_how_good_it_was(house):
     assert text.startswith("Too few evenings")
     few = forecast("cooler", *NIGHT)
     assert iot.say_record(few).startswith("Too few evenings")
-    mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR),) * 30)
+    mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR, 1.0),) * 30)
     assert iot.say_record(mornings) == (
         "On half of the last 20 mornings, the middle of the range was at most 60 minutes off.")
 
