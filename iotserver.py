@@ -5107,47 +5107,47 @@ class Board:
 # ------------------------------------------------------------------------------------------------
 # 9. Server
 #    Law: no byte of an update's answer leaves before the commit, and no step is long.
-#    Exports: COMMIT_SECONDS, COMPARE_TIME, Control, CONTROL_LINE, enter, FAMILIES, Family, JOBS,
-#        lan_address, LEAST_PAIRS, Loose, MOST_OFFSET, MOST_SPREAD, ON_SERVER, ON_START, ON_STOP,
-#        open_reader, open_writer, parse_offset, PROTOCOLS, refuse_stranger, Remote, Route,
-#        run_server, Samples, say_program, Server, STAND_INS, Work, working_in
+#    Exports: COMMIT_SECONDS, Control, CONTROL_LINE, enter, FAMILIES, Family, JOBS, lan_address,
+#        Loose, ON_SERVER, ON_START, ON_STOP, open_reader, open_writer, PROTOCOLS,
+#        refuse_stranger, Remote, Route, run_server, Samples, say_program, Server, STAND_INS,
+#        Work, working_in
 # ------------------------------------------------------------------------------------------------
-PATIENCE = {                    # s that a connection may spend in a state
+PATIENCE = {                    # seconds that a connection may stay in each state
     "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
-    "head": 30,                 # a phone on a bad network needs a few
+    "head": 30,                 # a phone on a bad network needs several seconds
     "body": 60,
-    "wait": math.inf,           # for the commit, and ours to end
-    "queue": math.inf,          # for requests that came before
+    "wait": math.inf,           # this server ends it: it commits, then answers
+    "queue": math.inf,          # other requests are worked on first
     "work": math.inf,
-    "stream": 60,               # since the client took the piece before
+    "stream": 60,               # starts again with each piece that the client takes
     "listen": math.inf,
-    "linger": 2,                # after an error, to read the answer
+    "linger": 2,                # after an error, so that the client can read the answer
 }
-# An idle kept-alive connection may have a request on its way. systemd/nginx.conf drops its idle
-# ones after 300 ms: as long as this is longer, no restart costs a request.
+# A request may be on its way on an idle connection. systemd/nginx.conf has nginx close idle ones
+# after 300 ms. As this server waits longer, a restart loses no request.
 IDLE_STOP_SECONDS = 1
-MAX_TURN = 1024                 # connections answered together
-CLOCK_STEP = 5                  # seconds by which a clock is set, not corrected bit by bit
-TURN_SECONDS = 0.01             # that a turn is open for more of them
-BACKLOG = 1024                  # connections the kernel holds while a turn is committed
-MAX_ACCEPTS = 16                # of them at once: accepting all of them takes half a second
-MAX_PIPELINED = 16              # requests of one connection in a turn: then others have theirs
-MAX_CONNECTIONS = 8192          # each costs some 10 KB
-MAX_LISTENERS = 1024            # each is written to at every event: all of them take 10 ms
-MAX_NETWORK_LISTENERS = 256     # of one network, so that none takes all: a household has a few
-MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; beyond, no more is read from a connection
-MAX_UNFINISHED = 16_000_000     # bytes of requests that are not complete, of all connections
-MAX_UNREAD = 64_000_000         # bytes of answers that clients do not read, of all connections
-MAX_UNSENT = 64 * 1024          # bytes; a listener that far behind is not reading
-MAX_NETWORK_STREAMS = 4         # of one network
-MAX_STREAMS = 32                # exports at a time; each holds so many rows for each field
-MAX_WAITING = 64                # long requests of a network: a household's phones that ask at once
-MAX_IN_HAND = 4                 # long requests in progress at a time: each may hold some MB
-LOW_SPACE = 64_000_000          # bytes left on the disk beside twice the database: room for a
-NO_SPACE = 16_000_000           # backup and the log. Below: no texts, no bulks; then nothing.
-MAX_FORECASTS = 16              # rooms: each takes some 0.3 s in a quarter of an hour
+MAX_TURN = 1024                 # connections whose updates share a commit
+CLOCK_STEP = 5                  # seconds; a clock that moves less was corrected, not set
+TURN_SECONDS = 0.01             # a turn waits this long at most for more updates
+BACKLOG = 1024                  # connections that the kernel holds while a turn is committed
+MAX_ACCEPTS = 16                # connections accepted at once; accepting all takes half a second
+MAX_PIPELINED = 16              # requests of one connection in a turn; then others are served
+MAX_CONNECTIONS = 8192          # each takes about 10 KB of memory
+MAX_LISTENERS = 1024            # each event is written to every one, which takes 10 ms
+MAX_NETWORK_LISTENERS = 256     # of one network; a household needs a few
+MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; a connection that has sent more is not read
+MAX_UNFINISHED = 16_000_000     # bytes of incomplete requests, of all connections
+MAX_UNREAD = 64_000_000         # bytes of answers that clients have not read, of all connections
+MAX_UNSENT = 64 * 1024          # bytes; a listener that is further behind does not read
+MAX_NETWORK_STREAMS = 4         # exports of one network at a time
+MAX_STREAMS = 32                # exports at a time; each keeps PAGE_ROWS rows in memory
+MAX_WAITING = 64                # long requests of a network; a household's phones may ask at once
+MAX_IN_HAND = 4                 # long requests in progress; each may take several MB
+LOW_SPACE = 64_000_000          # bytes free beside twice the database; with less, no texts, no bulks
+NO_SPACE = 16_000_000           # bytes free; with less, all readings are refused
+MAX_FORECASTS = 16              # rooms; each takes about 0.3 s in a quarter of an hour
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
-ANSWER_SECONDS = 30             # for a server to answer a command, of which each step is short
+ANSWER_SECONDS = 30             # for a server to answer a command, whose steps are short
 
 Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 ms is a coroutine
 
@@ -5156,16 +5156,16 @@ Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 
 
 
 class Route(NamedTuple):
-    """Who answers. A path that ends in / stands for everything below it."""
+    """What answers a request. A path that ends in / matches everything below it."""
     method: str
     path: str
     answer: Callable[[Request, "Server"], Answer | Work]
-    is_open: bool = False       # needs no password: it asks for a key, or tells nothing
-    is_loose: bool = False      # its clients make mistakes: repair_head comes before the parser
-    is_safe: bool = True        # changes nothing, so HEAD may ask, too
+    is_open: bool = False       # needs no password: it asks for a key, or shows nothing private
+    is_loose: bool = False      # repair_head corrects its clients' mistakes before parsing
+    is_safe: bool = True        # changes nothing, so HEAD is allowed, too
 
 
-ROUTES: list[Route] = []        # what the sections below have entered
+ROUTES: list[Route] = []        # the sections below fill it
 METHODS: dict[str, dict[str, Route]] = collections.defaultdict(dict)    # by path and method
 
 
@@ -5188,7 +5188,7 @@ Loose = functools.partial(Route, is_open=True, is_loose=True)
 
 
 def find_route(command: str, path: str) -> Route:
-    """Who answers a method on a path. Raises Refused 404, 405."""
+    """The route for a method and a path. Raises Refused 404, 405."""
     methods = METHODS.get(path) or METHODS.get(path[:path.find("/", 1) + 1])
     if methods is None:
         raise Refused(404, "there is nothing at this address; the page is at /")
@@ -5198,7 +5198,7 @@ def find_route(command: str, path: str) -> Route:
     return methods[command]
 
 
-REFUSALS: dict[str, Callable[[Refused], str]] = {}      # below a path, in its devices' words
+REFUSALS: dict[str, Callable[[Refused], str]] = {}      # by path prefix: the form its devices read
 
 
 def render_refusal(request: Request, refused: Refused) -> Answer:
@@ -5218,10 +5218,10 @@ def render_refusal(request: Request, refused: Refused) -> Answer:
     return Answer(f"{refused.message}\n".encode(), TEXT, refused.status, refused.headers)
 
 
-LOCAL = re.compile(          # names that no page of the internet can have; and addresses
+LOCAL = re.compile(          # a public site cannot have these names; addresses
     r"[^.]*|.*\.(?:local|lan|home|internal|home\.arpa|fritz\.box|localdomain)"
     r"|[\d.]+|\[[\da-f:]+\]")
-OTHER_NAMES: list[str] = []     # of services that this server stands in for
+OTHER_NAMES: list[str] = []     # of services that this server replaces
 RESOLVER = Path("/etc/resolv.conf")
 
 
@@ -5232,8 +5232,8 @@ def is_lan(address: str) -> bool:
 
 
 def search_endings() -> tuple[str, ...]:
-    """What names of this machine's own network end in, by resolv.conf(5). The file is read each
-    time: the machine may join another network while the server runs."""
+    """The domains of this machine's own network, from resolv.conf(5). The file is read each time,
+    because the machine may join another network while the server runs."""
     text = ""
     with contextlib.suppress(OSError):
         text = RESOLVER.read_text(errors="replace")
@@ -5242,8 +5242,8 @@ def search_endings() -> tuple[str, ...]:
 
 
 def refuse_rebinding(host: str, link: str) -> None:
-    """Raise Refused where a page of the internet has its own name point at a private address. Its
-    script could read everything here. Nobody else calls such an address by such a name."""
+    """Raise Refused if a public site's name points at this private address (DNS rebinding). The
+    site's script could read everything here. No other client uses such a name."""
     name = (host if host.endswith("]") else host.rpartition(":")[0] or host).lower()
     if not (LOCAL.fullmatch(name) or name in OTHER_NAMES
             or name == urllib.parse.urlsplit(link).hostname or name.endswith(search_endings())):
@@ -5258,9 +5258,9 @@ KEY_IN_BODY = re.compile(
 
 
 def refuse_stranger(request: Request, server: "Server") -> None:
-    """Raise Refused where a long body would be decoded for somebody without a key. The keys are
-    those of headers, path and query, and the first and the last one in the body: between them
-    may stand texts that only look like keys."""
+    """Raise Refused if a long body comes without a valid key, before it is decoded. The key may be
+    in the headers, path or query. Of those in the body only the first and the last one count,
+    because texts between them may look like keys."""
     if len(request.body) <= MAX_STRANGE_BODY:
         return
     keys = [value for name, value in request.headers.items() if "key" in name]
@@ -5275,14 +5275,13 @@ BUSY = Refused(503, "too many large requests at once; try again", Retry_After="5
 
 
 def respond(request: Request, server: "Server") -> Answer | Work:
-    """The answer to a request, or the work that it takes. Never raises: whatever goes wrong is an
-    answer."""
+    """The answer to a request, or the work that makes it. An exception becomes an answer."""
     try:
         if request.fault:
             return render_refusal(request, request.fault)
         route = METHODS.get(request.path, {}).get(request.command) or find_route(
             request.command, request.path)
-        if request.is_lan and route.is_safe and request.command != "POST":     # which needs a key
+        if request.is_lan and route.is_safe and request.command != "POST":     # POST needs a key
             refuse_rebinding(request.headers.get("host", ""), server.settings.link)
         if server.guard and not route.is_open:
             server.guard.admit(request)
@@ -5309,16 +5308,16 @@ def explain(error: Exception, request: Request, server: "Server") -> Answer:
 
 
 class Shares:
-    """The time that the event loop has for long work. Each round of the loop has one step of it,
-    so that updates come in between. Networks take steps in turn, each has one request in hand at
-    a time, and few have one at all: so what they hold in memory is bounded."""
+    """Shares the event loop's time between long requests. Each round of the loop does one step, so
+    that updates are served in between. Networks take steps in turn. Each network has one request
+    in hand at a time, and MAX_IN_HAND networks have one, which bounds their memory."""
 
     def __init__(self, before_step: Callable[[], object]):
-        self.before_step = before_step          # commits, so that no update waits for a step
-        self.counts = collections.Counter[str]()            # requests, waiting or in hand
-        self.locks: dict[str, asyncio.Lock] = {}            # hold the request in hand
-        self.seats = asyncio.Semaphore(MAX_IN_HAND)         # as many networks
-        self.waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}   # for their steps
+        self.before_step = before_step          # commits first, so that no update waits for a step
+        self.counts = collections.Counter[str]()            # requests of each network
+        self.locks: dict[str, asyncio.Lock] = {}            # held by a network's request in hand
+        self.seats = asyncio.Semaphore(MAX_IN_HAND)         # for networks with a request in hand
+        self.waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}   # for a step
         self.ends = 0.0                         # when the step in hand has lasted long enough
 
     def is_full(self, network: str) -> bool:
@@ -5326,7 +5325,7 @@ class Shares:
 
     @contextlib.asynccontextmanager
     async def hold(self, network: str) -> AsyncIterator[None]:
-        """Wait until it is the turn of this request; it is in hand until the block ends."""
+        """Wait until this request may begin. It is in hand until the block ends."""
         self.counts[network] += 1
         lock = self.locks.setdefault(network, asyncio.Lock())
         try:
@@ -5338,7 +5337,7 @@ class Shares:
                 del self.counts[network], self.locks[network]
 
     async def join(self, network: str) -> None:
-        """From now on the task that calls this takes the steps of a network."""
+        """Count the steps of the calling task as those of a network from now on."""
         SHARE.set(functools.partial(self.rest, network))
         await self.next_step(network)
 
@@ -5357,7 +5356,7 @@ class Shares:
         self.ends = time.monotonic() + STEP_SECONDS
 
     def begin_step(self) -> None:
-        """Let the network whose turn it is take a step; then it is behind all others."""
+        """Let the next network take a step, then put it behind the others."""
         network = next(iter(self.waiting))
         futures = self.waiting.pop(network)
         future = futures.popleft()
@@ -5368,47 +5367,47 @@ class Shares:
         try:
             self.before_step()
         finally:
-            if not future.done():               # else its client is gone
+            if not future.done():               # it is done if its client has gone
                 future.set_result(None)
 
 
 # -- connections ---------------------------------------------------------------------------------
 
-READY = frozenset({"idle", "head", "body"})     # nothing of a request is here, a part of its head,
-AFTER = READY | {"wait", "queue", "stream", "listen", "linger"}     # all but its body
-FOLLOWS = {                     # what may follow what; a connection begins idle
+READY = frozenset({"idle", "head", "body"})     # waits for a request, or for its head or body
+AFTER = READY | {"wait", "queue", "stream", "listen", "linger"}     # what may follow READY
+FOLLOWS = {                     # the states that may follow each state; a connection begins idle
     "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
     "queue": READY | {"work", "linger"},
     "work": READY | {"wait", "stream", "linger"},
     "stream": {"stream", "idle", "wait", "linger"},
-    "listen": frozenset[str](), "linger": frozenset[str](),     # only the end follows
+    "listen": frozenset[str](), "linger": frozenset[str](),     # only the connection's end follows
 }
 
 
 class Connection(asyncio.Protocol):
-    """One client: cuts its bytes into requests, keeps their answers in order, minds the time."""
+    """One client's connection: cuts bytes into requests, orders the answers, keeps deadlines."""
 
     def __init__(self, server: "Server"):
         self.server = server
         self.buffer = bytearray()
         self.state, self.deadline = "idle", math.inf
-        self.request: Request | None = None     # in hand: its body is missing, or it takes time
-        self.task: asyncio.Task[None] | None = None     # on the request in hand, or on its stream
+        self.request: Request | None = None     # in hand: its body or its answer is not complete
+        self.task: asyncio.Task[None] | None = None     # answers the request, or sends its stream
         self.stream: AsyncIterator[bytes] | None = None     # the rest of the last answer
-        self.drained: asyncio.Future[None] | None = None    # what the stream waits for
+        self.drained: asyncio.Future[None] | None = None    # set while the client does not read
         self.answers: list[tuple[Request, Answer]] = []     # in the order of their requests
         self.answered = 0                       # requests
         self.is_full = self.is_paused = self.is_at_end = self.is_closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        # A peer that is gone already has no name; that must not make it look like the proxy.
+        # A peer that has gone has no name. It must not be taken for the proxy, whose name is "".
         name = transport.get_extra_info("peername")
         self.peer: str | None = None if name == "" else name[0] if name else ""
         own = transport.get_extra_info("sockname")
         is_local = bool(own) and self.peer is not None and is_lan(own[0])
         self.origin: Origin = (self.peer, is_local)
-        self.network = networks(self.peer or "")[0]     # of the proxy none
+        self.network = networks(self.peer or "")[0]     # "" for the proxy
         self.enter("idle")
         if not self.server.connections.let_in(self):
             self.refuse(Refused(503, "too many connections; try again", Retry_After="5"))
@@ -5419,22 +5418,22 @@ class Connection(asyncio.Protocol):
         self.buffer.clear()
         if self.task:
             self.task.cancel()
-            self.task = None            # each would hold the other, until cycles are searched for
+            self.task = None            # a reference cycle would wait for the garbage collector
 
     def eof_received(self) -> bool:
-        """A client that only closed its side still gets the answers that it is owed; but it cannot
-        be told from one that has gone, so nothing long is begun for it."""
+        """A client that has closed its side still gets its answers. It may also have gone, so no
+        long work is begun for it."""
         self.is_at_end = True
         if self.state == "queue" and self.task and self.request:
             self.task.cancel()
             self.queue(self.request, render_refusal(self.request, BUSY))
             self.request = self.task = None
-            if len(self.answers) == 1:          # else these are sent when the turn ends
+            if len(self.answers) == 1:          # with more, they are sent when the turn ends
                 self.flush(int(self.server.clock()))
         return self.state in {"wait", "queue", "work", "stream"}
 
     def enter(self, state: str) -> None:
-        """Be in another state."""
+        """Change the state and start its deadline."""
         if state not in FOLLOWS[self.state]:
             raise RuntimeError(f"a connection goes from {self.state} to {state}")
         self.state, self.deadline = state, self.server.monotonic() + PATIENCE[state]
@@ -5442,8 +5441,8 @@ class Connection(asyncio.Protocol):
             self.mind_reading()
 
     def mind_reading(self) -> None:
-        """Pause or resume reading: on only while what comes can be made use of. Little is taken in
-        behind long work, whose client is known by that to be gone."""
+        """Pause or resume reading. During long work a little is still read, because only reading
+        shows that the client has gone."""
         is_paused = self.is_full or len(self.buffer) > (MAX_HEAD if self.task else MAX_BUFFER)
         if is_paused != self.is_paused and not self.transport.is_closing():
             self.is_paused = is_paused
@@ -5463,9 +5462,8 @@ class Connection(asyncio.Protocol):
             self.server.connections.count_unfinished(len(data))
 
     def take_requests(self) -> None:
-        """Execute the requests that are complete in the buffer, MAX_PIPELINED of them at a time.
-        Answers go out together: at once, or, where one of them is an update's, when the turn
-        ends."""
+        """Execute the complete requests in the buffer, at most MAX_PIPELINED at a time. Their
+        answers go out together: when the turn ends if one is an update's, otherwise at once."""
         is_update = False
         while (self.buffer and not (self.is_closing or self.is_full or self.task or self.stream)
                and len(self.answers) < MAX_PIPELINED and (request := self.take_request())):
@@ -5485,14 +5483,14 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         elif not self.task:
             state = "body" if self.request else "head" if self.buffer else "idle"
-            if state != self.state:             # the time counts from the first byte
+            if state != self.state:             # the deadline counts from the state's first byte
                 self.enter(state)
 
     def take_request(self) -> Request | None:
-        """The next request off the buffer, None while it is not complete."""
+        """Take the next request off the buffer; None while it is incomplete."""
         request, buffer = self.request, self.buffer
         if not request:
-            while buffer.startswith(b"\r\n"):   # RFC 9112, 2.2: an empty line is no harm
+            while buffer.startswith(b"\r\n"):   # RFC 9112, 2.2: ignore empty lines
                 del buffer[:2]
             end = buffer.find(b"\r\n\r\n", 0, MAX_REMEMBERED) + 4
             try:
@@ -5524,7 +5522,7 @@ class Connection(asyncio.Protocol):
     # -- out --------------------------------------------------------------------------------------
 
     def queue(self, request: Request, answer: Answer) -> None:
-        """Put an answer behind those before it. What a private server says is kept nowhere."""
+        """Put an answer behind the earlier ones. No cache may keep a private server's answers."""
         if self.server.guard and not answer.is_update \
                 and "Cache-Control" not in dict(answer.headers):
             answer = answer._replace(headers=(*answer.headers, NO_STORE))
@@ -5532,7 +5530,7 @@ class Connection(asyncio.Protocol):
         self.answered += 1
         if not answer.is_update and request.path.startswith(tuple(UPDATE_ROOTS)) \
                 and request.command != "OPTIONS":
-            # ThingSpeak's clients are told 200 when they come too soon.
+            # ThingSpeak's protocol answers 200 to updates that come too soon.
             result = "limited" if answer.status in {200, 429} else "refused"
             self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
@@ -5541,12 +5539,12 @@ class Connection(asyncio.Protocol):
                            or (self.stream is not None and request.request_version != "HTTP/1.1"))
 
     def refuse(self, refused: Refused) -> None:
-        """Answer what is no request, and close."""
+        """Answer with a refusal that belongs to no request, and close."""
         self.queue(Request(), render_refusal(Request(), refused))
         self.flush(int(self.server.clock()))
 
     def flush(self, second: int, failure: Refused | None = None) -> None:
-        """Send what is queued, in one write; failure is told instead of updates' answers."""
+        """Send the queued answers in one write. A failure replaces the answers of updates."""
         data, left = b"", len(self.answers)
         for request, answer in self.answers:
             left -= 1
@@ -5571,7 +5569,7 @@ class Connection(asyncio.Protocol):
             self.enter("idle")
 
     def rest(self) -> None:
-        """Nothing more to send: close, go on with what has come, or wait for the next request."""
+        """All is sent: close, go on with the buffer, or wait for the next request."""
         if self.is_at_end and (self.is_closing or not self.buffer):
             self.transport.close()
         elif not self.is_closing:
@@ -5582,17 +5580,17 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         else:
             self.buffer.clear()
-            # RFC 9112, 9.6: closing with unread bytes would reset the connection, and the client
-            # might never see the answer: so only our side is closed, and the rest is dropped.
+            # RFC 9112, 9.6: closing with unread bytes resets the connection, and the client may
+            # never see the answer. So only this side is closed, and further bytes are dropped.
             self.enter("linger")
-            with contextlib.suppress(OSError):  # the client is gone already
+            with contextlib.suppress(OSError):  # the client has gone
                 self.transport.write_eof()
 
     def begin(self, request: Request, work: Work) -> None:
-        """Have a request answered that takes several steps."""
+        """Start the work on a request that takes several steps."""
         self.enter("queue")
         self.request, self.task = request, self.server.loop.create_task(self.work(request, work))
-        self.task.add_done_callback(lambda _: work.close())     # which may not have begun
+        self.task.add_done_callback(lambda _: work.close())     # it may not have begun
 
     async def work(self, request: Request, work: Work) -> None:
         """Do the work when it is its turn, and send the answer."""
@@ -5624,7 +5622,7 @@ class Connection(asyncio.Protocol):
                 await self.server.shares.next_step(request.network)
         except Exception as error:
             log(f"an export was cut off: {error!r}")
-            self.transport.abort()              # without its end the client knows
+            self.transport.abort()              # the missing end tells the client
             return
         if is_chunked:
             self.transport.write(b"0\r\n\r\n")
@@ -5632,7 +5630,7 @@ class Connection(asyncio.Protocol):
         self.rest()
 
     def pause_writing(self) -> None:
-        """The client does not take what it asked for: then it may not ask for more."""
+        """Stop reading from a client that does not read its answers."""
         self.is_full = True
         self.mind_reading()
 
@@ -5648,12 +5646,12 @@ class Connection(asyncio.Protocol):
     # -- time -------------------------------------------------------------------------------------
 
     def may_close(self, waited: float) -> bool:
-        """Whether a server that has been stopping for so long owes this connection no more."""
+        """Whether a server that has been stopping for `waited` seconds may close this now."""
         return self.state == "listen" or (
             self.state == "idle" and self.answered > 0 and waited > IDLE_STOP_SECONDS)
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Close the connection, because its deadline has passed."""
         if self.is_full:
             self.transport.abort()
         elif self.state in {"head", "body"}:
@@ -5662,43 +5660,56 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-class Clients(set[Connection]):
-    """All connections, and what they hold in memory together."""
+def displace(clients: dict[Connection, str], counts: collections.Counter[str],
+             network: str) -> bool:
+    """Disconnect a client so that another network can have its place. The network that has the
+    most clients loses the one whose deadline is next. False if it would then have fewer than the
+    newcomer's network: so no network keeps out another, and none gains by asking again."""
+    greedy = max(counts, key=lambda other: counts[other])
+    if counts[greedy] < counts[network] + 2:
+        return False
+    losers = [client for client, other in clients.items()
+              if other == greedy and not client.transport.is_closing()]
+    if losers:
+        min(losers, key=lambda client: client.deadline).transport.abort()
+    return bool(losers)
+
+
+def may_enter(clients: dict[Connection, str], network: str, most: int, most_each: int) -> bool:
+    """Whether a network may have one more client among these, which may disconnect another."""
+    counts = collections.Counter(clients.values())
+    return counts[network] < most_each and (
+        len(clients) < most or displace(clients, counts, network))
+
+
+class Clients(dict[Connection, str]):
+    """All connections with their networks, and the memory that they use together."""
     room = MAX_CONNECTIONS
-    unread = 0                                  # bytes that they have not taken, at most
+    unread = 0                                  # bytes of answers not yet taken, at most
     unfinished = 0                              # bytes of requests not yet complete, at most
 
     def __init__(self) -> None:
-        self.counts = collections.Counter[str]()        # of connections, by network
+        self.counts = collections.Counter[str]()        # by network; counting anew is slow
 
     def let_in(self, client: Connection) -> bool:
-        """Add a connection; False where it is one too many. The network that has most of them
-        loses the one with the least time left instead, so no network keeps out another."""
+        """Add a connection. False if there are too many; it is then added to be refused."""
+        has_room = len(self) < self.room or displace(self, self.counts, client.network)
         self.counts[client.network] += 1
-        self.add(client)
-        if len(self) <= self.room:
-            return True
-        greedy = max(self.counts, key=lambda network: self.counts[network])
-        if self.counts[client.network] == self.counts[greedy]:
-            return False
-        min((other for other in self
-             if other.network == greedy and not other.transport.is_closing()),
-            key=lambda other: other.deadline, default=client).transport.abort()
-        return not client.transport.is_closing()
+        self[client] = client.network
+        return has_room
 
     def let_go(self, client: Connection) -> None:
-        self.discard(client)
-        self.counts[client.network] -= 1
+        self.counts[self.pop(client)] -= 1
         if not self.counts[client.network]:
             del self.counts[client.network]
 
     def may_linger(self) -> bool:
-        """Those that were refused have some room, too."""
+        """Whether a refused connection may stay to read its answer: a quarter more than room."""
         return len(self) <= self.room + self.room // 4
 
     def make_room(self, length: int) -> None:
-        """Give up large bodies that are on their way until there is room for one more. The oldest
-        of the network that has most of them goes, so no network takes the room of another."""
+        """Disconnect clients that are sending large bodies until there is memory for one more. The
+        oldest one of the network with the most bytes goes first."""
         bodies = {client: client.request for client in self if client.request
                   and client.request.length > MAX_HEAD and not client.transport.is_closing()}
         while sum(request.length for request in bodies.values()) + length > MAX_UNFINISHED:
@@ -5712,36 +5723,27 @@ class Clients(set[Connection]):
             oldest.transport.abort()
 
     def may_stream(self, network: str) -> bool:
-        """Whether a network may have one more export. Where all are taken, the network that has
-        most of them loses one, unless that is its only one."""
-        streams = {client: client.request.network for client in self if client.stream
-                   and client.request and not client.transport.is_closing()}
-        counts = collections.Counter(streams.values())
-        if counts[network] >= MAX_NETWORK_STREAMS or len(streams) < MAX_STREAMS:
-            return counts[network] < MAX_NETWORK_STREAMS
-        (greedy, most), = counts.most_common(1)
-        if most < counts[network] + 2:
-            return False
-        min((client for client, other in streams.items() if other == greedy),
-            key=lambda client: client.deadline).transport.abort()
-        return True
+        """Whether a network may have one more export."""
+        streams = {client: client.request.network for client in self
+                   if client.stream and client.request}
+        return may_enter(streams, network, MAX_STREAMS, MAX_NETWORK_STREAMS)
 
     def count_unread(self, size: int) -> None:
-        """Note that a client has not taken so many bytes at once. They are counted when all may
-        be too many, and then bound to less, so that this is done seldom."""
+        """Note that a client did not take these bytes at once. The exact sum is taken only when
+        this estimate is too high, and is then reduced further, so that this is rare."""
         self.unread += size
         if self.unread > MAX_UNREAD:
             self.unread = self.bound(lambda client: client.transport.get_write_buffer_size(),
                                      MAX_UNREAD * 3 // 4)
 
     def count_unfinished(self, size: int) -> None:
-        """Note that so many bytes came in that are not all used. The same as for unread ones."""
+        """Note that these bytes came in for incomplete requests; see count_unread."""
         self.unfinished += size
         if self.unfinished > 2 * MAX_UNFINISHED:
             self.unfinished = self.bound(lambda client: len(client.buffer), MAX_UNFINISHED)
 
     def bound(self, weigh: Callable[[Connection], int], most: int) -> int:
-        """Give up those who hold most, until all together hold no more; what they hold then."""
+        """Disconnect those with the most bytes until all have `most`; return their sum."""
         held = sorted(self, key=weigh)
         total = sum(map(weigh, held))
         while total > most:
@@ -5758,9 +5760,9 @@ UPDATE_ROOTS = ["/update"]      # paths below which a refusal is counted as one 
 
 
 class Turn:
-    """Group commit: the updates of one turn of the loop are one transaction, answered after it. A
-    commit costs as much as ten updates: so those that are already here are taken in first. With 64
-    busy clients that makes one commit of 64 instead of two of 32: 1.2 times the rate."""
+    """Group commit: the updates of one turn are one transaction, and are answered after it. A
+    commit costs as much as ten updates, so it waits for updates that are already here. With 64
+    busy clients one commit of 64 instead of two of 32 gives 1.2 times the rate."""
 
     def __init__(self, server: "Server"):
         self.server = server
@@ -5777,13 +5779,13 @@ class Turn:
         """Flush this connection when the turn ends."""
         if not self.connections:
             self.ends = self.server.monotonic() + TURN_SECONDS
-            # After two rounds of the loop: in the first one, what has come is read.
+            # It ends after two rounds of the loop, because the first one reads what has come.
             self.server.loop.call_soon(self.server.loop.call_soon, self.end, 1)
         self.connections.append(connection)
 
     def end(self, seen: int = 0) -> None:
-        """Commit what this turn brought; then, and only then, answer it. After seen connections
-        there may be more to come, and if there are, they are waited for."""
+        """Commit this turn's updates, and answer them only after that. If more than the `seen`
+        connections have joined, wait one more pass, for TURN_SECONDS at most."""
         if 0 < seen < len(self.connections) < MAX_TURN and self.server.monotonic() < self.ends:
             self.server.loop.call_soon(self.end, len(self.connections))
             return
@@ -5795,7 +5797,7 @@ class Turn:
                 self.failure = None
             except sqlite3.Error as error:
                 failure = self.failure = self.fail(error)
-            except Exception:           # whatever it was, nobody is told that it was stored
+            except Exception:           # no client may be told that its reading was stored
                 log(f"a commit failed: {traceback.format_exc()}")
                 failure = Refused(500, "not stored: internal error; the log has the details")
         second, seconds = int(self.server.clock()), self.server.monotonic() - began
@@ -5821,7 +5823,7 @@ class Turn:
 
     @contextlib.contextmanager
     def survive(self, what: str) -> Iterator[None]:
-        """Updates, and what comes next, go on when this fails; it is logged."""
+        """Log any failure of the block, and go on."""
         try:
             yield
         except sqlite3.Error as error:
@@ -5830,7 +5832,7 @@ class Turn:
             log(f"{what} failed: {traceback.format_exc()}")
 
     def fail(self, error: sqlite3.Error) -> Refused:
-        """What to tell the clients of a failed commit; ends the process when nothing is sure."""
+        """The refusal for a failed commit. Ends the process if earlier commits may be lost."""
         path = self.server.writer.path
         if is_fatal(error):
             end_at_once(f"{path}: {error}; the server ends, because its last writes may be lost. "
@@ -5845,20 +5847,16 @@ class Turn:
 
 
 class Events:
-    """Who listens: server-sent events, as the HTML standard has them. Nothing is kept for those
-    that come back: they are told to ask for everything again."""
+    """Sends server-sent events (HTML standard) to listeners. No events are kept: a client that
+    reconnects is told to load everything again."""
 
     def __init__(self, writer: Writer):
         self.writer = writer
         self.listeners: dict[Connection, str] = {}      # with their networks
         self.is_reset = False                   # a command has changed stations or history
 
-    def is_full(self, network: str) -> bool:
-        return (len(self.listeners) >= MAX_LISTENERS or
-                [*self.listeners.values()].count(network) >= MAX_NETWORK_LISTENERS)
-
     def tell(self, name: str, items: list[Any]) -> None:
-        """Events for all listeners, in one write each."""
+        """Send events to all listeners, in one write to each."""
         self.publish(b"".join(b"event: %b\ndata: %b\n\n" % (
             name.encode(), as_json(self.describe(item) if name == "reading" else item))
             for item in items))
@@ -5871,15 +5869,15 @@ class Events:
         return {"station": station, "field": field, "time": ms, "value": value, "entry": entry}
 
     def greet(self, is_back: bool, now: int, verdicts: list[dict[str, Any]]) -> bytes:
-        """What a listener gets at first: the time here and the verdicts. The id has a browser that
-        was cut off say so when it comes back."""
+        """The first events of a listener: the server's time and the verdicts. Because of the id, a
+        browser that reconnects sends Last-Event-ID."""
         data = b": connected\n\nid: 1\nevent: hello\ndata: %d\n\n" % now
         if verdicts:
             data += b"event: verdict\ndata: %b\n\n" % as_json(verdicts)
         return data + RESET * is_back
 
     def publish(self, data: bytes) -> None:
-        """Send to all listeners; one that is far behind is dropped rather than queued for ever."""
+        """Send to all listeners, but disconnect one that is far behind."""
         for connection in tuple(self.listeners):
             if connection.transport.get_write_buffer_size() > MAX_UNSENT:
                 connection.transport.abort()
@@ -5891,15 +5889,15 @@ RESET = b"event: reset\ndata: {}\n\n"
 
 
 class Outlook:
-    """What is expected for each room, worked out at each quarter of an hour. All of it is read
-    anew each time: so it knows what was late, imported or deleted, and no failure lasts."""
+    """Computes each room's forecast every quarter of an hour. It reads all readings each time, so
+    it includes late, imported and deleted ones, and no failure lasts."""
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.at = 0                             # the quarter for which it was worked out
+        self.at = 0                             # the quarter of the last forecasts
 
     async def renew(self) -> None:
-        """What is due, the most urgent room first, but not while a command is at work."""
+        """Compute the forecasts that are due, the most urgent room first, after any command."""
         quarter = self.server.now() // QUARTER * QUARTER
         if quarter == self.at or any(control.is_at_work() for control in self.server.controls):
             return
@@ -5918,7 +5916,7 @@ class Outlook:
             forecast = said
             await pause()
             if self.at != now:
-                return                          # history has changed meanwhile: all begins anew
+                return                          # history has changed; renew starts again
         self.server.board.forecasts[pair] = forecast
 
 
@@ -5927,7 +5925,7 @@ class Outlook:
 
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """In another current directory: a socket's path may have 100 bytes only, a database's more."""
+    """Change the current directory: a socket's path may have 100 bytes, a database's more."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -5937,20 +5935,20 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 class Control(asyncio.Protocol):
-    """The control socket: one JSON line in, [method, arguments], one JSON line out. Each method is
-    short, so that updates are served in between; a long work is many calls."""
+    """The control socket: a JSON line [method, arguments] is answered by a JSON line. Methods are
+    short, so that updates are served in between; long work is many calls."""
 
-    suffix = ".sock"                # of the socket's name, behind the database's
+    suffix = ".sock"                # of the socket's name, which begins with the database's
     is_for_group = False            # whether other users of the folder's group may connect
 
     def __init__(self, server: "Server"):
         self.server, self.buffer = server, b""
         self.lines: collections.deque[bytes] = collections.deque()      # to be executed
-        self.heard = server.monotonic()         # when it said something last
+        self.heard = server.monotonic()         # when the last line came
 
     def is_at_work(self) -> bool:
-        """Whether a command is changing things. One that was stopped in the middle may go on in a
-        minute or never, and is not waited for."""
+        """Whether a command has asked recently. A suspended command may never go on, so nothing
+        waits for it longer than COMMAND_SECONDS."""
         return self.server.monotonic() - self.heard < COMMAND_SECONDS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -5985,7 +5983,7 @@ class Control(asyncio.Protocol):
         method, arguments = json.loads(line)
         if (call := self.find(method)) is None:
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
-        self.server.turn.end()          # so the method begins with what the file says
+        self.server.turn.end()          # so the method sees all updates in the file
         try:
             result = call(*arguments)
             return as_json({"result": await result if inspect.isawaitable(result) else result})
@@ -5995,7 +5993,7 @@ class Control(asyncio.Protocol):
             return as_json({"error": self.server.turn.fail(error).message})
 
     def find(self, method: str) -> Callable[..., Any] | None:
-        """What a line may ask for."""
+        """The method of this name; None if a line may not call it."""
         if method == "address":
             return lambda: self.server.settings.link or self.server.where
         if method not in WRITER_METHODS:
@@ -6012,8 +6010,8 @@ PROTOCOLS: list[type[Control]] = [Control]      # whose sockets stand beside a d
 
 
 class Remote:
-    """The Writer of a running server, through its control socket: the same methods. Or what a
-    courier may ask, through the socket that is for it."""
+    """Calls the methods of a running server's Writer through its control socket, or a courier's
+    methods through the courier's socket."""
 
     def __init__(self, path: Path, suffix: str = ".sock"):
         self.path = path
@@ -6037,7 +6035,7 @@ class Remote:
         except TimeoutError:
             raise StoreError(f"the server on {self.path} does not answer; restart it"
                              ) from None
-        except (OSError, ValueError):           # or half a line: it was killed meanwhile
+        except (OSError, ValueError):           # half a line: the server was killed
             answer = {}
         if "error" in answer or not answer:
             raise StoreError(answer.get("error", "the server ended before this was done; run "
@@ -6053,25 +6051,25 @@ class Remote:
 
 
 class Guard(Protocol):
-    """What decides who may look at a server that is private."""
+    """Decides who may read from a private server."""
 
     def admit(self, request: Request) -> None:
-        """Raises Refused unless whoever asks may look."""
+        """Raise Refused unless the client may read."""
 
     def page_headers(self, request: Request) -> Headers:
-        """What goes with a page, so that its reader is known the next time."""
+        """The headers by which the page's reader is recognized the next time."""
 
 
-ON_SERVER: list[Callable[["Server"], None]] = []        # when it is made
-ON_START: list[Callable[["Server"], None]] = []         # when it listens
-ON_STOP: list[Callable[["Server"], Awaitable[None]]] = []       # while it answers what is left
-# Each may name a database that is served in place of --db's, for as long as the stack is open.
+ON_SERVER: list[Callable[["Server"], None]] = []        # called when it is made
+ON_START: list[Callable[["Server"], None]] = []         # called when it listens
+ON_STOP: list[Callable[["Server"], Awaitable[None]]] = []       # awaited as it stops
+# Each may return a database that replaces that of --db until the stack is closed.
 STAND_INS: list[Callable[[argparse.Namespace, contextlib.ExitStack], Path | None]] = []
 
 
 Samples = Iterable[tuple[dict[str, str], float]]        # labels, value
 Family = tuple[str, str, str, Samples]                  # of /metrics: name, kind, help, samples
-FAMILIES: list[Callable[["Server"], Awaitable[list[Family]]]] = []      # that wings have to tell
+FAMILIES: list[Callable[["Server"], Awaitable[list[Family]]]] = []      # added by wings
 
 
 class Server:
@@ -6098,22 +6096,22 @@ class Server:
         self.where = ""                         # its address, for people
         self.loop: asyncio.AbstractEventLoop    # set as it starts
         self.is_stopping = False
-        self.reported = ("", 0.0)               # the last error of the loop, until when
+        self.reported = ("", 0.0)               # the loop's last error, and the end of its minute
 
     def now(self) -> int:
         return int(self.clock() * 1000)
 
     def changed(self) -> None:
-        """Stations or history are others: what was made of them is made anew."""
+        """Discard what was computed from stations and history, because they have changed."""
         self.reader.use_offsets()
         self.events.is_reset = True
         self.board.expires = self.outlook.at = 0
 
     def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An error that asyncio caught; out of files it would tell a thousand times a second."""
+        """Log an error that asyncio caught, once a minute: out of files it has 1,000 a second."""
         error, now = context.get("exception"), self.monotonic()
         if self.is_stopping and isinstance(error, ValueError):
-            return                      # it tries a listener again that is closed by now
+            return                      # asyncio retries a listener that is closed
         text = f"{context['message']}: {error}"
         if error and not isinstance(error, OSError):
             text = "".join(traceback.format_exception(error))
@@ -6130,14 +6128,14 @@ class Server:
 
 
 def close_expired(server: Server) -> None:
-    """Those whose time is over."""
+    """Close connections whose deadline has passed."""
     now = server.monotonic()
     for connection in [c for c in server.connections if c.deadline < now]:
         connection.expire()
 
 
 def watch_space(server: Server) -> None:
-    """Refuse readings while there is still room for the log and for a backup."""
+    """Refuse readings early enough to leave disk space for the log and a backup."""
     disk, weight = shutil.disk_usage(server.writer.path.parent), sum(server.reader.weights())
     low = min(LOW_SPACE + 2 * weight, disk.total // 8)
     none = min(NO_SPACE, disk.total // 32)
@@ -6149,9 +6147,9 @@ def watch_space(server: Server) -> None:
 
 
 async def tell_news(server: Server) -> None:
-    """Publish what has changed through a reading, through silence, or through a command."""
+    """Publish verdicts that a reading, silence or a command has changed."""
     await server.board.look()
-    server.turn.end()                           # nothing comes between an answer and its flush
+    server.turn.end()                           # so listeners get their greeting before an event
     if server.events.is_reset:
         server.events.is_reset = False
         server.events.publish(RESET)
@@ -6160,7 +6158,7 @@ async def tell_news(server: Server) -> None:
 
 
 def watch_file(server: Server) -> None:
-    """Readings stored in a file that was removed or replaced would be lost: save them, and end."""
+    """Save the log and end if the file was removed or replaced: readings would be lost."""
     if not server.writer.is_in_place():
         server.turn.end()
         server.writer.save_log()
@@ -6169,7 +6167,7 @@ def watch_file(server: Server) -> None:
 
 
 class ClockWatch:
-    """Says it once when the clock was set: what was stored before may be of another time."""
+    """Logs once that the clock was set, because earlier readings keep their times."""
 
     def __init__(self) -> None:
         self.lead = time.time() - time.monotonic()
@@ -6183,40 +6181,40 @@ class ClockWatch:
 
 
 def read_number(variable: str) -> int:
-    """What systemd left in the environment; 0 for what is missing or no number."""
+    """A number that systemd has put in the environment; 0 if there is none."""
     text = os.environ.get(variable, "")
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else 0
 
 
 def notify(state: str) -> None:
-    """Tell systemd; nothing happens without it. Protocol: sd_notify(3)."""
+    """Tell systemd a state, if systemd has started the server. Protocol: sd_notify(3)."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, \
-                contextlib.suppress(OSError):   # nobody listens there any more
+                contextlib.suppress(OSError):   # systemd no longer listens
             channel.connect("\0" + address[1:] if address[0] == "@" else address)
             channel.send(state.encode())
 
 
 def feed_watchdog(server: Server) -> None:
-    """The one thread that stores is the one that says it is alive, after a look at the file."""
+    """Tell systemd that the thread that stores is alive and can read the file."""
     server.reader.look()
     notify("WATCHDOG=1")
 
 
-Job = Callable[[Server], Awaitable[None] | None]
 async def keep_courses(server: Server) -> None:
-    """A restart goes on from what verdicts remember."""
+    """Store what the verdicts remember, so that a restart continues from it."""
     await server.board.look()
     if courses := server.board.settle():
         server.writer.keep_courses(courses)
 
 
-JOBS: list[tuple[float, Job]] = [                  # every so many s
+Job = Callable[[Server], Awaitable[None] | None]
+JOBS: list[tuple[float, Job]] = [                  # with their periods in seconds
     (60, keep_courses),
     (1, close_expired), (1, tell_news), (1, lambda server: server.outlook.renew()),
     (1, ClockWatch().look), (1, watch_file), (10, watch_space),
-    (15, lambda server: server.events.publish(b":\n\n")),      # as a sign of life
-    # half the time after which systemd would restart us; never when it does not watch
+    (15, lambda server: server.events.publish(b":\n\n")),      # so that no proxy closes it as idle
+    # half the time after which systemd restarts the server; never if it does not watch
     (read_number("WATCHDOG_USEC") / 2e6 or math.inf, feed_watchdog)]
 
 
@@ -6232,33 +6230,19 @@ async def run_job(server: Server, period: float, job: Job) -> None:
 # -- serving -------------------------------------------------------------------------------------
 
 
-MOST_OFFSET = 10.0              # °C; a thermometer that is off by more is broken
-COMPARE_TIME = 5 * MINUTE       # between two readings that are compared: most stations send sooner
-LEAST_PAIRS = 10                # of readings; the median of fewer is chance
-MOST_SPREAD = 1.0               # °C between the quartiles: side by side, noise is a tenth of that
-
-
-def parse_offset(text: str) -> float:
-    """°C to add to a thermometer. Raises Usage."""
-    require(re.fullmatch(r"[+-]?\d{1,2}(\.\d{1,2})?", text, re.ASCII)
-            and abs(float(text)) <= MOST_OFFSET,
-            f"{text!r}: °C from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, with at most two decimals")
-    return float(text)
-
-
 def lan_address() -> str:
     """The address under which others reach this computer. Nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         try:
-            channel.connect(("192.0.2.1", 9))   # RFC 5737: a network that is nobody's
+            channel.connect(("192.0.2.1", 9))   # RFC 5737: an address that nobody has
             return str(channel.getsockname()[0])
         except OSError:
             return "127.0.0.1"
 
 
 def say_program(db: str | Path) -> str:
-    """What people type to run this program on a database. IOTSERVER_PROGRAM is the command that
-    install.sh has made for it."""
+    """The command that runs this program on a database. install.sh sets IOTSERVER_PROGRAM to the
+    command that it has installed."""
     own, script = os.environ.get("IOTSERVER_PROGRAM"), sys.argv[0]
     usual = parse_database(os.environ.get("IOTSERVER_DB", "")) if own else "iot.db"
     python = f"python3 {shlex.quote(script)}" if script.endswith(".py") else Path(script).name
@@ -6267,8 +6251,8 @@ def say_program(db: str | Path) -> str:
 
 
 async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
-    """Open the listening sockets, or take those of systemd, by sd_listen_fds(3); they and what to
-    call them. Raises StoreError."""
+    """Open the listening sockets, or take those of systemd (sd_listen_fds(3)). Returns them and
+    their address for people. Raises StoreError."""
     create = functools.partial(server.loop.create_server, lambda: Connection(server),
                                backlog=MAX_ACCEPTS)
     host, port = server.settings.host, server.settings.port
@@ -6289,7 +6273,7 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
         host = lan_address() if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host
         where = f"http://{host}:{port}/"
     for channel in (channel for listener in listeners for channel in listener.sockets):
-        with channel.dup() as real:     # for asyncio both numbers are one
+        with channel.dup() as real:     # asyncio would set its own, smaller backlog for both
             real.listen(BACKLOG)
     return listeners, where
 
@@ -6297,10 +6281,10 @@ async def listen(server: Server) -> tuple[list[asyncio.Server], str]:
 async def listen_control(server: Server, protocol: type[Control]) -> asyncio.Server:
     """A socket beside the database, for commands or for the courier."""
     path = server.writer.path
-    is_shared = path.parent.stat().st_mode & 0o011 == 0o010     # with a group only
+    is_shared = path.parent.stat().st_mode & 0o011 == 0o010     # only with a group
     with working_in(path.parent):
         name = Path(path.name + protocol.suffix)
-        name.unlink(missing_ok=True)            # we hold the lock: it is of a process that died
+        name.unlink(missing_ok=True)            # its owner has died, as this process has the lock
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         channel.bind(str(name))
         name.chmod(0o660 if is_shared and protocol.is_for_group else 0o600)
@@ -6308,7 +6292,7 @@ async def listen_control(server: Server, protocol: type[Control]) -> asyncio.Ser
 
 
 def raise_file_limit() -> int:
-    """Have as many files open as we need, if the system allows it; how many it allows."""
+    """Raise the limit of open files to two for each connection, if allowed; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MAX_CONNECTIONS
     soft = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
@@ -6317,7 +6301,7 @@ def raise_file_limit() -> int:
 
 
 def announce(server: Server) -> None:
-    """Say where the server is; it serves also where nobody can read that."""
+    """Print the server's address. The server also runs when nothing can be printed."""
     stations = len(server.writer.stations)
     with contextlib.suppress(OSError):
         print(f"iotserver {__version__} serves {server.where} from {server.writer.path}, "
@@ -6329,10 +6313,10 @@ def announce(server: Server) -> None:
 
 
 async def serve(server: Server) -> None:
-    """From the first socket to the last answer."""
+    """Serve until a signal comes and the last answer is sent."""
     server.loop = asyncio.get_running_loop()
     server.loop.set_exception_handler(server.report)
-    # The rest is for those that are refused, and for what is no connection.
+    # Half of the files remain for refused connections, the database and other sockets.
     server.connections.room = min(MAX_CONNECTIONS, raise_file_limit() // 2)
     listeners, server.where = await listen(server)
     controls = [(protocol, await listen_control(server, protocol)) for protocol in PROTOCOLS]
@@ -6364,10 +6348,10 @@ def hang_up(server: Server, protocol: type[Control], listener: asyncio.Server) -
 
 
 async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
-    """Accept no more, answer what is in flight, close what is idle; STOP_SECONDS at the most."""
+    """Accept no more, finish answers, close idle connections; within STOP_SECONDS."""
     server.is_stopping = True
     for listener in listeners:
-        accepted: list[socket.socket] = []      # by the kernel: closing would reset them
+        accepted: list[socket.socket] = []      # by the kernel; closing resets them
         for channel in listener.sockets:
             with contextlib.suppress(OSError), channel.dup() as real:   # no more, or no files left
                 while True:
@@ -6387,14 +6371,14 @@ async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
 
 
 def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
-    """The right to write: our own, or, while a server has it, the server's. Raises StoreError."""
+    """A Writer of the file, or, while a server has the lock, a Remote. Raises StoreError."""
     if not may_create:
         require_database(path)
     deadline = time.monotonic() + LOCK_SECONDS
     while time.monotonic() < deadline:
         try:
             return Writer(path)
-        except BlockingIOError:             # by a server, or by a command like this one
+        except BlockingIOError:             # a server or another command has the lock
             with contextlib.suppress(OSError):
                 return Remote(path)
         time.sleep(0.1)
@@ -6403,7 +6387,7 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
 
 
 def open_reader(path: Path) -> Reader:
-    """For a command, whose process has no connection to the file yet."""
+    """A Reader for a command, whose process has no other connection to the file."""
     require_database(path)
     return Reader(path)
 
@@ -6428,13 +6412,13 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
 #    Law: one small function for each; none writes to a socket, and only updates change the store.
 #    Exports: always, store_bulk
 # ------------------------------------------------------------------------------------------------
-DEFAULT_POINTS = 1000           # more than a screen has columns for
+DEFAULT_POINTS = 1000           # more than a screen has columns
 
 
 def get_page(request: Request, server: "Server") -> Answer | Work:
-    """The page, from memory while nothing has changed; 304 to who has it already."""
+    """The page, from memory while nothing has changed; 304 if the client has it."""
     names = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
-    span, *more = names.get("range", ["24h"])   # other names are left to who put them there
+    span, *more = names.get("range", ["24h"])   # other names in the query are ignored
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
     language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
@@ -6458,12 +6442,12 @@ def answer_page(request: Request, server: "Server", page: Answer) -> Answer:
 
 
 def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
-    """The route to an answer that is the same each time."""
+    """A route whose answer is always the same."""
     return lambda request, server: answer
 
 
 def get_update(request: Request, server: "Server") -> Answer:
-    """Store the reading that the path tells; the answer is the number of its entry."""
+    """Store the reading in the path; the answer is its entry number."""
     mac, key, reading = request.update or parse_update(
         split_update_path(request.path), request.headers.get("x-api-key"))
     station = server.access.admit(mac, key, request.address)
@@ -6472,7 +6456,7 @@ def get_update(request: Request, server: "Server") -> Answer:
         return Answer(render_message("Stored", f"This reading is entry {entry}.",
                                      "It is on the page already."), HTML,
                       headers=PAGE_HEADERS, is_update=True)
-    return Answer(b"%d" % entry, TEXT, 200, (), True)       # by name it would take 0.1 us more
+    return Answer(b"%d" % entry, TEXT, 200, (), True)       # keyword arguments take 0.1 us more
 
 
 def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
@@ -6488,19 +6472,22 @@ def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
 
 
 def post_readings(request: Request, server: Server) -> Answer:
-    """POST /update: what store_bulk takes."""
+    """Answer POST /update with store_bulk."""
     refuse_stranger(request, server)
     return store_bulk(request, server, load_json(request.body))
 
 
 def get_events(request: Request, server: "Server") -> Answer:
     """Readings and verdicts as they come."""
-    if server.events.is_full(request.network):
+    headers = (NO_STORE, ("X-Accel-Buffering", "no"))
+    if request.command == "HEAD":               # disconnects no listener
+        return Answer(b"", EVENTS, headers=headers)
+    if not may_enter(server.events.listeners, request.network, MAX_LISTENERS,
+                     MAX_NETWORK_LISTENERS):
         raise Refused(503, "too many listeners; try again", Retry_After="5")
-    answer = Answer(b"", EVENTS, headers=(NO_STORE, ("X-Accel-Buffering", "no")))
-    return answer if request.command == "HEAD" else answer._replace(
-        listens=True, body=server.events.greet("last-event-id" in request.headers, server.now(),
-                                               server.board.verdicts()))
+    greeting = server.events.greet("last-event-id" in request.headers, server.now(),
+                                   server.board.verdicts())
+    return Answer(greeting, EVENTS, headers=headers, listens=True)
 
 
 async def render_array(items: Iterable[Any]) -> bytes:
@@ -6529,8 +6516,8 @@ async def get_stations(request: Request, server: "Server") -> Answer:
 
 
 async def get_verdict(request: Request, server: "Server") -> Answer:
-    """The answers for widgets and scripts, as JSON or in words, a line a room.
-    As a widget cannot log in, a key of a station opens them on a private server."""
+    """The verdicts for widgets and scripts, as JSON, or as text with a line for each room. On a
+    private server a station's key suffices, because a widget cannot log in."""
     query = parse_query(request, "key")
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
@@ -6588,7 +6575,7 @@ def get_export(request: Request, server: "Server") -> Answer:
 
 
 async def csv_chunks(stations: Iterable[Iterator[Row]]) -> AsyncIterator[bytes]:
-    """The rows of each station to CSV without the MACs, at most PAGE_ROWS at a time."""
+    """CSV of each station's rows without the MACs, at most PAGE_ROWS at a time."""
     yield b"time,station,field,value,entry\n"
     for rows in stations:
         await pause()
@@ -6600,11 +6587,11 @@ async def csv_chunks(stations: Iterable[Iterator[Row]]) -> AsyncIterator[bytes]:
 KEPT_A_DAY: Headers = (("Cache-Control", "max-age=86400"),)
 ICON_SIZES = {"/apple-touch-icon.png": 180, "/icon-192.png": 192, "/icon-512.png": 512,
               "/favicon.ico": 32}
-drawn_icons: dict[int, bytes] = {}              # by size, once somebody has asked
+drawn_icons: dict[int, bytes] = {}              # by size, drawn at the first request
 
 
 async def get_icon(size: int, request: Request, server: "Server") -> Answer:
-    """The icon as PNG; favicon.ico is one in a frame of an older format."""
+    """The icon as PNG. favicon.ico is a PNG inside the older ICO format."""
     if size not in drawn_icons:
         drawn_icons[size] = await draw_icon(size)
     image, kind = drawn_icons[size], "image/png"
@@ -6619,7 +6606,7 @@ def get_healthz(request: Request, server: "Server") -> Answer:
     try:
         server.reader.look()
     except (sqlite3.Error, StoreError) as error:
-        log(f"the database cannot be read: {error}")        # which may name a path
+        log(f"the database cannot be read: {error}")        # it may name a path
         raise Refused(503, "the database cannot be read", Retry_After="10") from None
     if server.turn.failure:
         raise Refused(503, server.turn.failure.message, Retry_After="10")
@@ -9190,6 +9177,20 @@ STAND_INS.append(make_demo)
 # 21. Commands
 #    Law: data on stdout, everything else on stderr; 0 done, 1 could not, 2 wrong usage.
 # ------------------------------------------------------------------------------------------------
+
+
+MOST_OFFSET = 10.0              # °C; a larger error means a broken thermometer
+COMPARE_TIME = 5 * MINUTE       # between two compared readings; most stations send more often
+LEAST_PAIRS = 10                # of readings; the median of fewer is left to chance
+MOST_SPREAD = 1.0               # °C between the quartiles; side by side, noise is a tenth of it
+
+
+def parse_offset(text: str) -> float:
+    """°C to add to a thermometer. Raises Usage."""
+    require(re.fullmatch(r"[+-]?\d{1,2}(\.\d{1,2})?", text, re.ASCII)
+            and abs(float(text)) <= MOST_OFFSET,
+            f"{text!r}: °C from -{MOST_OFFSET:g} to {MOST_OFFSET:g}, with at most two decimals")
+    return float(text)
 
 
 def parse_key(text: str) -> str:

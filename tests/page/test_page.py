@@ -479,19 +479,36 @@ def test_a_head_of_the_events_renders_nothing(server):
     assert server.ask("HEAD", "/events").status == 200, "and the connection goes on"
 
 
-def test_one_network_does_not_take_all_listeners(server):
-    server.peer = ""                    # the proxy, which tells addresses
+def listen(server, address):
+    """Listen from an address through the proxy; the connection and the status."""
+    server.peer = ""
+    connection = server.connect()
+    connection.data_received(request("GET", "/events", X_Real_IP=address))
+    return connection, connection.transport.sent.split()[1]
 
-    def listen(address):
-        connection = server.connect()
-        connection.data_received(request("GET", "/events", X_Real_IP=address))
-        return connection, connection.transport.sent.split()[1]
-    taken = [listen(f"2001:db8::{n:x}") for n in range(iot.MAX_NETWORK_LISTENERS)]
+
+def test_four_networks_do_not_take_all_listeners(server):
+    taken = {network: [listen(server, f"2001:db8:0:{network}::{n:x}")
+                       for n in range(iot.MAX_NETWORK_LISTENERS)] for network in range(4)}
+    assert {status for own in taken.values() for _, status in own} == {b"200"}
+    assert len(server.server.events.listeners) == iot.MAX_LISTENERS
+    assert server.exchange(request("HEAD", "/events", X_Real_IP="2001:db8:0:9::1")
+                           ).startswith(b"HTTP/1.1 200 ")
+    lost = [c for own in taken.values() for c, _ in own if c.transport.is_closing()]
+    assert not lost, "HEAD disconnects no listener"
+    assert listen(server, "2001:db8:0:9::1")[1] == b"200"
+    lost = [c for own in taken.values() for c, _ in own if c.transport.is_closing()]
+    assert len(lost) == 1, "one of the networks that have most has lost one"
+    assert listen(server, "2001:db8:0:1::ffff")[1] == b"503", "and gets none in return"
+
+
+def test_one_network_does_not_take_all_listeners(server):
+    taken = [listen(server, f"2001:db8::{n:x}") for n in range(iot.MAX_NETWORK_LISTENERS)]
     assert {status for _, status in taken} == {b"200"}
-    assert listen("2001:db8::ffff")[1] == b"503"
-    assert listen("2001:db8:0:1::1")[1] == b"200"
+    assert listen(server, "2001:db8::ffff")[1] == b"503"
+    assert listen(server, "2001:db8:0:1::1")[1] == b"200"
     taken[0][0].connection_lost(None)
-    assert listen("2001:db8::ffff")[1] == b"200"
+    assert listen(server, "2001:db8::ffff")[1] == b"200"
 
 
 def test_events_of_a_server_that_stops_end(live):
