@@ -90,7 +90,7 @@ Refused, to stay what it is
 #        format_bytes, format_time, HOUR, LARGEST, LATEST_TIME, log, MAX_*, MILLISECOND, MINUTE,
 #        now_ms, one_of, open_missing, OPTIONS, OWN, parse_database, parse_duration, parse_moment,
 #        parse_number, parse_switch, parse_time, part_of, pause, progress_bar, remember, require,
-#        set_output, Setting, SETTINGS, SHARE, STEP_*, STOP_SECONDS, Usage
+#        set_output, Setting, SETTINGS, SHARE, STEP_*, STOP_SECONDS, T, Usage
 # ------------------------------------------------------------------------------------------------
 import sys
 
@@ -213,7 +213,7 @@ async def go_on() -> None:
     """What a pause comes to where nobody else waits, as in a command."""
 
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 OWN = ""                        # the network of the server's own jobs
 SHARE: contextvars.ContextVar[Callable[[], Awaitable[None]]] = contextvars.ContextVar(
     "SHARE", default=go_on)     # how the work in hand lets others go on
@@ -224,12 +224,12 @@ async def pause() -> None:
     await SHARE.get()()
 
 
-def finish(work: Coroutine[Any, Any, Result]) -> Result:
+def finish(work: Coroutine[Any, Any, T]) -> T:
     """The result of long work, without an event loop."""
     try:
         work.send(None)
     except StopIteration as done:
-        return cast(Result, done.value)
+        return cast(T, done.value)
     raise RuntimeError("work without an event loop has waited for something")
 
 
@@ -391,9 +391,6 @@ def find_zone(name: str) -> tzinfo:
 # -- settings and commands -----------------------------------------------------------------------
 
 
-Part = TypeVar("Part")
-
-
 class Setting(NamedTuple):
     """A flag of the server, for which the variable IOTSERVER_NAME serves too, or of a command."""
     name: str
@@ -484,12 +481,12 @@ OPTIONS: list[Setting] = []     # flags of theirs that go with a command
 EXTRA_OPTIONS: dict[str, str] = {}      # options that a wing has added, and their command
 
 
-def part_of(owner: Any, kind: Callable[[Any], Part]) -> Part:
+def part_of(owner: Any, kind: Callable[[Any], T]) -> T:
     """The one object of a wing's class that belongs to a server or to a database. It is made when
     it is first asked for, so that nothing above a wing has to name it."""
     if kind not in owner.parts:
         owner.parts[kind] = kind(owner)
-    return cast(Part, owner.parts[kind])
+    return cast(T, owner.parts[kind])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2788,11 +2785,11 @@ def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: i
 # ------------------------------------------------------------------------------------------------
 # 6. Verdict
 #    Law: pure rules and their words; only the functions under *rooms* ask the store.
-#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, explain_verdict,
-#        find_course, find_expiry, HEADLINES, in_unit, NO_ROOM, Place, rank_rooms, read_places,
-#        SAME, say_cooler, say_degrees, say_forecast, say_number, say_record, say_rooms,
-#        say_sentence, say_time, say_times, say_trend, say_verdict, say_waiting, URGENCY, Verdict,
-#        verdict_document
+#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, describe_rooms,
+#        explain_verdict, find_course, find_expiry, HEADLINES, in_unit, NO_ROOM, Place,
+#        rank_rooms, read_places, SAME, say_cooler, say_degrees, say_forecast, say_number,
+#        say_record, say_rooms, say_sentence, say_time, say_times, say_trend, say_verdict,
+#        say_waiting, URGENCY, Verdict
 # ------------------------------------------------------------------------------------------------
 OPEN_MARGIN = 1.0               # °C cooler outside at which "open" is worth saying at once
 CLOSE_MARGIN = 0.5              # °C warmer outside; less than to open, since closing is urgent
@@ -3322,28 +3319,26 @@ def say_record(forecast: Forecast) -> str:
             f"{round(statistics.median(errors) / MINUTE)} minutes off.")
 
 
-def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None = None) -> str:
-    """The answers in words, with a line for each room."""
-    rooms = [" ".join((f"{room.name}:", *say_verdict(room, now, unit),
-                       say_forecast(room, now, zone))).strip() + "\n"
-             for room, _ in rank_rooms(places)]
-    return "".join(rooms) or f"{' '.join(NO_ROOM)}\n"
+def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None) -> Iterator[str]:
+    """The answers in words, a line for each room."""
+    for room, _ in rank_rooms(places):
+        yield " ".join((f"{room.name}:", *say_verdict(room, now, unit),
+                        say_forecast(room, now, zone))).strip() + "\n"
 
 
-def verdict_document(places: list[Place], now: int, units: str = "C"
-                     ) -> dict[str, list[dict[str, Any]]]:
-    """The answers for programs, in °C and ms. units only applies to the text."""
-    return {"verdicts": [{
+def describe_rooms(places: list[Place], now: int, unit: str = "C") -> Iterator[dict[str, Any]]:
+    """The answers for programs, in °C and ms. The unit only applies to the text."""
+    return ({
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         **{f"{side}_dew_point": dew and round(dew, 1) for side, dew in zip(
             ("inside", "outside"), verdict.dew_points, strict=True)},
-        "text": " ".join(say_verdict(room, now, units)),
+        "text": " ".join(say_verdict(room, now, unit)),
         "forecast": room.forecast and {
             "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
             "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
-    } for room, verdict in rank_rooms(places)]}
+    } for room, verdict in rank_rooms(places))
 
 
 def say_waiting(place: Place, unit: str) -> Iterator[str]:
@@ -5143,7 +5138,7 @@ MAX_NETWORK_STREAMS = 4         # exports of one network at a time
 MAX_STREAMS = 32                # exports at a time; each keeps PAGE_ROWS rows in memory
 MAX_WAITING = 64                # long requests of a network; a household's phones may ask at once
 MAX_IN_HAND = 4                 # long requests in progress; each may take several MB
-LOW_SPACE = 64_000_000          # bytes free beside twice the database; with less, no texts, no bulks
+LOW_SPACE = 64_000_000          # bytes free beside twice the database; below, no texts or bulks
 NO_SPACE = 16_000_000           # bytes free; with less, all readings are refused
 MAX_FORECASTS = 16              # rooms; each takes about 0.3 s in a quarter of an hour
 CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
@@ -5286,7 +5281,8 @@ def respond(request: Request, server: "Server") -> Answer | Work:
         if server.guard and not route.is_open:
             server.guard.admit(request)
         answer = route.answer(request, server)
-        if not isinstance(answer, Answer) and server.shares.is_full(request.network):
+        if not isinstance(answer, Answer) and \
+                server.shares.counts[request.network] >= MAX_WAITING:
             answer.close()
             return render_refusal(request, BUSY)
         return answer
@@ -5319,9 +5315,6 @@ class Shares:
         self.seats = asyncio.Semaphore(MAX_IN_HAND)         # for networks with a request in hand
         self.waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}   # for a step
         self.ends = 0.0                         # when the step in hand has lasted long enough
-
-    def is_full(self, network: str) -> bool:
-        return self.counts[network] >= MAX_WAITING
 
     @contextlib.asynccontextmanager
     async def hold(self, network: str) -> AsyncIterator[None]:
@@ -5755,7 +5748,6 @@ class Clients(dict[Connection, str]):
 # -- what takes part in a server -----------------------------------------------------------------
 
 COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
-
 UPDATE_ROOTS = ["/update"]      # paths below which a refusal is counted as one of an update
 
 
@@ -5854,6 +5846,10 @@ class Events:
         self.writer = writer
         self.listeners: dict[Connection, str] = {}      # with their networks
         self.is_reset = False                   # a command has changed stations or history
+
+    def may_listen(self, network: str) -> bool:
+        """Whether a network may have one more listener."""
+        return may_enter(self.listeners, network, MAX_LISTENERS, MAX_NETWORK_LISTENERS)
 
     def tell(self, name: str, items: list[Any]) -> None:
         """Send events to all listeners, in one write to each."""
@@ -6479,24 +6475,26 @@ def post_readings(request: Request, server: Server) -> Answer:
 
 def get_events(request: Request, server: "Server") -> Answer:
     """Readings and verdicts as they come."""
-    headers = (NO_STORE, ("X-Accel-Buffering", "no"))
-    if request.command == "HEAD":               # disconnects no listener
-        return Answer(b"", EVENTS, headers=headers)
-    if not may_enter(server.events.listeners, request.network, MAX_LISTENERS,
-                     MAX_NETWORK_LISTENERS):
+    answer = Answer(b"", EVENTS, headers=(NO_STORE, ("X-Accel-Buffering", "no")))
+    if request.command == "HEAD":
+        return answer
+    if not server.events.may_listen(request.network):
         raise Refused(503, "too many listeners; try again", Retry_After="5")
-    greeting = server.events.greet("last-event-id" in request.headers, server.now(),
-                                   server.board.verdicts())
-    return Answer(greeting, EVENTS, headers=headers, listens=True)
+    return answer._replace(listens=True, body=server.events.greet(
+        "last-event-id" in request.headers, server.now(), server.board.verdicts()))
+
+
+async def in_steps(items: Iterable[T]) -> AsyncIterator[list[T]]:
+    """Many items, STEP_ENTRIES of them in each step."""
+    rest = iter(items)
+    while chunk := list(itertools.islice(rest, STEP_ENTRIES)):
+        yield chunk
+        await pause()
 
 
 async def render_array(items: Iterable[Any]) -> bytes:
     """A JSON array of many items."""
-    pieces, rest = list[bytes](), iter(items)
-    while chunk := list(itertools.islice(rest, STEP_ENTRIES)):
-        pieces.append(as_json(chunk)[1:-1])
-        await pause()
-    return b"[%b]" % b",".join(pieces)
+    return b"[%b]" % b",".join([as_json(chunk)[1:-1] async for chunk in in_steps(items)])
 
 
 async def get_stations(request: Request, server: "Server") -> Answer:
@@ -6525,12 +6523,14 @@ async def get_verdict(request: Request, server: "Server") -> Answer:
         server.guard.admit(request)
     places, now = await server.board.look(), server.now()
     if request.path.startswith("/api/"):
-        return Answer(as_json(verdict_document(places, now)), JSON, headers=ANY_ORIGIN)
+        verdicts = await render_array(describe_rooms(places, now))
+        return Answer(b'{"verdicts":%b}' % verdicts, JSON, headers=ANY_ORIGIN)
     unit = choose_unit(server.settings.units,
                        request.headers.get("accept-language", "")[:MAX_LANGUAGE])
     zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
-    return Answer(say_rooms(places, now, unit, None if zone is UTC else zone).encode(),
-                  TEXT, headers=ANY_ORIGIN)
+    lines = say_rooms(places, now, unit, None if zone is UTC else zone)
+    text = "".join([line async for chunk in in_steps(lines) for line in chunk])
+    return Answer((text or f"{' '.join(NO_ROOM)}\n").encode(), TEXT, headers=ANY_ORIGIN)
 
 
 def parse_station(server: "Server", name: str) -> Station:
@@ -8052,8 +8052,7 @@ class Post:
             station for station in self.server.writer.stations.values() if station.role]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
-        rooms = {room["station"]: room for room in verdict_document(
-            places, now, self.units)["verdicts"]}
+        rooms = {room["station"]: room for room in describe_rooms(places, now, self.units)}
         if changes := [row for row in self.look(stations, places, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.store.tell("", changes)

@@ -38,6 +38,13 @@ def test_without_stations_there_is_an_answer_all_the_same(server):
     assert server.get("/verdict.txt").text.startswith("inside: No answer")
 
 
+def test_without_a_room_there_is_an_answer_too(in_process):
+    house = in_process()
+    house.writer.edit_station(INSIDE.name, None, None, "none")
+    assert house.get("/api/verdict").json == {"verdicts": []}
+    assert house.get("/verdict.txt").text.startswith("No answer yet: ")
+
+
 def refuse_constant(name):
     raise AssertionError(f"{name} is no JSON")
 
