@@ -170,71 +170,71 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, TextIO, TypeAl
 __version__ = "2.0"
 
 MINUTE = 60_000                 # ms
-HOUR = 60 * MINUTE              # ms; readings are summarized by UTC hours, which daylight saving
-DAY = 24 * HOUR                 # never splits
-LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time is a wrong clock, not a reading
-EARLIEST_TIME = 978_307_200_000  # 2001-01-01: clocks that nobody has set begin before
-LARGEST = 1.7e308               # a sum stops here, since infinity minus infinity is no number
+HOUR = 60 * MINUTE              # ms; summaries are of UTC hours, which no change of clocks splits
+DAY = 24 * HOUR
+LATEST_TIME = 4_102_444_800_000  # 2100-01-01: a later time comes from a wrong clock
+EARLIEST_TIME = 978_307_200_000  # 2001-01-01: clocks that were never set show an earlier time
+LARGEST = 1.7e308               # sums are limited to this, because JSON has no infinity
 MAX_NUMBER = 32                 # characters of a number: any double fits in 24
-MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset has 32
+MAX_TIME = 48                   # characters of a time: ISO 8601 with an offset takes 32
 
 MAX_FIELDS = 9                  # of a station
 STOP_SECONDS = 4                # SIGTERM to exit; systemd and users expect a stop within 5
-STEP_ROWS = 5000                # rows changed in one step of long work: updates wait some 20 ms
-STEP_ENTRIES = 200              # entries looked at in one step of such a request: some 5 ms
-STEP_STATIONS = 200             # likewise stations, with all of their fields
-STEP_SECONDS = 0.005            # length of a step of long work, which updates may have to wait for
+STEP_ROWS = 5000                # rows that a step of long work changes: about 20 ms
+STEP_ENTRIES = 200              # entries that a step of a request reads: about 5 ms
+STEP_STATIONS = 200             # stations with all of their fields, likewise
+STEP_SECONDS = 0.005            # after this, a step of long work ends, because updates wait for it
 EXIT_STORAGE = 74               # EX_IOERR of sysexits.h: disk or file failed
-COMMAND_SECONDS = 30            # longest silence of a command at work, between two of its steps
+COMMAND_SECONDS = 30            # between two steps of a command; after that it counts as stopped
 
 
-# -- what it says --------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 
 def log(message: str) -> None:
-    """One line on stderr; whatever a client sent cannot forge a second one."""
+    """Write one line to stderr. Text that a client has sent cannot make a second one."""
     text = ascii(message.strip())[1:-1]
-    with contextlib.suppress(OSError):          # a full disk of logs stops no server
+    with contextlib.suppress(OSError):          # the server runs on if the log's disk is full
         print(f"iotserver: {text[:2000]}", file=sys.stderr, flush=True)
 
 
 def end_at_once(message: str) -> NoReturn:
-    """Neither answer nor close: closing would checkpoint what may be damaged."""
+    """Exit and leave the database open: closing would checkpoint what may be damaged."""
     log(message)
     os._exit(EXIT_STORAGE)
 
 
 # -- long work -----------------------------------------------------------------------------------
 #
-# What takes longer than some ms is a coroutine that calls pause() often. In the server each step,
-# the time between two pauses that really wait, is one round of the event loop.
+# Work that takes more than a few milliseconds is a coroutine that often calls pause(). A step is
+# the time between two pauses that wait; in the server it is one round of the event loop.
 
 async def go_on() -> None:
-    """What a pause comes to where nobody else waits, as in a command."""
+    """A pause that does not wait, for a command, beside which nothing else runs."""
 
 
 T = TypeVar("T")
 OWN = ""                        # the network of the server's own jobs
 SHARE: contextvars.ContextVar[Callable[[], Awaitable[None]]] = contextvars.ContextVar(
-    "SHARE", default=go_on)     # how the work in hand lets others go on
+    "SHARE", default=go_on)     # how the current work pauses
 
 
 async def pause() -> None:
-    """Let others go on, if the step in hand has lasted long enough."""
+    """Let other work go on if the current step has lasted long enough."""
     await SHARE.get()()
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """The result of long work, without an event loop."""
+    """Do long work without an event loop; its result."""
     try:
         work.send(None)
     except StopIteration as done:
         return cast(T, done.value)
-    raise RuntimeError("work without an event loop has waited for something")
+    raise RuntimeError("work without an event loop has waited")
 
 
 class Usage(Exception):
-    """The command line asks for what cannot be: exit status 2."""
+    """The command line is wrong: exit status 2."""
 
 
 def require(condition: object, message: str) -> None:
@@ -243,19 +243,19 @@ def require(condition: object, message: str) -> None:
 
 
 def open_missing() -> None:
-    """Open what the caller has closed, lest a file of ours gets its number: standard input is
-    empty then, standard output cannot be written, and what goes to standard error is lost."""
+    """Open the standard streams that the caller has closed, because otherwise a file of ours gets
+    the number of one. Input is then empty, output fails, and errors are lost."""
     for name, mode in (("stdin", "r"), ("stdout", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            handle = os.open(os.devnull, os.O_RDWR)     # the lowest number that is free
+            handle = os.open(os.devnull, os.O_RDWR)     # gets the lowest free number
             setattr(sys, name, os.fdopen(handle, mode, closefd=False))
 
 
 def finish_output() -> None:
-    """See to it that all that was printed is written. Raises OSError."""
+    """Flush standard output. Raises OSError."""
     try:
         sys.stdout.flush()
-    except OSError:                 # Python would try it again at its end, with a traceback
+    except OSError:                 # at exit Python would flush again and print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 
@@ -267,7 +267,7 @@ def set_output(errors: str, encoding: str | None = None) -> None:
 
 @contextlib.contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; silence otherwise."""
+    """Draws a bar on stderr if that is a terminal."""
     drawn = 0.0
 
     def draw(fraction: float) -> None:
@@ -285,19 +285,19 @@ def progress_bar(label: str) -> Iterator[Callable[[float], None]]:
 
 # -- numbers and times as text -------------------------------------------------------------------
 
-# Stations repeat themselves: MACs and most values were parsed a moment ago. What takes text of any
-# length refuses what is too long first, so that no memory of it grows; 4096 are two forms of some
-# 2,000 stations.
+# Stations repeat themselves: their MACs and most of their values were parsed a moment ago. A
+# function that is remembered refuses long text first, so its memory stays small. 4,096 entries are
+# two forms for each of 2,000 stations.
 remember = functools.lru_cache(maxsize=4096)
 
-# Here and below: no two neighbors in a pattern match the same, so that no text is slow to match.
+# In all patterns, neighbors never match the same text, so no text is slow to match.
 NUMBER = re.compile(r"[+-]?(?:\d{1,15}|(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 
 
 @remember
 def parse_number(text: str) -> float:
-    """A finite decimal number; up to 15 digits alone come back as int. Raises ValueError.
-    float() alone is too generous: it takes nan, inf, 1_0 and digits of other scripts."""
+    """A finite decimal number; one of only digits, up to 15, is an int. Raises ValueError.
+    float() alone also accepts nan, inf, 1_0 and digits of other scripts."""
     if len(text) <= MAX_NUMBER and (match := NUMBER.fullmatch(text)):
         if match[1] is None:
             return int(text)
@@ -311,10 +311,10 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def parse_time(text: str, zone: tzinfo = UTC) -> int:
-    """ISO 8601 to ms; without an offset it is in zone. Raises ValueError."""
+    """ISO 8601 to ms. A time without an offset is in `zone`. Raises ValueError."""
     if len(text) > MAX_TIME:
         raise ValueError("not a time: too long")
-    if len(text) != 24 or text[-1] != "Z":                      # not our own notation
+    if len(text) != 24 or text[-1] != "Z":                      # not what format_time writes
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())
         text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
         text = re.sub(r"(:.*) ([+-]\d\d(:?\d\d)?)$", r"\1\2", text)
@@ -356,7 +356,7 @@ def format_time(ms: int) -> str:
 
 
 def format_ago(ms: int) -> str:
-    """A length of time in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
+    """A duration in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
     seconds = ms // 1000
     for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
@@ -373,7 +373,7 @@ def format_bytes(count: float) -> str:
 
 
 def bound(number: float) -> float:
-    """The nearest number that is not infinite, which JSON does not know."""
+    """The nearest finite number, because JSON has no infinity."""
     return max(-LARGEST, min(LARGEST, number))
 
 
@@ -381,7 +381,7 @@ ZONE = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 
 
 def find_zone(name: str) -> tzinfo:
-    """A time zone by its IANA name, like America/Los_Angeles; UTC when there is none such."""
+    """A time zone by its IANA name, like America/Los_Angeles; UTC if there is none."""
     try:
         return zoneinfo.ZoneInfo(name) if ZONE.fullmatch(name) else UTC
     except (KeyError, ValueError, OSError):     # unknown, or no time zones on this system
@@ -392,20 +392,20 @@ def find_zone(name: str) -> tzinfo:
 
 
 class Setting(NamedTuple):
-    """A flag of the server, for which the variable IOTSERVER_NAME serves too, or of a command."""
+    """A flag of the server, which the variable IOTSERVER_NAME can set too, or of a command."""
     name: str
     metavar: str | None         # None: a switch
-    default: str | None         # None: of a command, and not given
+    default: str | None         # None: a command's option
     parse: Callable[[str], object]
     help: str
-    is_carried: bool = False    # the courier has to know it, too
+    is_carried: bool = False    # the courier gets it, too
 
     @property
     def variable(self) -> str:
         return "IOTSERVER_" + self.name.upper().replace("-", "_")
 
 
-WARMEST_BARE = 45               # °C; a higher number without a unit is one of °F
+WARMEST_BARE = 45               # °C; a higher number needs a unit, as it may be one of °F
 
 
 def parse_temperature(text: str) -> float:
@@ -434,7 +434,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def as_text(parse: Callable[[str], object]) -> Callable[[str], str]:
-    """For what is only handed on, as it was written: whether it is empty or can be parsed."""
+    """A parser that returns the text as it is, if `parse` accepts it or if it is empty."""
     def check(text: str) -> str:
         if text:
             parse(text)
@@ -468,22 +468,22 @@ SETTINGS = [
 
 
 class Command(NamedTuple):
-    """A flag that does one thing and exits: run(args, path, the flag's values)."""
+    """A flag that makes the program do one thing and exit: run(args, path, *values)."""
     flag: str
     metavar: tuple[str, ...]    # empty: takes no value
     run: Callable[..., None]
     help: str
-    options: tuple[str, ...] = ()   # flags of OPTIONS that go with it
+    options: tuple[str, ...] = ()   # names in OPTIONS that it accepts
 
 
-COMMANDS: list[Command] = []    # what the sections below have entered
-OPTIONS: list[Setting] = []     # flags of theirs that go with a command
-EXTRA_OPTIONS: dict[str, str] = {}      # options that a wing has added, and their command
+COMMANDS: list[Command] = []    # the sections below fill these tables
+OPTIONS: list[Setting] = []
+EXTRA_OPTIONS: dict[str, str] = {}      # options that wings add to a command: option -> command
 
 
 def part_of(owner: Any, kind: Callable[[Any], T]) -> T:
-    """The one object of a wing's class that belongs to a server or to a database. It is made when
-    it is first asked for, so that nothing above a wing has to name it."""
+    """The object of class `kind` that belongs to a server or a Writer. It is made at the first
+    call, so that no section above a wing has to name the wing's class."""
     if kind not in owner.parts:
         owner.parts[kind] = kind(owner)
     return cast(T, owner.parts[kind])
@@ -3363,8 +3363,8 @@ def say_trend(readings: Sequence[Sample], now: int) -> str:
 # ------------------------------------------------------------------------------------------------
 # 7. HTTP
 #    Law: bytes are understood in one way or refused. Pure functions, no socket.
-#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, GZIP_BYTES, Handler,
-#        Heads, HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, parse_form,
+#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, Handler, Heads,
+#        HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, PACKED_FROM, parse_form,
 #        parse_query, QUERIES, read_head, render, Request, split_query, TEXT, unquote_text
 # ------------------------------------------------------------------------------------------------
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
@@ -3375,7 +3375,8 @@ MAX_STRANGE_BODY = 2048         # bytes of a body that is decoded to say what is
                                 # whoever sends it; a longer one needs a key that is right
 MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
 MAX_HEADS = 8_000_000           # bytes of all of them: two forms of 2,000 stations, of 2 KB each
-GZIP_BYTES = 1000               # a longer body is compressed
+PACKED_FROM = 1000              # bytes; a shorter body fits in one packet as it is
+PACKED_TO = 1_000_000           # bytes, which take 12 ms to compress
 
 TEXT, JSON, HTML, CSV, EVENTS = (
     "text/plain; charset=utf-8", "application/json", "text/html; charset=utf-8",
@@ -3723,8 +3724,6 @@ def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes
 
 
 MAX_ENCODING = 64               # characters of Accept-Encoding that are looked at
-PACKED_FROM = 1000              # bytes; what is shorter fits in one packet as it is
-PACKED_TO = 1_000_000           # bytes, which take 12 ms
 
 
 @remember
@@ -6215,9 +6214,10 @@ JOBS: list[tuple[float, Job]] = [                  # with their periods in secon
 
 
 async def run_job(server: Server, period: float, job: Job) -> None:
+    """Run a job a second after the start, and then once in each period of seconds."""
     await server.shares.join(OWN)
-    while True:
-        await asyncio.sleep(period)
+    for wait in itertools.chain([min(1, period)], itertools.repeat(period)):
+        await asyncio.sleep(wait)
         with server.turn.survive(job.__name__):
             if work := job(server):
                 await work
@@ -8645,7 +8645,7 @@ class Forwarder:
         """Send lines. False if some of them are refused for good. Raises Undelivered."""
         query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
         body, headers = "".join(lines).encode(), Headers()
-        if len(body) > GZIP_BYTES:
+        if len(body) >= PACKED_FROM:
             body, headers = gzip.compress(body, 1), (("Content-Encoding", "gzip"),)
         status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}", body, headers)
         is_bad = status in {400, 422}                   # 422: InfluxDB 2

@@ -741,3 +741,17 @@ def test_systemd_that_does_not_listen_is_no_reason_to_fail(database, serve, tmp_
     live = serve(env={"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     assert live.update(INSIDE, "1") == 1
     assert live.stop() == 0
+
+
+def test_imported_history_is_replayed_once_after_the_start(database, serve, run, tmp_path):
+    """What it tells is stored at once: otherwise each look of the first minute replays days."""
+    (tmp_path / "history.csv").write_text("time,station,mac,field,value,entry\n" + "".join(
+        f"{time.strftime('%FT%TZ', time.gmtime(time.time() - 60 * minute))},{station.name},"
+        f"{station.mac},1,20,\n" for station in (INSIDE, OUTSIDE) for minute in range(120, 0, -1)))
+    run("--import", "history.csv")
+    serve()
+
+    def courses():
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
+            return reader.execute("SELECT count(*) FROM course").fetchone()[0]
+    wait_for(lambda: courses() == 1, 20)         # a job of every minute would be too late
