@@ -313,12 +313,15 @@ MILLISECOND = timedelta(milliseconds=1)
 def parse_time(text: str, zone: tzinfo = UTC) -> int:
     """ISO 8601 to ms. A time without an offset is in `zone`. Raises ValueError."""
     if len(text) > MAX_TIME:
-        raise ValueError("not a time: too long")
+        raise ValueError("too long for a time")
     if len(text) != 24 or text[-1] != "Z":                      # not what format_time writes
         text = re.sub(r"(Z| UTC)$", "+00:00", text.strip())
         text = re.sub(r"(T.*) (\d\d:\d\d)$", r"\1+\2", text)     # a query's + became a space
         text = re.sub(r"(:.*) ([+-]\d\d(:?\d\d)?)$", r"\1\2", text)
-    instant = datetime.fromisoformat(text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: write it like 2018-07-30T22:16:34Z") from None
     instant = instant if instant.tzinfo else instant.replace(tzinfo=zone)
     if not 0 <= (ms := (instant - EPOCH) // MILLISECOND) < LATEST_TIME:
         raise ValueError(f"{text}: before 1970 or after 2099")
@@ -3368,13 +3371,12 @@ def say_trend(readings: Sequence[Sample], now: int) -> str:
 #        parse_query, QUERIES, read_head, render, Request, split_query, TEXT, unquote_text
 # ------------------------------------------------------------------------------------------------
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
-MAX_HEAD = 16_384               # bytes of request line and headers: a browser sends below 2,000
-MAX_HEADERS = 64                # a browser behind a proxy sends below 30
-MAX_BODY = 256 * 1024           # bytes; 960 readings take below 100 KiB
-MAX_STRANGE_BODY = 2048         # bytes of a body that is decoded to say what is wrong with it,
-                                # whoever sends it; a longer one needs a key that is right
-MAX_REMEMBERED = 2048           # bytes of a head that is remembered; a browser sends below that
-MAX_HEADS = 8_000_000           # bytes of all of them: two forms of 2,000 stations, of 2 KB each
+MAX_HEAD = 16_384               # bytes of request line and headers; a browser sends 2,000 at most
+MAX_HEADERS = 64                # a browser behind a proxy sends less than 30
+MAX_BODY = 256 * 1024           # bytes; 960 readings take less than 100 KiB
+MAX_STRANGE_BODY = 2048         # bytes of a body that anybody may send; a longer one needs a key
+MAX_REMEMBERED = 2048           # bytes of a remembered head; a browser sends less
+MAX_HEADS = 8_000_000           # bytes of remembered heads: 2 of 2 KB for each of 2,000 stations
 PACKED_FROM = 1000              # bytes; a shorter body fits in one packet as it is
 PACKED_TO = 1_000_000           # bytes, which take 12 ms to compress
 
@@ -3386,37 +3388,37 @@ NO_STORE = ("Cache-Control", "no-store")
 
 
 class Request(NamedTuple):
-    """What a client asks. Names are those of http.server's handler, as far as it has them."""
+    """A client's request. Fields are named as in http.server's handler, if it has them."""
     command: str = "GET"
     path: str = "/"                             # without the query
     query: str = ""                             # as it was sent
     request_version: str = "HTTP/1.1"
     headers: Mapping[str, str] = MappingProxyType({})   # names in lower case
-    address: str = ""                           # of who asks
-    peer: str | None = ""                       # of the other side; None: the proxy
+    address: str = ""                           # of the client
+    peer: str | None = ""                       # address of the connection; None: the proxy
     close_connection: bool = True               # after the answer
     length: int = 0                             # of the body, bytes
-    fault: Refused | None = None                # why it could not be understood
+    fault: Refused | None = None                # why it is refused
     body: bytes = b""
-    is_lan: bool = False                        # came to a private address
-    form: Mapping[str, str] | None = None       # the query, if it was split already
-    update: tuple[str, str, Reading] | None = None      # the path, if it was parsed already
+    is_lan: bool = False                        # sent to a private address of this machine
+    form: Mapping[str, str] | None = None       # the query, if it is split already
+    update: tuple[str, str, Reading] | None = None      # the path, if it is parsed already
 
     @property
     def network(self) -> str:
-        """Whose long requests are answered in turn with those of others."""
+        """The client's network. Networks take turns with long requests."""
         return networks(self.address)[0]
 
 
 class Answer(NamedTuple):
-    """What a request is answered. An update's answer waits for the commit, and fails with it."""
+    """The answer to a request. An update's answer waits for the commit, and fails with it."""
     body: bytes
     kind: str = TEXT
     status: int = 200
     headers: Headers = ()
     is_update: bool = False
-    stream: AsyncIterator[bytes] | None = None  # the rest of the body, made as it is sent
-    listens: bool = False                       # from now on the connection gets events
+    stream: AsyncIterator[bytes] | None = None  # the rest of the body, made while it is sent
+    listens: bool = False                       # the connection gets events after this answer
 
 
 # -- what devices get wrong ----------------------------------------------------------------------
@@ -3427,9 +3429,9 @@ QUOTED = [b"%%%02X" % n if n > 127 or n in b" #\\" else b"%c" % n for n in range
 
 
 def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
-    """The head of a request for ThingSpeak's paths as it should have been; None: not complete.
-    With its length in data, and whether the answer has to go without a head (HTTP/0.9). The strict
-    parser reads the result, so whatever else is wrong stays wrong."""
+    """Correct the head of a request for ThingSpeak's paths. Returns it, its length in data, and
+    whether its answer has no head (HTTP/0.9); None while it is incomplete. The strict parser reads
+    the result, so it still refuses all other mistakes."""
     if (end := data.find(b"\n", 1)) < 0:
         return None
     method, _, words = (part.strip() for part in data[:end].partition(b" "))
@@ -3449,39 +3451,38 @@ def repair_head(data: bytes) -> tuple[bytes, int, bool] | None:
 # -- bytes to a Request --------------------------------------------------------------------------
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"                        # RFC 9110, 5.6.2
-# No two neighbors that match the same: no input makes these slow.
 REQUEST_LINE = re.compile(rb"(%s) ([!\"$-\[\]-~]+) HTTP/([0-9]\.[0-9])" % TOKEN)
 HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
 HEADERS = re.compile(rb"(?:%s)*\r\n" % HEADER.pattern.replace(b"(", b"(?:"))
-# A path as to a proxy begins like this: RFC 9112, 3.2.2 wants it understood.
+# The beginning of a path as a proxy gets it, which RFC 9112, 3.2.2 demands to be understood.
 ABSOLUTE = re.compile("^https?://[^/?]+/?", re.IGNORECASE)
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
 LOOSE: list[re.Pattern[bytes]] = []      # request lines of clients that make mistakes
-# The values that are cut out of a request line: of an update path those that change each time, of
-# a query all. They hold no delimiter, so none of them changes what others mean; those of a path
-# are no longer than a seq.
+# The values that are cut out of a request line: those of an update path that change each time, and
+# all of a query. They contain no delimiter, so no value changes what the others mean. In a path
+# they are at most as long as a seq.
 CHANGING = frozenset({"data", "age", "seq"})
 PATH_VALUE = re.compile(rf"(/(?:data|age|seq)=)([^&/=?#% \\\x00-\x1f\x7f-\xff]{{1,{MAX_SEQ}}})")
 QUERY_VALUE = re.compile(r"(=)([^&/=?# \\\x00-\x1f\x7f-\xff]*)")
-QUERIES: list[str] = []         # how lines begin of which the query is a form
-# A line with NUL for each of these values, where each is all that stands behind its `=`.
+QUERIES: list[str] = []         # beginnings of request lines whose query is a form
+# A line in which NUL replaces these values, if each of them is everything after its `=`.
 PLAIN_LINE = re.compile(
     r"GET (?:/update(?:/\w+=(?:\0|[^\0/?&=]*))+|[^\0?&=%]+\?\w+=\0(?:&\w+=\0)*) HTTP/1\.[01]",
     re.ASCII)
-Origin: TypeAlias = tuple[str | None, bool]     # peer, and whether it came to a private address
+Origin: TypeAlias = tuple[str | None, bool]     # a request's peer and is_lan
 NO_UPDATE = "", "", Reading(0, 0, 0, None)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """http.server's handler over bytes instead of a socket. It reads heads that have passed the
-    gate below, since by itself it forgives a lot, and it writes the heads of answers. The 100 that
-    it says by itself goes nowhere: a connection says it when it has to wait for the body."""
+    """http.server's handler, with bytes instead of a socket. It parses heads that the functions
+    below have checked, because by itself it accepts wrong ones, and it writes the heads of
+    answers. Its own `100 Continue` is dropped: Connection sends that while it waits for a body."""
     command, path, headers = "GET", "/", http.client.HTTPMessage()
     protocol_version = request_version = "HTTP/1.1"
 
-    def __init__(self, line: bytes = b"") -> None:      # the stock one would serve a socket here
+    def __init__(self, line: bytes = b"") -> None:      # the inherited one serves a socket
         self.raw_requestline, self.rfile, self.wfile = line, io.BytesIO(), io.BytesIO()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None
@@ -3490,7 +3491,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def check_line(line: bytes) -> None:
-    """Raise Refused unless this is a request line that cannot be misunderstood."""
+    """Raise Refused unless this request line has only one meaning."""
     match = REQUEST_LINE.fullmatch(line)
     if not match:
         raise Refused(400, "request line: METHOD /path HTTP/1.1 is needed, in plain ASCII")
@@ -3503,7 +3504,7 @@ def check_line(line: bytes) -> None:
 
 
 def check_headers(block: bytes) -> None:
-    """Raise Refused unless these are header lines and an empty line, and nothing else."""
+    """Raise Refused unless these are header lines and an empty line."""
     if not HEADERS.fullmatch(block):
         raise Refused(400, "header: malformed; each is one line, Name: value")
     if block.count(b"\n") > MAX_HEADERS + 1:
@@ -3511,7 +3512,7 @@ def check_headers(block: bytes) -> None:
 
 
 def merge_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by their names in lower case; one given twice is a list: RFC 9110, 5.3."""
+    """Headers by their names in lower case. Values of the same name are joined: RFC 9110, 5.3."""
     headers: dict[str, str] = {}
     for given, padded in pairs:
         name, value = given.lower(), padded.strip(" \t")
@@ -3546,9 +3547,9 @@ def measure_body(command: str, version: str, headers: Mapping[str, str]) -> int:
 
 def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: bool = False
                ) -> Request:
-    """Request line, headers and empty line to a Request without its body. Never raises: what is
-    refused comes back with its fault. peer is the address of the other side, None for the proxy.
-    is_bare: there was no version, so the answer has no head."""
+    """Request line, headers and empty line to a Request without its body. Instead of raising
+    Refused, it sets fault. peer is the address of the connection, None for the proxy. is_bare: the
+    request had no version, so the answer gets no head."""
     line, _, block = head.partition(b"\r\n")
     handler, headers, length, closes, fault = Handler(line), dict[str, str](), 0, True, None
     try:
@@ -3556,7 +3557,7 @@ def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: boo
         try:
             check_headers(block)
             handler.rfile = io.BytesIO(block)
-        finally:                                # a refusal of the headers depends on the path, too
+        finally:                                # render_refusal needs the path
             handler.parse_request()
         headers = merge_headers(handler.headers.items())
         if handler.request_version == "HTTP/1.1" and "host" not in headers:
@@ -3564,12 +3565,12 @@ def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: boo
         length = measure_body(handler.command, handler.request_version, headers)
         options = [word.strip() for word in headers.get("connection", "").lower().split(",")]
         closes = handler.close_connection or "close" in options or (
-            # What follows may be meant as a body: it must not be read as a request.
+            # The next bytes may be meant as a body, so they must not be read as a request.
             handler.command == "POST" and "content-length" not in headers)
     except Refused as refused:
-        fault = refused.with_traceback(None)    # it may be remembered, and what it holds with it
+        fault = refused.with_traceback(None)    # if remembered, it keeps no frames in memory
     path, _, query = ABSOLUTE.sub("/", handler.path).partition("?")
-    # The proxy's word for an address counts, since only it connects to a unix socket.
+    # Only the proxy connects to the unix socket, so its X-Real-IP is believed.
     address = headers.get("x-real-ip", "") if peer is None else peer
     return Request(handler.command, path, query,
                    "HTTP/0.9" if is_bare else handler.request_version, headers, address, peer,
@@ -3577,16 +3578,16 @@ def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: boo
 
 
 def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
-    """The head that data begins with, its length there, and whether it lacks a version. None while
-    it is not complete. Raises Refused as soon as it cannot become one."""
+    """The head at the beginning of data, its length there, and whether it lacks a version. None
+    while it is incomplete. Raises Refused as soon as it cannot become a head."""
     if any(pattern.match(data) for pattern in LOOSE):
         found = repair_head(data[:MAX_HEAD + 1])
-        if found and found[2] and not is_first:     # its answer could be taken for another's
+        if found and found[2] and not is_first:     # its answer could be taken for another one
             raise Refused(400, "request line: without a version it can only be the first one")
     else:
         end = data.find(b"\r\n\r\n") + 4
         found = (data[:end], end, False) if end > 3 else None
-        stop = data.find(b"\n", 1, MAX_LINE + 2)        # what begins with one may yet be loose
+        stop = data.find(b"\n", 1, MAX_LINE + 2)        # after a line feed it may yet be loose
         if stop > 0 and not found:
             check_line(data[:stop - 1] if data[stop - 1] == 13 else data[:stop + 1])
     if found and found[1] <= MAX_HEAD:
@@ -3600,16 +3601,16 @@ def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
 
 class Known(NamedTuple):
     """A head that was parsed before."""
-    request: tuple[Any, ...]            # a Request; if values were cut out, without its last two
-    names: list[str]                    # of these values
+    request: tuple[Any, ...]            # a Request; without form and update if values are cut out
+    names: list[str]                    # of the values
     update: tuple[str, str, Reading]    # of a path
-    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # of them and None: data, age and seq
-    size: int                           # bytes of memory, roughly
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]  # (*values, None) to data, age and seq
+    size: int                           # bytes of memory, estimated
 
 
 def read_head(data: bytes, origin: Origin, is_first: bool) -> tuple[Request, int] | None:
-    """The request whose head data begins with, and the head's length. None while it is not
-    complete. Raises Refused for what cannot become one."""
+    """The request whose head is at the beginning of data, and the head's length. None while the
+    head is incomplete. Raises Refused as soon as it cannot become one."""
     if not (cut := cut_head(data, is_first)):
         return None
     head, length, is_bare = cut
@@ -3617,9 +3618,9 @@ def read_head(data: bytes, origin: Origin, is_first: bool) -> tuple[Request, int
 
 
 class Heads:
-    """Heads that were parsed before: a client sends the same bytes each time, but for the values
-    of an update. These are cut out of its request line, and only they are parsed again, as
-    strictly as ever. So a query's form is twice as fast."""
+    """Remembers parsed heads. A client sends the same bytes each time, except for the values of an
+    update. These are cut out of the request line, and only they are parsed again, as strictly as
+    before. This doubles the rate of updates in a query."""
 
     def __init__(self) -> None:
         self.known: dict[tuple[Any, ...], Known] = {}
@@ -3627,7 +3628,7 @@ class Heads:
 
     def find(self, head: bytes | bytearray, origin: Origin, is_first: bool
              ) -> tuple[Request, int] | None:
-        """The same as read_head of data that has an empty line at its end and nowhere else."""
+        """The same as read_head. The data has an empty line at its end and nowhere else."""
         line, _, block = head.decode("latin-1").partition("\r\n")
         pieces = (PATH_VALUE.split(line) if (is_path := line.startswith("GET /update/")) else
                   QUERY_VALUE.split(line) if line.startswith((*QUERIES,)) else [line])
@@ -3649,7 +3650,7 @@ class Heads:
                 return tuple.__new__(Request, (
                     *known.request, None, (mac, api_key, reading))), len(head)
             except (ValueError, Refused):
-                pass                            # the route says what is wrong
+                pass                            # the route refuses it with the reason
         found = read_head(bytes(head), origin, is_first)
         if found and found[1] == len(head) and not known:
             self.learn(key, pieces, bool(values), found[0])
@@ -3657,8 +3658,8 @@ class Heads:
 
     def learn(self, key: tuple[Any, ...], pieces: list[str], has_values: bool, request: Request
               ) -> None:
-        """Remember a request by its head, of which pieces are the line without its values. Where
-        there are any, each has to be all that stands between a name and a delimiter."""
+        """Remember a request by its head; pieces are its line without the values. Only if each
+        value is everything between a name and a delimiter can it be cut out."""
         names, update = list[str](), NO_UPDATE
         if has_values:
             line = "\0".join(["".join(pieces[n:n + 2]) for n in range(0, len(pieces), 2)])
@@ -3669,7 +3670,7 @@ class Heads:
                 try:
                     parts = split_update_path(request.path)
                     update = parse_update(parts, request.headers.get("x-api-key"))
-                except Refused:                 # its route says what is wrong
+                except Refused:                 # the route refuses it with the reason
                     return
                 if {*names} != CHANGING & parts.keys():
                     return
@@ -3680,7 +3681,7 @@ class Heads:
                                     names.index(name) if name in names else -1
                                     for name in ("data", "age", "seq"))), size)
         self.size += size
-        while self.size > MAX_HEADS:            # the oldest ones make room
+        while self.size > MAX_HEADS:            # forget the oldest
             self.size -= self.known.pop(next(iter(self.known))).size
 
 
@@ -3690,7 +3691,7 @@ class Heads:
 @functools.lru_cache(256)
 def render_head(status: int, kind: str, framing: tuple[str, Any] | None, headers: Headers,
                 connection: str, second: int) -> bytes:
-    """Status line and headers; most answers of a second have the same: 1.05 times the rate."""
+    """Status line and headers. As most are alike, remembering them gives 1.05 times the rate."""
     handler = Handler()
     handler.send_response_only(status)
     lines = [("Server", "iotserver"), ("Date", handler.date_time_string(second))]
@@ -3707,13 +3708,13 @@ def render_head(status: int, kind: str, framing: tuple[str, Any] | None, headers
 
 
 def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes:
-    """Head and body of an answer, to be sent in one write. second is the time since 1970, UTC."""
+    """Head and body of an answer, for one write. second: the time since 1970, UTC."""
     version = request.request_version
     if version == "HTTP/0.9":
         return answer.body
     framing: tuple[str, Any] | None
     if answer.listens or (answer.stream and version == "HTTP/1.0"):
-        framing = None                          # the body ends where the connection does
+        framing = None                          # the connection's end is the body's
     elif answer.stream:
         framing = "Transfer-Encoding", "chunked"
     else:
@@ -3723,17 +3724,17 @@ def render(request: Request, answer: Answer, closes: bool, second: int) -> bytes
     return head if request.command == "HEAD" else head + answer.body
 
 
-MAX_ENCODING = 64               # characters of Accept-Encoding that are looked at
+MAX_ENCODING = 64               # characters of Accept-Encoding that are read
 
 
 @remember
 def accepts_gzip(given: str) -> bool:
-    """Whether Accept-Encoding names gzip, and not only to refuse it with q=0."""
+    """Whether Accept-Encoding allows gzip; q=0 forbids it."""
     return "gzip" in given and not re.search(r"gzip *; *q=0(?:\.0*)? *(?:,|$)", given)
 
 
 def pack(answer: Answer, level: int = 6) -> Answer:
-    """The same compressed; its tag is another, since its bytes are."""
+    """The same answer, compressed. It gets its own ETag, because its bytes differ."""
     headers = tuple((name, value[:-1] + '-gz"' if name == "ETag" else value)
                     for name, value in answer.headers)
     return answer._replace(body=gzip.compress(answer.body, level, mtime=0),
@@ -3741,7 +3742,7 @@ def pack(answer: Answer, level: int = 6) -> Answer:
 
 
 def pack_json(request: Request, answer: Answer) -> Answer:
-    """JSON compressed for clients that accept it, where that pays."""
+    """Compress JSON if the client accepts it and the size makes it worthwhile."""
     if not (answer.kind.startswith("application/json")
             and PACKED_FROM <= len(answer.body) <= PACKED_TO):
         return answer
@@ -3752,8 +3753,8 @@ def pack_json(request: Request, answer: Answer) -> Answer:
 
 # -- bodies --------------------------------------------------------------------------------------
 
-MAX_ENTRY = 16_384              # bytes of a body with one entry: 9 texts, all escaped, take 7,000
-MAX_PARAMS = 200                # parts of a form; an entry has below 20
+MAX_ENTRY = 16_384              # bytes of a body with one entry; 9 texts, all escaped, take 7,000
+MAX_PARAMS = 200                # parts of a form; an entry has less than 20
 
 
 def as_json(document: Any) -> bytes:
@@ -3761,20 +3762,20 @@ def as_json(document: Any) -> bytes:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Rows to CSV, in lines that end with a line feed. The writer is given both ends of a line: so
-    it puts quotes around a text with either of them, before Python 3.13 too."""
+    """Rows to CSV, in lines that end with a line feed. The writer's line ends are CR LF, because
+    before Python 3.13 it only quotes a text that contains a character of its own line end."""
     lines: list[str] = []
     csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n").writerows(rows)
     return "".join([line[:-2] + "\n" for line in lines]).encode()
 
 
-QUERY: dict[str, Callable[[str], Any]] = {      # what is more than a text
+QUERY: dict[str, Callable[[str], Any]] = {      # parsers; other parameters stay texts
     "field": parse_field, "start": functools.partial(parse_instant, "start"),
     "end": functools.partial(parse_instant, "end")}
 
 
 def parse_query(request: Request, *known: str) -> dict[str, Any]:
-    """The query, each name at most once and none that is not known. Raises Refused."""
+    """The query's parameters. Raises Refused for unknown and for repeated names."""
     query = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
     for name, values in query.items():
         if name not in known:
@@ -3785,9 +3786,9 @@ def parse_query(request: Request, *known: str) -> dict[str, Any]:
 
 
 def parse_form(text: str) -> dict[str, str]:
-    """`field1=2&status=a+b` to a dict, of whatever a device can send.
-    A percent sign that escapes nothing stays; ends of lines are stripped. A bare first word is
-    the key, as in the sketch that everybody copied; it counts when no other is told."""
+    """`field1=2&status=a+b` to a dict. Never raises, whatever a device sends. A percent sign that
+    escapes nothing stays, and line ends are stripped. A first word without `=` is the key, as in a
+    sketch that many have copied, unless the form names another key."""
     pairs = [pair.partition("=") for pair in text.split("&", MAX_PARAMS)[:MAX_PARAMS]]
     form = {unquote_value(name).strip(): unquote_value(value)
             for name, equals, value in pairs if equals}
@@ -3796,13 +3797,12 @@ def parse_form(text: str) -> dict[str, str]:
 
 
 def unquote_value(text: str) -> str:
-    """A value of a form. One that is longer than any entry is decoded once its sender is known."""
+    """A value of a form. One longer than any entry stays encoded until a key is checked."""
     return text if len(text) > MAX_ENTRY else unquote_text(text).strip("\r\n")
 
 
 def unquote_text(text: str) -> str:
-    """A value of a form as it was meant. urllib.parse.unquote_plus takes seven times as long where
-    escapes and letters alternate."""
+    """Decode text of a form. If escapes and letters alternate, unquote_plus is 7 times slower."""
     return (urllib.parse.unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "replace")
             if "%" in text else text.replace("+", " "))
 
