@@ -190,7 +190,6 @@ COMMAND_SECONDS = 30            # between two steps of a command; after that it 
 
 # -- output ---------------------------------------------------------------------------------------
 
-
 def log(message: str) -> None:
     """Write one line to stderr. Text that a client has sent cannot make a second one."""
     text = ascii(message.strip())[1:-1]
@@ -392,7 +391,6 @@ def find_zone(name: str) -> tzinfo:
 
 
 # -- settings and commands -----------------------------------------------------------------------
-
 
 class Setting(NamedTuple):
     """A flag of the server, which the variable IOTSERVER_NAME can set too, or of a command."""
@@ -737,7 +735,6 @@ def parse_name(text: str) -> str:
 
 
 # -- summaries -----------------------------------------------------------------------------------
-
 
 def summarize(readings: Iterable[tuple[int, int, int, Value]]
               ) -> dict[tuple[int, int], list[float]]:
@@ -2242,7 +2239,6 @@ class Writer(Database):
 
 # -- files to write -------------------------------------------------------------------------------
 
-
 def find_kind(path: Path) -> str | None:
     """What a file of ours is, by its content: `database`, `backup` (no server has used it yet) or
     `log`. None if it is not ours."""
@@ -3000,7 +2996,9 @@ class Place(NamedTuple):
     role: str
     rank: int                           # among those of its role, from 0
     series: int | None = None           # of its temperature
+    silence: int = 0                    # ms that it may be quiet, as the file has it
     start: int = 0                      # when the readings begin that were read
+    keep: int = 0                       # when what it said begins that was kept
     readings: Sequence[Sample] = ()     # the possible temperatures of RECENT_WINDOW
     said: Sequence[Said] = ()           # after each reading that a course may go on with
     heard: int | None = None            # when its last possible temperature was, however long ago
@@ -3040,12 +3038,13 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
     begins = {station.id: find_course(courses, station.id, now) for station in given
               if station.role == "inside"}
     since = min((course.at for course in begins.values()), default=now // QUARTER * QUARTER)
+    stored = min((course.at for course in begins.values() if course is not START), default=now)
     places: list[Place] = []
     ranks: collections.Counter[str | None] = collections.Counter()
     for station in given:
         begin = begins[station.id].at if station.id in begins else since
-        places.append(await read_place(reader, station, ranks[station.role], begin, now,
-                                       known.get(station.id)))
+        places.append(await read_place(reader, station, ranks[station.role], begin,
+                                       max(begin, stored), now, known.get(station.id)))
         ranks[station.role] += 1
         await pause()
     # The outside station that counts is the first one that is not silent. If it were the one that
@@ -3055,7 +3054,7 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
     for number, place in enumerate(places):
         if place.role == "inside":
             room = (place if place.verdict and place.outside is outside else
-                    await answer_room(place, begins[place.id], outside, now, comfort))
+                    await answer_room(reader, place, begins[place.id], outside, now, comfort))
             forecast = fresh_forecast(room, forecasts, now)
             places[number] = (room if forecast is room.forecast else
                               room._replace(forecast=forecast))
@@ -3069,39 +3068,49 @@ def find_course(courses: Mapping[int, Course], station: int, now: int) -> Course
     return course if course.at <= now else START
 
 
-async def read_place(reader: Reader, station: Station, rank: int, since: int, now: int,
+def read_days(reader: Reader, place: Place, now: int) -> Iterator[Sample]:
+    """The readings of a place from its start on, of a day at a time: those of ten take 10 MB."""
+    for day in range(place.start, now + 1, DAY):
+        yield from reader.recent(place.series or 0, day, min(day + DAY, now + 1))
+
+
+async def read_place(reader: Reader, station: Station, rank: int, since: int, keep: int, now: int,
                      known: Place | None) -> Place:
-    """A station with a role as it is now, with what it said from since on. Where reading starts
+    """A station with a role as it is now, with what it said from keep on. Where reading starts
     depends only on since, on the station and on the quarter of an hour."""
     start = max(now // QUARTER * QUARTER - REPLAY_WINDOW, since - RECENT_WINDOW - station.silence)
     start -= start % MINUTE
-    if known and known.start == start:
+    if known and known.start == start and known.keep <= keep:
         return known
     series = reader.series(station.id).get(1)
-    place = Place(station.id, station.name, str(station.role), rank, series, start)
+    place = Place(station.id, station.name, str(station.role), rank, series,
+                  station.silence, start, keep)
     if series is None:
         return place
-    readings: list[Sample] = []
     said: list[Said] = []
-    for day in range(start, now + 1, DAY):
-        piece = reader.recent(series, day, min(day + DAY, now + 1))
-        said += sayings(piece, station.silence, said[-1] if said else UNHEARD)
-        readings += piece
-        await pause()
-    recent = bisect.bisect_left(readings, (now - RECENT_WINDOW,))
-    first = max(bisect.bisect_right(said, since, key=operator.attrgetter("time")) - 1, 0)
+    for number, latest in enumerate(sayings(read_days(reader, place, now), place.silence)):
+        if latest.time <= min(keep, now - RECENT_WINDOW):
+            said.clear()
+        said.append(latest)
+        if number % STEP_ENTRIES == 0:
+            await pause()
+    recent = bisect.bisect_left(said, now - RECENT_WINDOW, key=operator.attrgetter("time"))
+    first = max(bisect.bisect_right(said, keep, key=operator.attrgetter("time")) - 1, 0)
     heard = said[-1].time if said else last_possible(reader.db, series, now - REPLAY_WINDOW, now)
     return place._replace(
-        readings=readings[recent:], said=said[first:], heard=heard,
+        readings=[latest.last[-1] for latest in said[recent:]], said=said[first:], heard=heard,
         odd=find_odd(reader.db, series, now),
         humidity=find_humidity(reader.db, station.id, now))
 
 
-async def answer_room(room: Place, begin: Course, outside: Place | None, now: int, comfort: float
-                      ) -> Place:
+async def answer_room(reader: Reader, room: Place, begin: Course, outside: Place | None, now: int,
+                      comfort: float) -> Place:
     """A room with its verdict, which goes on from the course that it begins with."""
     course = settled = begin
-    steps = follow(course, room.said, outside.said if outside else (), comfort)
+    inside, others = (
+        sayings(read_days(reader, side, now), side.silence) if begin is START else side.said
+        for side in (room, outside or room._replace(series=None, said=())))
+    steps = follow(course, inside, others, comfort)
     for number, course in enumerate(steps):
         if course.at <= now - SETTLE_TIME:
             settled = course
@@ -3686,7 +3695,6 @@ class Heads:
 
 
 # -- an Answer to bytes --------------------------------------------------------------------------
-
 
 @functools.lru_cache(256)
 def render_head(status: int, kind: str, framing: tuple[str, Any] | None, headers: Headers,
@@ -4571,7 +4579,6 @@ def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
 
 # -- the page, out of the store ------------------------------------------------------------------
 
-
 def choose_places(places: list[Place]) -> list[Place]:
     """The places that a page has room for: the most urgent rooms, the station outside that they
     are compared with, and others."""
@@ -4988,7 +4995,6 @@ async def draw_icon(size: int) -> bytes:
 
 # -- what is kept of it --------------------------------------------------------------------------
 
-
 class Board:
     """The newest verdicts, and the pages made from them when a client asks. A reading, a command
     or a silence makes both outdated; a new minute makes pages outdated."""
@@ -5148,7 +5154,6 @@ Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 
 
 # -- who answers ---------------------------------------------------------------------------------
 
-
 class Route(NamedTuple):
     """What answers a request. A path that ends in / matches everything below it."""
     method: str
@@ -5300,7 +5305,6 @@ def explain(error: Exception, request: Request, server: "Server") -> Answer:
 
 
 # -- long work, in turn --------------------------------------------------------------------------
-
 
 class Shares:
     """Shares the event loop's time between long requests. Each round of the loop does one step, so
@@ -5917,7 +5921,6 @@ class Outlook:
 
 # -- commands ask it -----------------------------------------------------------------------------
 
-
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Change the current directory: a socket's path may have 100 bytes, a database's more."""
@@ -6044,7 +6047,6 @@ class Remote:
 
 # -- the whole -----------------------------------------------------------------------------------
 
-
 class Guard(Protocol):
     """Decides who may read from a private server."""
 
@@ -6120,7 +6122,6 @@ class Server:
 
 
 # -- jobs ----------------------------------------------------------------------------------------
-
 
 def close_expired(server: Server) -> None:
     """Close connections whose deadline has passed."""
@@ -6224,7 +6225,6 @@ async def run_job(server: Server, period: float, job: Job) -> None:
 
 
 # -- serving -------------------------------------------------------------------------------------
-
 
 def lan_address() -> str:
     """The address under which others reach this computer. Nothing is sent to find it."""
@@ -9569,7 +9569,6 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 
 
 # -- the tables ----------------------------------------------------------------------------------
-
 
 COMMANDS[:0] = [
     Command("add-station", ("NAME",), add_station,

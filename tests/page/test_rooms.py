@@ -100,6 +100,23 @@ def test_each_room_is_answered_as_if_it_were_alone(house, sends):
     house.close()
 
 
+def test_a_room_goes_on_from_its_course_beside_one_that_has_none(house):
+    """The bath has no course yet, so outside is read from as far back as before; but what the
+    attic goes on with was not kept then."""
+    house = house(*ROOMS[:3])
+    house.store("attic", [-8, -7, -6], 31)
+    house.store("garden", [-3, -2, -1], 26)
+    places(house)
+    iot.finish(iot.keep_courses(house.server))
+    found, now = places(house)
+    courses = house.server.board.courses
+    attic, = (place for place in found if place.name == "attic")
+    assert courses.keys() == {attic.id}
+    assert courses[attic.id].at == now - 6 * MINUTE
+    assert [said.time for said in attic.outside.said] == [
+        now - 3 * MINUTE, now - 2 * MINUTE, now - MINUTE]
+
+
 def test_each_room_has_its_line(rooms):
     rooms.store("bath", HALF_HOUR, 24)
     page = rooms.page()
