@@ -59,11 +59,11 @@ Vocabulary
     courier   the process that carries messages; the server itself never connects to anything
     wing      a section that enters itself into tables (SETTINGS, COMMANDS, OPTIONS, JOBS, ERRANDS,
               FAMILIES, PROTOCOLS, ON_LOAD, ON_SERVER, ON_START, ON_STOP, and enter for routes);
-              what it keeps for a server or a database is had by part_of
+              part_of makes and finds its own object of a server or a Writer
 
-    parse makes a value of text and raises, find looks up and may find None, read asks a file or
-    the database, take removes and hands over, say makes words of a value, render makes markup or
-    bytes, admit and refuse decide, is and has are true or false.
+    parse makes a value of text or raises, find looks up and may return None, read asks a file or
+    the database, take removes and returns, say makes words of a value, render makes markup or
+    bytes, admit and refuse let in or raise, is and has are true or false.
 
 URLs
     GET  /update/API_key=K/mac=M/field=F/data=V[/age=S][/seq=T]    store one reading
