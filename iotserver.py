@@ -1249,8 +1249,8 @@ LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
 WHOLE = """(:below IS NULL AND :above IS NULL
             AND hour.hour * 3600000 >= :start AND (hour.hour + 1) * 3600000 <= :end)"""
 WANTED = f"""series = :series AND time >= :start AND time < :stop
-    AND (typeof(value) = 'text' OR (:below IS NULL AND :above IS NULL)
-         OR value < :below OR value > :above)
+    AND ((:below IS NULL AND :above IS NULL)
+         OR (typeof(value) <> 'text' AND (value < :below OR value > :above)))
     AND NOT EXISTS (SELECT 1 FROM hour WHERE hour.series = reading.series
                     AND hour.hour = time / 3600000 AND hour.pruned > 0 AND NOT {WHOLE})"""
 
@@ -1628,8 +1628,8 @@ def check_series(reader: Reader, series: int) -> list[str]:
         count, low, high, total = raw.pop(hour.time, (0, None, None, None))
         is_right = count + hour.pruned == hour.size and (hour.pruned or (
             (low, high) == (hour.minimum, hour.maximum)
-            and math.isclose(bound(total), hour.total,
-                             abs_tol=1e-9 * count * max(1, abs(low), abs(high)))))
+            and (count * max(abs(low), abs(high)) > LARGEST or math.isclose(    # a sum was bounded
+                total, hour.total, abs_tol=1e-9 * count * max(1, abs(low), abs(high))))))
         if not is_right:
             problems.append(f"series {series}, hour from {format_time(hour.time)}: "
                             "the summary is not that of its readings")
@@ -5807,13 +5807,13 @@ class Turn:
             self.readings += len(batch.readings)
             self.commits[bisect.bisect_left(COMMIT_SECONDS, seconds)] += 1
             self.seconds += seconds
-        if batch.readings and not failure:
-            self.server.board.touched |= batch.stations.keys()
+        if not failure:
+            self.server.board.touched |= batch.stations.keys()      # a repeated update counts, too
             self.server.events.is_reset |= bool(batch.parts)
             if any(field == 1 and self.server.writer.stations[station].offset
                    for _, station, field in batch.series):
                 self.server.reader.use_offsets()
-            if self.server.events.listeners:
+            if batch.readings and self.server.events.listeners:
                 self.server.events.tell("reading", batch.readings)
 
     @contextlib.contextmanager
@@ -7296,25 +7296,23 @@ def read_feed(reader: Reader, station: int, before: tuple[int, int], limit: int,
             for ms, number in reversed(newest)]
 
 
-def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
-    """The entry of this number. Entry numbers have no index. They grow with time, except those of
-    late readings, so a binary search finds the time, and MAX_SCAN readings around it are read."""
-    ms = ask(reader.db, "SELECT time FROM note WHERE station = ? AND entry = ?",
-             (station, number))
+async def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
+    """The entry of this number. Entry numbers have no index, and imported ones need not grow with
+    time, so MAX_SCAN readings are searched in each step, from the newest on."""
+    ms = ask(reader.db, "SELECT time FROM note WHERE station = ? AND entry = ?", (station, number))
     for series in reader.series(station).values():
-        if ms is not None:
-            break
-        times = range(*reader.span(series, None, LATEST_TIME))
-        near = times.start + bisect.bisect_left(times, number, key=lambda start: max(
-            (entry for _, entry, _ in read_readings(reader.db, series, (start, 0), limit=1)),
-            default=number))
-        ms = ask(reader.db, """
-            SELECT time FROM (SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time >= ?2
-                ORDER BY time LIMIT ?3) UNION ALL SELECT * FROM (
-                SELECT time, entry FROM reading WHERE series = ?1 AND time < ?2
-                ORDER BY time DESC LIMIT ?3)) WHERE entry = ?4""",
-            (series, near, MAX_SCAN // 2, number))
+        place: tuple[int, int] | None = (LATEST_TIME, 0)
+        while ms is None and place:
+            start = reader.db.execute("""
+                SELECT time, entry FROM main.reading WHERE series = ? AND (time, entry) < (?, ?)
+                ORDER BY time DESC, entry DESC LIMIT 1 OFFSET ?""",
+                (series, *place, MAX_SCAN)).fetchone()
+            ms = ask(reader.db, """
+                SELECT time FROM main.reading WHERE series = ? AND (time, entry) < (?, ?)
+                AND (time, entry) >= (?, ?) AND entry = ?""",
+                (series, *place, *(start or (0, 0)), number))
+            place = start
+            await pause()
     return None if ms is None else read_feed(reader, station, (ms, number + 1), 1)[0]
 
 
@@ -7467,11 +7465,11 @@ async def get_feed(read: Read) -> Answer:
         "last_entry_id": station.last_entry or None}, select_entries(read))
 
 
-def find_entry(read: Read) -> Entry | None:
+async def find_entry(read: Read) -> Entry | None:
     """The entry of the path's number, else the last one, with the path's field. Raises Refused."""
     reader, station, end = read.server.reader, read.station.id, (read.server.now() + 1, 0)
     if number := read.path.get("entry"):
-        if found := read_entry(reader, station, int(number)):
+        if found := await read_entry(reader, station, int(number)):
             return found
         raise Refused(404, "there is no such entry")
     if "field" in read.path:
@@ -7482,7 +7480,7 @@ def find_entry(read: Read) -> Entry | None:
 
 
 async def get_entry(read: Read) -> Answer:
-    if not (entry := find_entry(read)):
+    if not (entry := await find_entry(read)):
         return NOTHING
     if "field" in read.path and not read.suffix:
         value = say_value(entry.values[read.fields[0]], read.decimals)
@@ -7493,7 +7491,7 @@ async def get_entry(read: Read) -> Answer:
 
 async def get_age(read: Read) -> Answer:
     """Seconds since the last entry. The sources do not show .txt, .xml and .csv of it."""
-    if not (entry := find_entry(read)):
+    if not (entry := await find_entry(read)):
         return NOTHING
     age = str(max(0, read.server.now() - entry.time) // 1000)
     if not read.suffix:
@@ -7824,10 +7822,13 @@ def read_archive(db: sqlite3.Connection, station: Station | None, left_out: Left
 def read_ecowitt(header: list[str], lines: Iterator[list[str]], station: Station | None,
                  left_out: LeftOut) -> Iterator[Row]:
     """Ecowitt's CSV, whose times are in this machine's zone. Raises ValueError."""
-    columns = find_columns(header, left_out)
+    columns, last = find_columns(header, left_out), 0.0
     for cells in filter(None, lines):
-        yield from console_rows(int(parse_clock(cells[0]).timestamp()) * 1000, columns, cells,
-                                station)
+        clock = parse_clock(cells[0])
+        if clock.timestamp() < last:            # the hour that comes twice as summer time ends
+            clock = clock.replace(fold=1)
+        last = clock.timestamp()
+        yield from console_rows(int(last) * 1000, columns, cells, station)
 
 
 def say_console(args: argparse.Namespace, name: str, key: str, server: str, near: str,

@@ -257,15 +257,15 @@ def test_a_spike_is_deleted_and_its_summary_follows(live, run, database):
     run("--import", "-", stdin=HEADER + "\n" + rows(values) + rows([85], 2) + rows(
         [85], mac=OUTSIDE.mac))
     wanted = ("--delete-readings", "inside", *RANGE, "--above", "50", "--below", "-50", "--field")
-    first = "field 1: 3 readings, lowest -127, highest 85.0\n"
-    assert run(*wanted, "1", "--dry-run") == first + "3 readings would be deleted; nothing was\n"
+    first = "field 1: 2 readings, lowest -127, highest 85.0\n"
+    assert run(*wanted, "1", "--dry-run") == first + "2 readings would be deleted; nothing was\n"
     assert len(rows_of(database)) == len(values) + 2
-    assert run(*wanted, "1") == first + "deleted 3 readings\n"
+    assert run(*wanted, "1") == first + "deleted 2 readings\n"
     assert [row[4] for row in rows_of(database) if row[2:4] == (INSIDE.mac, 1)] == [
-        21.0, 21.1, 21.2, *[21.5] * 30]
+        21.0, 21.1, 21.2, "on", *[21.5] * 30], "a text is neither below nor above"
     assert run(*wanted, "2") == "field 2: 1 readings, lowest 85, highest 85\ndeleted 1 readings\n"
     assert run(*wanted, "3") == "deleted 0 readings\n"
-    assert len(rows_of(database)) == 34
+    assert len(rows_of(database)) == 35
     assert run("--check") == "ok\n"
 
 
@@ -342,8 +342,8 @@ def test_what_is_left_is_what_was_not_wanted(server, readings, start, end, below
 
     def goes(minute, value):
         return start <= minute < end and (
-            value == "x" or below is above is None
-            or (below is not None and value < below) or (above is not None and value > above))
+            below is above is None or (value != "x" and (
+                (below is not None and value < below) or (above is not None and value > above))))
     at = wanted["start"]
     while at < wanted["end"]:
         _, at = server.writer.delete_step("inside", 1, {**wanted, "start": at})

@@ -7,6 +7,8 @@ import sys
 import pytest
 from harness import SCRIPT, problems_of, rows_of
 
+from iotserver import format_time
+
 METRIC = ("Time,Indoor Temperature(℃),Indoor Humidity(%),Outdoor Temperature(℃),"
           "Outdoor Humidity(%),Dew Point(℃),Feels Like(℃),Wind(m/s),Gust(m/s),Wind Direction(deg),"
           "ABS Pressure(hPa),REL Pressure(hPa),Solar Rad(w/m2),UV-Index,Console Battery (V),"
@@ -87,6 +89,15 @@ def test_its_times_are_local(garden, bring):
     bring(METRIC, env={"TZ": "Europe/Berlin"})
     assert {row[0] for row in rows_of(garden)} >= {
         AT - 2 * 3_600_000, AT - 3_600_000 - 244 * 86_400_000}      # in summer, in winter
+
+
+def test_the_hour_that_comes_twice_as_summer_time_ends_is_stored_twice(garden, bring):
+    clocks = ("02:00", "02:30", "02:00", "02:30", "03:00")
+    bring("Time,Outdoor Temperature(℃)\n" + "".join(
+        f"2026-10-25 {clock},{20 + i}\n" for i, clock in enumerate(clocks)),
+        env={"TZ": "Europe/Berlin"})
+    assert [(format_time(row[0])[11:16], row[4]) for row in rows_of(garden)] == [
+        ("00:00", 20), ("00:30", 21), ("01:00", 22), ("01:30", 23), ("02:00", 24)]
 
 
 def test_its_other_rooms_are_those_that_report_later(garden, bring, serve):

@@ -125,6 +125,21 @@ def test_a_silence_begins_when_it_does_after_a_restart(server):
     assert {*seen} == {("open", None), ("unknown", "outside")}
 
 
+def test_a_repeated_update_is_heard_too(server):
+    """It stores no reading, but its station was not silent, as a restart would say at once."""
+    for minute in range(22):
+        if minute < 6:
+            server.update(INSIDE, 26, more=f"/seq=s{minute}")
+        server.update(OUTSIDE, 20)
+        assert finish(server.server.board.look())[0].verdict == restarted(server)
+        server.time += 60
+    assert restarted(server).silent == "inside"
+    server.update(INSIDE, 26, more="/seq=s5")
+    assert len(server.rows()) == 28
+    assert finish(server.server.board.look())[0].verdict == restarted(server)
+    assert restarted(server).state == "open"
+
+
 def test_humidity_grows_old_without_a_reading(server):
     """Between two readings of a station that sends rarely."""
     seen = []

@@ -4,7 +4,7 @@ import urllib.parse
 from types import SimpleNamespace
 
 import pytest
-from harness import INSIDE, NOON, OUTSIDE, bulk, parse_responses, request, update_path
+from harness import INSIDE, NOON, OUTSIDE, bulk, parse_responses, problems_of, request, update_path
 
 import iotserver
 from iotserver import HOUR, MINUTE
@@ -162,6 +162,7 @@ def test_no_reading_of_any_size_harms_others(server):
         assert server.get("/healthz").status == 200
     server.update(OUTSIDE, "5")
     assert len(server.rows()) == 7
+    assert problems_of(server.path) == [], "no backup is to be restored because of them"
     for points in (1, 2, 100):
         found = server.get(f"/api/readings?station=inside&points={points}")
         assert found.status == 200

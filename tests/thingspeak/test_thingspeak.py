@@ -864,6 +864,19 @@ def test_no_parameter_of_a_chart_puts_markup_into_it(weather, name):
     assert "url(//evil" not in page.replace("&#x27;};x{a:url(//evil", "")
 
 
+def test_an_entry_is_found_behind_older_ones_with_higher_numbers(server):
+    """As after an import of years that were before the first update."""
+    for value in range(3):
+        server.update(INSIDE, value)
+    now = server.time * 1000
+    server.writer.import_rows([(now - (50_000 - i) * 60_000, "", INSIDE.mac, 1, 20.5, None)
+                               for i in range(45_000)], now)
+    for number in (1, 3, 4, 44_000, 45_003):
+        found = server.get(f"/channels/1/feeds/{number}.json")
+        assert (found.status, found.json.get("entry_id")) == (200, number)
+    assert server.get("/channels/1/feeds/45004.json").status == 404
+
+
 def test_a_reading_of_tomorrow_is_kept_and_shown_tomorrow(server):
     """Of a clock that runs ahead: it must not stand for the newest one until then."""
     write = f"/update?api_key={INSIDE.key}&field1="
