@@ -7169,7 +7169,7 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
         starts = [*itertools.accumulate(round(parse_number(d or "0") * 1000) for d in deltas)]
         times = [parse_created(text, zone, now) if text else now - starts[-1] + start
                  for text, start in zip(created, starts, strict=True)]
-        if 0 <= min(times) <= max(times) < LATEST_TIME:
+        if 0 <= min(times) <= max(times) <= now + DAY:
             return times
     raise Refused(400, "created_at or delta_t: not a time")
 

@@ -864,6 +864,16 @@ def test_no_parameter_of_a_chart_puts_markup_into_it(weather, name):
     assert "url(//evil" not in page.replace("&#x27;};x{a:url(//evil", "")
 
 
+@pytest.mark.parametrize(("delta", "status"), [(-600, 202), (-86_000, 202), (-1_500_000_000, 400)])
+def test_no_entry_of_a_bulk_is_of_years_ahead(server, delta, status):
+    """A delta below zero puts the entries before it ahead, where no page would show them."""
+    body = json.dumps({"write_api_key": INSIDE.key, "updates": [
+        {"delta_t": 0, "field1": 3}, {"delta_t": delta, "field1": 4}]}).encode()
+    found = server.ask("POST", "/channels/1/bulk_update.json", body)
+    assert found.status == status
+    assert len(server.rows()) == 2 * (status == 202)
+
+
 def test_an_entry_is_found_behind_older_ones_with_higher_numbers(server):
     """As after an import of years that were before the first update."""
     for value in range(3):
