@@ -20,8 +20,9 @@ units="iotserver.service iotserver-prune.service iotserver-prune.timer iotserver
     iotserver-backup.timer iotserver-courier.service"
 started="iotserver.socket iotserver.service iotserver-prune.timer iotserver-backup.timer"
 socket=/etc/systemd/system/iotserver.socket
-limits=/usr/local/lib/iotserver/limit.nft
-rotation=/usr/local/lib/iotserver/logrotate.conf
+library=/usr/local/lib/iotserver
+limits=$library/limit.nft
+rotation=$library/logrotate.conf
 site=/etc/nginx/sites-available/iotserver
 nginx=/etc/nginx/nginx.conf
 files=/etc/nginx/modules-enabled/90-iotserver.conf
@@ -139,20 +140,22 @@ refuse_other_way() {
 }
 
 install_program() {
-    put 644 "$here/../iotserver.py" /usr/local/lib/iotserver/iotserver.py
+    put 644 "$here/__main__.py" $library/__main__.py
+    put 644 "$here/../iotserver.py" $library/iotserver.py
+    ! was_changed $library/iotserver.py ||
+        run "$python" -Im compileall -q ${root:+-s "$root"} "$root$library"
     put 755 "$here/restore.sh" /usr/local/bin/iotserver-restore
     put_text 755 /usr/local/bin/iotserver << END
 #!/bin/sh
 # The commands of iotserver on the service's database, as the service's user. Files that you name
 # are looked for in $state; - is standard input or output.
 export IOTSERVER_DB=$state/iot.db IOTSERVER_PORT=80 IOTSERVER_PROGRAM=iotserver
-program=/usr/local/lib/iotserver/iotserver.py
 case \$(id -un) in
     root) as='setpriv --reuid=iotserver --regid=iotserver --init-groups --' ;;
     iotserver) as= ;;
     *) exec sudo "\$0" "\$@" ;;
 esac
-cd $state && exec \$as $python -I "\$program" "\$@"
+cd $state && exec \$as $python -I $library "\$@"
 END
     [ -e "$root/etc/iotserver.conf" ] || put_text 644 /etc/iotserver.conf << 'END'
 # Settings of iotserver. After a change: systemctl restart iotserver
@@ -274,13 +277,11 @@ start() {
         *) if was_changed "$socket"; then
                live systemctl stop iotserver.service iotserver.socket   # else it stays as it was
            fi
-           if was_changed "$socket" /etc/systemd/system/iotserver.service \
-                   /usr/local/lib/iotserver/iotserver.py; then
+           if was_changed "$socket" /etc/systemd/system/iotserver.service $library/iotserver.py; then
                live systemctl restart iotserver.service
            fi ;;
     esac
-    if was_changed /etc/systemd/system/iotserver-courier.service \
-            /usr/local/lib/iotserver/iotserver.py; then
+    if was_changed /etc/systemd/system/iotserver-courier.service $library/iotserver.py; then
         live systemctl try-restart iotserver-courier.service
     fi
     case $new in
@@ -311,9 +312,10 @@ uninstall() {
         remove "/etc/systemd/system/$unit"
     done
     remove /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver \
-        /usr/local/bin/iotserver-restore /usr/local/lib/iotserver/iotserver.py
+        /usr/local/bin/iotserver-restore $library/iotserver.py $library/__main__.py
+    [ ! -d "$root$library/__pycache__" ] || run rm -r "$root$library/__pycache__"
     [ -n "$home" ] || uninstall_site
-    [ ! -d "$root/usr/local/lib/iotserver" ] || run rmdir "$root/usr/local/lib/iotserver"
+    [ ! -d "$root$library" ] || run rmdir "$root$library"
     live systemctl daemon-reload
     [ -n "$home" ] || live systemctl reload-or-restart nginx.service
     certificate=/etc/ssl/iotserver
@@ -329,7 +331,7 @@ uninstall_site() {
 
 # What one needs next, at home.
 say_addresses() {
-    address=$("$python" -IBc 'import sys; sys.path.append("/usr/local/lib/iotserver")
+    address=$("$python" -IBc 'import sys; sys.path.append("'$library'")
 import iotserver; print(iotserver.lan_address())')
     name=
     [ ! -e /usr/sbin/avahi-daemon ] || name=" or http://$(uname -n).local/"

@@ -111,7 +111,7 @@ def test_what_the_service_wrote_cannot_be_executed(machine):
     """As ExecPaths and NoExecPaths have it; the server, prune and backup can do their work."""
     machine.run(f"""systemd-sysusers {SYSTEMD}/sysusers.conf
                     install -d -o iotserver -m 700 /var/lib/iotserver /var/lib/iotserver/backup
-                    install -D {SCRIPT} /usr/local/lib/iotserver/iotserver.py
+                    install -D -t /usr/local/lib/iotserver {SCRIPT} {SYSTEMD}/__main__.py
                     install /bin/true /var/lib/iotserver/mine; /var/lib/iotserver/mine""")
     for service in SERVICES:
         lines = dict(lines_of(service))
@@ -164,6 +164,7 @@ def command_of(service, folder):
 @pytest.mark.slow
 def test_the_last_seven_backups_are_kept(database, tmp_path, run):
     shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(SYSTEMD / "__main__.py", tmp_path)
     (tmp_path / "date").write_text('#!/bin/sh\n[ "$1" = +%u ] && echo $DAY\n')
     (tmp_path / "date").chmod(0o755)
     for day in range(9):
@@ -206,7 +207,7 @@ def test_the_filter_of_system_calls_lets_serve_prune_and_backup_work(
     """A server that does all it can, and the two others with it."""
     run("--set-password", "password", stdin="open sesame\n")
     public_folder.chmod(0o777)
-    for path in (SCRIPT, database, tmp_path / "password"):
+    for path in (SCRIPT, SYSTEMD / "__main__.py", database, tmp_path / "password"):
         copy = Path(shutil.copy(path, public_folder))
         copy.chmod(0o666)
         if IS_ROOT:
@@ -253,6 +254,7 @@ def test_the_filter_of_system_calls_lets_the_courier_work(database, serve, tmp_p
     """From the verdict to a destination, and to an end in good order."""
     live, log = serve("--rate-limit", "0"), tmp_path / "courier.strace"
     shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(SYSTEMD / "__main__.py", tmp_path)
     with contextlib.closing(Receiver()) as hook, subprocess.Popen(
             [*strace(log), "sh", "-c", f"exec {command_of(COURIER, tmp_path)}"], text=True,
             env=environment(IOTSERVER_NOTIFY=f"json://localhost:{hook.port}/"),
@@ -278,6 +280,7 @@ MODES = {                       # what an installation consists of
     "etc/ssl/iotserver-placeholder/privkey.pem": 0o600,
     "etc/ssl/iotserver-placeholder": 0o700, "var/lib/iotserver": 0o710, "var/www/iotserver": 0o755,
     "usr/local/bin/iotserver": 0o755, "usr/local/lib/iotserver/iotserver.py": 0o644,
+    "usr/local/lib/iotserver/__main__.py": 0o644,
     "usr/local/bin/iotserver-restore": 0o755, "usr/local/lib/iotserver/limit.nft": 0o644,
     "usr/local/lib/iotserver/logrotate.conf": 0o644,
     **{f"etc/systemd/system/{path.name}": 0o644
@@ -308,6 +311,24 @@ def tree(root):
         for path in root.rglob("*")}
 
 
+def files_of(root):
+    """The files below root; what is compiled is not counted."""
+    return {name for name in tree(root) if (root / name).is_file() and not name.endswith(".pyc")}
+
+
+@needs("/usr/bin/python3")
+def test_the_program_is_compiled_when_it_is_installed(tmp_path):
+    """So it starts sooner, and CPython does not keep the syntax tree of a script."""
+    install(tmp_path)
+    program = tmp_path / "usr/local/lib/iotserver"
+    done = subprocess.run([need("/usr/bin/python3"), "-I", "-v", program, "--version"],
+                          check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("iotserver ")
+    compiled, = program.glob("__pycache__/iotserver.*")
+    assert f"{compiled} matches {program}/iotserver.py" in done.stderr
+    assert str(tmp_path).encode() not in compiled.read_bytes()      # tracebacks name the real file
+
+
 @needs("shellcheck")
 def test_shell_scripts_are_clean(tmp_path):
     install(tmp_path)
@@ -334,7 +355,7 @@ def test_an_installation_is_complete_and_done_once(tmp_path):
         assert (tmp_path / name).stat().st_mode & 0o7777 == mode, name
     for name, target in LINKS.items():
         assert str((tmp_path / name).readlink()) == target
-    files = {name for name in tree(tmp_path) if (tmp_path / name).is_file()}
+    files = files_of(tmp_path)
     expected = {*MODES, *LINKS, "etc/ssl/iotserver/fullchain.pem", "etc/ssl/iotserver/privkey.pem"}
     assert files <= expected
     assert (tmp_path / "usr/local/lib/iotserver/iotserver.py").read_bytes() == SCRIPT.read_bytes()
@@ -347,7 +368,7 @@ def test_an_installation_at_home_needs_no_nginx_and_is_done_once(tmp_path):
     install(tmp_path, "--home")
     for name, mode in HOME_MODES.items():
         assert (tmp_path / name).stat().st_mode & 0o7777 == mode, name
-    files = {name for name in tree(tmp_path) if (tmp_path / name).is_file()}
+    files = files_of(tmp_path)
     assert files <= HOME_MODES.keys()
     assert "ListenStream=80\n" in (
         tmp_path / "etc/systemd/system/iotserver.socket").read_text()
@@ -497,7 +518,8 @@ def test_the_guide_is_followed(machine):
     assert guide.follow("Backups").splitlines()[-1] == "ok"
     machine.run("sed -i 's/^__version__ = \"/&next-/' /home/me/iotserver.py")
     upgraded = guide.follow("Upgrade").splitlines()
-    assert upgraded[-3:] == ["install /usr/local/lib/iotserver/iotserver.py",
+    assert upgraded[-4:] == ["install /usr/local/lib/iotserver/iotserver.py",
+                             "/usr/bin/python3 -Im compileall -q /usr/local/lib/iotserver",
                              "systemctl restart iotserver.service",
                              "systemctl try-restart iotserver-courier.service"]
     assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
