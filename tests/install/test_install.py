@@ -1,6 +1,7 @@
 """The units and install.sh: what systemd-analyze and shellcheck say of them, which system calls
 they need, what is put where; and systemd/README.md, followed on a private view of this machine.
 """
+import asyncio
 import contextlib
 import os
 import re
@@ -90,6 +91,14 @@ def test_the_three_services_share_one_sandbox():
 def test_all_that_depends_on_the_time_waits_for_it():
     for service in SERVICES:
         assert "time-sync.target" in dict(lines_of(service))["After"]
+
+
+def test_malloc_maps_no_buffer_for_each_read():
+    """With a smaller threshold than asyncio's buffer, the rate of updates fell by 40 %."""
+    values = dict(value.split("=") for name, value in lines_of(SERVE) if name == "Environment")
+    read = asyncio.selector_events._SelectorTransport.max_size
+    assert int(values["MALLOC_MMAP_THRESHOLD_"]) > read + 4096
+    assert int(values["MALLOC_TRIM_THRESHOLD_"]) > read + 4096
 
 
 CONFINE = """
