@@ -58,6 +58,11 @@ def is_quick(item):
                 or {"run", "serve", "live"} & {*item.fixturenames})
 
 
+def is_untraced(item):
+    """What is slow would take three times as long, and runs lines that others run, too."""
+    return item.get_closest_marker("untraced") or item.get_closest_marker("slow")
+
+
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
         def say(text):
@@ -72,14 +77,14 @@ def pytest_runtest_setup(item):
     tools.begin(item)
     if COVERAGE:
         os.environ["COVERAGE_PROCESS_CONFIG"] = COVERAGE
-        if tools.needs_of(item) or item.get_closest_marker("untraced"):
+        if tools.needs_of(item) or is_untraced(item):
             del os.environ["COVERAGE_PROCESS_CONFIG"]
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     """What is untraced is so in this process, too."""
-    tracer = coverage.Coverage.current() if item.get_closest_marker("untraced") else None
+    tracer = coverage.Coverage.current() if is_untraced(item) else None
     if tracer:
         tracer.stop()
     yield

@@ -15,8 +15,6 @@ from house import House
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
 
-pytestmark = pytest.mark.slow
-
 NOON = 1_532_952_000_000        # 2018-07-30T12:00:00Z in ms
 AFTERNOON = 16                  # o'clock, on a machine in UTC
 
@@ -81,10 +79,12 @@ def test_it_lives_in_the_machines_zone_in_a_heat_wave_of_any_season(monkeypatch,
     assert means[15] > 31
 
 
+@pytest.mark.slow
 def test_it_says_so_from_its_first_page_on(serve):
     assert iot.DEMO_NOTE in serve("--demo").get("/").text
 
 
+@pytest.mark.slow
 def test_at_every_hour_the_answer_is_open_or_closed_with_a_forecast(tmp_path):
     path = tmp_path / "demo.db"
     with contextlib.closing(iot.Writer(path)) as writer:
@@ -106,6 +106,7 @@ def test_at_every_hour_the_answer_is_open_or_closed_with_a_forecast(tmp_path):
     assert min(states.values()) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.untraced
 def test_its_evenings_can_be_foretold_but_not_to_the_minute():
     readings = live(75, every=10 * MINUTE)

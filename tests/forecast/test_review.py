@@ -17,8 +17,6 @@ from house import House
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE
 
-pytestmark = pytest.mark.slow
-
 WEEKS = Path(__file__).parent.parent / "data" / "falkensee_two_weeks.csv"
 FIRST, MIDDLE, LAST = (1_533_081_600_000 + days * DAY for days in (0, 7, 12))   # 2018-08-01, UTC
 COLUMNS = ["time", "inside", "state", "difference", "event", "at", "from", "to", "chance"]
@@ -91,6 +89,7 @@ def test_the_rows_say_what_was_said_then(whole, weather):
     assert compared > 50
 
 
+@pytest.mark.slow
 def test_no_row_depends_on_the_start(whole, database):
     rows, _ = review(database, *between(MIDDLE + 90 * MINUTE, LAST - 2 * DAY))
     assert rows == [row for row in whole[0]
@@ -111,6 +110,7 @@ def test_there_is_no_row_of_an_hour_to_come(tmp_path):
     review(tmp_path / "iot.db", *between(now + HOUR, now + DAY), status=2)
 
 
+@pytest.mark.slow
 def test_a_verdict_that_lasts_does_not_depend_on_the_start_either(tmp_path):
     """A room that was comfortable once, and stays within the margin for days."""
     with contextlib.closing(House(tmp_path / "iot.db", ("inside", "inside"),
@@ -125,6 +125,7 @@ def test_a_verdict_that_lasts_does_not_depend_on_the_start_either(tmp_path):
 
 
 @pytest.mark.untraced
+@pytest.mark.slow
 def test_no_row_depends_on_what_comes_later(whole, tmp_path, weather, monkeypatch):
     """The readings end there, or all that follows is as hot as nothing that is left out; a copy
     that peeks is found out."""
@@ -148,6 +149,7 @@ def test_no_row_depends_on_what_comes_later(whole, tmp_path, weather, monkeypatc
     assert last_row(cut) != last_row(spoiled)
 
 
+@pytest.mark.slow
 def test_it_tells_in_words_what_a_rule_would_change(whole, database):
     assert re.fullmatch(
         r"(inside: \d\.\d changes a day; hours: \w+ \d+(, \w+ \d+)*\n|"
@@ -162,6 +164,7 @@ def test_it_tells_in_words_what_a_rule_would_change(whole, database):
         row["at"] for row in whole[0] if row["inside"] == "inside"]
 
 
+@pytest.mark.slow
 def test_a_file_is_there_when_all_went_well(database, tmp_path, whole):
     target = tmp_path / "review.csv"
     rows, words = review(database, *between(MIDDLE, LAST), target=target)
