@@ -10,6 +10,9 @@ kinds = {
     return wrk.format("GET", "/update/API_key=" .. station.key .. "/mac=" .. station.mac
                              .. "/field=1/data=" .. value)
   end,
+  query = function(station, value)        -- as ThingSpeak's clients write it
+    return wrk.format("GET", "/update?api_key=" .. station.key .. "&field1=" .. value)
+  end,
   receipt = function(station, value)      -- a station's readings come in order of time
     return kinds.named(station, value .. "/age=1")
   end,
