@@ -667,7 +667,7 @@ def load_json(body: bytes) -> Any:
         raise Refused(400, f"body: not JSON: {str(error)[:80]}") from None
 
 
-def take_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
+def parse_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
     """A JSON object without its nulls. Raises Refused for any other document and for an object
     with unknown parts."""
     if not isinstance(document, dict):
@@ -681,7 +681,7 @@ def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str
     """MAC, key and unparsed readings from
     `{"mac":M,"api_key":K,"readings":[{"field":F,"data":V,"age":S,"seq":T},...]}`. Raises Refused,
     naming the part."""
-    document = take_parts("body", document, ("mac", "api_key", "readings"))
+    document = parse_parts("body", document, ("mac", "api_key", "readings"))
     key, mac = document.get("api_key", header_key), document.get("mac")
     readings = document.get("readings")
     if not isinstance(key, str):
@@ -695,7 +695,7 @@ def parse_update_json(document: Any, header_key: str | None = None) -> tuple[str
 
 def parse_json_reading(where: str, reading: Any) -> Reading:
     """One of these readings. Numbers have the same grammar as in the path. Raises Refused."""
-    parts = take_parts(where, reading, ("field", "data", "age", "seq"))
+    parts = parse_parts(where, reading, ("field", "data", "age", "seq"))
     if not isinstance(parts.get("seq", ""), str):
         raise Refused(400, f"{where}.seq: a text is needed")
     try:
@@ -719,8 +719,7 @@ LARGEST_ENTRY = 10 ** 15
 
 
 def parse_entry(text: str) -> int | None:
-    """The entry number of an imported reading; None if it needs a new one. Raises
-    ValueError."""
+    """An entry number of an import; None if the reading needs one of ours. Raises ValueError."""
     if not text:
         return None
     if (entry := int(text)) < 1:
@@ -805,11 +804,11 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
 #    Law: Writer is the only connection that writes or checkpoints; Reader opens mode=ro and
 #    asks. No read transaction outlives the call that opened it.
 #    Exports: ask, Batch, beside, connect, count_from, CSV_KINDS, Database, Entry, Fellow,
-#        FILE_KINDS, find_humidity, find_odd, find_station, is_fatal, Kind, last_possible, Latest,
-#        LeftOut, LOCK_SECONDS, MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_admitted,
-#        read_courses, read_readings, Reader, refuse_taken, replacing, require_database, Row,
-#        SERIES_TABLES, shift, SOCKETS, Station, STATION_KINDS, STATION_TABLES, StoreError,
-#        TABLE_KINDS, Writer, writing
+#        FILE_KINDS, find_station, is_fatal, Kind, last_possible, Latest, LeftOut, LOCK_SECONDS,
+#        MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_admitted, read_courses,
+#        read_humidity, read_odd, read_readings, Reader, refuse_taken, replacing,
+#        require_database, Row, SERIES_TABLES, shift, SOCKETS, Station, STATION_KINDS,
+#        STATION_TABLES, StoreError, TABLE_KINDS, Writer, writing
 # ------------------------------------------------------------------------------------------------
 RECEIPTS = 1000                 # newest entries whose seqs are kept: a whole bulk can be repeated
 MAX_ADMITTED = 10_000           # pairs of address and key that are kept; 50 bytes each
@@ -1166,7 +1165,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         raise StoreError(f"{path}: {error}") from None
 
 
-def take_lock(path: Path) -> sqlite3.Connection:
+def acquire_lock(path: Path) -> sqlite3.Connection:
     """The right to write: an open transaction on FILE.lock, which ends with the process. SQLite's
     locks work alike on every system. Raises BlockingIOError if another process has it."""
     if not path.parent.is_dir():
@@ -1190,8 +1189,7 @@ def take_lock(path: Path) -> sqlite3.Connection:
 
 def is_fatal(error: sqlite3.Error) -> bool:
     """Whether it is uncertain after this error what is on the disk. After a failed fsync the
-    kernel may forget the pages and report success next time. A write that failed because the disk
-    is full is harmless."""
+    kernel may forget the pages, then report success. A write to a full disk is harmless."""
     name = getattr(error, "sqlite_errorname", "")       # Python's own errors have none
     return name != "SQLITE_IOERR_WRITE" and name.startswith(
         ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
@@ -1585,7 +1583,7 @@ def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> 
     return last
 
 
-def find_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
+def read_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
     """The newest value of a series up to now if it is an impossible temperature."""
     low, high = POSSIBLE
     newest = read_readings(db, series, end=(now + 1, 0), limit=1, order="DESC")
@@ -1593,7 +1591,7 @@ def find_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
                  if not (isinstance(value, str) or low <= value <= high)), None)
 
 
-def find_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | None:
+def read_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | None:
     """The newest reading of field 2 up to now, unless its label says that it is no humidity."""
     row: Sample | None = db.execute("""
         SELECT time, value FROM series JOIN main.reading ON reading.series = series.id
@@ -1751,7 +1749,7 @@ class Database:
         self.changed: Callable[[], object] = lambda: None       # stations or history changed
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
-            self.lock = stack.enter_context(contextlib.closing(take_lock(path)))
+            self.lock = stack.enter_context(contextlib.closing(acquire_lock(path)))
             refuse_foreign(path)        # again: now nobody else can make it
             self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
             try:
@@ -1913,12 +1911,12 @@ class Database:
         are new, so the file is asked only for a hash that it may have."""
         batch, key = self.batch, (station, seq)
         entry = batch.receipts.get(key, batch.found.get(key))
-        if entry is None and seq in self.find_seqs(station):
+        if entry is None and seq in self.read_seqs(station):
             entry = ask(self.db, "SELECT entry FROM receipt WHERE station = ? AND hash = ?",
                         (station, seq))
         return entry
 
-    def find_seqs(self, station: int) -> Seqs:
+    def read_seqs(self, station: int) -> Seqs:
         """The filter of the hashes that the file has of a station."""
         if (known := self.known_seqs.get(station)) is None:
             if len(self.known_seqs) >= RECEIPT_STATIONS:
@@ -1965,7 +1963,7 @@ class Database:
         """The station whose key writes for this one: its own, or that of its console."""
         return self.stations[station.console] if station.console and not station.key else station
 
-    def take_part(self, owner: Station, name: str, mac: str, now: int) -> Station | None:
+    def adopt_part(self, owner: Station, name: str, mac: str, now: int) -> Station | None:
         """The station with this MAC, for which the owner's key writes. A new one is stored with
         the batch. None if name or MAC belong to a station that was registered separately."""
         part = self.by_mac.get(mac)
@@ -2009,7 +2007,7 @@ class Database:
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", [
             (station, entry, seq) for (station, seq), entry in batch.receipts.items()])
         for sender, seq in batch.receipts:
-            self.find_seqs(sender).add(seq)
+            self.read_seqs(sender).add(seq)
             if self.known_seqs[sender].count > 2 * RECEIPTS:
                 self.db.execute("DELETE FROM receipt WHERE station = ? AND entry <= ?",
                                 (sender, self.stations[sender].last_entry - RECEIPTS))
@@ -2218,7 +2216,7 @@ class Writer(Database):
 
     def add_all(self, station: Station, readings: list[Reading], now: int) -> list[int]:
         """Add many readings. If several may be repeated, the receipts are read all at once."""
-        may_have, id = self.find_seqs(station.id), station.id
+        may_have, id = self.read_seqs(station.id), station.id
         seqs = {seq for reading in readings if reading.seq is not None
                 and (seq := hash_seq(reading.field, reading.seq)) in may_have}
         if len(seqs) > 1:
@@ -2239,7 +2237,7 @@ class Writer(Database):
 
 # -- files to write -------------------------------------------------------------------------------
 
-def find_kind(path: Path) -> str | None:
+def read_kind(path: Path) -> str | None:
     """What a file of ours is, by its content: `database`, `backup` (no server has used it yet) or
     `log`. None if it is not ours."""
     header = b""
@@ -2260,8 +2258,8 @@ def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
               if target.name.endswith(suffix)]
     if (target.resolve() in [path.resolve() for path in ours]
             or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
-            or any(map(find_kind, owners))
-            or find_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
+            or any(map(read_kind, owners))
+            or read_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
         raise StoreError(f"{target} is a database or belongs to one; name another file")
 
 
@@ -2289,7 +2287,7 @@ def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator
     partial = beside(target, ".partial")
     refuse_ours(partial, database, True)        # what a killed backup left may go
     try:
-        lock = take_lock(partial)
+        lock = acquire_lock(partial)
     except BlockingIOError:
         raise StoreError(f"another command is writing {target}") from None
     try:
@@ -2516,6 +2514,7 @@ class Access:
             return False
         self.guesses.accept(address, digest)
         return True
+
 
 # ------------------------------------------------------------------------------------------------
 # 5. Forecast
@@ -3099,8 +3098,8 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
     heard = said[-1].time if said else last_possible(reader.db, series, now - REPLAY_WINDOW, now)
     return place._replace(
         readings=[latest.last[-1] for latest in said[recent:]], said=said[first:], heard=heard,
-        odd=find_odd(reader.db, series, now),
-        humidity=find_humidity(reader.db, station.id, now))
+        odd=read_odd(reader.db, series, now),
+        humidity=read_humidity(reader.db, station.id, now))
 
 
 async def answer_room(reader: Reader, room: Place, begin: Course, outside: Place | None, now: int,
@@ -4142,8 +4141,7 @@ def mark_up(value: object) -> Markup:
 
 
 class Template(string.Template):
-    """Markup with placeholders. Values are escaped unless they are Markup: no caller can forget
-    it."""
+    """Markup with placeholders. It escapes all values but Markup, so no caller can forget it."""
 
     def substitute(self, mapping: Mapping[str, object] = MappingProxyType({}), /,
                    **values: object) -> Markup:
@@ -4246,8 +4244,7 @@ def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
 
 
 def split_label(series: Latest) -> tuple[str, str]:
-    """The name of a field and its unit, like `wind` and `m/s`. Without a known unit, the whole
-    label is the name."""
+    """A field's name and unit, like `wind` and `m/s`. A label without a unit is all name."""
     label = series.label or LABELS.get(series.field) or f"field {series.field}"
     name, _, unit = label.rpartition(" ")
     return (name, unit) if unit in UNITS_SHOWN else (label, "")
@@ -4368,8 +4365,7 @@ def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """The parts of a line between its gaps. A gap is longer than what is usual for the points on
-    either side of it."""
+    """The parts of a line between its gaps, which are longer than usual on either side."""
     first, times = 0, [point.time for point in points]
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
@@ -4961,8 +4957,7 @@ PALETTE = bytes(
 
 
 def draw_pixels(size: int, row: int) -> bytes:
-    """A row of pixels of the icon: each edge of a shape adds to, or takes from, all pixels to its
-    right."""
+    """A row of pixels of the icon. Each edge of a shape changes all pixels to its right."""
     steps = [0] * (size + 2)
     for color, corners in SHAPES:
         unit = 1 if color == "#ffffff" else 16
@@ -7135,8 +7130,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
 
 
 def post_update(request: Request, server: "Server") -> Answer:
-    """Answer POST /update: JSON with our names is a bulk update, other objects and forms are
-    ThingSpeak's."""
+    """Answer POST /update: JSON with our names is ours, other objects and forms ThingSpeak's."""
     if request.body.lstrip()[:1] not in (b"{", b"[") and (
             request.query or b"=" in request.body or find_key(request, {}) or not request.body):
         return write_entry(request, server)
@@ -7316,7 +7310,7 @@ async def read_entry(reader: Reader, station: int, number: int) -> Entry | None:
     return None if ms is None else read_feed(reader, station, (ms, number + 1), 1)[0]
 
 
-async def find_entries(read: Read, fields: Iterable[int], results: int) -> AsyncIterator[Entry]:
+async def read_entries(read: Read, fields: Iterable[int], results: int) -> AsyncIterator[Entry]:
     """The entries of the wanted time, the newest first."""
     before = (read.end, 0)
     while results > 0:
@@ -7332,7 +7326,7 @@ async def find_entries(read: Read, fields: Iterable[int], results: int) -> Async
 
 async def select_entries(read: Read) -> AsyncIterator[Entry]:
     """The entries of a feed, or their summaries, within minimum and maximum, the newest first."""
-    entries = find_entries(read, THINGSPEAK_FIELDS, read.results)
+    entries = read_entries(read, THINGSPEAK_FIELDS, read.results)
     if read.summary:
         entries = summarize_entries([entry async for entry in entries][::-1], read.fields,
                                     *read.summary)
@@ -7465,7 +7459,7 @@ async def get_feed(read: Read) -> Answer:
         "last_entry_id": station.last_entry or None}, select_entries(read))
 
 
-async def find_entry(read: Read) -> Entry | None:
+async def select_entry(read: Read) -> Entry | None:
     """The entry of the path's number, else the last one, with the path's field. Raises Refused."""
     reader, station, end = read.server.reader, read.station.id, (read.server.now() + 1, 0)
     if number := read.path.get("entry"):
@@ -7480,7 +7474,7 @@ async def find_entry(read: Read) -> Entry | None:
 
 
 async def get_entry(read: Read) -> Answer:
-    if not (entry := await find_entry(read)):
+    if not (entry := await select_entry(read)):
         return NOTHING
     if "field" in read.path and not read.suffix:
         value = say_value(entry.values[read.fields[0]], read.decimals)
@@ -7491,7 +7485,7 @@ async def get_entry(read: Read) -> Answer:
 
 async def get_age(read: Read) -> Answer:
     """Seconds since the last entry. The sources do not show .txt, .xml and .csv of it."""
-    if not (entry := await find_entry(read)):
+    if not (entry := await select_entry(read)):
         return NOTHING
     age = str(max(0, read.server.now() - entry.time) // 1000)
     if not read.suffix:
@@ -7499,10 +7493,10 @@ async def get_age(read: Read) -> Answer:
     return render_document("feed", {"last_data_age": age, "last_data_age_units": "s"}, read.suffix)
 
 
-async def find_statuses(read: Read) -> AsyncIterator[Entry]:
+async def read_statuses(read: Read) -> AsyncIterator[Entry]:
     """The entries that have a status text, the newest first."""
     found = 0
-    async for entry in find_entries(read, (), MAX_RESULTS):
+    async for entry in read_entries(read, (), MAX_RESULTS):
         if entry.note.status is not None and found < read.results:
             found += 1
             yield entry
@@ -7515,8 +7509,8 @@ async def get_status(read: Read) -> Answer:
                           read.server.now())
     read = read._replace(**wanted | {"fields": [], "summary": None, "notes": NOTES["status"]})
     if not is_last:
-        return await render_feed(read, {"name": read.station.name}, find_statuses(read))
-    found = [entry async for entry in find_statuses(read._replace(results=1))]
+        return await render_feed(read, {"name": read.station.name}, read_statuses(read))
+    found = [entry async for entry in read_statuses(read._replace(results=1))]
     return render_document("feed", entry_row(read, found[0]), read.suffix) if found else NOTHING
 
 
@@ -7730,8 +7724,7 @@ def parse_measure(name: str, text: str, unit: str) -> float | None:
 
 
 def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
-    """The form of a console or sensor, with names in lower case, as numbers by slot and field.
-    Raises Refused."""
+    """A report, with names in lower case, as numbers by slot and field. Raises Refused."""
     report: dict[str, dict[int, float]] = {}
     for name, (slot, field, unit) in UPLOADS.items():
         if name in form and (value := parse_measure(name, form[name], unit)) is not None:
@@ -7870,7 +7863,7 @@ PURPOSE = Answer(render_message(
     HTML, headers=PAGE_HEADERS)
 
 
-def take_report(request: Request, server: "Server") -> Answer:
+def store_report(request: Request, server: "Server") -> Answer:
     """Store a console's report, all of it or nothing, as one entry of each station in it."""
     if not (match := REPORT.fullmatch(request.path)):
         raise Refused(404, "there is nothing at this address; the page is at /")
@@ -7888,7 +7881,7 @@ def take_report(request: Request, server: "Server") -> Answer:
     console, now = server.access.admit(mac, key, request.address), server.now()
     ms = parse_dateutc(form.get("dateutc", ""), now)
     found = [(part, values) for slot, values in parse_report(form).items()
-             if (part := server.writer.take_part(
+             if (part := server.writer.adopt_part(
                  console, *name_part(console.name, console.mac, slot), now) if slot
                  else console)]
     if not found:
@@ -7899,7 +7892,7 @@ def take_report(request: Request, server: "Server") -> Answer:
 
 
 enter(
-    *(Loose(method, path, take_report, is_safe=False) for method in ("GET", "POST")
+    *(Loose(method, path, store_report, is_safe=False) for method in ("GET", "POST")
       for path in ("/weatherstation/", "/data/")))
 UPDATE_ROOTS += ["/weatherstation/", "/data/report/"]
 STATION_KINDS["console"] = console_kind
@@ -9097,8 +9090,7 @@ DEMO_NOTE = "This is a demo: two simulated stations in a heat wave, whatever the
 
 
 def wander(ms: int, period: int) -> float:
-    """A number from -1 to 1 that moves smoothly to a new random value in each period. It depends
-    on the time alone."""
+    """A number from -1 to 1 that moves smoothly to another random one in each period."""
     i, rest = divmod(ms, period)
     before, after = (math.sin(12.9898 * (j + period / HOUR)) * 43_758.5453 % 2 - 1
                      for j in (i, i + 1))
@@ -9121,8 +9113,7 @@ def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
 
 
 class DemoHouse:
-    """A room whose temperature follows the weather and the sun, with windows that are opened
-    when that cools it."""
+    """A room that follows the weather and the sun; its windows open when that cools it."""
 
     def __init__(self, start: int):
         self.at, self.inside = start, 26.0

@@ -115,7 +115,7 @@ def test_a_link_and_a_folder_are_refused(filled, run, tmp_path):
 
 
 def test_of_two_backups_to_one_file_one_waits_or_is_told(filled, run, tmp_path):
-    lock = iotserver.take_lock(tmp_path / "copy.db.partial")
+    lock = iotserver.acquire_lock(tmp_path / "copy.db.partial")
     run("--backup", "copy.db", status=1, stderr="another command is writing")
     lock.close()
     run("--backup", "copy.db")

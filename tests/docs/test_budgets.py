@@ -16,7 +16,7 @@ BANNERS = [(number, line) for number, line in enumerate(LINES, 1) if re.match(r"
 
 # The design asks for 4,700 lines of house, 700 for the roof and each wing, and 7,400 in all. These
 # are what there is, so that it only becomes less.
-MOST_LINES = {"house": 7_000, "wing": 700, "all": 9_725}
+MOST_LINES = {"house": 7_000, "wing": 700, "all": 9_716}
 COLUMNS = 99
 FUNCTION_LINES = {"median": 8, "90 %": 20, "all": 50}
 CLASS_LINES, CLASS_ATTRIBUTES = 300, 20

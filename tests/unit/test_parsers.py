@@ -100,7 +100,7 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
     "find_route": lambda text: ("GET", "/channels/" + text),
     "parse_update_json": lambda text: (
         as_json(text) or {"mac": text, "api_key": text, "readings": [text]},),
-    "take_parts": lambda text: ("body", as_json(text) or {text: text}, ("mac",)),
+    "parse_parts": lambda text: ("body", as_json(text) or {text: text}, ("mac",)),
     "parse_json_reading": lambda text: (
         "readings[0]", {"field": 1, "data": text, "age": text, "seq": text}),
     "parse_reading": lambda text: ({"field": "1", "data": text, "age": text, "seq": text},),
