@@ -668,8 +668,7 @@ def load_json(body: bytes) -> Any:
 
 
 def parse_parts(where: str, document: Any, known: Iterable[str]) -> dict[str, Any]:
-    """A JSON object without its nulls. Raises Refused for any other document and for an object
-    with unknown parts."""
+    """A JSON object without its nulls. Raises Refused for other documents and unknown parts."""
     if not isinstance(document, dict):
         raise Refused(400, f"{where}: a JSON object is needed")
     if unknown := document.keys() - known:
@@ -737,8 +736,7 @@ def parse_name(text: str) -> str:
 
 def summarize(readings: Iterable[tuple[int, int, int, Value]]
               ) -> dict[tuple[int, int], list[float]]:
-    """The summaries {(series, hour): [count, minimum, maximum, total]} of (series, time, entry,
-    value) rows."""
+    """(series, time, entry, value) rows as {(series, hour): [count, minimum, maximum, total]}."""
     hours: dict[tuple[int, int], list[float]] = {}
     for series, ms, _, value in readings:
         if isinstance(value, str):
@@ -1574,12 +1572,14 @@ def check_owners(reader: Reader) -> list[str]:
 
 
 def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> int | None:
-    """The time of the newest possible temperature up to now; if before start, its hour."""
+    """When the newest possible temperature up to now was: its hour if pruned or before start."""
     last: int | None = ask(db, """
         SELECT coalesce((SELECT max(time) FROM main.reading WHERE series = ?1 AND time <= ?2
                          AND time >= ?3 AND value BETWEEN ?5 AND ?6),
                         (SELECT max(hour) * ?4 FROM main.hour WHERE series = ?1
-                         AND hour <= ?3 / ?4))""", (series, now, start, HOUR, *POSSIBLE))
+                         AND hour <= ?2 / ?4 AND (pruned > 0 OR hour <= ?3 / ?4)
+                         AND minimum <= ?6 AND maximum >= ?5))""",
+                        (series, now, start, HOUR, *POSSIBLE))
     return last
 
 

@@ -142,8 +142,8 @@ refuse_other_way() {
 install_program() {
     put 644 "$here/__main__.py" $library/__main__.py
     put 644 "$here/../iotserver.py" $library/iotserver.py
-    ! was_changed $library/iotserver.py ||
-        run "$python" -Im compileall -q ${root:+-s "$root"} "$root$library"
+    # Also after an upgrade of Python alone; what is compiled already is skipped.
+    [ -n "$dry" ] || "$python" -Im compileall -q ${root:+-s "$root"} "$root$library"
     put 755 "$here/restore.sh" /usr/local/bin/iotserver-restore
     put_text 755 /usr/local/bin/iotserver << END
 #!/bin/sh

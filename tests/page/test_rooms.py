@@ -251,6 +251,18 @@ def test_how_long_it_has_been_silent_after_the_window(house, silent):
     assert "no reading yet" not in page.text
 
 
+@pytest.mark.parametrize(("value", "said"), [
+    (20, "has been silent for 3 d."), (85, "has sent no temperature yet.")])
+def test_how_long_it_has_been_silent_once_its_readings_are_pruned(house, value, said):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("inside", HALF_HOUR, 20)
+    house.store("outside", range(-4 * 1440 + 90, -4 * 1440 + 120), value)
+    while house.writer.prune_step(round(house.time * 1000) - DAY):
+        pass
+    house.server.board.expires = 0
+    assert house.page().verdict == f'No answer: "outside" {said}'
+
+
 def test_a_label_on_an_unused_field_makes_nobody_silent(house):
     house = house(("inside", "inside"), ("outside", "outside"), ("garden", None))
     for name in ("inside", "outside", "garden"):
