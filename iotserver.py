@@ -617,8 +617,8 @@ def parse_reading(parts: Mapping[str, str]) -> Reading:
     seq = parts.get("seq")
     try:
         value = parse_number(parts["data"])
-    except ValueError as error:
-        raise Refused(400, f"data: {error}, like 72.3, of at most {MAX_NUMBER} characters"
+    except ValueError:
+        raise Refused(400, f"data: a decimal number like 72.3, of at most {MAX_NUMBER} characters"
                       ) from None
     if seq is not None and not (0 < len(seq) <= MAX_SEQ and seq.isprintable()):
         raise Refused(400, f"seq: 1 to {MAX_SEQ} printable characters")
@@ -751,7 +751,7 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
                 summary[2] = value
             summary[3] += value
     for summary in hours.values():
-        summary[3] = max(-LARGEST, min(LARGEST, summary[3]))
+        summary[3] = bound(summary[3])
     return hours
 
 
@@ -4244,7 +4244,7 @@ def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
 
 
 def split_label(series: Latest) -> tuple[str, str]:
-    """A field's name and unit, like `wind` and `m/s`. A label without a unit is all name."""
+    """A field's name and unit, like `wind` and `m/s`. A label without a known unit is the name."""
     label = series.label or LABELS.get(series.field) or f"field {series.field}"
     name, _, unit = label.rpartition(" ")
     return (name, unit) if unit in UNITS_SHOWN else (label, "")
@@ -4365,7 +4365,7 @@ def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
 
 
 def segments(points: list[Point]) -> Iterator[list[Point]]:
-    """The parts of a line between its gaps, which are longer than usual on either side."""
+    """The parts of a line between its gaps. A gap is longer than is usual on both sides of it."""
     first, times = 0, [point.time for point in points]
     for i, (before, point) in enumerate(itertools.pairwise(points), 1):
         distance = point.time - before.time - (before.width + point.width) // 2
@@ -4531,8 +4531,8 @@ def draw_chart(chart: Chart) -> Markup:
     said = describe_lines(chart, kept)
     if far:
         farthest = max(max(p.maximum, -p.minimum) for p in far)
-        note = f"{len(far)} not drawn: as far off as {farthest:.2g}"
-        shapes.append(TEXT_AT(css="mark", x=WIDTH - RIGHT, y=TOP - 5, anchor="end", text=note))
+        note = f"{len(far)} not drawn: as far off as {farthest:.3g}"
+        shapes.append(TEXT_AT(css="mark", x=2, y=TOP - 8, anchor="start", text=note))
         said += f"; {note}"
     return CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=WIDTH - LEFT - RIGHT,
                  top=TOP, high=height, least=chart.bounds[0], most=chart.bounds[-1],
@@ -7130,7 +7130,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
 
 
 def post_update(request: Request, server: "Server") -> Answer:
-    """Answer POST /update: JSON with our names is ours, other objects and forms ThingSpeak's."""
+    """Answer POST /update: JSON with our names is a bulk update, all else is ThingSpeak's."""
     if request.body.lstrip()[:1] not in (b"{", b"[") and (
             request.query or b"=" in request.body or find_key(request, {}) or not request.body):
         return write_entry(request, server)

@@ -142,7 +142,7 @@ refuse_other_way() {
 install_program() {
     put 644 "$here/__main__.py" $library/__main__.py
     put 644 "$here/../iotserver.py" $library/iotserver.py
-    # Also after an upgrade of Python alone; what is compiled already is skipped.
+    # This also compiles after an upgrade of Python alone. It skips what is compiled already.
     [ -n "$dry" ] || "$python" -Im compileall -q ${root:+-s "$root"} "$root$library"
     put 755 "$here/restore.sh" /usr/local/bin/iotserver-restore
     put_text 755 /usr/local/bin/iotserver << END

@@ -56,6 +56,19 @@ def test_of_temperatures_the_impossible_is_left_out_and_told(unit, values):
     assert float(re.search(r'data-high="([\d.e+-]+)', draw(wide, unit="°C"))[1]) < 30
 
 
+def test_what_is_left_out_is_told_beside_the_word_now():
+    """A letter is 6.8 units wide at most, in the widest of the usual fonts."""
+    line = Line("x", "hue1", readings(20, -127, 21))
+    chart = iot.render_chart(Chart([line], "°C", NOON - DAY, NOON + DAY // 2, UTC, present=NOON))
+    notes = re.findall(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]*(?:drawn|now)[^<]*)',
+                       chart)
+    assert len(notes) == 2
+    (middle, _, _, _), = [note for note in notes if note[3] == "now"]
+    (left, _, anchor, text), = [note for note in notes if note[3] != "now"]
+    assert (anchor, text) == ("start", "1 not drawn: as far off as 127")
+    assert float(left) + 6.8 * len(text) < float(middle) - 1.5 * 6.8
+
+
 def test_what_can_be_true_is_drawn():
     for values in ([0] * 50 + [900], [20, -127, 20], [101_325, 101_400], [0, 0, 65_535, 40_000]):
         chart = draw(readings(*values))
