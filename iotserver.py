@@ -751,7 +751,7 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
                 summary[2] = value
             summary[3] += value
     for summary in hours.values():
-        summary[3] = bound(summary[3])
+        summary[3] = max(-LARGEST, min(LARGEST, summary[3]))
     return hours
 
 
