@@ -18,27 +18,34 @@ Architecture
 Rooms, each of which uses only names above it
      1. Words         settings, commands, the log, limits, text and time
      2. Readings      from URLs, forms and JSON to numbers
-     3. Store         the file: every question, every change
-     4. Access        keys, rates, guesses
-     5. Forecast      when it gets cooler or warmer
-     6. Verdict       open, close, comfortable or unknown, and its words
-     7. HTTP          bytes to requests, answers to bytes
-     8. Page          templates, charts, what is kept of them
-     9. Server        connections, turns, steps, events, jobs
-    10. Routes        our own
-    11. Courier       the process that connects to others
+     3. File          lock, layout, files that belong together
+     4. Questions     every question asked of the file
+     5. Changes       updates, batches, the steps of commands
+     6. Access        keys, rates, guesses
+     7. Forecast      when it gets cooler or warmer
+     8. Verdict       open, close, comfortable or unknown, and its words
+     9. Sentences     the answer in words
+    10. HTTP          bytes to requests, answers to bytes
+    11. Looks         style, script, icons, the frame of each page
+    12. Charts        lines over time as SVG
+    13. Page          cards, tiles, and what is kept of them
+    14. Dispatch      which route answers, and who may ask
+    15. Connections   clients, deadlines, fair shares
+    16. Server        turns, events, jobs, commands, start and stop
+    17. Routes        our own
+    18. Courier       the process that connects to others
 Wings, which nothing above them names: each can be deleted
-    12. ThingSpeak    its clients' requests and its answers
-    13. Consoles      bought stations: Weather Underground's and Ecowitt's uploads
-    14. Messages      to phones, webhooks and mail
-    15. Forwarding    all readings to an engine
-    16. Import        files of others
-    17. Private page  a password
-    18. Metrics       for Prometheus
-    19. Review        what would have been said
-    20. Demo          a simulated house
+    19. ThingSpeak    its clients' requests and its answers
+    20. Consoles      bought stations: Weather Underground's and Ecowitt's uploads
+    21. Messages      to phones, webhooks and mail
+    22. Forwarding    all readings to an engine
+    23. Import        files of others
+    24. Private page  a password
+    25. Metrics       for Prometheus
+    26. Review        what would have been said
+    27. Demo          a simulated house
 Roof
-    21. Commands      the command line, main
+    28. Commands      the command line, main
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -85,12 +92,6 @@ Refused, to stay what it is
 # ------------------------------------------------------------------------------------------------
 # 1. Words
 #    Law: words, numbers and settings; nothing here knows what the server is for.
-#    Exports: __version__, as_text, bound, Command, COMMAND_SECONDS, COMMANDS, DAY, EARLIEST_TIME,
-#        end_at_once, EPOCH, EXTRA_OPTIONS, find_zone, finish, finish_output, format_ago,
-#        format_bytes, format_time, HOUR, LARGEST, LATEST_TIME, log, MAX_*, MILLISECOND, MINUTE,
-#        now_ms, one_of, open_missing, OPTIONS, OWN, parse_database, parse_duration, parse_moment,
-#        parse_number, parse_switch, parse_time, part_of, pause, progress_bar, remember, require,
-#        set_output, Setting, SETTINGS, SHARE, STEP_*, STOP_SECONDS, T, Usage
 # ------------------------------------------------------------------------------------------------
 import sys
 
@@ -492,12 +493,8 @@ def part_of(owner: Any, kind: Callable[[Any], T]) -> T:
 
 # ------------------------------------------------------------------------------------------------
 # 2. Readings
-#    Law: pure functions from text to values, without clock, file or socket. Times are ms in UTC.
-#    Exports: Headers, is_label, is_name, KEY, LARGEST_ENTRY, learn_silence, load_json, MAX_*,
-#        parse_age, parse_entry, parse_field, parse_instant, parse_json_reading, parse_mac,
-#        parse_name, parse_update, parse_update_json, parse_value, Point, POSSIBLE, Reading,
-#        Refused, Sample, silence_limit, SILENT_AT_LEAST, split_update_path, summarize, Summary,
-#        thin, usual_interval, Value
+#    Law: pure functions from text to values, without clock, file or socket. Times are ms in
+#    UTC.
 # ------------------------------------------------------------------------------------------------
 MAX_AGE = 2_592_000             # seconds, 30 days; a station buffers less
 MAX_SEQ = 32                    # characters of a seq; a boot number and a counter take 20
@@ -798,29 +795,11 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
 
 
 # ------------------------------------------------------------------------------------------------
-# 3. Store
-#    Law: Writer is the only connection that writes or checkpoints; Reader opens mode=ro and
-#    asks. No read transaction outlives the call that opened it.
-#    Exports: ask, Batch, beside, connect, count_from, CSV_KINDS, Database, Entry, Fellow,
-#        FILE_KINDS, find_station, is_fatal, Kind, last_possible, Latest, LeftOut, LOCK_SECONDS,
-#        MAX_*, naming, Note, ON_LOAD, PAGE_ROWS, QUARTER, read_admitted, read_courses,
-#        read_humidity, read_odd, read_readings, Reader, refuse_taken, replacing,
-#        require_database, Row, SERIES_TABLES, shift, SOCKETS, Station, STATION_KINDS,
-#        STATION_TABLES, StoreError, TABLE_KINDS, Writer, writing
+# 3. File
+#    Law: one process writes, and nothing of ours is ever overwritten.
 # ------------------------------------------------------------------------------------------------
 RECEIPTS = 1000                 # newest entries whose seqs are kept: a whole bulk can be repeated
-MAX_ADMITTED = 10_000           # pairs of address and key that are kept; 50 bytes each
-RECEIPT_STATIONS = 1000         # stations with a filter of their seqs in memory: 16 KB each
-
-CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
-STEP_PAGES = 500                # pages given back in one step
-PAGE_ROWS = 500                 # rows read at a time while streaming; no read transaction is held
-STEP_READINGS = 2000            # readings that one step of a question reads: about 2 ms
-STEP_HOURS = 2000               # hourly summaries that one step reads: about 2 ms
-MAX_SCAN = 20_000               # readings read for one chart; with more, it shows hourly summaries
 LOCK_SECONDS = 10               # wait for a command that writes; a prune takes seconds
-
-QUARTER = 15 * MINUTE           # the step of forecasts
 APPLICATION_ID = 0x696F7473     # "iots": how a file tells that it is ours
 
 # A new version appends one text; user_version counts how many a file has seen.
@@ -971,131 +950,6 @@ class StoreError(Exception):
     """The database cannot be used, or a wish cannot be granted; the text says what to do."""
 
 
-@dataclasses.dataclass(slots=True)
-class Station:
-    """A row of the table station, column by column. Keys are their SHA-256."""
-    id: int
-    name: str
-    mac: str
-    role: str | None = None
-    key: bytes | None = None
-    next_key: bytes | None = None
-    read_key: bytes | None = None
-    created: int = 0
-    heard: int | None = None
-    last_entry: int = 0
-    silence: int = SILENT_AT_LEAST      # ms until it counts as silent, from its pauses
-    console: int | None = None  # the station whose key also writes here: a console's outside
-    offset: float = 0           # °C that are added to field 1 wherever it is shown
-
-
-class Fellow(NamedTuple):
-    """A station that is registered together with another one, whose key also writes for it."""
-    name: str
-    mac: str
-    role: str | None
-    labels: Iterable[str]       # of fields 1, 2, ...
-
-
-class Kind(NamedTuple):
-    """What --add-station registers, and how it says what to do next."""
-    name: str
-    role: str | None
-    labels: Iterable[str]
-    fellows: Sequence[Fellow]
-    say: Callable[..., str]
-
-
-# Kinds by the option that asks for them. Without such an option it is a plain station.
-STATION_KINDS: dict[str, Callable[[argparse.Namespace, str], Kind]] = {}
-
-
-def hash_seq(field: int, seq: str) -> bytes:
-    """Eight bytes for a seq of a field. Among 1,000 of them no collision is to be expected."""
-    return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
-
-
-@dataclasses.dataclass(slots=True)
-class Seqs:
-    """A Bloom filter of the hashes in a station's receipts. A hash sets 2 of 131,072 bits. With
-    2,000 receipts about 1 new hash in 1,000 seems known, which costs a question to the file."""
-    bits: bytearray = dataclasses.field(default_factory=lambda: bytearray(1 << 14))
-    count: int = 0
-
-    def add(self, seq: bytes) -> None:
-        self.bits[seq[0] << 6 | seq[1] >> 2] |= 1 << (seq[2] & 7)
-        self.bits[seq[3] << 6 | seq[4] >> 2] |= 1 << (seq[5] & 7)
-        self.count += 1
-
-    def __contains__(self, seq: bytes) -> bool:
-        return (self.bits[seq[0] << 6 | seq[1] >> 2] >> (seq[2] & 7)
-                & self.bits[seq[3] << 6 | seq[4] >> 2] >> (seq[5] & 7) & 1 == 1)
-
-
-class Latest(NamedTuple):
-    """The newest reading of a series; time and value are None if it has no readings."""
-    series: int
-    station: int
-    field: int
-    label: str | None
-    time: int | None
-    value: Any
-
-
-class Note(NamedTuple):
-    """What an entry carries besides numbers. All are None if it carries nothing else."""
-    status: str | None = None
-    latitude: Any = None
-    longitude: Any = None
-    elevation: Any = None
-
-
-class Entry(NamedTuple):
-    """What one update stored. number is None for a summary of many."""
-    time: int
-    number: int | None
-    values: dict[int, Any]      # by field
-    note: Note = Note()
-
-
-class Row(NamedTuple):
-    """A reading on its way out of or into a CSV file. entry is None where the source has none."""
-    time: int
-    station: str
-    mac: str
-    field: int
-    value: Any
-    entry: int | None
-
-
-LeftOut: TypeAlias = collections.Counter[str]   # the number of rows or columns for each reason
-Rows = Iterator[Row]
-# What --import reads. A kind of CSV has a test of its first line and a function that reads its
-# other lines; a table of SQLite has its name; any other kind of file begins with certain bytes.
-CSV_KINDS: list[tuple[
-    Callable[[list[str]], bool],
-    Callable[[list[str], Iterator[list[str]], Station | None, LeftOut], Rows]]] = []
-TABLE_KINDS: dict[str, Callable[[sqlite3.Connection, Station | None, LeftOut], Rows]] = {}
-FILE_KINDS: dict[bytes, Callable[[BinaryIO, str, Station | None, LeftOut], Rows]] = {}
-
-
-@dataclasses.dataclass(slots=True)
-class Batch:
-    """What one turn wants stored."""
-    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
-    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-    receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
-    found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # by add_all
-    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
-    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
-    promoted: set[int] = dataclasses.field(default_factory=set)     # next key was used
-    admitted: list[bytes] = dataclasses.field(default_factory=list)     # see Access.admit
-    parts: list[Station] = dataclasses.field(default_factory=list)  # rooms of consoles
-    now: int = 0                # when its updates arrived; 0 in an import
-    entries: int = 0            # entries to store
-    repeated: int = 0           # readings that were stored before
-
-
 def refuse_foreign(path: Path) -> None:
     """Raise StoreError for a file that is not ours. Only its first 100 bytes are read, without
     SQLite. Call this only before the process connects to the file: closing a descriptor of it
@@ -1200,6 +1054,164 @@ def ask(db: sqlite3.Connection, question: str,
     return row and row[0]
 
 
+# -- files to write -------------------------------------------------------------------------------
+
+def read_kind(path: Path) -> str | None:
+    """What a file of ours is, by its content: `database`, `backup` (no server has used it yet) or
+    `log`. None if it is not ours."""
+    header = b""
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                header = file.read(100)
+    if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
+        return "database" if header[18] == 2 else "backup"      # 2: in WAL mode
+    return "log" if header[:3] == b"\x37\x7f\x06" else None
+
+
+def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
+    """Raise StoreError if a file to write is a database of ours or belongs to one, by any name or
+    link. With may_be_backup, an older backup may be replaced."""
+    ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
+    owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
+              if target.name.endswith(suffix)]
+    if (target.resolve() in [path.resolve() for path in ours]
+            or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
+            or any(map(read_kind, owners))
+            or read_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
+        raise StoreError(f"{target} is a database or belongs to one; name another file")
+
+
+@contextlib.contextmanager
+def naming(name: str | Path) -> Iterator[None]:
+    """An error of the system becomes a StoreError that says which file it is about."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{error.filename or name}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
+    """A file to write, which replaces target if all went well and is removed otherwise. A device
+    or a pipe is not replaced but written to."""
+    refuse_ours(target, database, is_backup)
+    if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
+        yield target
+        return
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise StoreError(f"{target} is not a regular file; name another one")
+    partial = beside(target, ".partial")
+    refuse_ours(partial, database, True)        # what a killed backup left may go
+    try:
+        lock = acquire_lock(partial)
+    except BlockingIOError:
+        raise StoreError(f"another command is writing {target}") from None
+    try:
+        partial.unlink(missing_ok=True)         # of a command that was killed
+        yield partial
+        sync(partial)
+        partial.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise StoreError(f"{target}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        beside(partial, ".lock").unlink(missing_ok=True)
+        lock.close()
+
+
+@contextlib.contextmanager
+def writing(name: str, path: Path) -> Iterator[TextIO]:
+    """Standard output for `-`, else a file that appears once all of it is written."""
+    if name == "-":
+        set_output("strict", "utf-8")           # data is UTF-8 everywhere
+        yield sys.stdout
+        return
+    with replacing(Path(name).absolute(), path) as partial, \
+            partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+# ------------------------------------------------------------------------------------------------
+# 4. Questions
+#    Law: Reader opens mode=ro and asks; no read transaction outlives the call that opened it.
+# ------------------------------------------------------------------------------------------------
+PAGE_ROWS = 500                 # rows read at a time while streaming; no read transaction is held
+STEP_READINGS = 2000            # readings that one step of a question reads: about 2 ms
+STEP_HOURS = 2000               # hourly summaries that one step reads: about 2 ms
+MAX_SCAN = 20_000               # readings read for one chart; with more, it shows hourly summaries
+
+QUARTER = 15 * MINUTE           # the step of forecasts
+
+
+@dataclasses.dataclass(slots=True)
+class Station:
+    """A row of the table station, column by column. Keys are their SHA-256."""
+    id: int
+    name: str
+    mac: str
+    role: str | None = None
+    key: bytes | None = None
+    next_key: bytes | None = None
+    read_key: bytes | None = None
+    created: int = 0
+    heard: int | None = None
+    last_entry: int = 0
+    silence: int = SILENT_AT_LEAST      # ms until it counts as silent, from its pauses
+    console: int | None = None  # the station whose key also writes here: a console's outside
+    offset: float = 0           # °C that are added to field 1 wherever it is shown
+
+
+class Latest(NamedTuple):
+    """The newest reading of a series; time and value are None if it has no readings."""
+    series: int
+    station: int
+    field: int
+    label: str | None
+    time: int | None
+    value: Any
+
+
+class Note(NamedTuple):
+    """What an entry carries besides numbers. All are None if it carries nothing else."""
+    status: str | None = None
+    latitude: Any = None
+    longitude: Any = None
+    elevation: Any = None
+
+
+class Entry(NamedTuple):
+    """What one update stored. number is None for a summary of many."""
+    time: int
+    number: int | None
+    values: dict[int, Any]      # by field
+    note: Note = Note()
+
+
+class Row(NamedTuple):
+    """A reading on its way out of or into a CSV file. entry is None where the source has none."""
+    time: int
+    station: str
+    mac: str
+    field: int
+    value: Any
+    entry: int | None
+
+
+LeftOut: TypeAlias = collections.Counter[str]   # the number of rows or columns for each reason
+Rows = Iterator[Row]
+# What --import reads. A kind of CSV has a test of its first line and a function that reads its
+# other lines; a table of SQLite has its name; any other kind of file begins with certain bytes.
+CSV_KINDS: list[tuple[
+    Callable[[list[str]], bool],
+    Callable[[list[str], Iterator[list[str]], Station | None, LeftOut], Rows]]] = []
+TABLE_KINDS: dict[str, Callable[[sqlite3.Connection, Station | None, LeftOut], Rows]] = {}
+FILE_KINDS: dict[bytes, Callable[[BinaryIO, str, Station | None, LeftOut], Rows]] = {}
+
+
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
                   end: tuple[int, int] = (LATEST_TIME, 0), limit: int = -1, order: str = "ASC",
                   table: str = "main.reading") -> list[tuple[int, int, Any]]:
@@ -1219,26 +1231,6 @@ def find_station(stations: Iterable[Station], name: str) -> Station:
         return found[0]
     known = ", ".join(repr(s.name) for s in stations) or "none yet"
     raise StoreError(f"there is no station {name!r}; known stations: {known}")
-
-
-def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", mac: str = ""
-                 ) -> None:
-    """Raise StoreError when a station has this MAC, name or key (SHA-256 in hex) already. One that
-    an import has left without a key may be registered under its MAC."""
-    stations = list(stations)
-    imported = next((s for s in stations if s.mac == mac), None)
-    if imported and (imported.key or imported.console):
-        raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}; "
-                         f"--new-key {shlex.quote(imported.name)} gives it a new key")
-    if any(name == s.name and s is not imported for s in stations):
-        raise StoreError(f"there is a station {name!r} already; --new-key {shlex.quote(name)} "
-                         "gives it a new key")
-    if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in stations):
-        raise StoreError("another station has this key already; choose another one")
-
-
-LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
-           ON CONFLICT (station, field) DO UPDATE SET label = excluded.label"""
 
 # Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour
 # with pruned readings only the summary is left, so it is deleted as a whole or not at all.
@@ -1646,6 +1638,103 @@ async def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int
             (series, *place, place[0] // HOUR))
         await pause()
     return int(total)
+
+
+# ------------------------------------------------------------------------------------------------
+# 5. Changes
+#    Law: Writer is the only connection that writes or checkpoints, through one transaction().
+# ------------------------------------------------------------------------------------------------
+MAX_ADMITTED = 10_000           # pairs of address and key that are kept; 50 bytes each
+RECEIPT_STATIONS = 1000         # stations with a filter of their seqs in memory: 16 KB each
+
+CHECKPOINT_PAGES = 1000         # 4 MB of log: SQLite's own figure
+STEP_PAGES = 500                # pages given back in one step
+
+
+def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", mac: str = ""
+                 ) -> None:
+    """Raise StoreError when a station has this MAC, name or key (SHA-256 in hex) already. One that
+    an import has left without a key may be registered under its MAC."""
+    stations = list(stations)
+    imported = next((s for s in stations if s.mac == mac), None)
+    if imported and (imported.key or imported.console):
+        raise StoreError(f"MAC {mac} already belongs to station {imported.name!r}; "
+                         f"--new-key {shlex.quote(imported.name)} gives it a new key")
+    if any(name == s.name and s is not imported for s in stations):
+        raise StoreError(f"there is a station {name!r} already; --new-key {shlex.quote(name)} "
+                         "gives it a new key")
+    if key and any(bytes.fromhex(key) in (s.key, s.next_key) for s in stations):
+        raise StoreError("another station has this key already; choose another one")
+
+
+class Fellow(NamedTuple):
+    """A station that is registered together with another one, whose key also writes for it."""
+    name: str
+    mac: str
+    role: str | None
+    labels: Iterable[str]       # of fields 1, 2, ...
+
+
+class Kind(NamedTuple):
+    """What --add-station registers, and how it says what to do next."""
+    name: str
+    role: str | None
+    labels: Iterable[str]
+    fellows: Sequence[Fellow]
+    say: Callable[..., str]
+
+
+# Kinds by the option that asks for them. Without such an option it is a plain station.
+STATION_KINDS: dict[str, Callable[[argparse.Namespace, str], Kind]] = {}
+
+
+def hash_seq(field: int, seq: str) -> bytes:
+    """Eight bytes for a seq of a field. Among 1,000 of them no collision is to be expected."""
+    return hashlib.blake2b(f"{field} {seq}".encode(), digest_size=8).digest()
+
+
+@dataclasses.dataclass(slots=True)
+class Seqs:
+    """A Bloom filter of the hashes in a station's receipts. A hash sets 2 of 131,072 bits. With
+    2,000 receipts about 1 new hash in 1,000 seems known, which costs a question to the file."""
+    bits: bytearray = dataclasses.field(default_factory=lambda: bytearray(1 << 14))
+    count: int = 0
+
+    def add(self, seq: bytes) -> None:
+        self.bits[seq[0] << 6 | seq[1] >> 2] |= 1 << (seq[2] & 7)
+        self.bits[seq[3] << 6 | seq[4] >> 2] |= 1 << (seq[5] & 7)
+        self.count += 1
+
+    def __contains__(self, seq: bytes) -> bool:
+        return (self.bits[seq[0] << 6 | seq[1] >> 2] >> (seq[2] & 7)
+                & self.bits[seq[3] << 6 | seq[4] >> 2] >> (seq[5] & 7) & 1 == 1)
+
+
+@dataclasses.dataclass(slots=True)
+class Batch:
+    """What one turn wants stored."""
+    readings: list[tuple[int, int, int, Value]] = dataclasses.field(default_factory=list)
+    notes: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+    receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
+    found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # by add_all
+    series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    stations: dict[int, Station] = dataclasses.field(default_factory=dict)
+    promoted: set[int] = dataclasses.field(default_factory=set)     # next key was used
+    admitted: list[bytes] = dataclasses.field(default_factory=list)     # see Access.admit
+    parts: list[Station] = dataclasses.field(default_factory=list)  # rooms of consoles
+    now: int = 0                # when its updates arrived; 0 in an import
+    entries: int = 0            # entries to store
+    repeated: int = 0           # readings that were stored before
+
+
+LABEL = """INSERT INTO series (station, field, label) VALUES (?, ?, ?)
+           ON CONFLICT (station, field) DO UPDATE SET label = excluded.label"""
+
+
+def open_reader(path: Path) -> Reader:
+    """A Reader for a command, whose process has no other connection to the file."""
+    require_database(path)
+    return Reader(path)
 
 
 class ImportStep:
@@ -2235,92 +2324,10 @@ class Writer(Database):
         return len(step.batch.readings), step.known, step.pruned
 
 
-# -- files to write -------------------------------------------------------------------------------
-
-def read_kind(path: Path) -> str | None:
-    """What a file of ours is, by its content: `database`, `backup` (no server has used it yet) or
-    `log`. None if it is not ours."""
-    header = b""
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as file:
-                header = file.read(100)
-    if int.from_bytes(header[68:72], "big") == APPLICATION_ID:
-        return "database" if header[18] == 2 else "backup"      # 2: in WAL mode
-    return "log" if header[:3] == b"\x37\x7f\x06" else None
-
-
-def refuse_ours(target: Path, database: Path, may_be_backup: bool) -> None:
-    """Raise StoreError if a file to write is a database of ours or belongs to one, by any name or
-    link. With may_be_backup, an older backup may be replaced."""
-    ours = [beside(database, suffix) for suffix in ("", *COMPANIONS)]
-    owners = [target.with_name(target.name.removesuffix(suffix)) for suffix in COMPANIONS
-              if target.name.endswith(suffix)]
-    if (target.resolve() in [path.resolve() for path in ours]
-            or (target.exists() and any(p.exists() and p.samefile(target) for p in ours))
-            or any(map(read_kind, owners))
-            or read_kind(target) not in ({None, "backup"} if may_be_backup else {None})):
-        raise StoreError(f"{target} is a database or belongs to one; name another file")
-
-
-@contextlib.contextmanager
-def naming(name: str | Path) -> Iterator[None]:
-    """An error of the system becomes a StoreError that says which file it is about."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{error.filename or name}: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def replacing(target: Path, database: Path, is_backup: bool = False) -> Iterator[Path]:
-    """A file to write, which replaces target if all went well and is removed otherwise. A device
-    or a pipe is not replaced but written to."""
-    refuse_ours(target, database, is_backup)
-    if target.exists() and not target.is_file() and not target.is_dir() and not is_backup:
-        yield target
-        return
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise StoreError(f"{target} is not a regular file; name another one")
-    partial = beside(target, ".partial")
-    refuse_ours(partial, database, True)        # what a killed backup left may go
-    try:
-        lock = acquire_lock(partial)
-    except BlockingIOError:
-        raise StoreError(f"another command is writing {target}") from None
-    try:
-        partial.unlink(missing_ok=True)         # of a command that was killed
-        yield partial
-        sync(partial)
-        partial.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        raise StoreError(f"{target}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-        beside(partial, ".lock").unlink(missing_ok=True)
-        lock.close()
-
-
-@contextlib.contextmanager
-def writing(name: str, path: Path) -> Iterator[TextIO]:
-    """Standard output for `-`, else a file that appears once all of it is written."""
-    if name == "-":
-        set_output("strict", "utf-8")           # data is UTF-8 everywhere
-        yield sys.stdout
-        return
-    with replacing(Path(name).absolute(), path) as partial, \
-            partial.open("w", encoding="utf-8", newline="") as file:
-        yield file
-
-
 # ------------------------------------------------------------------------------------------------
-# 4. Access
+# 6. Access
 #    Law: it decides who may write and read, and how often. No answer says which of two was
 #    wrong, and all memory is bounded.
-#    Exports: Access, hash_key, matches, MAX_*, networks, TooOften
 # ------------------------------------------------------------------------------------------------
 READINGS_PER_UPDATE = 10        # readings that the rate limit allows for each update: 9 fields, +1
 MIN_BURST = 10_000              # readings at once, at least: a bulk of 960 entries with all fields
@@ -2517,9 +2524,8 @@ class Access:
 
 
 # ------------------------------------------------------------------------------------------------
-# 5. Forecast
+# 7. Forecast
 #    Law: pure functions of readings; nothing is stored.
-#    Exports: Forecast, foresee, HORIZON, Outcome, REPLAY_DAYS
 # ------------------------------------------------------------------------------------------------
 # Each past day is one scenario for tonight. A scenario is how both temperatures moved after this
 # time of day, corrected by a regression for how that day differed from today. The share of the
@@ -2781,13 +2787,8 @@ def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: i
 
 
 # ------------------------------------------------------------------------------------------------
-# 6. Verdict
+# 8. Verdict
 #    Law: pure rules and their words; only the functions under *rooms* ask the store.
-#    Exports: choose_clock, choose_unit, choose_zone, CLOSE_MARGIN, Course, describe_rooms,
-#        explain_verdict, find_course, find_expiry, HEADLINES, in_unit, NO_ROOM, Place,
-#        rank_rooms, read_places, SAME, say_cooler, say_degrees, say_forecast, say_number,
-#        say_record, say_rooms, say_sentence, say_time, say_times, say_trend, say_verdict,
-#        say_waiting, URGENCY, Verdict
 # ------------------------------------------------------------------------------------------------
 OPEN_MARGIN = 1.0               # °C cooler outside at which "open" is worth saying at once
 CLOSE_MARGIN = 0.5              # °C warmer outside; less than to open, since closing is urgent
@@ -3142,6 +3143,7 @@ def fresh_forecast(room: Place, forecasts: Forecasts, now: int) -> Forecast | No
     event = "cooler" if room.verdict.difference < 0 else "warmer"
     is_new = forecast and 0 <= now - forecast.asked < 2 * QUARTER and forecast.event == event
     return forecast if is_new else None
+URGENCY = ("open", "close", "unknown", "comfortable")   # the order of rooms on the page
 
 
 def rank_rooms(places: list[Place]) -> list[tuple[Place, Verdict]]:
@@ -3156,8 +3158,10 @@ def find_expiry(places: list[Place]) -> int:
                 if place.verdict and place.verdict.expires), default=LATEST_TIME)
 
 
-# -- in words ------------------------------------------------------------------------------------
-
+# ------------------------------------------------------------------------------------------------
+# 9. Sentences
+#    Law: a state becomes words here, and nowhere else; nothing here asks the store.
+# ------------------------------------------------------------------------------------------------
 HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
              "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
 TURNED = "it is now {} %s outside; if that lasts, this answer will change."
@@ -3183,7 +3187,6 @@ REASONS = (     # reason, least °C that it is cooler outside, answer, words; th
 HUMID = ", but the air is more humid: dew point {} outside, {} inside."
 NO_ROOM = ("No answer yet:",
            "this needs a station with the role inside and one with the role outside.")
-URGENCY = ("open", "close", "unknown", "comfortable")   # the order of rooms on the page
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
@@ -3372,11 +3375,8 @@ def say_trend(readings: Sequence[Sample], now: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------
-# 7. HTTP
+# 10. HTTP
 #    Law: bytes are understood in one way or refused. Pure functions, no socket.
-#    Exports: accepts_gzip, Answer, ANY_ORIGIN, as_csv, as_json, CSV, EVENTS, Handler, Heads,
-#        HTML, JSON, LOOSE, MAX_*, NO_STORE, Origin, pack, pack_json, PACKED_FROM, parse_form,
-#        parse_query, QUERIES, read_head, render, Request, split_query, TEXT, unquote_text
 # ------------------------------------------------------------------------------------------------
 MAX_LINE = 8190                 # bytes of a request line: RFC 9112, 3 asks for 8,000 at least
 MAX_HEAD = 16_384               # bytes of request line and headers; a browser sends 2,000 at most
@@ -3820,16 +3820,33 @@ def split_query(request: Request) -> Mapping[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------
-# 8. Page
-#    Law: markup comes out of a Template, which escapes whatever else is put into it; the store is
-#    asked only for what is shown.
-#    Exports: Board, Chart, CHART_POINTS, draw_icon, ICON, LABELS, Line, MANIFEST, MAX_*,
-#        NEXT_STEPS, NO_NEXT_STEP, PAGE_HEADERS, page_headers, RANGES, render_chart,
-#        render_message, render_page, STYLE, Template, View, WORKER
+# 11. Looks
+#    Law: markup comes out of a Template, which escapes whatever else is put into it.
 # ------------------------------------------------------------------------------------------------
-MAX_LANGUAGE = 64               # characters of Accept-Language that are read: the first language
-MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
-MAX_PAGES = 64                  # pages kept: one for each range, unit, time zone and clock
+class Markup(str):
+    """Text that is markup already. Only templates make it."""
+    __slots__ = ()
+
+
+def mark_up(value: object) -> Markup:
+    """A value as markup: a list is joined, and all other text is escaped."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, list):
+        return Markup("".join(map(mark_up, value)))
+    return Markup(html.escape(str(value)))
+
+
+class Template(string.Template):
+    """Markup with placeholders. It escapes all values but Markup, so no caller can forget it."""
+
+    def substitute(self, mapping: Mapping[str, object] = MappingProxyType({}), /,
+                   **values: object) -> Markup:
+        return Markup(super().substitute(
+            {name: mark_up(value) for name, value in (*mapping.items(), *values.items())}))
+
+    safe_substitute = substitute
+    __call__ = substitute
 
 
 # -- what a browser gets as it stands ------------------------------------------------------------
@@ -4123,60 +4140,6 @@ MANIFEST = """{"name": "Open windows?", "short_name": "Open windows?", "start_ur
  {"src": "/icon-192.png", "sizes": "192x192", "type": "image/png"},
  {"src": "/icon-512.png", "sizes": "512x512", "type": "image/png", "purpose": "any maskable"}]}"""
 
-
-# -- templates -----------------------------------------------------------------------------------
-
-class Markup(str):
-    """Text that is markup already. Only templates make it."""
-    __slots__ = ()
-
-
-def mark_up(value: object) -> Markup:
-    """A value as markup: a list is joined, and all other text is escaped."""
-    if isinstance(value, Markup):
-        return value
-    if isinstance(value, list):
-        return Markup("".join(map(mark_up, value)))
-    return Markup(html.escape(str(value)))
-
-
-class Template(string.Template):
-    """Markup with placeholders. It escapes all values but Markup, so no caller can forget it."""
-
-    def substitute(self, mapping: Mapping[str, object] = MappingProxyType({}), /,
-                   **values: object) -> Markup:
-        return Markup(super().substitute(
-            {name: mark_up(value) for name, value in (*mapping.items(), *values.items())}))
-
-    safe_substitute = substitute
-    __call__ = substitute
-
-
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
-RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
-# Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
-CHART_POINTS, SPARK_POINTS = 480, 36
-MAX_TILES = 30                  # tiles on a page; further values are listed with their station
-MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
-MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
-STALE = 30 * DAY                # silence after which a station without a role is folded away
-
-UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
-    "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
-    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
-COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
-           "NW", "NNW")
-NEXT_STEPS = {                  # what a person with a browser can do about an error
-    400: "Compare the address with the one that --add-station printed.",
-    401: "Load the page again and type the household's password; any user name will do.",
-    403: "Compare MAC and key with the station's config.py, or give it a new key with --new-key.",
-    404: "Check the address for typing errors.",
-    405: "Open the page instead.",
-    429: "Wait 15 minutes, then try again.",
-    503: "Try again in a minute.",
-    507: "Free some space on the server's disk."}
-NO_NEXT_STEP = "Go back to the page."
-
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>$title</title>
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -4189,17 +4152,18 @@ THEME = Template('<meta name="theme-color" media="(prefers-color-scheme: $scheme
 ANSWER_COLORS = {               # in light, in dark
     state: re.findall(f"--{state}: (#[0-9a-f]+)", STYLE)
     for state in ("open", "close", "comfortable", "cold", "unknown")}
-MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
-                "$body</main>")
-LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
-NO_STATION = Template("""<section><h1>No station yet</h1><p>Add one with the MAC that your
-station prints when it starts. This command prints its key and the lines for its config.py:</p>
-<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
-</code></p><p>Then add another one with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p><p>This page updates itself as soon as a station is
-there.</p><p class="stale"></p></section>""")
 MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
 <p>$step</p><a class="button" href="/">Open the page</a></section></main>""")
+NEXT_STEPS = {                  # what a person with a browser can do about an error
+    400: "Compare the address with the one that --add-station printed.",
+    401: "Load the page again and type the household's password; any user name will do.",
+    403: "Compare MAC and key with the station's config.py, or give it a new key with --new-key.",
+    404: "Check the address for typing errors.",
+    405: "Open the page instead.",
+    429: "Wait 15 minutes, then try again.",
+    503: "Try again in a minute.",
+    507: "Free some space on the server's disk."}
+NO_NEXT_STEP = "Go back to the page."
 
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
@@ -4215,13 +4179,85 @@ def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Heade
 PAGE_HEADERS = page_headers(STYLE)
 
 
-class View(NamedTuple):
-    """How one reader wants to see the page."""
-    unit: str                   # C or F
-    zone: tzinfo
-    range: str                  # a key of RANGES
-    clock: str = "%H:%M"        # how strftime writes a time of day
-    is_packed: bool = False     # compressed
+def render_page(title: str, main: Markup, script: Markup | str = "", style: str = STYLE,
+                state: str = "open") -> bytes:
+    """A whole page, in the colors of an answer."""
+    themes = [THEME(scheme=scheme, color=color)
+              for scheme, color in zip(("light", "dark"), ANSWER_COLORS[state], strict=True)]
+    return PAGE(title=title, themes=themes, style=Markup(style), main=main,
+                script=script).encode()
+
+
+def render_message(title: str, text: object, step: str = NO_NEXT_STEP) -> bytes:
+    """A page with one message, and what to do next."""
+    return render_page(title, MESSAGE(title=title, text=text, step=step))
+
+
+# -- icons ----------------------------------------------------------------------------------------
+
+# An open window with the sun behind it, on a grid of 64 by 64, inside the circle that a phone may
+# cut out: the frame, whose hole begins with its sixth corner, two casements, and the sun. No two
+# shapes overlap.
+SHAPES: tuple[tuple[str, list[tuple[float, float]]], ...] = (
+    ("#ffffff", [(23, 15), (41, 15), (41, 48), (23, 48), (23, 15),
+                 (25.5, 18), (25.5, 45), (38.5, 45), (38.5, 18), (25.5, 18)]),
+    ("#ffffff", [(23, 15), (15, 18), (15, 50), (23, 48), (23, 45), (18, 46), (18, 20), (23, 18)]),
+    ("#ffffff", [(41, 15), (49, 18), (49, 50), (41, 48), (41, 45), (46, 46), (46, 20), (41, 18)]),
+    ("#ffb27d", [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
+                  round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]))
+ICON_BACKGROUND = "#0b5d8f"
+ICON = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"'
+        f' rx="14" fill="{ICON_BACKGROUND}"/>' + "".join(
+            f'<path fill="{color}" d="M{"L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>'
+            for color, corners in SHAPES) + "</svg>")
+# A pixel's number in the palette is 16 times the fifteenths of it that the sun covers, plus the
+# fifteenths that the window covers. They are measured on three lines in each row of pixels, in
+# fifths of a pixel, so that edges look smooth.
+FINE, FIFTHS = 3, 5
+PALETTE = bytes(
+    round(min(255, base + (white - base) * (i % 16) / 15 + (sun - base) * (i // 16) / 15))
+    for i in range(256) for base, white, sun in zip(
+        *(bytes.fromhex(color[1:]) for color in (ICON_BACKGROUND, "#ffffff", "#ffb27d")),
+        strict=True))
+
+
+def draw_pixels(size: int, row: int) -> bytes:
+    """A row of pixels of the icon. Each edge of a shape changes all pixels to its right."""
+    steps = [0] * (size + 2)
+    for color, corners in SHAPES:
+        unit = 1 if color == "#ffffff" else 16
+        for line in range(FINE):
+            y = (row + (line + 0.5) / FINE) * 64 / size
+            edges = sorted(x0 + (y - y0) / (y1 - y0) * (x1 - x0) for (x0, y0), (x1, y1)
+                           in itertools.pairwise([*corners, corners[0]]) if (y0 <= y) != (y1 <= y))
+            for i, x in enumerate(edges):
+                pixel, part = divmod(round(x * size / 64 * FIFTHS), FIFTHS)
+                sign = -unit if i % 2 else unit
+                steps[pixel] += sign * (FIFTHS - part)
+                steps[pixel + 1] += sign * part
+    return bytes(itertools.accumulate(steps[:size]))
+
+
+async def draw_icon(size: int) -> bytes:
+    """The icon as PNG. Each row of pixels begins with the number of its filter, 0 for none."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (struct.pack(">I", len(data)) + kind + data
+                + struct.pack(">I", zlib.crc32(kind + data)))
+    rows = b""
+    for row in range(size):
+        rows += b"\0" + draw_pixels(size, row)
+        if row % 32 == 0:
+            await pause()
+    head = struct.pack(">IIBBBBB", size, size, 8, 3, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"PLTE", PALETTE)
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+# ------------------------------------------------------------------------------------------------
+# 12. Charts
+#    Law: numbers to SVG: pure functions of points, without store or clock.
+# ------------------------------------------------------------------------------------------------
+LARGEST_DRAWN = 1e12            # beyond, the marks of an axis would look alike
 
 
 class Line(NamedTuple):
@@ -4229,45 +4265,6 @@ class Line(NamedTuple):
     name: str
     css: str
     points: list[Point]
-
-
-def say_change(room: Place, now: int, view: View) -> str:
-    """When the answer for a room changes, in few words: its forecast without the interval."""
-    said = re.split(r" \(|, with|\.$", say_forecast(room, now, view.zone, view.clock))[0]
-    return said[:1].lower() + said[1:]
-
-
-def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
-    """A room's answer in one word, and its color."""
-    answer, _ = explain_verdict(verdict, unit)
-    return answer, {"closed": "close", "no answer": "unknown"}.get(answer, answer)
-
-
-def split_label(series: Latest) -> tuple[str, str]:
-    """A field's name and unit, like `wind` and `m/s`. A label without a known unit is the name."""
-    label = series.label or LABELS.get(series.field) or f"field {series.field}"
-    name, _, unit = label.rpartition(" ")
-    return (name, unit) if unit in UNITS_SHOWN else (label, "")
-
-
-def is_humidity(series: Latest) -> bool:
-    """Whether a field stands beside the temperature rather than on a tile."""
-    return series.field == 2 and split_label(series)[1] == "%"
-
-
-def say_field(series: Latest, view: View) -> tuple[str, str]:
-    """A field's newest value as people read it, and its unit. The value of a direction is a point
-    of the compass, and its unit the degrees."""
-    (name, unit), value = split_label(series), series.value
-    if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
-        return str(value)[:40], ""
-    if unit == "°C":
-        return say_number(in_unit(value, view.unit)), f"°{view.unit}"
-    if unit == "°" and re.search("wind|direction", name):
-        return COMPASS[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
-    if unit == "%" or 100 <= abs(value) < 1e5:
-        return f"{value:.0f}", unit
-    return say_number(value).removesuffix(".0"), unit
 
 
 # -- charts --------------------------------------------------------------------------------------
@@ -4278,7 +4275,6 @@ LEFT, RIGHT, TOP, BOTTOM = 26, 6, 18, 22    # margins
 LINE_HEIGHT = 15                # least distance between the names of two lines
 MAX_END = 18                    # characters of a line's name
 LETTER_WIDTH = 7                # average width of a bold letter
-LARGEST_DRAWN = 1e12            # beyond, the marks of an axis would look alike
 BESIDE = 6                      # points on each side of a gap whose distances are compared with it
 FAR_OFF = 1000                  # multiple of the spread beyond which a value is not drawn
 # For charts of up to so many hours: the hours between two marks, the text of a mark, and how many
@@ -4571,6 +4567,89 @@ def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
         css, d = "line", "".join("M" + "L".join(place(p.time, p.mean) for p in piece) + "h0"
                                  for piece in segments(points))
     return SPARK(low=say_number(low), high=f"{say_number(high)} {unit}".strip(), css=css, d=d)
+
+
+# ------------------------------------------------------------------------------------------------
+# 13. Page
+#    Law: the store is asked only for what is shown; a page is made once for all who see the
+#    same.
+# ------------------------------------------------------------------------------------------------
+MAX_LANGUAGE = 64               # characters of Accept-Language that are read: the first language
+MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
+MAX_PAGES = 64                  # pages kept: one for each range, unit, time zone and clock
+
+
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
+RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+# Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
+CHART_POINTS, SPARK_POINTS = 480, 36
+MAX_TILES = 30                  # tiles on a page; further values are listed with their station
+MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
+MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
+STALE = 30 * DAY                # silence after which a station without a role is folded away
+
+UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
+    "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
+    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
+COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
+           "NW", "NNW")
+MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
+                "$body</main>")
+LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
+NO_STATION = Template("""<section><h1>No station yet</h1><p>Add one with the MAC that your
+station prints when it starts. This command prints its key and the lines for its config.py:</p>
+<p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
+</code></p><p>Then add another one with <code>outside</code>. Or look around first:
+<code>python3 iotserver.py --demo</code></p><p>This page updates itself as soon as a station is
+there.</p><p class="stale"></p></section>""")
+
+
+class View(NamedTuple):
+    """How one reader wants to see the page."""
+    unit: str                   # C or F
+    zone: tzinfo
+    range: str                  # a key of RANGES
+    clock: str = "%H:%M"        # how strftime writes a time of day
+    is_packed: bool = False     # compressed
+
+
+def say_change(room: Place, now: int, view: View) -> str:
+    """When the answer for a room changes, in few words: its forecast without the interval."""
+    said = re.split(r" \(|, with|\.$", say_forecast(room, now, view.zone, view.clock))[0]
+    return said[:1].lower() + said[1:]
+
+
+def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
+    """A room's answer in one word, and its color."""
+    answer, _ = explain_verdict(verdict, unit)
+    return answer, {"closed": "close", "no answer": "unknown"}.get(answer, answer)
+
+
+def split_label(series: Latest) -> tuple[str, str]:
+    """A field's name and unit, like `wind` and `m/s`. A label without a known unit is the name."""
+    label = series.label or LABELS.get(series.field) or f"field {series.field}"
+    name, _, unit = label.rpartition(" ")
+    return (name, unit) if unit in UNITS_SHOWN else (label, "")
+
+
+def is_humidity(series: Latest) -> bool:
+    """Whether a field stands beside the temperature rather than on a tile."""
+    return series.field == 2 and split_label(series)[1] == "%"
+
+
+def say_field(series: Latest, view: View) -> tuple[str, str]:
+    """A field's newest value as people read it, and its unit. The value of a direction is a point
+    of the compass, and its unit the degrees."""
+    (name, unit), value = split_label(series), series.value
+    if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
+        return str(value)[:40], ""
+    if unit == "°C":
+        return say_number(in_unit(value, view.unit)), f"°{view.unit}"
+    if unit == "°" and re.search("wind|direction", name):
+        return COMPASS[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
+    if unit == "%" or 100 <= abs(value) < 1e5:
+        return f"{value:.0f}", unit
+    return say_number(value).removesuffix(".0"), unit
 
 
 # -- the page, out of the store ------------------------------------------------------------------
@@ -4871,20 +4950,6 @@ def choose_tiles(stations: list[Station], latest: Mapping[str, list[Latest]], sh
     return told, fields
 
 
-def render_page(title: str, main: Markup, script: Markup | str = "", style: str = STYLE,
-                state: str = "open") -> bytes:
-    """A whole page, in the colors of an answer."""
-    themes = [THEME(scheme=scheme, color=color)
-              for scheme, color in zip(("light", "dark"), ANSWER_COLORS[state], strict=True)]
-    return PAGE(title=title, themes=themes, style=Markup(style), main=main,
-                script=script).encode()
-
-
-def render_message(title: str, text: object, step: str = NO_NEXT_STEP) -> bytes:
-    """A page with one message, and what to do next."""
-    return render_page(title, MESSAGE(title=title, text=text, step=step))
-
-
 async def read_latest(reader: Reader, stations: list[Station], now: int
                       ) -> dict[str, list[Latest]]:
     """The newest reading of each field, by the station's name."""
@@ -4926,66 +4991,6 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
                                       expires=find_expiry(places)), live, state=state)
-
-
-# -- icons ----------------------------------------------------------------------------------------
-
-# An open window with the sun behind it, on a grid of 64 by 64, inside the circle that a phone may
-# cut out: the frame, whose hole begins with its sixth corner, two casements, and the sun. No two
-# shapes overlap.
-SHAPES: tuple[tuple[str, list[tuple[float, float]]], ...] = (
-    ("#ffffff", [(23, 15), (41, 15), (41, 48), (23, 48), (23, 15),
-                 (25.5, 18), (25.5, 45), (38.5, 45), (38.5, 18), (25.5, 18)]),
-    ("#ffffff", [(23, 15), (15, 18), (15, 50), (23, 48), (23, 45), (18, 46), (18, 20), (23, 18)]),
-    ("#ffffff", [(41, 15), (49, 18), (49, 50), (41, 48), (41, 45), (46, 46), (46, 20), (41, 18)]),
-    ("#ffb27d", [(round(32 + 5 * math.cos(i * math.tau / 24), 2),
-                  round(31.5 + 5 * math.sin(i * math.tau / 24), 2)) for i in range(24)]))
-ICON_BACKGROUND = "#0b5d8f"
-ICON = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><rect width="64" height="64"'
-        f' rx="14" fill="{ICON_BACKGROUND}"/>' + "".join(
-            f'<path fill="{color}" d="M{"L".join(f"{x:g} {y:g}" for x, y in corners)}Z"/>'
-            for color, corners in SHAPES) + "</svg>")
-# A pixel's number in the palette is 16 times the fifteenths of it that the sun covers, plus the
-# fifteenths that the window covers. They are measured on three lines in each row of pixels, in
-# fifths of a pixel, so that edges look smooth.
-FINE, FIFTHS = 3, 5
-PALETTE = bytes(
-    round(min(255, base + (white - base) * (i % 16) / 15 + (sun - base) * (i // 16) / 15))
-    for i in range(256) for base, white, sun in zip(
-        *(bytes.fromhex(color[1:]) for color in (ICON_BACKGROUND, "#ffffff", "#ffb27d")),
-        strict=True))
-
-
-def draw_pixels(size: int, row: int) -> bytes:
-    """A row of pixels of the icon. Each edge of a shape changes all pixels to its right."""
-    steps = [0] * (size + 2)
-    for color, corners in SHAPES:
-        unit = 1 if color == "#ffffff" else 16
-        for line in range(FINE):
-            y = (row + (line + 0.5) / FINE) * 64 / size
-            edges = sorted(x0 + (y - y0) / (y1 - y0) * (x1 - x0) for (x0, y0), (x1, y1)
-                           in itertools.pairwise([*corners, corners[0]]) if (y0 <= y) != (y1 <= y))
-            for i, x in enumerate(edges):
-                pixel, part = divmod(round(x * size / 64 * FIFTHS), FIFTHS)
-                sign = -unit if i % 2 else unit
-                steps[pixel] += sign * (FIFTHS - part)
-                steps[pixel + 1] += sign * part
-    return bytes(itertools.accumulate(steps[:size]))
-
-
-async def draw_icon(size: int) -> bytes:
-    """The icon as PNG. Each row of pixels begins with the number of its filter, 0 for none."""
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (struct.pack(">I", len(data)) + kind + data
-                + struct.pack(">I", zlib.crc32(kind + data)))
-    rows = b""
-    for row in range(size):
-        rows += b"\0" + draw_pixels(size, row)
-        if row % 32 == 0:
-            await pause()
-    head = struct.pack(">IIBBBBB", size, size, 8, 3, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"PLTE", PALETTE)
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 # -- what is kept of it --------------------------------------------------------------------------
@@ -5100,49 +5105,10 @@ class Board:
 
 
 # ------------------------------------------------------------------------------------------------
-# 9. Server
-#    Law: no byte of an update's answer leaves before the commit, and no step is long.
-#    Exports: COMMIT_SECONDS, Control, CONTROL_LINE, enter, FAMILIES, Family, JOBS, lan_address,
-#        Loose, ON_SERVER, ON_START, ON_STOP, open_reader, open_writer, PROTOCOLS,
-#        refuse_stranger, Remote, Route, run_server, Samples, say_program, Server, STAND_INS,
-#        Work, working_in
+# 14. Dispatch
+#    Law: each request has one route or a refusal; no key, no work.
 # ------------------------------------------------------------------------------------------------
-PATIENCE = {                    # seconds that a connection may stay in each state
-    "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
-    "head": 30,                 # a phone on a bad network needs several seconds
-    "body": 60,
-    "wait": math.inf,           # this server ends it: it commits, then answers
-    "queue": math.inf,          # other requests are worked on first
-    "work": math.inf,
-    "stream": 60,               # starts again with each piece that the client takes
-    "listen": math.inf,
-    "linger": 2,                # after an error, so that the client can read the answer
-}
-# A request may be on its way on an idle connection. systemd/nginx.conf has nginx close idle ones
-# after 300 ms. As this server waits longer, a restart loses no request.
-IDLE_STOP_SECONDS = 1
-MAX_TURN = 1024                 # connections whose updates share a commit
-CLOCK_STEP = 5                  # seconds; a clock that moves less was corrected, not set
-TURN_SECONDS = 0.01             # a turn waits this long at most for more updates
-BACKLOG = 1024                  # connections that the kernel holds while a turn is committed
-MAX_ACCEPTS = 16                # connections accepted at once; accepting all takes half a second
-MAX_PIPELINED = 16              # requests of one connection in a turn; then others are served
-MAX_CONNECTIONS = 8192          # each takes about 10 KB of memory
-MAX_LISTENERS = 1024            # each event is written to every one, which takes 10 ms
-MAX_NETWORK_LISTENERS = 256     # of one network; a household needs a few
-MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; a connection that has sent more is not read
-MAX_UNFINISHED = 16_000_000     # bytes of incomplete requests, of all connections
-MAX_UNREAD = 64_000_000         # bytes of answers that clients have not read, of all connections
-MAX_UNSENT = 64 * 1024          # bytes; a listener that is further behind does not read
-MAX_NETWORK_STREAMS = 4         # exports of one network at a time
-MAX_STREAMS = 32                # exports at a time; each keeps PAGE_ROWS rows in memory
 MAX_WAITING = 64                # long requests of a network; a household's phones may ask at once
-MAX_IN_HAND = 4                 # long requests in progress; each may take several MB
-LOW_SPACE = 64_000_000          # bytes free beside twice the database; below, no texts or bulks
-NO_SPACE = 16_000_000           # bytes free; with less, all readings are refused
-MAX_FORECASTS = 16              # rooms; each takes about 0.3 s in a quarter of an hour
-CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
-ANSWER_SECONDS = 30             # for a server to answer a command, whose steps are short
 
 Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 ms is a coroutine
 
@@ -5297,6 +5263,38 @@ def explain(error: Exception, request: Request, server: "Server") -> Answer:
         return render_refusal(request, server.turn.fail(error))
     log(f"a request failed: {''.join(traceback.format_exception(error))}")
     return render_refusal(request, Refused(500, "internal error; the log has the details"))
+
+
+# ------------------------------------------------------------------------------------------------
+# 15. Connections
+#    Law: each client has one state, one deadline and a bounded share of memory and time.
+# ------------------------------------------------------------------------------------------------
+PATIENCE = {                    # seconds that a connection may stay in each state
+    "idle": 120,                # longer than nginx keeps an upstream connection idle (60)
+    "head": 30,                 # a phone on a bad network needs several seconds
+    "body": 60,
+    "wait": math.inf,           # this server ends it: it commits, then answers
+    "queue": math.inf,          # other requests are worked on first
+    "work": math.inf,
+    "stream": 60,               # starts again with each piece that the client takes
+    "listen": math.inf,
+    "linger": 2,                # after an error, so that the client can read the answer
+}
+MAX_PIPELINED = 16              # requests of one connection in a turn; then others are served
+MAX_CONNECTIONS = 8192          # each takes about 10 KB of memory
+MAX_LISTENERS = 1024            # each event is written to every one, which takes 10 ms
+MAX_NETWORK_LISTENERS = 256     # of one network; a household needs a few
+MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; a connection that has sent more is not read
+MAX_UNFINISHED = 16_000_000     # bytes of incomplete requests, of all connections
+MAX_UNREAD = 64_000_000         # bytes of answers that clients have not read, of all connections
+MAX_UNSENT = 64 * 1024          # bytes; a listener that is further behind does not read
+MAX_NETWORK_STREAMS = 4         # exports of one network at a time
+MAX_STREAMS = 32                # exports at a time; each keeps PAGE_ROWS rows in memory
+MAX_IN_HAND = 4                 # long requests in progress; each may take several MB
+# A request may be on its way on an idle connection. systemd/nginx.conf has nginx close idle ones
+# after 300 ms. As this server waits longer, a restart loses no request.
+IDLE_STOP_SECONDS = 1
+UPDATE_ROOTS = ["/update"]      # paths below which a refusal is counted as one of an update
 
 
 # -- long work, in turn --------------------------------------------------------------------------
@@ -5743,10 +5741,25 @@ class Clients(dict[Connection, str]):
         return total
 
 
+# ------------------------------------------------------------------------------------------------
+# 16. Server
+#    Law: no byte of an update's answer leaves before the commit, and no step is long.
+# ------------------------------------------------------------------------------------------------
+MAX_TURN = 1024                 # connections whose updates share a commit
+CLOCK_STEP = 5                  # seconds; a clock that moves less was corrected, not set
+TURN_SECONDS = 0.01             # a turn waits this long at most for more updates
+BACKLOG = 1024                  # connections that the kernel holds while a turn is committed
+MAX_ACCEPTS = 16                # connections accepted at once; accepting all takes half a second
+LOW_SPACE = 64_000_000          # bytes free beside twice the database; below, no texts or bulks
+NO_SPACE = 16_000_000           # bytes free; with less, all readings are refused
+MAX_FORECASTS = 16              # rooms; each takes about 0.3 s in a quarter of an hour
+CONTROL_LINE = 8 * 1024 * 1024  # bytes of one command on the control socket: a step of an import
+ANSWER_SECONDS = 30             # for a server to answer a command, whose steps are short
+
+
 # -- what takes part in a server -----------------------------------------------------------------
 
 COMMIT_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, math.inf)
-UPDATE_ROOTS = ["/update"]      # paths below which a refusal is counted as one of an update
 
 
 class Turn:
@@ -6377,12 +6390,6 @@ def open_writer(path: Path, may_create: bool = False) -> "Writer | Remote":
                      "try again, or stop that server")
 
 
-def open_reader(path: Path) -> Reader:
-    """A Reader for a command, whose process has no other connection to the file."""
-    require_database(path)
-    return Reader(path)
-
-
 def run_server(args: argparse.Namespace, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         for stand_in in STAND_INS:
@@ -6399,9 +6406,9 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------
-# 10. Routes
-#    Law: one small function for each; none writes to a socket, and only updates change the store.
-#    Exports: always, store_bulk
+# 17. Routes
+#    Law: one small function for each; none writes to a socket, and only updates change the
+#    store.
 # ------------------------------------------------------------------------------------------------
 DEFAULT_POINTS = 1000           # more than a screen has columns
 
@@ -6628,10 +6635,8 @@ enter(
 
 
 # ------------------------------------------------------------------------------------------------
-# 11. Courier
+# 18. Courier
 #    Law: the courier is a process of its own; it may block, and never opens the database.
-#    Exports: Channel, COURIER_SECONDS, Destination, ERRANDS, hide, in_time, MAX_*,
-#        parse_destination, PAUSES, tls, TOO_LATE, TRY_SECONDS, Undelivered
 # ------------------------------------------------------------------------------------------------
 COURIER_SECONDS = 3             # from SIGTERM to exit; the courier ends before the server does
 RESTART_SECONDS = 10            # between two starts of a courier that has ended by itself
@@ -6970,8 +6975,9 @@ COMMANDS.append(Command(
 
 
 # ------------------------------------------------------------------------------------------------
-# 12. ThingSpeak
-#    Law: these paths, and no others, answer its clients as ThingSpeak.com does, mistakes included.
+# 19. ThingSpeak
+#    Law: these paths, and no others, answer its clients as ThingSpeak.com does, mistakes
+#    included.
 # ------------------------------------------------------------------------------------------------
 #
 # "There" means ThingSpeak.com. The sources are recordings of the service (2019), the tests of its
@@ -7667,7 +7673,7 @@ enter(
 
 
 # ------------------------------------------------------------------------------------------------
-# 13. Consoles
+# 20. Consoles
 #    Law: a console never repeats a report, so every value that can be read is stored.
 # ------------------------------------------------------------------------------------------------
 MAX_CONSOLE = 28                # characters of a console's MAC; `-ch1` makes MAX_MAC of them
@@ -7906,11 +7912,9 @@ REFUSALS |= dict.fromkeys(
 
 
 # ------------------------------------------------------------------------------------------------
-# 14. Messages
+# 21. Messages
 #    Law: a message is true when it is sent, and each destination is told by itself.
 # ------------------------------------------------------------------------------------------------
-
-
 def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
     """`22:00-07:00 Europe/Berlin` or one time; the default zone is the machine's. Raises Usage."""
     require(len(text) <= 64, "too long")
@@ -8379,7 +8383,7 @@ COMMANDS.append(Command(
 
 
 # ------------------------------------------------------------------------------------------------
-# 15. Forwarding
+# 22. Forwarding
 #    Law: memory runs ahead of the file; any failure begins again from what the file has.
 # ------------------------------------------------------------------------------------------------
 FORWARD_ROWS = 5000             # readings in one post to an engine, as its makers advise
@@ -8726,7 +8730,7 @@ COURIER_METHODS |= {
 
 
 # ------------------------------------------------------------------------------------------------
-# 16. Import
+# 23. Import
 #    Law: files of others become rows; a row that is no reading is counted and left out.
 # ------------------------------------------------------------------------------------------------
 NO_READING = "rows without a reading: NULL, or a blob"
@@ -8789,7 +8793,7 @@ TABLE_KINDS["data"] = read_table
 
 
 # ------------------------------------------------------------------------------------------------
-# 17. Private page
+# 24. Private page
 #    Law: without the password a private server shows nothing but what is open to all.
 # ------------------------------------------------------------------------------------------------
 MAX_CREDENTIALS = 1024          # bytes of an Authorization header; longer ones are not decoded
@@ -8923,11 +8927,9 @@ COMMANDS.append(Command(
 
 
 # ------------------------------------------------------------------------------------------------
-# 18. Metrics
+# 25. Metrics
 #    Law: metrics only read, and contain no MAC and no key.
 # ------------------------------------------------------------------------------------------------
-
-
 def sample_commits(turn: "Turn") -> Samples:
     """A histogram: each bucket counts the commits up to its limit. The value of the label without
     a name is a suffix of the metric's name."""
@@ -8999,7 +9001,7 @@ enter(Route("GET", "/metrics", get_metrics))
 
 
 # ------------------------------------------------------------------------------------------------
-# 19. Review
+# 26. Review
 #    Law: each row depends only on readings up to its hour.
 # ------------------------------------------------------------------------------------------------
 REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", "chance")
@@ -9080,7 +9082,7 @@ COMMANDS.append(Command(
 
 
 # ------------------------------------------------------------------------------------------------
-# 20. Demo
+# 27. Demo
 #    Law: the house is simulated and never touches a real database.
 # ------------------------------------------------------------------------------------------------
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
@@ -9165,11 +9167,9 @@ STAND_INS.append(make_demo)
 
 
 # ------------------------------------------------------------------------------------------------
-# 21. Commands
+# 28. Commands
 #    Law: data on stdout, everything else on stderr; 0 done, 1 could not, 2 wrong usage.
 # ------------------------------------------------------------------------------------------------
-
-
 MOST_OFFSET = 10.0              # °C; a larger error means a broken thermometer
 COMPARE_TIME = 5 * MINUTE       # between two compared readings; most stations send more often
 LEAST_PAIRS = 10                # of readings; the median of fewer is left to chance
