@@ -328,14 +328,15 @@ def parse_time(text: str, zone: tzinfo = UTC) -> int:
     return ms
 
 
-def parse_moment(text: str, zone: tzinfo = UTC) -> int:
-    """ISO 8601 or seconds since 1970 to ms. Raises ValueError, OverflowError."""
+def parse_moment(text: str, zone: tzinfo = UTC, earliest: int = 0) -> int:
+    """ISO 8601, or seconds since 1970 from `earliest` (ms) on, to ms. Raises ValueError,
+    OverflowError."""
     try:
         seconds = parse_number(text)
     except ValueError:
         return parse_time(text, zone)
-    if not 0 <= (ms := round(seconds * 1000)) < LATEST_TIME:
-        raise ValueError(f"{text}: before 1970 or after 2099")
+    if not earliest <= (ms := round(seconds * 1000)) < LATEST_TIME:
+        raise ValueError(f"{text}: too early or after 2099")
     return ms
 
 
@@ -701,11 +702,15 @@ def parse_json_reading(where: str, reading: Any) -> Reading:
 
 
 def parse_instant(name: str, text: str) -> int:
-    """The ms of a query's start or end. Raises Refused."""
+    """The ms of a start or end. Four or eight digits are the beginning of a year or a day, so a
+    smaller number of seconds is a mistyped date, which might delete everything. Raises Refused."""
     try:
-        return parse_moment(text)
+        if re.fullmatch(r"\d{4}|\d{8}", text, re.ASCII):
+            return parse_time(f"{text}0101"[:8])
+        return parse_moment(text, earliest=EARLIEST_TIME)
     except (ValueError, OverflowError):
-        raise Refused(400, f"{name}: ISO 8601 like 2018-07-30T22:16:34Z, or seconds since 1970"
+        raise Refused(400, f"{name}: {text[:MAX_TIME]!a} is no time. Write 2018, 2018-07-30, "
+                      "2018-07-30T22:16:34Z, or seconds since 1970, from 978307200 (2001) on"
                       ) from None
 
 
@@ -9599,7 +9604,7 @@ OPTIONS[:0] = [
     Setting("now", None, None, parse_switch, "the old key ends at once"),
     Setting("station", "NAME", None, str, "whose readings another program's file holds"),
     Setting("start", "T", None, functools.partial(parse_instant, "start"),
-            "start time, in ISO 8601 or as seconds since 1970"),
+            "start time: 2024, 2024-01-31, 2024-01-31T18:00Z, or seconds since 1970"),
     Setting("end", "T", None, functools.partial(parse_instant, "end"),
             "end time, not included"),
     Setting("field", "N", None, parse_field, "only readings of this field"),

@@ -289,9 +289,25 @@ def test_a_limit_is_one_of_a_field(database, run, limit):
 
 @pytest.mark.parametrize("flags", [
     ["--start", "2018-07-30"], ["--end", "2018-07-30"], ["--start", "x", "--end", "2018-07-30"],
-    [*RANGE, "--field", "0"], [*RANGE, "--below", "cold"], [*RANGE, "--above", "nan"]])
+    [*RANGE, "--field", "0"], [*RANGE, "--below", "cold"], [*RANGE, "--above", "nan"],
+    ["--start", "0", "--end", "2019"], ["--start", "201807", "--end", "2019"],
+    ["--start", "978307199", "--end", "2019"], ["--start", "2018", "--end", "20180732"]])
 def test_wrong_ranges_are_wrong_usage(database, run, flags):
     run("--delete-readings", "inside", *flags, status=2, stderr="--")
+
+
+@pytest.mark.parametrize(("start", "end", "gone"), [
+    ("2018", "2019", [1, 2]), ("20180730", "20180731", [2]), ("2018-07-30", "2099", [2, 3]),
+    ("978307200", "1532908800", [0, 1])])
+def test_digits_of_a_year_or_a_day_are_its_beginning(database, run, start, end, gone):
+    times = ["2017-07-30T12:00:00.000Z", "2018-07-29T23:59:59.999Z", "2018-07-30T00:00:00.000Z",
+             "2019-01-01T00:00:00.000Z"]
+    run("--import", "-", stdin="\n".join([HEADER, *(
+        f"{when},inside,{INSIDE.mac},1,21,{n}" for n, when in enumerate(times, 1))]))
+    said = run("--delete-readings", "inside", "--start", start, "--end", end)
+    assert said.endswith(f"deleted {len(gone)} readings\n")
+    left = run("--export", "-")
+    assert [n for n, when in enumerate(times) if when not in left] == gone
 
 
 def test_pruned_hours_go_as_a_whole(database, run, capsys):
@@ -306,7 +322,7 @@ def test_pruned_hours_go_as_a_whole(database, run, capsys):
     with contextlib.closing(Reader(database)) as reader:
         assert finish(reader.first_hour()) == NOON
     assert "1 hours were not changed" in delete(*RANGE, "--field", "1", "--above", "20")
-    assert delete("--start", "0", *two_hours) == ""
+    assert delete("--start", "1970", *two_hours) == ""
     with contextlib.closing(Reader(database)) as reader:
         assert finish(reader.first_hour()) == NOON + 2 * HOUR
     assert run("--check") == "ok\n"

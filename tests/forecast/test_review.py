@@ -171,7 +171,7 @@ def test_a_file_is_there_when_all_went_well(database, tmp_path, whole):
     assert (rows, words.count("changes a day")) == ([], 2)
     with target.open(newline="") as file:
         assert [*csv.DictReader(file)] == [r for r in whole[0] if r["time"] >= stamp(MIDDLE)]
-    _, words = review(database, "--start", 200, "--end", 200, target=target, status=2)
+    _, words = review(database, "--start", 2020, "--end", 2020, target=target, status=2)
     assert "--start has to be before --end" in words
     _, words = review(database, target=database, status=1)
     assert "is a database" in words
