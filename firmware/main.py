@@ -7,7 +7,7 @@ import time
 
 import machine
 
-PAUSE_S = 30  # long enough to read the error or to break in, short enough to lose little
+PAUSE_S = 5  # long enough to break in; with a longer one the next measurement is late
 
 try:
     import run

@@ -10,8 +10,9 @@ JOIN_MS = 45000  # an access point may take 15 s, DHCP as long again
 POLL_MS = 250
 SOCKET_S = 20  # for each socket operation; bears an access point that goes away for 15 s
 REQUEST_MS = 45000  # for all of a request, since a server may send a byte now and then
-ANSWER_MAX = 2048  # bytes of an answer that are looked at
-LINE_MAX = 120  # bytes of a line that are kept; the rest is read and forgotten
+HEAD_MAX = 8192  # bytes of an answer's head; proxies add headers of several thousand
+LINE_MAX = 120  # bytes of a line or body that are kept
+MISSING = 63  # '?' in the place of bytes that never came: part of a number is no number
 REQUEST = "GET %s HTTP/1.0\r\nHost: %s:%d\r\nConnection: close\r\n\r\n"
 TIMED_OUT = 110  # errno, as the board numbers it
 
@@ -105,7 +106,7 @@ def encrypted(stream, host):
 def octets(stream, deadline):
     """The bytes of an answer one by one. OSError when the whole takes too long."""
     one = bytearray(1)
-    for _ in range(ANSWER_MAX):
+    while True:
         count = stream.readinto(one)
         if count == 0:
             return
@@ -114,32 +115,73 @@ def octets(stream, deadline):
         yield one[0]
 
 
-def read_line(source, limit=ANSWER_MAX):
-    """One line of at most limit bytes as printable ASCII; '' also at the end of the answer."""
-    line = bytearray()
-    if limit > 0:
+def portion(source, count):
+    """So many bytes of the source, and not a byte more is read; MISSING if it ends before."""
+    if count > 0:
         for octet in source:
-            limit -= 1
-            if octet != 13 and octet != 10 and len(line) < LINE_MAX:
-                line.append(octet if 32 <= octet < 127 else 63)
-            if octet == 10 or limit == 0:
-                break
-    return str(line, "utf-8")
+            yield octet
+            count -= 1
+            if not count:
+                return
+        yield MISSING
+
+
+def chunks(source):
+    """The body of a chunked answer. A size that is none ends it as MISSING."""
+    while True:
+        size = size_of(read_line(source))
+        if size is None:
+            yield MISSING
+        if not size:
+            return
+        for octet in portion(source, size):
+            yield octet
+        read_line(source)
+
+
+def read_line(source):
+    """One line as printable ASCII, only its first LINE_MAX bytes; None if it never ends."""
+    line = bytearray()
+    for octet in source:
+        if octet == 10:
+            return str(line, "utf-8")
+        if octet != 13 and len(line) < LINE_MAX:
+            line.append(printable(octet))
+    return None
+
+
+def read_body(source):
+    """A body as printable ASCII. A longer one ends in '...', so its beginning is no number."""
+    words = bytearray()
+    for octet in source:
+        if len(words) == LINE_MAX:
+            return str(words, "utf-8") + "..."
+        words.append(32 if octet in (10, 13) else printable(octet))
+    return str(words, "utf-8").strip()
+
+
+def printable(octet):
+    return octet if 32 <= octet < 127 else 63
 
 
 def read_answer(source):
-    status = status_of(read_line(source))
-    wait, length = 0, ANSWER_MAX
-    line = read_line(source) if status else ""
+    head = portion(source, HEAD_MAX)
+    status = status_of(read_line(head) or "")
+    wait, body = 0, source
+    line = read_line(head) if status else None
     while line:
         name, value = (line.lower() + ":").split(":", 1)
         number = number_of(value)
         if name == "retry-after":
             wait = number or 0
-        elif name == "content-length" and number is not None:
-            length = number
-        line = read_line(source)
-    return status, wait, read_line(source, length) if status else ""
+        elif name == "transfer-encoding" and "chunked" in value:
+            body = chunks(source)
+        elif name == "content-length" and number is not None and body is source:
+            body = portion(source, number)
+        line = read_line(head)
+    if line is None:
+        return 0, wait, ""
+    return status, wait, read_body(body)
 
 
 def status_of(line):
@@ -153,3 +195,11 @@ def number_of(text):
     """The whole number of a header, None when it is none: Retry-After may also be a date."""
     text = text.strip(" :")
     return int(text) if text.isdigit() and len(text) < 10 else None
+
+
+def size_of(line):
+    """The size of a chunk in bytes, None when the line has none."""
+    try:
+        return int(line.split(";")[0].strip(), 16)
+    except (AttributeError, ValueError):  # no line, or no number
+        return None

@@ -202,12 +202,30 @@ ANSWERS = {
     b"HTTP/1.1 429 Slow\r\nretry-after:  30\r\nContent-Length: 5\r\n\r\nhello": (429, 30, "hello"),
     b"HTTP/1.1 503 X\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n": (503, 0, ""),
     b"HTTP/1.1 400 Bad\r\n\r\n\xff\x00\x1b[2J": (400, 0, "???[2J"),
-    b"HTTP/1.1 400 Bad\r\n\r\n" + b"x" * 5000: (400, 0, "x" * 120),
+    b"HTTP/1.1 400 Bad\r\n\r\n" + b"x" * 5000: (400, 0, "x" * 120 + "..."),
+    b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * 120 + b"<html>": (200, 0, "1" * 120 + "..."),
+    b"HTTP/1.1 200 OK\r\n\r\n12\r\n<html>": (200, 0, "12  <html>"),
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12": (200, 0, "12?"),
     b"SSH-2.0-OpenSSH\r\n": (0, 0, ""),
     b"": (0, 0, ""),
     b"HTTP/1.1 2": (0, 0, ""),
+    b"HTTP/1.1 200 OK\r\nContent-Len": (0, 0, ""),
     b"HTTP/1.1 204 No\r\nContent-Length: 0\r\n\r\n": (204, 0, ""),
+    b"HTTP/1.1 200 OK\r\nX: " + b"x" * 5000 + b"\r\nContent-Length: 2\r\n\r\n12": (200, 0, "12"),
+    b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1638 + b"\r\n12": (0, 0, ""),
 }
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+ANSWERS.update({
+    CHUNKED + b"\r\n57\r\n<html>Please log in</html>": (200, 0, "<html>Please log in</html>??"),
+    CHUNKED + b"\r\n2\r\n12\r\n0\r\n\r\n": (200, 0, "12"),
+    CHUNKED + b"\r\n1;x=y\r\n1\r\n01 \r\n2\r\n0\r\nTrailer: 34\r\n\r\n": (200, 0, "12"),
+    CHUNKED + b"Content-Length: 2\r\n\r\n3\r\n123\r\n0\r\n\r\n": (200, 0, "123"),
+    CHUNKED + b"\r\n12\r\n": (200, 0, "??"),
+    CHUNKED + b"\r\n2\r\n12\r\n": (200, 0, "12?"),
+    CHUNKED + b"\r\nlog in\r\n12": (200, 0, "?"),
+    CHUNKED + b"\r\n": (200, 0, "?"),
+    CHUNKED + b"\r\nFFFFF\r\n" + b"9" * 5000: (200, 0, "9" * 120 + "..."),
+})
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
