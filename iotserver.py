@@ -3553,6 +3553,8 @@ def measure_body(command: str, version: str, headers: Mapping[str, str]) -> int:
         raise Refused(413, f"the body is longer than {MAX_BODY} bytes")
     if int(length) and command in {"GET", "HEAD"}:
         raise Refused(400, f"Content-Length: a {command} has no body")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "Content-Encoding: not supported; send the body as it is")
     if headers.get("expect", "100-continue").lower() != "100-continue":
         raise Refused(417, "Expect: only 100-continue is known")
     return int(length)
@@ -3797,6 +3799,18 @@ def parse_query(request: Request, *known: str) -> dict[str, Any]:
     return {name: QUERY.get(name, str)(values[0]) for name, values in query.items()}
 
 
+def is_json(request: Request) -> bool:
+    """Whether the body is JSON, or says that it is. A device need not name its type."""
+    return request.body != b"" and (
+        request.headers.get("content-type", "").lower().startswith("application/json")
+        or decode_body(request.body[:100]).lstrip()[:1] in {"{", "["})
+
+
+def decode_body(body: bytes) -> str:
+    """A body as text, without a byte order mark. Never raises, whatever a device sends."""
+    return body.decode(json.detect_encoding(body), "replace")
+
+
 def parse_form(text: str) -> dict[str, str]:
     """`field1=2&status=a+b` to a dict. Never raises, whatever a device sends. A percent sign that
     escapes nothing stays, and line ends are stripped. A first word without `=` is the key, as in a
@@ -3806,6 +3820,16 @@ def parse_form(text: str) -> dict[str, str]:
             for name, equals, value in pairs if equals}
     first, equals, _ = pairs[0]
     return form if equals or not first.strip() else {"apikey": unquote_value(first).strip()} | form
+
+
+def parse_body(request: Request) -> dict[str, Any]:
+    """The names and values of a JSON object or of a form. Raises Refused."""
+    if not is_json(request):
+        return {**parse_form(decode_body(request.body))} if request.body else {}
+    document = load_json(request.body)
+    if not isinstance(document, dict) or len(document) > MAX_PARAMS:
+        raise Refused(400, f"body: a JSON object of at most {MAX_PARAMS} names is needed")
+    return document
 
 
 def unquote_value(text: str) -> str:
@@ -7009,6 +7033,10 @@ FIELD_NAMES = {f"field{n}": n for n in THINGSPEAK_FIELDS}
 SHORT_NAMES = {"lat": "latitude", "long": "longitude"} | {
     str(n): name for name, n in FIELD_NAMES.items()}
 NOTE_NAMES = frozenset(itertools.chain(*NOTES.values()))
+# apikey is not among them: parse_form takes any text that it cannot read for one.
+KEY_NAMES = frozenset({"key", "api_key", "write_api_key"})
+KNOWN_NAMES = KEY_NAMES | NOTE_NAMES | FIELD_NAMES.keys() | SHORT_NAMES.keys() | {
+    "created_at", "updates"}
 NO_NOTE = Note()
 UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
 KINDS = dict.fromkeys(("", "json"), "application/json; charset=utf-8") | {
@@ -7022,15 +7050,13 @@ ERRORS = {400: ("error_bad_request", "Bad Request"),
 
 
 def parse_params(request: Request, document: Any = None) -> dict[str, Any]:
-    """The query and the body, or its document, as one dict; the body wins. Raises Refused."""
-    params, body = {**split_query(request)}, request.body
-    if document is None and body.lstrip()[:1] == b"{":
-        document = load_json(body)
-    if document is None:
-        return params | parse_form(body.decode("utf-8", "replace")) if body else params
-    if len(document) > MAX_PARAMS:
-        raise Refused(400, f"body: at most {MAX_PARAMS} names")
-    return params | {name: value for name, value in document.items() if value is not None}
+    """The query and the body, or its document, as one dict; the body wins. Raises Refused, also
+    for a POST without a known name: it could not be read, and its reading would be lost."""
+    query, body = split_query(request), parse_body(request) if document is None else document
+    if request.command == "POST" and KNOWN_NAMES.isdisjoint(
+            body.keys() if request.body else query.keys() - KEY_NAMES):
+        raise Refused(400, "body: none of its names is known; they are like field1")
+    return {**query} | {name: value for name, value in body.items() if value is not None}
 
 
 def find_key(request: Request, params: Mapping[str, Any]) -> str:
@@ -7142,12 +7168,11 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
 
 def post_update(request: Request, server: "Server") -> Answer:
     """Answer POST /update: JSON with our names is a bulk update, all else is ThingSpeak's."""
-    if request.body.lstrip()[:1] not in (b"{", b"[") and (
-            request.query or b"=" in request.body or find_key(request, {}) or not request.body):
+    if not is_json(request):
         return write_entry(request, server)
     refuse_stranger(request, server)
-    document = load_json(request.body)
-    is_ours = not isinstance(document, dict) or {"mac", "readings"} & document.keys()
+    document = parse_body(request)
+    is_ours = {"mac", "readings"} & document.keys()
     return (store_bulk if is_ours else write_entry)(request, server, document)
 
 
@@ -7882,9 +7907,9 @@ def store_report(request: Request, server: "Server") -> Answer:
         raise Refused(413, f"body: a report has at most {MAX_ENTRY} bytes")
     refuse_stranger(request, server)
     glued, key, rest = match.groups()           # some consoles leave out the `?` before the form
-    form = {name.lower(): value for pairs in (
-        parse_form(glued or rest or ""), split_query(request),
-        parse_form(request.body.decode("utf-8", "replace"))) for name, value in pairs.items()}
+    form = {name.lower(): str(value) for pairs in (
+        parse_form(glued or rest or ""), split_query(request), parse_body(request))
+        for name, value in pairs.items()}
     if not form and "text/html" in request.headers.get("accept", ""):
         return PURPOSE
     mac = parse_mac(form.get("id", "")) if key is None else None
