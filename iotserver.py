@@ -359,15 +359,6 @@ def format_time(ms: int) -> str:
     return (EPOCH + ms * MILLISECOND).isoformat("T", "milliseconds").removesuffix("+00:00") + "Z"
 
 
-def format_ago(ms: int) -> str:
-    """A duration in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
-    seconds = ms // 1000
-    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{max(seconds, 0)} s"
-
-
 def format_bytes(count: float) -> str:
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:
@@ -3165,36 +3156,136 @@ def find_expiry(places: list[Place]) -> int:
 
 # ------------------------------------------------------------------------------------------------
 # 9. Sentences
-#    Law: a state becomes words here, and nowhere else; nothing here asks the store.
+#    Law: a state becomes words here, and nowhere else; nothing here asks the store. A sentence is
+#    whole: a row of SENTENCES with named holes, never put together from pieces of others. A new
+#    one is a row here and one in each language of the wing Languages; a test compares the rows.
 # ------------------------------------------------------------------------------------------------
-HEADLINES = {"open": "Open the windows:", "close": "Keep the windows closed:",
-             "unknown": "No answer:", "comfortable": "Comfortable inside:", "cold": "Cold inside:"}
-TURNED = "it is now {} %s outside; if that lasts, this answer will change."
-EVEN = "it is about as warm outside as inside."
-REASONS = (     # reason, least °C that it is cooler outside, answer, words; the first row counts
-    ("open", 0.05, "open", "it is {} cooler outside."),
-    ("open", -0.05, "open", EVEN),
-    ("open", -math.inf, "open", TURNED % "warmer"),
-    ("close", 0.05, "closed", TURNED % "cooler"),
-    ("close", -0.05, "closed", EVEN),
-    ("close", -math.inf, "closed", "it is {} warmer outside."),
-    ("comfortable", -CLOSE_MARGIN, "comfortable", "nothing to do."),
-    ("comfortable", -math.inf, "closed", "but it is {} warmer outside: keep the windows closed."),
-    ("cold", 0.05, "closed", "it is {} colder outside: keep the windows closed."),
-    ("cold", -OPEN_MARGIN, "closed", "it is hardly warmer outside: keep the windows closed."),
-    ("cold", -math.inf, "cold", "it is {} warmer outside: opening the windows warms the room."),
-    ("damp", -math.inf, "closed", "keep the windows closed: the air outside is warm and damp, and "
-                                  "would condense on cold walls."),
-    ("wet", -math.inf, "closed", "keep the windows closed: it is {} warmer outside, and would "
-                                 "condense on cold walls."),
-    ("hot", -math.inf, "closed", "keep the windows closed: it is {} warmer outside."),
-    ("unknown", -math.inf, "no answer", ""))
-HUMID = ", but the air is more humid: dew point {} outside, {} inside."
-NO_ROOM = ("No answer yet:",
-           "this needs a station with the role inside and one with the role outside.")
+# Every sentence that people read, by its key. Others say it with Locale.say(key, hole=...).
+SENTENCES = {
+    "headline_open": "Open the windows", "headline_close": "Keep the windows closed",
+    "headline_comfortable": "Comfortable inside", "headline_cold": "Cold inside",
+    "headline_unknown": "No answer", "headline_none": "No answer yet",
+    "pill_open": "open", "pill_close": "closed", "pill_comfortable": "comfortable",
+    "pill_cold": "cold", "pill_unknown": "no answer",
+    # An answer in one text. {clause} is {reason} with a small letter; neither has its full stop.
+    "answer": "{headline}: {clause}.",
+    "answer_with_numbers": "{headline}: {clause} (inside {inside}, outside {outside}).",
+    "cooler": "It is {d} cooler outside.",
+    "warmer": "It is {d} warmer outside.",
+    "even": "It is about as warm outside as inside.",
+    "turned_warmer": "It is now {d} warmer outside; if that lasts, this answer will change.",
+    "turned_cooler": "It is now {d} cooler outside; if that lasts, this answer will change.",
+    "nothing_to_do": "Nothing to do.",
+    "warmer_close": "But it is {d} warmer outside: keep the windows closed.",
+    "cold_colder": "It is {d} colder outside: keep the windows closed.",
+    "cold_even": "It is hardly warmer outside: keep the windows closed.",
+    "cold_warmer": "It is {d} warmer outside: opening the windows warms the room.",
+    "cold_damp": "Keep the windows closed: the air outside is warm and damp, and would condense "
+                 "on cold walls.",
+    "cold_wet": "Keep the windows closed: it is {d} warmer outside, and its moisture would "
+                "condense on cold walls.",
+    "cold_hot": "Keep the windows closed: it is {d} warmer outside.",
+    "humid": "The air is more humid outside: dew point {outside} outside, {inside} inside.",
+    "station_silent": "“{name}” has been silent for {ago}.",
+    "no_temperature": "“{name}” has sent no temperature yet.",
+    "needs_roles": "This needs a station with the role inside and one with the role outside.",
+    "cooler_range": "Cooler outside from about {at} ({start} to {end}).",
+    "cooler_at": "Cooler outside from about {at}.",
+    "warmer_range": "Warmer outside some time between {start} and {end}, with a chance of "
+                    "{chance}.",
+    "warmer_at": "Warmer outside at about {at}, with a chance of {chance}.",
+    "no_cooler": "It will probably stay warmer outside for 12 hours.",
+    "no_warmer": "It will probably stay cooler outside for 12 hours.",
+    "row_cooler": "cooler from {at}", "row_warmer": "warmer from {at}",
+    "row_open": "open until {at}",
+    "few_evenings": "Too few evenings have passed to say how accurate this is.",
+    "few_mornings": "Too few mornings have passed to say how accurate this is.",
+    "record_evenings": "On half of the last {count} evenings, the forecast was at most {minutes} "
+                       "minutes off.",
+    "record_mornings": "On half of the last {count} mornings, the middle of the range was at most "
+                       "{minutes} minutes off.",
+    "doubted": "{value} came last; waiting for a second reading.",
+    "impossible": "{value} came last, which is impossible.",
+    "rising": "rising", "falling": "falling", "steady": "steady",
+    # Messages.
+    "title_silent": "“{name}” is silent", "title_back": "“{name}” reports again",
+    "text_back": "“{name}” reports again.", "title_plan": "When it gets cooler",
+    "since": "It has been so since {at}.",
+    "no_word": "No word from iotserver",
+    "cut_off": "It has not reported for {ago}: the house, its line or the computer may be off.",
+    "test": "This is a test: messages arrive.",
+    "messages_failed": "Messages to {name} have failed for an hour: {why}.",
+    # What a person with a browser can do about an error.
+    "step_400": "Compare the address with the one that --add-station printed.",
+    "step_401": "Load the page again and type the household's password; any user name will do.",
+    "step_403": "Compare MAC and key with the station's config.py, or give it a new key with "
+                "--new-key.",
+    "step_404": "Check the address for typing errors.",
+    "step_405": "Open the page instead.",
+    "step_429": "Wait 15 minutes, then try again.",
+    "step_503": "Try again in a minute.",
+    "step_507": "Free some space on the server's disk.",
+    "step": "Go back to the page.",
+    # Units and signs.
+    "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
+    "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d"}
+LANGUAGES: dict[str, Mapping[str, str]] = {"en": SENTENCES}     # by the code of BCP 47
+REASONS = (     # reason, least °C that it is cooler outside, answer, key; the first row counts
+    ("open", 0.05, "open", "cooler"),
+    ("open", -0.05, "open", "even"),
+    ("open", -math.inf, "open", "turned_warmer"),
+    ("close", 0.05, "close", "turned_cooler"),
+    ("close", -0.05, "close", "even"),
+    ("close", -math.inf, "close", "warmer"),
+    ("comfortable", -CLOSE_MARGIN, "comfortable", "nothing_to_do"),
+    ("comfortable", -math.inf, "close", "warmer_close"),
+    ("cold", 0.05, "close", "cold_colder"),
+    ("cold", -OPEN_MARGIN, "close", "cold_even"),
+    ("cold", -math.inf, "cold", "cold_warmer"),
+    ("damp", -math.inf, "close", "cold_damp"),
+    ("wet", -math.inf, "close", "cold_wet"),
+    ("hot", -math.inf, "close", "cold_hot"),
+    ("unknown", -math.inf, "unknown", ""))
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
+
+
+AGES = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))    # s, key
+
+
+class Locale(NamedTuple):
+    """How one reader, or one household, is spoken to."""
+    language: str = "en"        # a key of LANGUAGES
+    unit: str = "C"             # C or F; in messages also CF for both
+    zone: tzinfo | None = UTC   # None: the machine's
+    clock: str = "%H:%M"        # how strftime writes a time of day
+
+    def say(self, key: str, /, **holes: object) -> str:
+        """The sentence with this key, its holes filled."""
+        return LANGUAGES[self.language][key].format_map(holes)
+
+    def say_number(self, value: float, *, is_short: bool = False) -> str:
+        """A number with one decimal; a short one without a last .0."""
+        text = f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
+        return (text.removesuffix(".0") if is_short else text).replace(".", self.say("point"))
+
+    def say_quantity(self, number: str, unit: str) -> str:
+        return self.say("quantity", number=number, unit=unit)
+
+    def say_time(self, ms: int, form: str = "") -> str:
+        """An instant in words: the time of day, unless another form of strftime is given."""
+        return datetime.fromtimestamp(ms / 1000, UTC).astimezone(self.zone).strftime(
+            form or self.clock)
+
+    def say_ago(self, ms: int) -> str:
+        """A duration in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
+        seconds = max(ms // 1000, 0)
+        length, key = next((age for age in AGES if seconds >= age[0]), AGES[-1])
+        return self.say(key, n=seconds // length)
+
+
+ENGLISH = Locale()              # for programs
 
 
 def in_unit(celsius: float, unit: str) -> float:
@@ -3242,24 +3333,17 @@ def say_sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "." * (text[-1:] not in {".", "!", "?"})
 
 
-def say_number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
-
-
-def say_time(ms: int, zone: tzinfo | None, form: str) -> str:
-    """An instant in words. Without a zone, the machine's zone is used."""
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(zone).strftime(form)
-
-
-def say_degrees(difference: float, units: str) -> str:
+def say_degrees(difference: float, locale: Locale) -> str:
     """A difference of temperatures, like `4.1 °F`, or with units CF `2.3 °C / 4.1 °F`."""
-    degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in units)
-    return " / ".join(f"{say_number(value).removesuffix('.0')} °{unit}" for value, unit in degrees)
+    degrees = ((abs(difference) * (1 if unit == "C" else 1.8), unit) for unit in locale.unit)
+    return " / ".join(locale.say_quantity(locale.say_number(value, is_short=True), f"°{unit}")
+                      for value, unit in degrees)
 
 
-def say_whole(celsius: float, units: str) -> str:
+def say_whole(celsius: float, locale: Locale) -> str:
     """A temperature without decimals, like `66 °F`, or with units CF `19 °C / 66 °F`."""
-    return " / ".join(f"{in_unit(celsius, unit):.0f} °{unit}" for unit in units)
+    return " / ".join(locale.say_quantity(f"{in_unit(celsius, unit):.0f}", f"°{unit}")
+                      for unit in locale.unit)
 
 
 def shown_difference(verdict: Verdict, unit: str) -> float:
@@ -3273,110 +3357,151 @@ def shown_difference(verdict: Verdict, unit: str) -> float:
 
 
 def explain_verdict(verdict: Verdict, unit: str) -> tuple[str, str]:
-    """The answer in one word, and the reason, from the first row of REASONS that applies."""
+    """The answer and the key of its reason, from the first row of REASONS that applies."""
     why = "open" if verdict.reason == "humid" else verdict.reason or verdict.state
     difference = shown_difference(verdict, unit[0])
-    return next((answer, text) for name, least, answer, text in REASONS
+    return next((answer, key) for name, least, answer, key in REASONS
                 if name == why and difference >= least)
 
 
-def say_verdict(room: Place, now: int, unit: str) -> tuple[str, str]:
-    """The answer for a room: the headline and the reason, which make one sentence."""
-    verdict = room.verdict
-    if verdict is None or verdict.difference is None:
-        silent = room if verdict and verdict.silent == "inside" else room.outside
-        if silent is None:
-            return NO_ROOM
-        return HEADLINES["unknown"], (
-            f'"{silent.name}" has been silent for {format_ago(now - silent.heard)}.'
-            if silent.heard is not None else f'"{silent.name}" has sent no temperature yet.')
-    headline = HEADLINES["cold" if verdict.is_cold else verdict.state]
-    reason = explain_verdict(verdict, unit)[1].format(
-        " / ".join(say_degrees(shown_difference(verdict, one), one) for one in unit))
+def say_silence(silent: Place | None, now: int, locale: Locale) -> tuple[str, str]:
+    """Headline and reason if there is no answer because of a station, or for want of one."""
+    if silent is None:
+        return locale.say("headline_none"), locale.say("needs_roles")
+    return locale.say("headline_unknown"), (
+        locale.say("no_temperature", name=silent.name) if silent.heard is None else
+        locale.say("station_silent", name=silent.name, ago=locale.say_ago(now - silent.heard)))
+
+
+def say_verdict(room: Place | None, now: int, locale: Locale) -> tuple[str, str, list[str]]:
+    """The answer for a room: headline, reason, and what else speaks for or against it."""
+    verdict = room.verdict if room else None
+    if room is None or verdict is None or verdict.difference is None:
+        is_inside = verdict and verdict.silent == "inside"
+        return *say_silence(room and (room if is_inside else room.outside), now, locale), []
+    headline = locale.say(f"headline_{'cold' if verdict.is_cold else verdict.state}")
+    reason = locale.say(explain_verdict(verdict, locale.unit)[1], d=" / ".join(
+        say_degrees(shown_difference(verdict, unit), locale._replace(unit=unit))
+        for unit in locale.unit))
+    return headline, reason, [*say_caveats(verdict, locale)]
+
+
+def say_caveats(verdict: Verdict, locale: Locale) -> Iterator[str]:
+    """What speaks against opening although it is cooler outside."""
     if verdict.reason == "humid":
-        inside, outside = (say_whole(dew, unit) for dew in verdict.dew_points if dew is not None)
-        reason = reason.removesuffix(".") + HUMID.format(outside, inside)
-    return headline, reason
+        inside, outside = (say_whole(dew, locale) for dew in verdict.dew_points if dew is not None)
+        yield locale.say("humid", outside=outside, inside=inside)
 
 
-def say_times(at: int, start: int, end: int, now: int, zone: tzinfo | None,
-              clock: str = "%H:%M") -> list[str]:
-    """The three times of a forecast in words. An event that is overdue is expected now."""
-    return [say_time(round(ms / FORECAST_STEP) * FORECAST_STEP, zone, clock)
+def say_answer(room: Place | None, now: int, locale: Locale, key: str = "answer",
+               **holes: str) -> str:
+    """The answer for a room in one text, for programs and messages."""
+    headline, reason, caveats = say_verdict(room, now, locale)
+    reason = reason.removesuffix(".")
+    return " ".join((locale.say(key, headline=headline, reason=reason,
+                                clause=reason[:1].lower() + reason[1:], **holes), *caveats))
+
+
+def say_times(forecast: Forecast, now: int, locale: Locale) -> list[str]:
+    """The times of a forecast in words: the median, the start and the end of its interval. An
+    event that is overdue is expected now."""
+    at, start, end = cast(tuple[int, int, int], forecast[1:4])
+    return [locale.say_time(round(ms / FORECAST_STEP) * FORECAST_STEP)
             for ms in (max(at, now), start, max(end, now))]
 
 
-def say_cooler(at: str, start: str, end: str, named: str = "") -> str:
-    """The forecast of an evening, with its interval unless that is a single time."""
-    interval = named if start == at == end else f" ({start} to {end}{named})"
-    return f"Cooler outside from about {at}{interval}."
+def say_cooler(times: Sequence[str], locale: Locale, named: str = "") -> str:
+    """The forecast of an evening, with its interval unless that is a single time. named: the zone,
+    behind the last time."""
+    at, start, end = times
+    if start == at == end:
+        return locale.say("cooler_at", at=at + named)
+    return locale.say("cooler_range", at=at, start=start, end=end + named)
 
 
-def say_forecast(room: Place, now: int, zone: tzinfo | None, clock: str = "%H:%M") -> str:
+def say_forecast(room: Place, now: int, locale: Locale) -> str:
     """When it gets cooler or warmer outside. The zone is named if it is not the reader's own."""
     forecast = room.forecast
     if forecast is None or (room.verdict and room.verdict.is_cold):
         return ""
-    if forecast.at is None or forecast.start is None or forecast.end is None:
-        return f"Probably no {forecast.event} outside within the next 12 hours."
-    at, start, end = say_times(forecast.at, forecast.start, forecast.end, now, zone, clock)
-    named = say_time(now, zone, " %Z") if zone in {None, UTC} else ""
-    if forecast.event == "warmer":
-        when = f"at about {at}" if start == end else f"some time between {start} and {end}"
-        return f"Warmer outside {when}{named}, with a chance of {forecast.chance:.0%}."
-    return say_cooler(at, start, end, named)
+    if forecast.at is None:
+        return locale.say(f"no_{forecast.event}")
+    times = at, start, end = say_times(forecast, now, locale)
+    named = locale.say_time(now, " %Z") if locale.zone in {None, UTC} else ""
+    if forecast.event == "cooler":
+        return say_cooler(times, locale, named)
+    chance = locale.say("percent", number=f"{forecast.chance * 100:.0f}")
+    if start == end:
+        return locale.say("warmer_at", at=at + named, chance=chance)
+    return locale.say("warmer_range", start=start, end=end + named, chance=chance)
 
 
-def say_record(forecast: Forecast) -> str:
+def say_change(room: Place, now: int, locale: Locale) -> str:
+    """When the answer for a room changes, in few words: its forecast without the interval."""
+    forecast = room.forecast
+    if forecast is None or forecast.at is None or (room.verdict and room.verdict.is_cold):
+        return ""
+    is_open = room.verdict and room.verdict.state == "open" and forecast.event == "warmer"
+    return locale.say("row_open" if is_open else f"row_{forecast.event}",
+                      at=say_times(forecast, now, locale)[0])
+
+
+def say_record(forecast: Forecast, locale: Locale) -> str:
     """How accurate such forecasts have been."""
     days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
     errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
     if len(errors) < LEAST_TOLD:
-        return f"Too few {days} have passed to say how accurate this is."
-    what = "forecast" if forecast.event == "cooler" else "middle of the range"
-    return (f"On half of the last {len(errors)} {days}, the {what} was at most "
-            f"{round(statistics.median(errors) / MINUTE)} minutes off.")
+        return locale.say(f"few_{days}")
+    off = max(statistics.median(errors), FORECAST_STEP)     # no forecast is told more exactly
+    return locale.say(f"record_{days}", count=len(errors), minutes=round(off / MINUTE))
 
 
-def say_rooms(places: list[Place], now: int, unit: str, zone: tzinfo | None) -> Iterator[str]:
+def say_rooms(places: list[Place], now: int, locale: Locale) -> Iterator[str]:
     """The answers in words, a line for each room."""
     for room, _ in rank_rooms(places):
-        yield " ".join((f"{room.name}:", *say_verdict(room, now, unit),
-                        say_forecast(room, now, zone))).strip() + "\n"
+        yield " ".join((f"{room.name}:", say_answer(room, now, locale),
+                        say_forecast(room, now, locale))).strip() + "\n"
 
 
-def describe_rooms(places: list[Place], now: int, unit: str = "C") -> Iterator[dict[str, Any]]:
-    """The answers for programs, in °C and ms. The unit only applies to the text."""
+def describe_rooms(places: list[Place], now: int, locale: Locale = ENGLISH
+                   ) -> Iterator[dict[str, Any]]:
+    """The answers for programs, in °C and ms. The locale only applies to the text."""
     return ({
         "station": room.name, "state": verdict.state, "since": verdict.since,
         "inside": verdict.inside, "outside": verdict.outside,
         "difference": verdict.difference and round(verdict.difference, 2),
         **{f"{side}_dew_point": dew and round(dew, 1) for side, dew in zip(
             ("inside", "outside"), verdict.dew_points, strict=True)},
-        "text": " ".join(say_verdict(room, now, unit)),
+        "text": say_answer(room, now, locale),
         "forecast": room.forecast and {
             "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
             "to": room.forecast.end, "chance": round(room.forecast.chance, 2)},
     } for room, verdict in rank_rooms(places))
 
 
-def say_waiting(place: Place, unit: str) -> Iterator[str]:
+def say_waiting(place: Place, locale: Locale) -> Iterator[str]:
     """Why the number that people see is not the newest reading of a place."""
-    came = "{} came last; waiting for a second reading", "{} came last, which is impossible"
     said = place.last
     doubted = said.last[-1][1] if said.last and said.last[-1][1] != said.shown else None
-    for words, celsius in zip(came, (doubted, place.odd), strict=True):
+    for key, celsius in (("doubted", doubted), ("impossible", place.odd)):
         if celsius is not None:
-            yield words.format(f"{say_number(in_unit(celsius, unit))} °{unit}")
+            number = locale.say_number(in_unit(celsius, locale.unit))
+            yield locale.say(key, value=locale.say_quantity(number, f"°{locale.unit}"))
 
 
-def say_trend(readings: Sequence[Sample], now: int) -> str:
+def say_trend(readings: Sequence[Sample], now: int, locale: Locale) -> str:
     """rising, falling or steady over the last half hour; empty if there are too few readings."""
     recent = [r for r in readings if r[0] > now - TREND_TIME]
     if len(recent) < 2 or recent[-1][0] - recent[0][0] < TREND_TIME // 3:
         return ""
     change = recent[-1][1] - recent[0][1]
-    return "steady" if abs(change) < TREND_STEADY else "rising" if change > 0 else "falling"
+    return locale.say("steady" if abs(change) < TREND_STEADY else
+                      "rising" if change > 0 else "falling")
+
+
+def say_step(status: int, locale: Locale) -> str:
+    """What a person with a browser can do about an error."""
+    return locale.say(f"step_{status}" if f"step_{status}" in SENTENCES else "step")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4183,17 +4308,6 @@ ANSWER_COLORS = {               # in light, in dark
     for state in ("open", "close", "comfortable", "cold", "unknown")}
 MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
 <p>$step</p><a class="button" href="/">Open the page</a></section></main>""")
-NEXT_STEPS = {                  # what a person with a browser can do about an error
-    400: "Compare the address with the one that --add-station printed.",
-    401: "Load the page again and type the household's password; any user name will do.",
-    403: "Compare MAC and key with the station's config.py, or give it a new key with --new-key.",
-    404: "Check the address for typing errors.",
-    405: "Open the page instead.",
-    429: "Wait 15 minutes, then try again.",
-    503: "Try again in a minute.",
-    507: "Free some space on the server's disk."}
-NO_NEXT_STEP = "Go back to the page."
-
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
     """The headers of a page with this style: what it may load, and who may embed it."""
@@ -4217,7 +4331,7 @@ def render_page(title: str, main: Markup, script: Markup | str = "", style: str 
                 script=script).encode()
 
 
-def render_message(title: str, text: object, step: str = NO_NEXT_STEP) -> bytes:
+def render_message(title: str, text: object, step: str) -> bytes:
     """A page with one message, and what to do next."""
     return render_page(title, MESSAGE(title=title, text=text, step=step))
 
@@ -4330,8 +4444,7 @@ class Chart(NamedTuple):
     unit: str
     start: int
     end: int
-    zone: tzinfo
-    clock: str = "%H:%M"
+    locale: Locale
     shaded: Iterable[tuple[int, int]] = ()
     interval: tuple[int, int] | None = None     # in which the lines are expected to cross
     bounds: Sequence[float] = ()
@@ -4365,24 +4478,24 @@ def value_ticks(values: list[float], count: int) -> list[float]:
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def find_midnight(ms: int, zone: tzinfo) -> int:
+def find_midnight(ms: int, zone: tzinfo | None) -> int:
     """When the day of an instant began in a time zone."""
     return round(datetime.fromtimestamp(ms / 1000, zone).replace(
         hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)
 
 
-def time_ticks(start: int, end: int, zone: tzinfo, clock: str = "%H:%M"
-               ) -> tuple[list[tuple[int, str]], int]:
+def time_ticks(start: int, end: int, locale: Locale) -> tuple[list[tuple[int, str]], int]:
     """The marks of the time axis and their texts, by the wall clock: a day may have 23 hours. And
     how many ms behind its mark a text stands."""
     hours, form, behind = next(row[1:] for row in TICKS if end - start <= row[0] * HOUR)
     if form == "clock":
-        form = clock.replace(":%M", "") if hours >= 1 and clock != "%H:%M" else clock
-    tick = datetime.fromtimestamp(find_midnight(start, zone) / 1000, zone)
+        is_whole = hours >= 1 and locale.clock != "%H:%M"
+        form = locale.clock.replace(":%M", "") if is_whole else locale.clock
+    tick = datetime.fromtimestamp(find_midnight(start, locale.zone) / 1000, locale.zone)
     ticks = []
     while (ms := round(tick.timestamp() * 1000)) < end:
         if ms > start:
-            ticks.append((ms, tick.strftime(form)))
+            ticks.append((ms, locale.say_time(ms, form)))
         tick += timedelta(hours=hours)
         if form == "%b":
             tick = tick.replace(day=1)
@@ -4463,7 +4576,7 @@ def render_axes(chart: Chart) -> list[Markup]:
         STROKE(css="grid", d=f"M{LEFT} {chart.y(mark):g}H{right}"),
         TEXT_AT(css="mark", x=LEFT - 5, y=f"{chart.y(mark) + 4.5:g}", anchor="end",
                 text=f"{mark:g}"))]
-    ticks, behind = time_ticks(chart.start, chart.end, chart.zone, chart.clock)
+    ticks, behind = time_ticks(chart.start, chart.end, chart.locale)
     for ms, text in ticks:
         if behind:
             shapes.append(STROKE(css="grid", d=f"M{chart.x(ms):g} {TOP}V{bottom}"))
@@ -4577,7 +4690,7 @@ SPARK = Template('<svg viewBox="0 0 240 60" preserveAspectRatio="none" role="img
                  'aria-label="last 24 hours: $low to $high"><path class="$css" d="$d"/></svg>')
 
 
-def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
+def render_spark(points: list[Point], unit: str, now: int, locale: Locale) -> Markup | str:
     """A tile's last 24 hours: rain as bars, a direction as dots, anything else as a line."""
     if not (points := leave_out(points)):
         return ""
@@ -4595,7 +4708,8 @@ def render_spark(points: list[Point], unit: str, now: int) -> Markup | str:
     else:
         css, d = "line", "".join("M" + "L".join(place(p.time, p.mean) for p in piece) + "h0"
                                  for piece in segments(points))
-    return SPARK(low=say_number(low), high=f"{say_number(high)} {unit}".strip(), css=css, d=d)
+    return SPARK(low=locale.say_number(low), high=f"{locale.say_number(high)} {unit}".strip(),
+                 css=css, d=d)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4635,23 +4749,15 @@ there.</p><p class="stale"></p></section>""")
 
 class View(NamedTuple):
     """How one reader wants to see the page."""
-    unit: str                   # C or F
-    zone: tzinfo
+    locale: Locale
     range: str                  # a key of RANGES
-    clock: str = "%H:%M"        # how strftime writes a time of day
     is_packed: bool = False     # compressed
 
 
-def say_change(room: Place, now: int, view: View) -> str:
-    """When the answer for a room changes, in few words: its forecast without the interval."""
-    said = re.split(r" \(|, with|\.$", say_forecast(room, now, view.zone, view.clock))[0]
-    return said[:1].lower() + said[1:]
-
-
-def choose_answer(verdict: Verdict, unit: str) -> tuple[str, str]:
-    """A room's answer in one word, and its color."""
-    answer, _ = explain_verdict(verdict, unit)
-    return answer, {"closed": "close", "no answer": "unknown"}.get(answer, answer)
+def choose_answer(verdict: Verdict, locale: Locale) -> tuple[str, str]:
+    """A room's answer in a word or two, and its color."""
+    answer, _ = explain_verdict(verdict, locale.unit)
+    return locale.say(f"pill_{answer}"), answer
 
 
 def split_label(series: Latest) -> tuple[str, str]:
@@ -4666,19 +4772,19 @@ def is_humidity(series: Latest) -> bool:
     return series.field == 2 and split_label(series)[1] == "%"
 
 
-def say_field(series: Latest, view: View) -> tuple[str, str]:
+def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
     """A field's newest value as people read it, and its unit. The value of a direction is a point
     of the compass, and its unit the degrees."""
     (name, unit), value = split_label(series), series.value
     if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
         return str(value)[:40], ""
     if unit == "°C":
-        return say_number(in_unit(value, view.unit)), f"°{view.unit}"
+        return locale.say_number(in_unit(value, locale.unit)), f"°{locale.unit}"
     if unit == "°" and re.search("wind|direction", name):
         return COMPASS[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
     if unit == "%" or 100 <= abs(value) < 1e5:
         return f"{value:.0f}", unit
-    return say_number(value).removesuffix(".0"), unit
+    return locale.say_number(value, is_short=True), unit
 
 
 # -- the page, out of the store ------------------------------------------------------------------
@@ -4698,23 +4804,23 @@ async def read_points(reader: Reader, series: int, view: View, now: int, count: 
     one or more days. A bucket's point is in the middle of its time."""
     start = now - RANGES[view.range]
     if view.range in {"30d", "1y"}:
-        origin = find_midnight(start, view.zone)
+        origin = find_midnight(start, view.locale.zone)
         width = max(DAY, round((now - origin) / count / DAY) * DAY)
         points = await thin(await reader.hours(series, origin, now + 1), origin, width)
     else:
         points = await reader.points(series, start, now + 1, count)
-    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, view.unit),
-                  in_unit(p.minimum, view.unit), in_unit(p.maximum, view.unit), p.width)
-            for p in points]
+    unit = view.locale.unit
+    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, unit),
+                  in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width) for p in points]
 
 
 TIME = Template('<time datetime="$iso" title="$exact">$ago ago</time>')
 
 
-def render_ago(ms: int, view: View, now: int) -> Markup:
+def render_ago(ms: int, locale: Locale, now: int) -> Markup:
     """How long ago an instant is."""
-    return TIME(iso=format_time(ms), ago=format_ago(now - ms),
-                exact=say_time(ms, view.zone, f"%a %d %b %Y {view.clock} %Z"))
+    return TIME(iso=format_time(ms), ago=locale.say_ago(now - ms),
+                exact=locale.say_time(ms, f"%a %d %b %Y {locale.clock} %Z"))
 
 
 def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
@@ -4760,12 +4866,13 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
     spans = [span for room, _ in rooms[:1] if room.outside and length <= 7 * DAY
              for span in cooler_spans(points.get(room.name, []),
                                       points.get(room.outside.name, []), now)]
-    chart = Chart(lines, f"°{view.unit}", now - length, now, view.zone, view.clock, shaded=spans,
-                  comfort=in_unit(comfort, view.unit) if rooms else None)
+    unit = view.locale.unit
+    chart = Chart(lines, f"°{unit}", now - length, now, view.locale, shaded=spans,
+                  comfort=in_unit(comfort, unit) if rooms else None)
     for room, _ in rooms[:1] if view.range == "24h" else []:
-        chart = continue_chart(chart, room, view.unit)
-    form = f"%a %d %b, {view.clock}"
-    rows = [SPAN(start=say_time(a, view.zone, form), end=say_time(b, view.zone, form))
+        chart = continue_chart(chart, room, unit)
+    form = f"%a %d %b, {view.locale.clock}"
+    rows = [SPAN(start=view.locale.say_time(a, form), end=view.locale.say_time(b, form))
             for a, b in spans[-20:]]
     return FIGURE(css=css, links=links, chart=READOUT(
         chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
@@ -4783,22 +4890,23 @@ HUMIDITY = Template('<span class="second"><span class="say">humidity </span>$val
 LINE_BELOW = Template('<p class="$css">$text</p>')
 
 
-async def say_day(reader: Reader, place: Place, view: View, heard: int) -> str:
+async def say_day(reader: Reader, place: Place, locale: Locale, heard: int) -> str:
     """The lowest and the highest temperature of the day of the newest reading."""
-    found = await reader.extremes(place.series or 0, find_midnight(heard, view.zone), heard + 1)
+    found = await reader.extremes(place.series or 0, find_midnight(heard, locale.zone), heard + 1)
     return " · ".join(
-        f"{word} {say_number(in_unit(value, view.unit))} at {say_time(ms, view.zone, view.clock)}"
+        f"{word} {locale.say_number(in_unit(value, locale.unit))} at "
+        f"{locale.say_time(ms)}"
         for word, (ms, value) in zip(("Low", "High"), found, strict=False))
 
 
-def say_yesterday(reader: Reader, place: Place, view: View) -> str:
+def say_yesterday(reader: Reader, place: Place, locale: Locale) -> str:
     """How a temperature differs from that of a day ago; empty where that is not known."""
     heard, celsius = place.last.time, place.last.shown
     for _, before in reader.recent(place.series or 0, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
         if abs(celsius - before) < SAME:
             return "as warm as yesterday"
         word = "warmer" if celsius >= before else "cooler"
-        return f"{say_degrees(celsius - before, view.unit)} {word} than a day ago"
+        return f"{say_degrees(celsius - before, locale)} {word} than a day ago"
     return ""
 
 
@@ -4807,29 +4915,30 @@ def join_parts(parts: Iterable[Markup | str]) -> list[Markup | str]:
     return [part for said in parts if said for part in (" · ", said)][1:]
 
 
-async def render_place(reader: Reader, place: Place, fields: list[Latest], view: View, now: int,
-                       is_row: bool = False) -> Markup:
+async def render_place(reader: Reader, place: Place, fields: list[Latest], locale: Locale,
+                       now: int, is_row: bool = False) -> Markup:
     """A temperature in large digits with humidity, and the day's lowest and highest. A room's row
     also has its answer, and when that changes."""
     value, unit, status, heard, day = "–", "", [], place.heard, ""
     if place.said:
         heard, celsius = place.last.time, place.last.shown
-        value, unit = say_number(in_unit(celsius, view.unit)), f"°{view.unit}"
-        status = [say_trend(place.readings, now)]
-        day = await say_day(reader, place, view, heard)
-    change = say_change(place, now, view) if is_row else ""
+        value = locale.say_number(in_unit(celsius, locale.unit))
+        unit = f"°{locale.unit}"
+        status = [say_trend(place.readings, now, locale)]
+        day = await say_day(reader, place, locale, heard)
+    change = say_change(place, now, locale) if is_row else ""
     if change or place.said:                    # on a narrow phone both would not fit into a line
-        status = [change] if change else [*status, say_yesterday(reader, place, view)]
-    status += [render_ago(heard, view, now) if heard else "no reading yet"]
+        status = [change] if change else [*status, say_yesterday(reader, place, locale)]
+    status += [render_ago(heard, locale, now) if heard else "no reading yet"]
     humidity = [HUMIDITY(value=f"{series.value:.0f}") for series in fields
                 if is_humidity(series) and isinstance(series.value, (int, float))]
-    note = " ".join(f"{text}." for text in say_waiting(place, view.unit))
+    note = " ".join(say_waiting(place, locale))
     if is_row and place.verdict and place.verdict.difference is None:
-        note = f"{say_verdict(place, now, view.unit)[1]} {note}".strip()
+        note = f"{say_verdict(place, now, locale)[1]} {note}".strip()
     # On a narrow phone a row has no room for humidity beside its answer and its number.
     below = join_parts([*humidity * is_row, day])
     pill = [PILL(answer=answer, css=css) for answer, css in (
-        [choose_answer(place.verdict, view.unit)] if is_row and place.verdict else [])]
+        [choose_answer(place.verdict, locale)] if is_row and place.verdict else [])]
     return ROW(
         css=place.css, name=place.name, value=value, unit=unit, pill=pill,
         humidity=[] if is_row else humidity, status=join_parts(status),
@@ -4845,26 +4954,23 @@ UNTIL = Template('<details><summary>$when</summary><p class="record">$record The
 NOTICE = Template("<section><p>$text</p></section>\n")
 
 
-def render_answer(places: list[Place], view: View, now: int) -> tuple[Markup, str, str]:
+def render_answer(places: list[Place], locale: Locale, now: int) -> tuple[Markup, str, str]:
     """The card at the top, its headline as text, and its color."""
     rooms = rank_rooms(places)
-    if not rooms:
-        headline, reason = NO_ROOM
-        return (ANSWER(css="unknown", room="", headline=headline.rstrip(":"), until="",
-                       reason=say_sentence(reason)), headline.rstrip(":"), "unknown")
-    room, verdict = rooms[0]
-    headline, reason = say_verdict(room, now, view.unit)
-    when = say_forecast(room, now, view.zone, view.clock)
-    css = "cold" if headline == HEADLINES["cold"] else verdict.state
+    room, verdict = rooms[0] if rooms else (None, None)
+    headline, reason, caveats = say_verdict(room, now, locale)
+    when = say_forecast(room, now, locale) if room else ""
+    css = "cold" if verdict and verdict.is_cold else verdict.state if verdict else "unknown"
     card = ANSWER(
-        css=css, headline=headline.rstrip(":"), reason=say_sentence(reason),
-        room=ROOM(name=room.name) if rooms[1:] else "",
-        until=UNTIL(when=when, record=say_record(room.forecast)) if when and room.forecast else "")
-    return card, headline.rstrip(":"), css
+        css=css, headline=headline, reason=" ".join((reason, *caveats)),
+        room=ROOM(name=room.name) if room and rooms[1:] else "",
+        until=UNTIL(when=when, record=say_record(room.forecast, locale))
+        if room and room.forecast and when else "")
+    return card, headline, css
 
 
 async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str, list[Latest]],
-                         view: View, now: int) -> list[Markup]:
+                         locale: Locale, now: int) -> list[Markup]:
     """A row for each room but the first; then the numbers of the headline, and those of outside
     stations that no room is compared with."""
     rooms = [room for room, _ in rank_rooms(shown)]
@@ -4874,7 +4980,7 @@ async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str
     css = " many" if len(shown) > 3 else ""
 
     async def render(places: list[Place], *, is_row: bool) -> list[Markup]:
-        rows = [await render_place(reader, place, latest.get(place.name, []), view, now, is_row)
+        rows = [await render_place(reader, place, latest.get(place.name, []), locale, now, is_row)
                 for place in places]
         return [ROWS(css=css, rows=rows)] if rows else []
     return await render(rooms[1:], is_row=True) + await render(first + rest, is_row=False)
@@ -4886,20 +4992,21 @@ TILE = Template('<li><span class="second">$name</span> <b>$value<small> $unit</s
 Fields: TypeAlias = list[tuple[Station, list[Latest]]]
 
 
-async def render_tiles(reader: Reader, fields: Fields, places: list[Place], view: View, now: int
-                       ) -> list[Markup]:
+async def render_tiles(reader: Reader, fields: Fields, places: list[Place], locale: Locale,
+                       now: int) -> list[Markup]:
     """A tile for each value, those of inside and outside stations first."""
     styles, cards = {place.name: place.css for place in places}, []
     for station, series in sorted(fields, key=lambda one: one[0].name not in styles):
         tiles, css = [], styles.get(station.name, "other")
         for one in series:
             await pause()
-            (name, unit), (value, shown) = split_label(one), say_field(one, view)
+            (name, unit), (value, shown) = split_label(one), say_field(one, locale)
             points = await reader.points(one.series, now - DAY, now + 1, SPARK_POINTS)
             is_old = one.time is not None and now - one.time > HOUR
             tiles.append(TILE(
-                name=name, value=value, unit=shown, css=css, spark=render_spark(points, unit, now),
-                ago=LINE_BELOW(css="old", text=render_ago(one.time or 0, view, now))
+                name=name, value=value, unit=shown, css=css,
+                spark=render_spark(points, unit, now, locale),
+                ago=LINE_BELOW(css="old", text=render_ago(one.time or 0, locale, now))
                 if is_old else ""))
         cards.append(TILES(css=css, name=station.name, tiles=tiles))
     return cards
@@ -4913,26 +5020,26 @@ FOLDED = Template("<details><summary>$count more</summary><ul>$rows</ul>$beyond<
 
 
 def render_station(reader: Reader, station: Station, fields: list[Latest], entries: int,
-                   rest: list[Latest], view: View, now: int) -> Markup:
+                   rest: list[Latest], locale: Locale, now: int) -> Markup:
     """A station in the list: whether it is heard, and its values without a row or a tile."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
     times = reader.recent_times(newest.series, now) if newest else []
     last = reader.last_time(newest.series, now) if newest else None
     heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
     is_silent = now - heard > silence_limit(times, station.silence)
-    values = ", ".join(f"{split_label(series)[0]} {' '.join(say_field(series, view)).strip()}"
+    values = ", ".join(f"{split_label(series)[0]} {' '.join(say_field(series, locale)).strip()}"
                        for series in rest)
     return STATION(
         name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
-        heard=render_ago(heard, view, now) if heard else "never",
-        every=f" · every {format_ago(usual_interval(times))}" if len(times) > 1 else "",
+        heard=render_ago(heard, locale, now) if heard else "never",
+        every=f" · every {locale.say_ago(usual_interval(times))}" if len(times) > 1 else "",
         entries=f"{entries:,} {'entry' if entries == 1 else 'entries'}",
         values=LINE_BELOW(css="values", text=values) if values else "")
 
 
 async def render_stations(reader: Reader, stations: list[Station],
-                          latest: Mapping[str, list[Latest]], told: set[int], view: View, now: int
-                          ) -> Markup:
+                          latest: Mapping[str, list[Latest]], told: set[int], locale: Locale,
+                          now: int) -> Markup:
     """The list of stations; those silent for long are folded away. The series in told have a row
     or a tile of their own."""
     entries, since = reader.entries(s.id for s in stations), await reader.first_hour()
@@ -4943,13 +5050,13 @@ async def render_stations(reader: Reader, stations: list[Station],
         fields = latest[station.name]
         rest = [one for one in fields if one.series not in told and one.time is not None]
         rows[is_stale(station, fields, now)].append(render_station(
-            reader, station, fields, entries.get(station.id, 0), rest, view, now))  # 0: removed
+            reader, station, fields, entries.get(station.id, 0), rest, locale, now))  # 0: removed
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
     count = reader.count_stations() - len(shown)
     beyond = count - len(folded)
     return STATIONS(
         rows=shown, weight=format_bytes(sum(reader.weights())),
-        history=f"History since {say_time(since, view.zone, '%a %d %b %Y')}" if since else
+        history=f"History since {locale.say_time(since, '%a %d %b %Y')}" if since else
         "No history yet", more=FOLDED(
             count=count, rows=folded, beyond=LINE_BELOW(
                 css="beyond", text=f"And {beyond} more, in /api/stations.") if beyond else "")
@@ -5008,15 +5115,15 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
             reader, place.series, view, now, CHART_POINTS // max(len(shown), 2)))
             ] if place.series is not None else []
     latest = await read_latest(reader, stations, now)
-    answer, headline, state = render_answer(places, view, now)
+    answer, headline, state = render_answer(places, view.locale, now)
     told, fields = choose_tiles(stations, latest, shown, now)
     more = len(rooms) - MAX_ROOMS
     body = [answer, [NOTICE(text=note) for note in notes],
-            await render_numbers(reader, shown, latest, view, now),
+            await render_numbers(reader, shown, latest, view.locale, now),
             [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
             render_figure(places, lines, view, now, comfort),
-            await render_tiles(reader, fields, shown, view, now),
-            await render_stations(reader, stations, latest, told, view, now)]
+            await render_tiles(reader, fields, shown, view.locale, now),
+            await render_stations(reader, stations, latest, told, view.locale, now)]
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
                                       expires=find_expiry(places)), live, state=state)
@@ -5198,7 +5305,7 @@ def render_refusal(request: Request, refused: Refused) -> Answer:
             return Answer(f"{say(refused)}\n".encode(), TEXT, refused.status, refused.headers)
     if "text/html" in accept:
         page = render_message(phrase, say_sentence(refused.message),
-                              NEXT_STEPS.get(refused.status, NO_NEXT_STEP))
+                              say_step(refused.status, ENGLISH))
         return Answer(page, HTML, refused.status, refused.headers + PAGE_HEADERS)
     if "application/json" in accept or request.path.startswith("/api/") \
             or request.command == "POST":
@@ -6450,8 +6557,9 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
     language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
     cookie = request.headers.get("cookie", "")[:MAX_COOKIES]
-    view = View(choose_unit(server.settings.units, language), choose_zone(cookie), span,
-                choose_clock(cookie, language),
+    locale = Locale("en", choose_unit(server.settings.units, language), choose_zone(cookie),
+                    choose_clock(cookie, language))
+    view = View(locale, span,
                 accepts_gzip(request.headers.get("accept-encoding", "")[:MAX_ENCODING]))
     page = server.board.find_page(view)
     return answer_page(request, server, page) if page else make_page(request, server, view)
@@ -6559,9 +6667,11 @@ async def get_verdict(request: Request, server: "Server") -> Answer:
     unit = choose_unit(server.settings.units,
                        request.headers.get("accept-language", "")[:MAX_LANGUAGE])
     zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
-    lines = say_rooms(places, now, unit, None if zone is UTC else zone)
+    locale = Locale("en", unit, None if zone is UTC else zone)
+    lines = say_rooms(places, now, locale)
     text = "".join([line async for chunk in in_steps(lines) for line in chunk])
-    return Answer((text or f"{' '.join(NO_ROOM)}\n").encode(), TEXT, headers=ANY_ORIGIN)
+    text = text or say_answer(None, now, locale) + "\n"
+    return Answer(text.encode(), TEXT, headers=ANY_ORIGIN)
 
 
 def parse_station(server: "Server", name: str) -> Station:
@@ -7603,7 +7713,8 @@ async def get_chart(read: Read) -> Answer:
     label = params.get("yaxis") or read.labels.get(field, str(field))
     title = params.get("title") or read.station.name
     line = Line(label, "line", shape_line(points, params.get("type", ""), base))
-    chart = render_chart(Chart([line], "", start, end, read.zone, bounds=bounds))
+    chart = render_chart(Chart([line], "", start, end, ENGLISH._replace(zone=read.zone),
+                               bounds=bounds))
     style = STYLE + CHART_STYLE(background=color("bgcolor", "#ffffff"),
                                 color=color("color", "#d62020"))
     every = max(MIN_CHART_UPDATE, int(find_param(params, "update", MIN_CHART_UPDATE)))
@@ -8011,22 +8122,25 @@ def is_news(state: str, told: str) -> bool:
     return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
-def say_message(station: Station, topic: str, state: str, room: Mapping[str, Any], now: int,
-                zone: tzinfo | None, units: str) -> tuple[str, str]:
+def say_message(station: Station, topic: str, state: str, room: Place, now: int, locale: Locale
+                ) -> tuple[str, str]:
     """Title and text of a message."""
-    name = f'"{station.name}"'
+    name = station.name
     if state == "back":
-        return f"{name} reports again", f"{name} reports again."
+        return locale.say("title_back", name=name), locale.say("text_back", name=name)
     if state == "silent":
-        ago = format_ago(now - (station.heard or now))
-        return f"{name} is silent", f"{name} has been silent for {ago}."
+        ago = locale.say_ago(now - (station.heard or now))
+        return (locale.say("title_silent", name=name),
+                locale.say("station_silent", name=name, ago=ago))
     if topic == "plan":
-        at, start, end = map(room["forecast"].get, ("at", "from", "to"))
-        return "When it gets cooler", say_cooler(*say_times(at, start, end, now, zone))
-    inside, outside = (" / ".join(say_number(in_unit(room[side], unit)) for unit in units)
-                       for side in ("inside", "outside"))
-    said = room["text"].removesuffix(".")
-    return HEADLINES[state].rstrip(":"), f"{said} (inside {inside}, outside {outside})."
+        forecast = cast(Forecast, room.forecast)
+        return locale.say("title_plan"), say_cooler(say_times(forecast, now, locale), locale)
+    verdict = cast(Verdict, room.verdict)
+    inside, outside = (" / ".join(locale.say_number(in_unit(celsius, unit))
+                                  for unit in locale.unit)
+                       for celsius in (verdict.inside, verdict.outside) if celsius is not None)
+    return locale.say(f"headline_{state}"), say_answer(
+        room, now, locale, "answer_with_numbers", inside=inside, outside=outside)
 
 
 Told = tuple[int, str, str]     # station, topic, state: as in the table told
@@ -8065,7 +8179,7 @@ class Post:
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.units = server.settings.units.replace("auto", "CF")
+        self.locale = Locale("en", server.settings.units.replace("auto", "CF"), None)
         self.heard: dict[int, tuple[int, float]] = {}   # by station; when, and monotonic seconds
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # messages by outcome
@@ -8080,8 +8194,9 @@ class Post:
             station for station in self.server.writer.stations.values() if station.role]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
-        rooms = {room["station"]: room for room in describe_rooms(places, now, self.units)}
-        if changes := [row for row in self.look(stations, places, rooms, clock, now)
+        rooms = {room["station"]: room for room in describe_rooms(places, now, self.locale)}
+        by_name = {place.name: place for place in places}
+        if changes := [row for row in self.look(stations, by_name, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.store.tell("", changes)
         self.report(destinations)
@@ -8089,7 +8204,7 @@ class Post:
                   if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
         zone = clock.tzinfo if clock else None
-        return {id: [self.compose(station, topic, state, since, rooms, zone)
+        return {id: [self.compose(station, topic, state, since, rooms, by_name[station.name], zone)
                      for station, topic, state, since in timely
                      if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
                 for id in destinations}
@@ -8099,11 +8214,10 @@ class Post:
         """The store of the open database, which is opened again when a command changes it."""
         return part_of(self.server.writer, ToldStore)
 
-    def look(self, stations: list[Station], places: list[Place], rooms: dict[str, Any],
+    def look(self, stations: list[Station], by_name: Mapping[str, Place], rooms: dict[str, Any],
              clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
         """Rows (station, topic, state, since when) of what is true now. A change that comes late
         counts from when it came."""
-        by_name = {place.name: place for place in places}
         for station in stations:
             place = by_name[station.name]
             kind = choose_kind(place.verdict) if place.verdict else ""
@@ -8129,15 +8243,16 @@ class Post:
             yield station.id, "silence", "silent", now
 
     def compose(self, station: Station, topic: str, state: str, since: int,
-                rooms: dict[str, Any], zone: tzinfo | None) -> dict[str, Any]:
+                rooms: dict[str, Any], place: Place, zone: tzinfo | None) -> dict[str, Any]:
         """A message about what is true now. It names the room if there are several."""
         room = rooms.get(station.name, {})
         which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
         is_current = topic == "verdict" and state == room.get("state")
         changed = min(since, (is_current and room["since"]) or since)
-        title, text = say_message(station, topic, state, room, self.server.now(), zone, self.units)
+        title, text = say_message(station, topic, state, place, self.server.now(),
+                                  self.locale._replace(zone=zone))
         if since - changed > LATE:
-            text += datetime.fromtimestamp(changed / 1000).strftime(" It has been so since %H:%M.")
+            text += " " + self.locale.say("since", at=self.locale.say_time(changed))
         line = f"{topic}-{station.created}-{station.id}"    # stations of one instant
         return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
                 "kind": "plan" if topic == "plan" else state, "station": station.name,
@@ -8173,7 +8288,7 @@ class Post:
         for id in {*destinations, *self.failing}:
             name, since, why = self.failing.get(id, ("", math.inf, ""))
             is_old = self.server.monotonic() - since >= MESSAGE_AGE / 1000
-            self.server.board.note(id, f"Messages to {name} have failed for an hour: {why}."
+            self.server.board.note(id, self.locale.say("messages_failed", name=name, why=why)
                                    * (is_old and id in destinations))
 
 
@@ -8325,7 +8440,7 @@ class Messenger:
     """The errand that carries messages to the destinations of --notify."""
 
     def __init__(self, settings: argparse.Namespace):
-        self.settings = settings
+        self.settings, self.locale = settings, ENGLISH
         self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
 
     def step(self, server: Remote) -> float:
@@ -8351,9 +8466,9 @@ class Messenger:
                 delay += last_at(quiet[1], then + DAY) - then
             house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
             yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
-                   "title": "No word from iotserver", "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
-                   "message": f"It has not reported for {format_ago(delay)}: the house, its "
-                              "line or the computer may be off."}
+                   "title": self.locale.say("no_word"),
+                   "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
+                   "message": self.locale.say("cut_off", ago=self.locale.say_ago(delay))}
 
     def finish(self, server: Remote) -> None:
         """Wait for tries that end soon, and note each one as it ends. A try that hangs is left
@@ -8372,7 +8487,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
     for carrier in carriers:
         carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
-                        "id": f"test-{now_ms()}", "message": "This is a test: messages arrive.",
+                        "id": f"test-{now_ms()}", "message": ENGLISH.say("test"),
                         "time": format_time(now_ms()), "link": args.link or None}])
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
     for carrier in carriers:

@@ -218,7 +218,7 @@ def test_each_verdict_and_the_change_without_reload(house, visit):
     picture(page, "comfortable")
     house.put_forward(95)                   # the pause before has taught patience
     expect(headline(page)).to_have_text("No answer")
-    expect(page.locator(".reason")).to_have_text('"outside" has been silent for 45 min.')
+    expect(page.locator(".reason")).to_have_text('“outside” has been silent for 45 min.')
     assert page.locator(".state", has_text="silent").count() == 2
     picture(page, "unknown")
     assert is_same_page(page)

@@ -236,7 +236,7 @@ def test_a_silent_station_and_its_return(household, hook):
     home.restart()
     home.play(60, inside=21)
     assert hook.kinds == ["silent"]
-    assert hook.texts == ['"outside" has been silent for 1 h.']
+    assert hook.texts == ['“outside” has been silent for 1 h.']
     assert hook.messages[0]["state"] is None
     home.play(10, inside=21, outside=20)
     assert hook.kinds == ["silent", "back"]

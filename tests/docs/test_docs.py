@@ -171,9 +171,12 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
         iot.Outcome("cooler", 18 * iot.MINUTE, 0, 1.0),) * 20)
     room = iot.Place("inside", "inside", 0, 1, [], None, forecast=evening)
     assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
-        *(reason for *_, reason in iot.REASONS),
-        iot.say_forecast(room, iot.DAY, ZoneInfo("UTC")), iot.say_record(evening)}
-    assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == set(iot.HEADLINES.values())
+        *(re.sub(r"{d}", "{}", text[:1].lower() + text[1:]) for text in iot.SENTENCES.values()),
+        iot.say_forecast(room, iot.DAY, iot.Locale(zone=ZoneInfo("UTC"))),
+        iot.say_record(evening, iot.ENGLISH)}
+    assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == {
+        f"{text}:" for key, text in iot.SENTENCES.items()
+        if key.startswith("headline_") and key != "headline_none"}
 
 
 def test_no_system_is_claimed_that_was_not_tested():

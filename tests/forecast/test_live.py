@@ -162,9 +162,9 @@ NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T0
     (forecast("warmer", *NIGHT, 0.87), UTC,
      "Warmer outside some time between 00:20 and 01:15 UTC, with a chance of 87%."),
     (forecast("cooler", None, None, None, 0.1), BERLIN,
-     "Probably no cooler outside within the next 12 hours."),
+     "It will probably stay warmer outside for 12 hours."),
     (forecast("warmer", None, None, None, 0.1), BERLIN,
-     "Probably no warmer outside within the next 12 hours."),
+     "It will probably stay cooler outside for 12 hours."),
     (forecast("cooler", *NIGHT[:1] * 3), BERLIN, "Cooler outside from about 02:45."),
     (forecast("cooler", *NIGHT[:1] * 3), UTC, "Cooler outside from about 00:45 UTC."),
     (forecast("warmer", *NIGHT[:1] * 3), BERLIN,
@@ -172,14 +172,14 @@ NIGHT = ("2026-10-25T00:43:00+00:00", "2026-10-25T00:20:00+00:00", "2026-10-25T0
     (None, BERLIN, "")])
 def test_words_of_the_forecast_also_where_the_clocks_are_put_back(said, zone, line):
     asked = round(datetime.fromisoformat("2026-10-24T20:00:00+00:00").timestamp() * 1000)
-    assert iot.say_forecast(room(said), asked, zone) == line
+    assert iot.say_forecast(room(said), asked, iot.Locale(zone=zone)) == line
     cold = iot.Verdict("comfortable", 1.0, 0, None, None, reason="cold")
-    assert iot.say_forecast(room(said, verdict=cold), asked, zone) == ""
+    assert iot.say_forecast(room(said, verdict=cold), asked, iot.Locale(zone=zone)) == ""
 
 
 def test_what_should_have_come_already_is_expected_now():
     said = forecast("cooler", *NIGHT)
-    assert iot.say_forecast(room(said), said.at + 9 * MINUTE, UTC) == (
+    assert iot.say_forecast(room(said), said.at + 9 * MINUTE, iot.ENGLISH) == (
         "Cooler outside from about 00:50 (00:20 to 01:15 UTC).")
 
 
@@ -188,9 +188,9 @@ def test_the_line_says_how_good_it_was(house):
     assert len(past(house)) < 5
     assert text.startswith("Too few evenings")
     few = forecast("cooler", *NIGHT)
-    assert iot.say_record(few).startswith("Too few evenings")
+    assert iot.say_record(few, iot.ENGLISH).startswith("Too few evenings")
     mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR, 1.0),) * 30)
-    assert iot.say_record(mornings) == (
+    assert iot.say_record(mornings, iot.ENGLISH) == (
         "On half of the last 20 mornings, the middle of the range was at most 60 minutes off.")
 
 
@@ -303,7 +303,7 @@ def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, wea
         difference = celsius - [value for ms, value in readings if ms <= now - DAY][-1]
         assert (
             "as warm as yesterday" if abs(difference) < 0.5 else
-            f"{iot.say_degrees(difference, unit)} "
+            f"{iot.say_degrees(difference, iot.Locale(unit=unit))} "
             f"{'warmer' if difference >= 0 else 'cooler'} than a day ago"
         ) in next(status).split(" · ")
     assert [*told] == []
@@ -424,7 +424,7 @@ def test_a_courier_is_no_command_at_work(house):
 def test_what_was_to_come_by_now_is_told_as_of_now(house):
     place = next(place for place in finish(house.server.board.look()) if place.forecast)
     end = place.forecast.end + 8 * MINUTE
-    at, *_, to = re.findall(r"\d\d:\d\d", iot.say_forecast(place, end, UTC))
+    at, *_, to = re.findall(r"\d\d:\d\d", iot.say_forecast(place, end, iot.ENGLISH))
     assert at == to
 
 

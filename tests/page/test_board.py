@@ -240,7 +240,7 @@ def test_a_page_outlives_a_command_at_each_of_its_steps(in_process, command):
             server.update(station, value)
         finish(server.server.board.look())
         steps = stepwise(server.server.board.make_page(
-            iotserver.View("C", iotserver.timezone.utc, "24h")))
+            iotserver.View(iotserver.ENGLISH, "24h")))
         if len([*itertools.islice(steps, done)]) < done:
             break
         command(server.writer)

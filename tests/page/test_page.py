@@ -124,11 +124,11 @@ def test_several_inside_stations_get_their_answers(house):
 @pytest.mark.parametrize(("stations", "sends", "verdict", "helps"), [
     ([], {}, "No station yet", "--add-station inside --role inside"),
     ([("inside", "inside"), ("outside", "outside")], {},
-     'No answer: "outside" has sent no temperature yet.', "never"),
+     'No answer: “outside” has sent no temperature yet.', "never"),
     ([("inside", "inside"), ("outside", "outside")], {"inside": 25},
-     'No answer: "outside" has sent no temperature yet.', "25.0 °C"),
+     'No answer: “outside” has sent no temperature yet.', "25.0 °C"),
     ([("inside", "inside"), ("outside", "outside")], {"outside": 25},
-     'No answer: "inside" has sent no temperature yet.', "25.0 °C"),
+     'No answer: “inside” has sent no temperature yet.', "25.0 °C"),
     ([("inside", "inside")], {"inside": 25}, "No answer yet", "role outside"),
     ([("outside", "outside")], {"outside": 25}, "No answer yet", "role inside"),
     ([("garden", None)], {"garden": 25}, "No answer yet", "garden temperature 25.0 °C"),
@@ -147,9 +147,9 @@ def test_each_state_has_its_own_help(house, stations, sends, verdict, helps):
 
 def test_silence_and_its_end(home):
     home.time += 14 * 60
-    assert home.page().verdict == 'No answer: "outside" has been silent for 14 min.'
+    assert home.page().verdict == 'No answer: “outside” has been silent for 14 min.'
     home.store("outside", [0], 24)
-    assert home.page().verdict == 'No answer: "inside" has been silent for 14 min.'
+    assert home.page().verdict == 'No answer: “inside” has been silent for 14 min.'
     assert [text.split()[1] for _, text in home.page().all("li")][-2:] == ["silent", "ok"]
     home.store("inside", [0], 28)
     assert home.page().verdict.startswith("Open the windows:")
@@ -275,7 +275,7 @@ def test_hostile_names_and_labels_are_only_text(house, name):
     assert [text for _, text in page.all("span", class_="second") if text == name.strip()]
     assert len(page.all("script")) == len(page.all("main")) == len(page.all("style")) == 1
     house.time += 14 * 60
-    assert f'"{name}2" has been silent' in house.page().verdict
+    assert f'“{name}2” has been silent' in house.page().verdict
     assert house.get("/api/stations").json[0]["name"] == name
 
 

@@ -147,7 +147,7 @@ def test_damp_air_outside_is_named_while_its_humidity_is_fresh(server):
             server.update(station, humidity, field=2)
         server.time += 60
     verdict, = server.get("/api/verdict").json["verdicts"]
-    assert verdict["text"].endswith("but the air is more humid: dew point 19 °C outside, "
+    assert verdict["text"].endswith("The air is more humid outside: dew point 19 °C outside, "
                                     "14 °C inside.")
     assert (verdict["inside_dew_point"], verdict["outside_dew_point"]) == (14.1, 19.0)
     server.writer.label("outside", 2, "soil %")

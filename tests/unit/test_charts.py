@@ -1,6 +1,5 @@
 """Charts, drawn without a page: whatever was sent, a line is where its readings are."""
 import re
-from datetime import UTC
 
 import pytest
 from harness import NOON
@@ -14,7 +13,7 @@ ANY_NUMBER = some.floats(allow_nan=False)       # °F of 1.7e308 °C are infinit
 
 
 def draw(points, bounds=(), draws=iot.draw_chart, unit="hPa"):
-    return draws(Chart([Line("x", "inside", points)], unit, NOON - DAY, NOON, UTC,
+    return draws(Chart([Line("x", "inside", points)], unit, NOON - DAY, NOON, iot.ENGLISH,
                        bounds=bounds))
 
 
@@ -59,7 +58,8 @@ def test_of_temperatures_the_impossible_is_left_out_and_told(unit, values):
 def test_what_is_left_out_is_told_beside_the_word_now():
     """A letter is 6.8 units wide at most, in the widest of the usual fonts."""
     line = Line("x", "hue1", readings(20, -127, 21))
-    chart = iot.render_chart(Chart([line], "°C", NOON - DAY, NOON + DAY // 2, UTC, present=NOON))
+    chart = iot.render_chart(Chart([line], "°C", NOON - DAY, NOON + DAY // 2, iot.ENGLISH,
+                                   present=NOON))
     notes = re.findall(r'x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]*(?:drawn|now)[^<]*)',
                        chart)
     assert len(notes) == 2

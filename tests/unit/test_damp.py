@@ -16,20 +16,20 @@ def say(state, inside, outside, dews=(None, None), comfort=22.0, unit="C"):
     verdict = iot.Verdict(state, inside - outside, 0, 0, None, inside, outside, dew_points=dews)
     verdict = verdict._replace(reason=iot.find_reason(verdict, comfort))
     room = iot.Place(1, "x", "inside", 0, verdict=verdict)
-    return " ".join(iot.say_verdict(room, 0, unit))
+    return iot.say_answer(room, 0, iot.Locale(unit=unit))
 
 
 @pytest.mark.parametrize(("words", "given"), [
-    ("Open the windows: it is 4 °C cooler outside, but the air is more humid: dew point 19 °C "
-     "outside, 14 °C inside.", ("open", 26, 22, (14, 19))),
+    ("Open the windows: it is 4 °C cooler outside. The air is more humid outside: dew point "
+     "19 °C outside, 14 °C inside.", ("open", 26, 22, (14, 19))),
     ("Open the windows: it is 4 °C cooler outside.", ("open", 26, 22, (14, 16))),
     ("Open the windows: it is 4 °C cooler outside.", ("open", 26, 22, (None, 19))),
     ("Cold inside: keep the windows closed: the air outside is warm and damp, and would condense "
      "on cold walls.", ("comfortable", 16, 33.8, (10, 17.5))),
     ("Cold inside: keep the windows closed: the air outside is warm and damp, and would condense "
      "on cold walls.", ("comfortable", 16, 19, (10, 14.5))),
-    ("Cold inside: keep the windows closed: it is 17 °C warmer outside, and would condense on "
-     "cold walls.", ("comfortable", 16, 33)),
+    ("Cold inside: keep the windows closed: it is 17 °C warmer outside, and its moisture would "
+     "condense on cold walls.", ("comfortable", 16, 33)),
     ("Cold inside: keep the windows closed: it is 17 °C warmer outside.",
      ("comfortable", 16, 33, (5, 6))),
     ("Cold inside: it is 4 °C warmer outside: opening the windows warms the room.",

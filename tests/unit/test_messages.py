@@ -1,7 +1,7 @@
 """What is said, to whom, and when: the rules of messages, in single cases and always; and the URLs
 of --notify, with Apprise's own parser as their judge."""
 import itertools
-from datetime import UTC, datetime
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import apprise
@@ -266,14 +266,16 @@ def test_a_plan_in_words():
     station = iot.Station(1, "inside", "m", "inside", None, None, None, NOON, NOON, 1, 1)
     forecast = {"event": "cooler", "at": at("2018-07-30 20:40"), "from": at("2018-07-30 20:10"),
                 "to": at("2018-07-30 21:20"), "chance": 0.9}
-    _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": forecast}, NOON,
-                              UTC, "C")
+
+    def place(said):
+        return iot.Place(1, "inside", "inside", 0, forecast=iot.Forecast(
+            said["event"], said["at"], said["from"], said["to"], said["chance"], 40, (), ()))
+    _, text = iot.say_message(station, "plan", "2018-07-30", place(forecast), NOON, iot.ENGLISH)
     assert text == "Cooler outside from about 20:40 (20:10 to 21:20)."
     odd = {**forecast, "at": forecast["at"] + 2 * MINUTE, "to": forecast["to"] - 3 * MINUTE}
     for now, times in ((NOON, "20:40 (20:10 to 21:15)"),
                        (odd["at"] + HOUR, "21:40 (20:10 to 21:40)")):
-        _, text = iot.say_message(station, "plan", "2018-07-30", {"forecast": odd}, now,
-                                  UTC, "C")
+        _, text = iot.say_message(station, "plan", "2018-07-30", place(odd), now, iot.ENGLISH)
         assert text == f"Cooler outside from about {times}."
     room = {"inside": 23, "outside": 30, "forecast": forecast}
     assert iot.is_worth_a_plan(room, 22)

@@ -377,7 +377,8 @@ def test_usual_interval_and_silence_limit(minutes, interval, limit):
     ("rising", [(-29, 20), (-10, 19), (0, 20.4)]), ("falling", [(-29, 20.0), (0, 19.5)]),
     ("steady", [(-90, 10), (-25, 20), (0, 20)]), ("", [(-120, 10), (-60, 20)])])
 def test_trend_of_the_last_half_hour(word, readings):
-    assert iot.say_trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON) == word
+    assert iot.say_trend([(NOON + minute * MINUTE, t) for minute, t in readings], NOON,
+                         iot.ENGLISH) == word
 
 
 def points(*values, start=NOON, width=MINUTE):
@@ -410,7 +411,7 @@ def test_cooler_spans_are_apart_and_in_order(inside, outside):
 def ticks(first, zone, length):
     start = datetime.fromisoformat(first).replace(tzinfo=zone)
     begin = int(start.timestamp() * 1000)
-    return begin, iot.time_ticks(begin, begin + length, zone)[0]
+    return begin, iot.time_ticks(begin, begin + length, iot.Locale(zone=zone))[0]
 
 
 @pytest.mark.parametrize(("first", "hours"), [
@@ -485,18 +486,18 @@ def room(verdict):
     ("Open the windows: it is 2.3 °C cooler outside.", state("open", 2.3), "C"),
     ("Keep the windows closed: it is 6 °F warmer outside.", state("close", -6 / 1.8), "F"),
     ("Comfortable inside: nothing to do.", state("comfortable", 3), "C"),
-    ('No answer: "x" has been silent for 14 min.', state("unknown", silent="outside"), "C"),
-    ('No answer: "x" has sent no temperature yet.', Verdict("unknown", None, None, None,
+    ('No answer: “x” has been silent for 14 min.', state("unknown", silent="outside"), "C"),
+    ('No answer: “x” has sent no temperature yet.', Verdict("unknown", None, None, None,
                                                             "inside"), "C"),
 ])
 def test_say_verdict(text, verdict, unit):
-    assert " ".join(iot.say_verdict(room(verdict), NOON, unit)) == text
+    assert iot.say_answer(room(verdict), NOON, iot.Locale(unit=unit)) == text
 
 
 @given(some.sampled_from(["open", "close"]), some.floats(-20, 20), some.sampled_from("CF"))
 def test_no_sentence_contradicts_itself(name, difference, unit):
     """In the dwell the sign may have turned already: it is not given as the reason then."""
-    text = " ".join(iot.say_verdict(room(state(name, difference)), NOON, unit))
+    text = iot.say_answer(room(state(name, difference)), NOON, iot.Locale(unit=unit))
     assert not (name == "open" and difference < 0 and "warmer outside." in text), text
     assert not (name == "close" and difference > 0 and "cooler outside." in text), text
     assert "-" not in text
