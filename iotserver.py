@@ -6784,6 +6784,7 @@ PAUSES = (10, 300)              # seconds after a failed try: at first, then dou
 MAX_PAUSE = 3600                # seconds of Retry-After that we honor; a message lives no longer
 MAX_WORDS = 300                 # characters of a destination's answer that are shown
 MAX_ANSWER = 4096               # bytes of a destination's answer that are read
+FOR_GOOD = {400, 413, 422}      # statuses that refuse what was sent, and would refuse it again
 
 
 class Destination(NamedTuple):
@@ -6924,11 +6925,17 @@ TOO_LATE = f"no complete answer within {TRY_SECONDS} s"
 
 
 class Undelivered(Exception):
-    """Why a destination took no message, its own words, and the pause in seconds it asks for."""
+    """Why a destination did not take what was sent, its own words without our secrets, the pause
+    in seconds that it asks for, and its HTTP status."""
 
-    def __init__(self, reason: str, words: str = "", pause: float = 0):
+    def __init__(self, reason: str, words: str = "", pause: float = 0, status: int = 0):
         super().__init__(reason)
-        self.words, self.pause = words, pause
+        self.words, self.pause, self.status = words, pause, status
+
+    @classmethod
+    def by(cls, to: Destination, status: int, words: str, pause: float) -> "Undelivered":
+        """What an answer means that is not a yes."""
+        return cls(f"it answers {status}", hide(to, words), pause, status)
 
 
 @functools.cache
@@ -7045,12 +7052,18 @@ class Channel:
 
 def hide(to: Destination, text: str) -> str:
     """A destination's text without our secrets, since errors may repeat all or the beginning of
-    what was sent. Path and query of a webhook are secret, those of an engine are not."""
-    behind = (to.url.path.strip("/"), to.url.query, *to.options.values(),
-              *(part for part in to.url.path.split("/") if len(part) > 8))
+    what was sent. The path of a webhook is secret, that of an engine and its databases are not."""
+    given = [part.partition("=") for part in to.url.query.split("&")]
+    known = {"db", "bucket"} if to.kind == "http" else set()
+    values = [value for name, _, value in given if name not in known]
+    plain = {*map(urllib.parse.unquote, values), *map(urllib.parse.unquote_plus, values)}
+    behind = [*values, *plain, *map(urllib.parse.quote_plus, plain)]
+    if to.kind != "http":
+        behind += (to.url.path.strip("/"), to.url.query,
+                   *(part for part in to.url.path.split("/") if len(part) > 8))
     text = " ".join(text.split())
     for part in (authorize(to).split()[1], *to.url.netloc.rpartition("@")[0].split(":"),
-                 *to.login, *(behind if to.kind != "http" else ())):
+                 *to.login, *behind):
         for length in range(len(part), 3, -1):
             if length >= min(8, len(part)):
                 text = text.replace(part[:length], "***")
@@ -8298,7 +8311,7 @@ def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
         status, words, pause = channel.ask(path, as_json(document),
                                            (("Content-Type", "application/json"),), MAX_ANSWER)
     if not 200 <= status < 300:
-        raise Undelivered(f"it answers {status}", hide(to, words), pause)
+        raise Undelivered.by(to, status, words, pause)
     return f"{status} {words}"
 
 
@@ -8539,6 +8552,7 @@ FORWARD_AHEAD = HOUR            # a reading further in the future waits until it
 LOOK_SECONDS = 20               # until a query shows what was sent; VictoriaMetrics needs 5 to 10
 SETTLE_SECONDS = 10             # until it is on the engine's disk; VictoriaMetrics needs 5
 PROOF_SECONDS = 2               # between two answers that prove that the engine has not crashed
+PROBES = 20                     # lines tried alone, where an engine has refused all lines so far
 
 
 def parse_engine(text: str) -> Destination:
@@ -8577,13 +8591,17 @@ class Outbox:
         self.engine, self.asked = found         # None: nothing is forwarded
         self.unsent: dict[int, Position] = {    # by series, as in the file
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
+        self.pending: dict[int, Position] = {}
         self.begin("")
         self.follow()
 
     def begin(self, session: str) -> None:
-        """Begin a session from the positions in the file."""
+        """Begin a session from the positions in the file. The series that the last one took come
+        last now, so that one whose lines are all refused does not keep the others waiting."""
         self.session = session
-        self.pending = dict(self.unsent)        # by series: the first reading to take next
+        self.pending = {                        # by series: the first reading to take next
+            series: self.unsent[series] for series in dict.fromkeys((*self.pending, *self.unsent))
+            if series in self.unsent}
         # When readings were taken, in monotonic seconds, and by series the position behind them.
         self.taken: collections.deque[tuple[float, dict[int, Position]]] = collections.deque()
 
@@ -8728,8 +8746,11 @@ class Forwarder:
 
     def __init__(self, settings: argparse.Namespace):
         self.to = parse_engine(settings.forward)
+        self.query = "&".join([*(part for part in self.to.url.query.split("&")
+                                 if part and not part.startswith("precision=")), "precision=ms"])
         self.channel = Channel(self.to)
         self.session = secrets.token_hex(8)
+        self.accepted = ""              # a line that the engine has taken in this session
         self.pause, self.said = float(PAUSES[0]), ""
         self.answered = 0.0             # when the engine last answered
         self.oldest: tuple[int, str, int] | None = None     # time, station, field; see seek
@@ -8742,11 +8763,13 @@ class Forwarder:
         try:
             self.prove(is_settled, bool(pieces))
             if lines := [line for piece in pieces for line in render_lines(*piece)]:
-                if self.post(lines):
-                    self.say("it takes readings")
+                refused = self.post(lines)
+                self.say("it takes readings" if not refused else
+                         f"it refuses some readings, which are skipped: {refused[0].words}")
                 self.seek(itertools.starmap(Piece, pieces))
             self.look(server)
         except Undelivered as error:
+            self.accepted = ""
             self.channel.close()
             server.give_back()
             self.say(": ".join(filter(None, (str(error), error.words))) + "; readings wait")
@@ -8771,9 +8794,9 @@ class Forwarder:
             if not is_settled:
                 raise Undelivered("it has closed the connection")
         if not (is_settled or is_asked) and time.monotonic() >= self.answered + PROOF_SECONDS:
-            status, words, pause = self.ask(self.base() + "/ping")
-            if status in {502, 503, 504}:
-                raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
+            answer = self.ask(self.base() + "/ping")
+            if answer[0] in {502, 503, 504}:
+                raise Undelivered.by(self.to, *answer)
 
     def base(self) -> str:
         return re.sub("(/api/v2)?/write/?$", "", self.to.url.path)
@@ -8784,25 +8807,39 @@ class Forwarder:
         self.answered = time.monotonic()
         return answer
 
-    def post(self, lines: list[str]) -> bool:
-        """Send lines. False if some of them are refused for good. Raises Undelivered."""
-        query = "&".join(filter(None, (self.to.url.query, "precision=ms")))
+    def post(self, lines: list[str]) -> list[Undelivered]:
+        """Send lines, and return why the engine refuses some of them for good. These are skipped,
+        but only while it takes others; else it is not set up yet. Raises Undelivered."""
+        refusal = self.try_lines(lines)
+        if not refusal:
+            return []
+        if "partial write" in refusal.words:        # InfluxDB has stored the other lines
+            return [refusal]
+        if len(lines) == 1:
+            if self.accepted and not self.try_lines([self.accepted]):
+                return [refusal]
+            raise refusal
+        if not self.accepted:
+            probes = secrets.SystemRandom().sample(lines, min(PROBES, len(lines)))
+            if all(self.try_lines([line]) for line in probes):
+                raise refusal
+        half = len(lines) // 2
+        return self.post(lines[:half]) + self.post(lines[half:])
+
+    def try_lines(self, lines: list[str]) -> Undelivered | None:
+        """Send lines in one request; None if they are taken, else why they are refused for good.
+        Raises Undelivered if they are to be sent again."""
         body, headers = "".join(lines).encode(), Headers()
         if len(body) >= PACKED_FROM:
             body, headers = gzip.compress(body, 1), (("Content-Encoding", "gzip"),)
-        status, words, pause = self.ask(f"{self.to.url.path or '/'}?{query}", body, headers)
-        is_bad = status in {400, 422}                   # 422: InfluxDB 2
-        is_partial = is_bad and "partial write" in words        # it has stored the other lines
-        is_refused = is_bad and "unable to parse" in words      # it has stored none
-        if 200 <= status < 300:
-            return True
-        if not is_partial and (is_refused or status == 413) and len(lines) > 1:
-            half = len(lines) // 2
-            return all([self.post(lines[:half]), self.post(lines[half:])])
-        if is_partial or is_refused:
-            self.say(f"it refuses some readings, which are skipped: {hide(self.to, words)}")
-            return False
-        raise Undelivered(f"it answers {status}", hide(self.to, words), pause)
+        answer = self.ask(f"{self.to.url.path or '/'}?{self.query}", body, headers)
+        if 200 <= answer[0] < 300:
+            self.accepted = lines[-1]
+            return None
+        failure = Undelivered.by(self.to, *answer)
+        if failure.status not in FOR_GOOD:
+            raise failure
+        return failure
 
     def seek(self, pieces: Iterable[Piece]) -> None:
         """Remember the oldest reading that was ever sent, to ask for it a little later."""
@@ -8821,23 +8858,23 @@ class Forwarder:
         if is_there is None:
             log(f"courier: {self.to.name} cannot be asked whether it keeps what it accepts")
         server.warn("" if is_there is not False else (
-            f"{self.to.name} took the reading of {format_time(self.oldest[0])}, but does not have "
-            "it. Does it keep such old ones? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: "
-            "the retention policy of the database."))
+            f"{self.to.name} was sent the reading of {format_time(self.oldest[0])}, but does not "
+            "have it. Does it keep such old ones? VictoriaMetrics: -retentionPeriod=100y; "
+            "InfluxDB: the retention policy of the database."))
 
     def find(self, ms: int, station: str, field: int) -> bool | None:
         """Whether the engine has a reading; None if it cannot be asked. Raises Undelivered."""
         station = station.replace("\\", "/")    # as render_lines has sent it
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        options = dict(urllib.parse.parse_qsl(self.to.url.query))
         status, words = self.question("/api/v1/export", {
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
             "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
             if status == 200:                   # VictoriaMetrics: one JSON a line
                 return any(ms in json.loads(row)["timestamps"] for row in words.splitlines())
-            _, words = self.question("/query", {
-                "db": options.get("db", options.get("bucket")), "epoch": "ms",
+            bucket = self.to.options.get("bucket")      # InfluxDB 2 has it in place of a database
+            _, words = self.question("/query", ({"db": bucket} if bucket else {}) | {
+                "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
                      f"""AND "field" = '{field}' AND time = {ms}ms"""})
             result = json.loads(words)["results"][0]
@@ -8846,8 +8883,10 @@ class Forwarder:
         return None
 
     def question(self, path: str, query: Mapping[str, Any]) -> tuple[int, str]:
-        """Status and text of the answer. Raises Undelivered if the engine is too busy."""
-        status, words, pause = self.ask(f"{self.base()}{path}?{urllib.parse.urlencode(query)}")
+        """Status and text of the answer to a question, which has the parameters of --forward too.
+        Raises Undelivered if the engine is too busy."""
+        status, words, pause = self.ask(
+            f"{self.base()}{path}?{self.query}&{urllib.parse.urlencode(query)}")
         if status in {429, 503}:
             raise Undelivered(f"asked for what it has, it answers {status}",
                               hide(self.to, words), pause)

@@ -603,17 +603,72 @@ def test_retry_after_is_honored(engine, courier):
 def test_smaller_pieces(server, engine, courier):
     engine.behave = lambda lines: (413, "") if len(lines) > 3 else (204, "")
     courier.step()
-    assert values(engine.got) == [*range(20)]
+    assert sorted({*values(engine.got)}) == [*range(20)]
+    assert len(engine.got) == 21, "one shows first that it takes any, and none else goes twice"
     assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
-def test_one_bad_line_does_not_hold_up_the_rest(server, engine, courier, capsys):
-    engine.behave = lambda lines: (
-        (400, '{"error":"unable to parse \'iotserver\'"}')
-        if any("value=7.0 " in line for line in lines) else (204, ""))
+REFUSALS = [
+    (400, '{"error":"unable to parse \'iotserver\'"}'),         # InfluxDB 2
+    (400, "failed to parse line protocol: invalid field value"),       # QuestDB
+    (400, "field type conflict"), (400, ""), (413, ""),
+    (422, '{"code":"unprocessable entity"}')]
+
+
+def refuse(*bad, answer):
+    """What an engine does that refuses a whole post for one of these values."""
+    return lambda lines: answer if {*bad} & {*values(lines)} else (204, "")
+
+
+@pytest.mark.parametrize("bad", [[7], [0], [19], [0, 1, 2, 18, 19], [*range(19)]],
+                         ids=lambda bad: f"{len(bad)} from {bad[0]}")
+@pytest.mark.parametrize("answer", REFUSALS, ids=str)
+def test_bad_lines_do_not_hold_up_the_rest(server, engine, courier, capsys, answer, bad):
+    """Whatever the engine says of them."""
+    engine.behave = refuse(*bad, answer=answer)
     courier.step()
-    assert values(engine.got) == [n for n in range(20) if n != 7]
+    assert {*values(engine.got)} == {*range(20)} - {*bad}
     assert capsys.readouterr().err.count("are skipped") == 1
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+@pytest.mark.parametrize("answer", REFUSALS, ids=str)
+def test_one_that_takes_no_line_is_not_set_up_yet(server, engine, courier, capsys, answer):
+    """Nor is it, where it took lines before, and now not even those."""
+    engine.behave = lambda lines: answer
+    assert courier.step() == iot.PAUSES[0]
+    assert "readings wait" in capsys.readouterr().err
+    assert len(engine.requests) <= iot.PROBES + 10, "it is not flooded"
+    engine.behave = lambda lines: (204, "")
+    courier.step()
+    assert values(engine.got) == [*range(20)]
+    put(server, INSIDE, NOON + 60_000, 42.0)
+    engine.behave = lambda lines: answer
+    assert courier.step() >= iot.PAUSES[0]
+    assert lag(server) > 0
+    engine.behave = lambda lines: (204, "")
+    courier.step()
+    assert 42 in values(engine.got)
+
+
+def test_a_line_that_comes_alone_is_skipped_if_others_are_taken(server, engine, courier, capsys):
+    courier.step()
+    put(server, INSIDE, NOON + 60_000, 42.0)
+    engine.behave = refuse(42, answer=(400, "failed to parse line protocol"))
+    assert courier.step() < 1
+    assert "are skipped: failed to parse" in capsys.readouterr().err
+    assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+def test_a_series_that_is_refused_wholly_does_not_hold_up_the_others(
+        server, engine, courier, small_pieces):
+    """Its lines fill the first posts alone."""
+    for i in range(20):
+        put(server, OUTSIDE, NOON + i * 1000, 100.0 + i)
+    engine.behave = refuse(*range(20), answer=(400, "field type conflict"))
+    for _ in range(20):
+        courier.step()
+    assert {*values(engine.got)} == {*range(100, 120)}
     assert iot.part_of(server.writer, iot.Outbox).pending == {}
 
 
@@ -623,6 +678,40 @@ def test_the_rest_of_a_partial_write_is_there(server, engine, courier, capsys):
     assert len(engine.requests) == 1
     assert "field type conflict" in capsys.readouterr().err
     assert iot.part_of(server.writer, iot.Outbox).pending == {}
+
+
+@pytest.mark.parametrize("query", [
+    "db=iot&u=admin&p=s3cr3t%20word", "bucket=iot&token=s3cr3t+word", "p=s3cr3t%20word&db=iot"])
+def test_what_the_address_holds_behind_its_question_mark_is_in_no_log(
+        server, engine, courier, capsys, query):
+    """Only the names of databases are."""
+    for words in ("no database iot for /write?{query} (admin)", "admin: s3cr3t word is wrong",
+                  "{query}: s3cr3t+word", "u=admin s3cr3t%20word"):
+        engine.behave = lambda lines, words=words: (401, words.format(query=query))
+        address = f"http://127.0.0.1:{engine.server_port}/write?{query}"
+        Courier(server, address).step()
+        said = capsys.readouterr().err
+        assert "readings wait" in said
+        assert "s3cr3t" not in said
+        assert "admin" not in said or "u=" not in query
+        assert "no database" not in said or "no database iot for" in said
+
+
+@pytest.mark.parametrize("query", ["db=iot&rp=years&u=me&p=s%20t", "db=iot&precision=ns&u=me"])
+def test_a_question_has_the_parameters_of_the_address(
+        server, engine, courier, capsys, look_now, query):
+    """And times are in milliseconds, whatever it says."""
+    asked = []
+    engine.look = lambda path: asked.append(path) or 404
+    courier = Courier(server, f"http://127.0.0.1:{engine.server_port}/write?{query}")
+    courier.step()
+    assert len(asked) == 2
+    for path in (*asked, engine.requests[-1].path):
+        given = urllib.parse.parse_qs(path.partition("?")[2])
+        assert given["precision"] == ["ms"]
+        del given["precision"]
+        mine = urllib.parse.parse_qs(query.replace("&precision=ns", ""))
+        assert given | mine == given
 
 
 @pytest.mark.parametrize(("login", "header"), [
