@@ -21,7 +21,7 @@ FLAGS = {flag for action in iot.build_parser({})._actions
 CONTRACT = {                    # design.md, Layout
     "iotserver.py", "firmware", "systemd", "tests", "README.md", "LICENSE", "pyproject.toml",
     ".ci", ".gitignore"}
-MAX_README = 420                # lines, and columns of its prose: what is longer is not read
+MAX_README = 460                # lines, and columns of its prose: what is longer is not read
 MAX_COLUMNS = {"README.md": 99} | dict.fromkeys(
     ("firmware/README.md", "systemd/README.md", "tests/README.md"), 120)
 
@@ -125,15 +125,6 @@ def test_limits_in_the_readme_are_those_of_the_program(words):
     devices = section("HTTP for devices", PAGES["firmware/README.md"])
     said = " ".join((section("Flags") + section("HTTP") + devices).split())
     assert words.format(f"{LIMITS[words]:,}") in said
-
-
-def test_the_map_has_the_sections_of_the_file():
-    text = section("Change the program", PAGES["tests/README.md"])
-    told = dict(re.findall(r"(\d+)\. (\w+)", text))
-    banners = dict(re.findall(r"^# (\d+)\. (\w+)", SOURCE, re.MULTILINE))
-    assert len(banners) > 8
-    assert {number: title for number, title in banners.items() if int(number) > 3}.items() <= \
-        told.items()
 
 
 RULES = {                       # what the section on the verdict says, and the number behind it
