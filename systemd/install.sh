@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs iotserver, as root, on Debian 12 or 13, Ubuntu 24.04, or Raspberry Pi OS of 2023 or newer.
-# Run it again after each `git pull`: it changes only what is different, and restarts only then.
+# Run it again after each `git pull`: it changes only what is different, and restarts what runs since
+# before its files were changed. After an interruption, running it again does the rest.
 #
 #   install.sh                  on a rented server, behind nginx
 #   install.sh --uninstall      removes that; data, settings and certificate stay
@@ -23,7 +24,10 @@ socket=/etc/systemd/system/iotserver.socket
 library=/usr/local/lib/iotserver
 limits=$library/limit.nft
 rotation=$library/logrotate.conf
+enabled=$library/enabled     # the units that were switched on, once
 site=/etc/nginx/sites-available/iotserver
+shipped=$library/nginx.conf # the site as it was installed, to see whether it was edited
+names=/etc/nginx/snippets/iotserver-name.conf
 nginx=/etc/nginx/nginx.conf
 files=/etc/nginx/modules-enabled/90-iotserver.conf
 connections=8192        # of nginx, to clients and to the server, in each of its workers
@@ -43,14 +47,15 @@ done
     started="$started iotserver-log.timer iotserver-limit.service"
 }
 
+acted=                  # whether there was anything to do
 changed=                # the targets that were not as they should be
-new=                    # those of them that were not there
 failed=                 # the units that did not start
 
 fail() { echo "install.sh: $*" >&2; exit 1; }
 
 # Say what is done, and do it unless this is a rehearsal.
 run() {
+    acted=1
     echo "${dry:+would: }$*"
     [ -n "$dry" ] || "$@"
 }
@@ -71,8 +76,8 @@ put() {  # MODE SOURCE TARGET
     if cmp -s "$2" "$root$3" && [ "$(stat -c %a "$root$3")" = "$1" ]; then
         return
     fi
+    acted=1
     changed="$changed $3"
-    [ -e "$root$3" ] || new="$new $3"
     echo "${dry:+would: }install $3"
     [ -z "$dry" ] || return 0
     install -D -m "$1" "$2" "$root$3.new"
@@ -93,11 +98,32 @@ remove() {  # TARGET...
     done
 }
 
-# What talks to the running system: not below a DESTDIR, and not where systemd does not run.
+# Whether systemd runs here, and is meant: not below a DESTDIR.
+is_live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
+
 live() {
-    if [ -z "$root" ] && [ -d /run/systemd/system ]; then
+    if is_live; then
         run "$@"
     fi
+}
+
+# Whether one of these files was changed after a time, which is written as `touch -d` takes it; or
+# would be, in a rehearsal.
+is_newer() {  # TIME TARGET...
+    touch -d "$1" "$scratch/time"
+    shift
+    if [ -n "$dry" ] && was_changed "$@"; then
+        return
+    fi
+    [ -n "$(find "$@" -newer "$scratch/time" 2> /dev/null)" ]
+}
+
+# Whether a unit runs since before one of these files was changed.
+is_stale() {  # UNIT TARGET...
+    unit=$1
+    shift
+    is_live && systemctl is-active --quiet "$unit" && is_newer "$(systemctl show --value \
+        --timestamp=us+utc --property=InactiveExitTimestamp "$unit")" "$@"
 }
 
 check_system() {
@@ -177,7 +203,8 @@ END
 # Ask for a password before the page is shown. First: iotserver --set-password password
 #IOTSERVER_PRIVATE=/var/lib/iotserver/password
 
-# Readings older than this are deleted each night; hourly summaries stay for ever.
+# Readings older than this are deleted each night; hourly summaries stay for ever. Without this line,
+# nothing is deleted.
 #IOTSERVER_PRUNE_AGE=90d
 END
     [ -e "$root/etc/iotserver-courier.conf" ] || put_text 600 /etc/iotserver-courier.conf << 'END'
@@ -198,9 +225,28 @@ install_user() {
     if [ -z "$root" ] && ! getent passwd iotserver-courier > /dev/null; then
         run systemd-sysusers /etc/sysusers.d/iotserver.conf
     fi
-    if [ ! -d "$root$state" ]; then
-        folder 710 "$state"
-        [ -n "$root" ] || run chown iotserver:iotserver "$state"
+    folder 710 "$state"
+    [ -n "$root" ] || [ "$(stat -c %U "$state" 2> /dev/null)" = iotserver ] ||
+        run chown iotserver:iotserver "$state"
+}
+
+# Version 2.0 pruned by itself and kept no list of what it had switched on: of that, what is off now
+# was switched off by you.
+note_older() {
+    prune=/etc/systemd/system/iotserver-prune
+    if grep -qsx 'Environment=IOTSERVER_PRUNE_AGE=90d' "$root$prune.service" &&
+            ! grep -qs '^IOTSERVER_PRUNE_AGE=' "$root/etc/iotserver.conf"; then
+        echo "from now on nothing is pruned. To delete readings older than 90 days each night, as" \
+            "until now, add this line to /etc/iotserver.conf: IOTSERVER_PRUNE_AGE=90d"
+    fi
+    if is_live && [ ! -e "$enabled" ]; then
+        for unit in $started; do
+            ! systemctl is-enabled --quiet "$unit" 2> /dev/null || was_on=1
+            [ ! -e "/etc/systemd/system/$unit" ] || echo "$unit"
+        done > "$scratch/enabled"
+        [ -n "${was_on:-}" ] || : > "$scratch/enabled"
+        [ -n "$dry" ] || install -D -m 644 "$scratch/enabled" "$enabled"
+        [ -z "$dry" ] || enabled=$scratch/enabled
     fi
 }
 
@@ -248,63 +294,124 @@ END
     fi
 }
 
+# Whether the site is one that was shipped: as it was installed, or one of the versions until 2.0.
+is_shipped() {
+    [ ! -e "$root$site" ] || cmp -s "$root$shipped" "$root$site" ||
+        case $(cksum < "$root$site") in
+            '915725825 9933' | '2439558506 9933' | '2513204857 7150') ;;
+            *) return 1 ;;
+        esac
+}
+
 install_site() {
     folder 755 /var/www/iotserver
-    if [ -e "$root$site" ] && ! cmp -s "$here/nginx.conf" "$root$site"; then
-        run cp -p "$root$site" "$root$site.before"
+    [ -e "$root$names" ] || put_text 644 $names << 'END'
+# The name of this server. If nginx has other sites, too, it has to stand here. Afterwards:
+# nginx -t && systemctl reload nginx
+server_name _;
+END
+    if is_shipped; then
+        put 644 "$here/nginx.conf" "$site"
+    elif ! cmp -s "$here/nginx.conf" "$root$site"; then
+        echo "$site was edited, so it stays as it is. The one of this version differs in:"
+        diff -U0 "$root$site" "$here/nginx.conf" | sed 1,2d
     fi
-    put 644 "$here/nginx.conf" "$site"
+    put 644 "$here/nginx.conf" "$shipped"
     folder 755 /etc/nginx/sites-enabled
     if [ ! -e "$root/etc/nginx/sites-enabled/iotserver" ]; then
+        remove_default
         run ln -sf ../sites-available/iotserver "$root/etc/nginx/sites-enabled/iotserver"
-    fi
-    if [ -L "$root/etc/nginx/sites-enabled/default" ]; then   # both would be the default server
-        run rm "$root/etc/nginx/sites-enabled/default"
     fi
 }
 
-# Start what is new and restart what is different. Units are switched on once only: what you switch
-# off later stays off.
+# Debian's own site would take all requests. One that you have edited stays.
+remove_default() {
+    default=/etc/nginx/sites-enabled/default
+    if [ -L "$root$default" ]; then
+        sum=$(md5sum < "$root$default" | cut -c 1-32)
+        ! dpkg-query -W -f '${Conffiles}\n' 'nginx*' | grep -q "/sites-available/default $sum" ||
+            run rm "$root$default"
+    fi
+}
+
+# Beside other sites ours is found by its name alone.
+check_name() {
+    other=$(grep -lsE '^[^#]*\<listen[[:space:]]' "$root"/etc/nginx/sites-enabled/* \
+        "$root"/etc/nginx/conf.d/*.conf | grep -v /iotserver | head -n 1) || :
+    if [ -n "$other" ] && [ -z "$dry" ] && grep -qx 'server_name _;' "$root$names"; then
+        echo "nginx has other sites, like $other: write the name of this server into $names," \
+            "or they may get what is sent to it"
+    fi
+}
+
+# Switch on what never was, and restart what runs since before its files were changed. What you
+# switched off stays off.
 start() {
-    case $changed in */etc/systemd/system/*) live systemctl daemon-reload ;; esac
+    # shellcheck disable=SC2086
+    if is_live && { systemctl show --value --property=NeedDaemonReload iotserver.socket $units |
+            grep -q yes; }; then
+        live systemctl daemon-reload
+    fi
     for unit in $started; do
-        case "$new " in
-            *"/$unit "*) live systemctl enable --now "$unit" || failed="$failed $unit" ;;
-        esac
+        grep -qsx "$unit" "$enabled" || switch_on "$unit"
     done
-    case $new in
-        */iotserver.service*) ;;
-        *) if was_changed "$socket"; then
-               live systemctl stop iotserver.service iotserver.socket   # else it stays as it was
-           fi
-           if was_changed "$socket" /etc/systemd/system/iotserver.service $library/iotserver.py; then
-               live systemctl restart iotserver.service
-           fi ;;
-    esac
-    if was_changed /etc/systemd/system/iotserver-courier.service $library/iotserver.py; then
-        live systemctl try-restart iotserver-courier.service
+    program="$library/iotserver.py $library/__main__.py"
+    # shellcheck disable=SC2086
+    if is_stale iotserver.socket "$socket"; then
+        live systemctl restart iotserver.socket iotserver.service
+    elif is_stale iotserver.service /etc/systemd/system/iotserver.service $program; then
+        live systemctl restart iotserver.service
     fi
-    case $new in
-        */iotserver-limit.service*) ;;
-        *) if was_changed /etc/systemd/system/iotserver-limit.service "$limits"; then
-               live systemctl try-restart iotserver-limit.service
-           fi ;;
-    esac
-    if was_changed "$site" "$nginx" "$files" && [ -z "$root" ]; then
-        run nginx -t -q ||
-            fail 'nginx goes on with its old settings; mend that, then: systemctl reload nginx'
-        live systemctl reload-or-restart nginx.service
+    # shellcheck disable=SC2086
+    if is_stale iotserver-courier.service /etc/systemd/system/iotserver-courier.service $program
+    then
+        live systemctl restart iotserver-courier.service
     fi
+    [ -n "$home" ] || start_for_nginx
     for unit in $failed; do
         echo "install.sh: $unit does not start. This says why: journalctl -u $unit" >&2
     done
     [ -z "$failed" ] || exit 1
 }
 
+switch_on() {  # UNIT
+    if ! live systemctl enable --now "$1"; then
+        failed="$failed $1"
+    elif is_live && [ -z "$dry" ]; then
+        echo "$1" >> "$enabled"
+    fi
+}
+
+start_for_nginx() {
+    if is_stale iotserver-limit.service /etc/systemd/system/iotserver-limit.service "$limits"; then
+        live systemctl restart iotserver-limit.service
+    fi
+    [ -z "$root" ] || return 0
+    since=$(nginx_since)
+    if [ -n "$since" ]; then
+        is_newer "$since" "$site" "$names" "$nginx" "$files" || return 0
+    else
+        is_live && systemctl is-enabled --quiet nginx.service 2> /dev/null || return 0
+    fi
+    run nginx -t -q ||
+        fail 'nginx goes on with its old settings; mend that, then: systemctl reload nginx'
+    live systemctl reload-or-restart nginx.service
+}
+
+# When nginx read its settings: the start of its newest process. Nothing if it does not run.
+nginx_since() {
+    "$python" -Ic 'import os, time
+main = open("/run/nginx.pid").read().strip()
+workers = open(f"/proc/{main}/task/{main}/children").read().split()
+ticks = [open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[19] for pid in workers]
+age = time.clock_gettime(time.CLOCK_BOOTTIME) - max(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+print(f"@{time.time() - age:.6f}")' 2> /dev/null || :
+}
+
 uninstall() {
     if [ -e "$root/etc/systemd/system/iotserver.service" ]; then
         for unit in $started iotserver-courier.service; do
-            live systemctl disable --now "$unit"
+            [ ! -e "$root/etc/systemd/system/$unit" ] || live systemctl disable --now "$unit"
         done
     fi
     remove "$socket"
@@ -312,12 +419,12 @@ uninstall() {
         remove "/etc/systemd/system/$unit"
     done
     remove /etc/sysusers.d/iotserver.conf /usr/local/bin/iotserver \
-        /usr/local/bin/iotserver-restore $library/iotserver.py $library/__main__.py
+        /usr/local/bin/iotserver-restore $library/iotserver.py $library/__main__.py "$enabled"
     [ ! -d "$root$library/__pycache__" ] || run rm -r "$root$library/__pycache__"
     [ -n "$home" ] || uninstall_site
     [ ! -d "$root$library" ] || run rmdir "$root$library"
     live systemctl daemon-reload
-    [ -n "$home" ] || live systemctl reload-or-restart nginx.service
+    [ -n "$home" ] || live systemctl try-reload-or-restart nginx.service
     certificate=/etc/ssl/iotserver
     [ -L "$root$certificate" ] || certificate=
     echo "left as they are: $state, /etc/iotserver.conf, /etc/iotserver-courier.conf," \
@@ -325,7 +432,9 @@ uninstall() {
 }
 
 uninstall_site() {
-    remove /etc/nginx/sites-enabled/iotserver "$site" "$site.before" "$files" "$limits" "$rotation"
+    remove /etc/nginx/sites-enabled/iotserver
+    ! is_shipped || remove "$site"
+    remove "$site.before" "$shipped" "$files" "$limits" "$rotation"
     edit_nginx "s/[0-9]+$was ([0-9]+)/\1;/"
 }
 
@@ -354,6 +463,7 @@ if [ "$action" = uninstall ]; then
     exit
 fi
 check_system
+note_older
 install_program
 install_user
 install_units
@@ -361,7 +471,8 @@ install_units
     install_certificate
     raise_connections
     install_site
+    check_name
 }
 start
-[ -n "$changed" ] || echo "nothing to do"
+[ -n "$acted" ] || echo "nothing to do"
 [ -z "$home" ] || [ -n "$dry$root" ] || say_addresses

@@ -66,6 +66,11 @@ def test_it_comes_back_after_a_crash_and_after_a_power_cut(home):
 def test_it_backs_up_and_prunes_and_is_confined(home):
     home.send(1)
     home.run("systemctl start iotserver-backup iotserver-prune")
+    journal = "journalctl --unit iotserver-prune --output cat"
+    assert "nothing is pruned: IOTSERVER_PRUNE_AGE is not set" in home.run(journal)
+    home.run("""echo IOTSERVER_PRUNE_AGE=2w >> /etc/iotserver.conf
+                systemctl start iotserver-prune""")
+    assert "deleted 0 readings older than 2w" in home.run(journal)
     assert home.run("cd /var/lib/iotserver; stat -c %U backup/*.db iot.db").split() == [
         "iotserver"] * 2
     home.run("iotserver-restore 2> /dev/null")
@@ -103,6 +108,37 @@ def test_installing_twice_restarts_nothing_and_an_upgrade_does(home):
     assert "systemctl restart iotserver.service" in home.run(f"{INSTALL} 2> /dev/null")
     assert pid() != before
     assert home.send(1) == "1"
+
+
+def test_what_is_installed_but_not_what_runs_is_put_right(booted):
+    """As after an interruption: files are there, and nothing was started, or restarted."""
+    assert "systemctl" not in booted.run(f"DESTDIR=/ {INSTALL} 2> /dev/null")
+    said = booted.run(f"{INSTALL} 2> /dev/null").splitlines()
+    assert [f"systemctl enable --now {unit}" in said for unit in UNITS] == [True] * len(UNITS)
+    assert booted.run(f"curl -s -m 20 http://{ADDRESS}/healthz") == "ok"
+    assert booted.run(f"{INSTALL} 2> /dev/null").startswith("nothing to do\n")
+    booted.run("""systemctl disable --now iotserver-prune.timer 2> /dev/null
+                  cd /opt/iotserver; echo '# next' >> systemd/home.socket
+                  sed -i 's/^__version__ = "/&next-/' iotserver.py""")
+    booted.run(f"DESTDIR=/ {INSTALL} 2> /dev/null")
+    said = booted.run(f"{INSTALL} 2> /dev/null").splitlines()
+    assert said[:2] == ["systemctl daemon-reload",
+                        "systemctl restart iotserver.socket iotserver.service"]
+    assert booted.run(f"curl -s -m 20 http://{ADDRESS}/healthz") == "ok"
+    assert "iotserver next-" in booted.run("journalctl --unit iotserver --output cat")
+    assert booted.run("systemctl is-enabled iotserver-prune.timer || true") == "disabled\n"
+    assert booted.run(f"{INSTALL} 2> /dev/null").startswith("nothing to do\n")
+
+
+def test_what_the_version_before_had_switched_on_stays_off_if_you_switched_it_off(home):
+    """Version 2.0 kept no list of it."""
+    home.run("""rm /usr/local/lib/iotserver/enabled
+                systemctl disable --now iotserver-backup.timer 2> /dev/null
+                systemctl stop iotserver.socket iotserver.service
+                sed -i 's/^__version__ = "/&next-/' /opt/iotserver/iotserver.py""")
+    assert "systemctl" not in home.run(f"{INSTALL} 2> /dev/null")
+    assert home.run("systemctl is-active iotserver-backup.timer iotserver.socket || true"
+                    ) == "inactive\n" * 2
 
 
 def test_removed_it_keeps_the_data_until_it_is_installed_again(home):

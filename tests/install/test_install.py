@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    HEADER,
     INSIDE,
+    NOON,
     OUTSIDE,
     SCRIPT,
     basic,
@@ -31,6 +33,8 @@ from injection import strace
 from machine import HOST, MACHINE, Guide
 from receivers import Receiver
 from tools import IS_ROOT, SYSTEMD, need, needs
+
+from iotserver import MINUTE, format_time
 
 pytestmark = needs("openssl")
 SERVE, PRUNE, BACKUP = SERVICES = (
@@ -165,7 +169,7 @@ def command_of(service, folder):
     for shipped, ours in (("/usr/local/lib/iotserver", str(folder)),
                           ("/var/lib/iotserver/backup", str(folder)),
                           ("/var/lib/iotserver", str(folder)),
-                          ("${IOTSERVER_PRUNE_AGE}", "90d"), ("$$", "$"), ("%%", "%")):
+                          ("$$", "$"), ("%%", "%")):
         command = command.replace(shipped, ours)
     return command
 
@@ -199,7 +203,7 @@ def traced(folder, service, more="", before="", **popen):
     user = ["-u", "nobody"] if IS_ROOT else []
     with subprocess.Popen([*strace(log, *user), "sh", "-c", f"{before} exec {command}"],
                           cwd=folder, stdout=subprocess.PIPE, text=True,
-                          env=environment(STATE_DIRECTORY=str(folder),
+                          env=environment(STATE_DIRECTORY=str(folder), IOTSERVER_PRUNE_AGE="90d",
                                           NOTIFY_SOCKET=str(folder / "notify")),
                           **popen) as process:
         yield process, log
@@ -292,6 +296,7 @@ MODES = {                       # what an installation consists of
     "usr/local/lib/iotserver/__main__.py": 0o644,
     "usr/local/bin/iotserver-restore": 0o755, "usr/local/lib/iotserver/limit.nft": 0o644,
     "usr/local/lib/iotserver/logrotate.conf": 0o644,
+    "usr/local/lib/iotserver/nginx.conf": 0o644, "etc/nginx/snippets/iotserver-name.conf": 0o644,
     **{f"etc/systemd/system/{path.name}": 0o644
        for path in SYSTEMD.glob("iotserver*.*") if path.suffix != ".cron"}}
 LINKS = {"etc/nginx/sites-enabled/iotserver": "../sites-available/iotserver",
@@ -412,20 +417,58 @@ def test_one_machine_has_one_way_of_the_two(tmp_path, way):
 
 def test_an_upgrade_changes_what_is_different_and_keeps_what_is_yours(tmp_path):
     install(tmp_path)
-    site, unit = (tmp_path / name for name in (
-        "etc/nginx/sites-available/iotserver", "etc/systemd/system/iotserver.service"))
+    unit = tmp_path / "etc/systemd/system/iotserver.service"
+    names = tmp_path / "etc/nginx/snippets/iotserver-name.conf"
     (tmp_path / "etc/iotserver.conf").write_text("IOTSERVER_UNITS=F\n")
-    site.write_text("# yours\n")
+    names.write_text(f"server_name {HOST};\n")
     unit.unlink()
     certificate = tmp_path / "etc/ssl/iotserver"
     certificate.unlink()
     certificate.symlink_to("/etc/letsencrypt/live/weather.example.org")
     assert re.findall("install (.*)", install(tmp_path)) == [
-        "/etc/systemd/system/iotserver.service", "/etc/nginx/sites-available/iotserver"]
-    assert site.read_bytes() == (SYSTEMD / "nginx.conf").read_bytes()
-    assert site.with_name("iotserver.before").read_text() == "# yours\n"
+        "/etc/systemd/system/iotserver.service"]
+    assert names.read_text() == f"server_name {HOST};\n"
     assert (tmp_path / "etc/iotserver.conf").read_text() == "IOTSERVER_UNITS=F\n"
     assert str(certificate.readlink()) == "/etc/letsencrypt/live/weather.example.org"
+
+
+def test_an_edited_site_stays_and_the_difference_is_named(tmp_path):
+    """A site as it was shipped follows each upgrade; one that was edited since follows none."""
+    next_one, root = tmp_path / "next", tmp_path / "root"
+    shutil.copytree(SYSTEMD, next_one / "systemd")
+    shutil.copy(SCRIPT, next_one)
+    source, site = next_one / "systemd/nginx.conf", root / "etc/nginx/sites-available/iotserver"
+    install(root)
+    source.write_text("# next\n" + source.read_text())
+    assert f"install /{site.relative_to(root)}\n" in install(
+        root, source=next_one / "systemd/install.sh")
+    assert site.read_text() == source.read_text()
+    site.write_text(edited := site.read_text().replace("rate=50r/s", "rate=70r/s"))
+    for _ in range(2):
+        said = install(root)
+        assert "sites-available/iotserver was edited, so it stays as it is" in said
+        assert "\n-# next\n" in said
+        assert re.findall(r"\n([-+])limit_req_zone .* rate=(\d+)r/s;", said) == [
+            ("-", "70"), ("+", "50")]
+        assert site.read_text() == edited
+    install(root, "--uninstall")
+    assert site.read_text() == edited
+    assert not (root / "etc/nginx/sites-enabled/iotserver").exists()
+
+
+@pytest.mark.parametrize(("unit", "settings", "is_told"), [
+    ("Environment=IOTSERVER_PRUNE_AGE=90d\n", "", True),
+    ("Environment=IOTSERVER_PRUNE_AGE=90d\n", "#IOTSERVER_PRUNE_AGE=90d\n", True),
+    ("Environment=IOTSERVER_PRUNE_AGE=90d\n", "IOTSERVER_PRUNE_AGE=30d\n", False),
+    ("", "", False)])
+def test_who_had_ninety_days_is_told_that_nothing_is_pruned(tmp_path, unit, settings, is_told):
+    install(tmp_path)
+    (tmp_path / "etc/systemd/system/iotserver-prune.service").write_text(f"[Service]\n{unit}")
+    (tmp_path / "etc/iotserver.conf").write_text(settings)
+    told = [line for line in install(tmp_path).splitlines() if "nothing is pruned" in line]
+    assert len(told) == is_told
+    assert all(line.endswith("/etc/iotserver.conf: IOTSERVER_PRUNE_AGE=90d") for line in told)
+    assert "nothing is pruned" not in install(tmp_path)
 
 
 @pytest.mark.parametrize(("shipped", "left"), [
@@ -464,7 +507,7 @@ def test_uninstalling_leaves_data_settings_and_certificate(tmp_path):
     assert {name for name in tree(tmp_path) if not (tmp_path / name).is_dir()} == {
         "var/lib/iotserver/iot.db", "etc/iotserver.conf", "etc/iotserver-courier.conf",
         "etc/ssl/iotserver-placeholder/fullchain.pem",
-        "etc/ssl/iotserver-placeholder/privkey.pem"}
+        "etc/ssl/iotserver-placeholder/privkey.pem", "etc/nginx/snippets/iotserver-name.conf"}
     assert (tmp_path / "etc/ssl/iotserver").is_symlink()
     assert "left as they are" in install(tmp_path, "--uninstall")
 
@@ -473,6 +516,61 @@ def test_wrong_usage_of_install_is_refused(tmp_path):
     for flags in (["--upgrade"], ["--remove"], ["--home", "--uninstall"]):
         assert "usage" in install(tmp_path, *flags, status=2)
     assert tree(tmp_path) == {}
+
+
+# -- interrupted ----------------------------------------------------------------------------------
+
+INTERRUPT = r"""#!/bin/sh
+# Changes of a running system are counted; at the one that /run/end names, install.sh is killed.
+case $1 in is-*|show) exec /usr/local/bin/real "$@" ;; esac
+echo "$@" >> /run/count
+if [ "$(wc -l < /run/count)" = "$(cat /run/end)" ]; then
+    kill -9 $PPID
+    exit
+fi
+exec /usr/local/bin/real "$@"
+"""
+STATE = """ls /run/*.enabled /etc/systemd/system/iotserver* /etc/nginx/sites-enabled
+systemctl is-active iotserver.service
+curl -sk https://203.0.113.5/healthz
+grep -o '^iotserver [^ ]*' /run/iotserver.service.log | tail -n 1"""
+
+
+@needs(*MACHINE)
+def test_an_interrupted_installation_is_completed_by_the_next_one(machine):
+    """Killed before each change of the running system, then again while it upgrades; in between,
+    the owner has switched off two units, which stay off."""
+    machine.run(f"""cp -r {SCRIPT} {SYSTEMD} /root; nginx
+                    mv /usr/local/bin/systemctl /usr/local/bin/real; echo 0 > /run/end""")
+    machine.put("/usr/local/bin/systemctl", INTERRUPT)
+
+    def install_until(end, flag="", status=0):
+        machine.run(f"rm -f /run/count; echo {end} > /run/end")
+        return machine.run(f"/root/systemd/install.sh {flag}", status=status)
+    install_until(0)
+    whole = machine.run(STATE)
+    count = int(machine.run("wc -l < /run/count"))
+    assert count == 7                           # six units, and nginx
+    for end in (1, 4, count):
+        install_until(0, "--uninstall")
+        install_until(end, status=137)
+        install_until(0)
+        assert machine.run(STATE) == whole
+    assert install_until(0) == "nothing to do\n"
+    machine.run("""systemctl disable --now iotserver-prune.timer
+                   systemctl disable --now iotserver-log.timer
+                   sed -i 's/^__version__ = "/&next-/' /root/iotserver.py
+                   echo '# next' >> /root/systemd/iotserver.service
+                   echo '# next' >> /root/systemd/nginx.conf""")
+    for end in (1, 2, 3):                       # daemon-reload, restart, nginx
+        install_until(end, status=137)
+        # What comes before was done, but for the one change that was to come.
+        assert ("next-" in machine.run(STATE)) == (end == 3)
+    said = install_until(0)
+    assert said.splitlines() == ["nginx -t -q", "systemctl reload-or-restart nginx.service"]
+    assert machine.run(STATE).replace("next-", "") == re.sub(
+        r".*(prune|log).timer.enabled\n", "", whole)
+    assert install_until(0) == "nothing to do\n"
 
 
 # -- the guide ------------------------------------------------------------------------------------
@@ -517,6 +615,7 @@ def test_the_guide_is_followed(machine):
 
     assert guide.follow("6. ").split() == [
         f"iotserver-{job}.timer.enabled" for job in ("backup", "log", "prune")]
+    assert guide.follow("How much it keeps") == ""
     follow_cron(machine)
     assert guide.curl(f"https://{HOST}/api/stations")[0] == 200
     key = re.search(r"shown only now: (\S+)",
@@ -530,9 +629,8 @@ def test_the_guide_is_followed(machine):
     assert guide.follow("Backups").splitlines()[-1] == "ok"
     machine.run("sed -i 's/^__version__ = \"/&next-/' /home/me/iotserver.py")
     upgraded = guide.follow("Upgrade").splitlines()
-    assert upgraded[-3:] == ["install /usr/local/lib/iotserver/iotserver.py",
-                             "systemctl restart iotserver.service",
-                             "systemctl try-restart iotserver-courier.service"]
+    assert upgraded[-2:] == ["install /usr/local/lib/iotserver/iotserver.py",
+                             "systemctl restart iotserver.service"]
     assert "iotserver next-" in machine.run("tail -n 1 /run/iotserver.service.log")
     assert guide.curl(update, header) == (200, "4")         # after the backup: will be gone
     assert guide.follow("Restore").splitlines()[-1] == "ok"
@@ -547,6 +645,40 @@ def test_the_guide_is_followed(machine):
     guide.follow("Remove it")
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
     guide.find("What the tests show")               # nothing else is to be typed
+
+
+@needs(*MACHINE)
+def test_beside_the_default_site_of_another_ours_is_found_by_its_name(machine):
+    """Without its name, what is sent to it goes to the other one, and install.sh says so."""
+    other = "/etc/nginx/conf.d/shop.conf"
+    machine.put(other, """server { listen 80 default_server; server_name shop.example.org;
+                                   return 200 "1"; }""")
+    machine.run("""rm /etc/nginx/sites-enabled/default; nginx
+                   echo 127.0.0.1 shop.example.org >> /etc/hosts""")
+    guide = Guide(machine, "On a rented server")
+    said = machine.run(str(INSTALL))
+    assert f"nginx has other sites, like {other}: write the name" in said
+    update = "update/API_key=K/mac=M/field=1/data=2"
+    assert guide.curl(f"http://{HOST}/{update}") == (200, "1")
+    machine.run(f"echo 'server_name {HOST};' > /etc/nginx/snippets/iotserver-name.conf")
+    assert "systemctl reload-or-restart nginx.service" in machine.run(str(INSTALL))
+    assert guide.curl(f"http://{HOST}/{update}")[0] == 403
+    assert guide.curl(f"http://shop.example.org/{update}") == (200, "1")
+    assert machine.run(str(INSTALL)) == "nothing to do\n"
+
+
+def test_a_reading_takes_as_many_bytes_as_the_guide_says(tmp_path, run):
+    """Two stations with three fields a minute, for a week."""
+    text = (SYSTEMD / "README.md").read_text()
+    each, year = map(int, re.search(r"takes (\d+) bytes: .*? take (\d+) MB a\s+year",
+                                    text).groups())
+    assert abs(each * 2 * 3 * 365.25 * 1440 / 1e6 / year - 1) < 0.05
+    count = 7 * 1440
+    run("--import", "-", stdin="\n".join([HEADER, *(
+        f"{format_time(NOON + i * MINUTE)},{name},{name},{field},{20 + i % 50 / 10},{i + 1}"
+        for i in range(count) for name in ("in", "out") for field in (1, 2, 3))]))
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.db*"))
+    assert abs(size / (count * 6) / each - 1) < 0.15
 
 
 def follow_courier(machine, guide, update, header):
@@ -579,5 +711,6 @@ def follow_cron(machine):
     machine.run("""systemctl start iotserver-prune
                    echo IOTSERVER_PRUNE_AGE=3650d >> /etc/iotserver.conf
                    systemctl start iotserver-prune""")
-    said = machine.run("cat /run/iotserver-prune.service.log")
-    assert re.findall("older than (.*);", said) == ["90d", "3650d"]
+    said = machine.run("cat /run/iotserver-prune.service.log").splitlines()
+    assert said[0] == "nothing is pruned: IOTSERVER_PRUNE_AGE is not set in /etc/iotserver.conf"
+    assert re.findall("deleted 0 readings older than (.*);", said[1]) == ["3650d"]

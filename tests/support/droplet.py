@@ -55,7 +55,8 @@ def site(folder, certificate, ports, edits=()):
     text = (f"set_real_ip_from {NETWORKS}; real_ip_header X-Test-Address;\n"
             + (SYSTEMD / "nginx.conf").read_text())
     for shipped, ours in (
-            *edits, ("unix:/run/iotserver.sock", f"unix:{folder}/iotserver.sock"),
+            *edits, ("include /etc/nginx/snippets/iotserver-name.conf", "server_name _"),
+            ("unix:/run/iotserver.sock", f"unix:{folder}/iotserver.sock"),
             *((f"listen [::]:{shipped}", f"listen [::1]:{port}" if HAS_IPV6 else "# ")
               for shipped, port in ports.items()),
             *((f"listen {shipped}", f"listen 127.0.0.1:{port}")
