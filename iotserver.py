@@ -15,29 +15,41 @@ Architecture
     asked on a second, read-only connection, so it sees only what is committed. What takes long is
     a coroutine that pauses often, and turns come in between.
 
+Follow a reading
+    data_received, take_request, respond    the bytes become a Request, and that has one route
+    get_update, admit                       the path is parsed, and the key is right
+    add, add_entry                          the reading waits in the open batch of this turn
+    end, commit, _write, summarize          the batch is on the disk, and so is its hour
+    flush, render                           only now the answer leaves: the number of the entry
+    tell_news, look, read_place             within a second: its station is read again
+    add, follow, advance, judge             what it says now, the course of the room, its verdict
+    news, tell, publish                     listeners are told
+    get_page, make_page, render_answer      a phone asks, and the answer is put into words
+    collect, choose_kind, compose           the courier asks, and there is a message to send
+
 Rooms, each of which uses only names above it
      1. Words         settings, commands, the log, limits, text and time
-     2. Readings      from URLs, forms and JSON to numbers
-     3. File          lock, layout, files that belong together
-     4. Questions     every question asked of the file
-     5. Changes       updates, batches, the steps of commands
+     2. Readings      from URLs, forms and JSON to numbers; what is possible, what an hour sums up
+     3. File          the layout of the database, its lock, what may be written over
+     4. Questions     Reader: stations, readings, summaries, rows
+     5. Changes       Writer: the updates of a turn, the steps of commands and of imports
      6. Access        keys, rates, guesses
-     7. Forecast      when it gets cooler or warmer
-     8. Verdict       open, close, comfortable or unknown, and its words
-     9. Sentences     the answer in words
+     7. Forecast      when it gets cooler or warmer, and how sure that is
+     8. Verdict       the rules: margins, pauses, doubted readings, limits of humid air
+     9. Sentences     every sentence that people read, by its key; how a value is said
     10. HTTP          bytes to requests, answers to bytes
-    11. Looks         style, script, icons, the frame of each page
+    11. Looks         colors, style, script, icons, the frame of each page
     12. Charts        lines over time as SVG
-    13. Page          cards, tiles, and what is kept of them
+    13. Page          the answer, cards and tiles, and what is kept of pages
     14. Dispatch      which route answers, and who may ask
     15. Connections   clients, deadlines, fair shares
     16. Server        turns, events, jobs, commands, start and stop
-    17. Routes        our own
+    17. Routes        our own: updates, pages, JSON, exports
     18. Courier       the process that connects to others
 Wings, which nothing above them names: each can be deleted
     19. ThingSpeak    its clients' requests and its answers
     20. Consoles      bought stations: Weather Underground's and Ecowitt's uploads
-    21. Messages      to phones, webhooks and mail
+    21. Messages      to phones, webhooks and mail: when, to whom, at which pauses
     22. Forwarding    all readings to an engine
     23. Import        files of others
     24. Private page  a password
