@@ -5426,7 +5426,8 @@ PATIENCE = {                    # seconds that a connection may stay in each sta
     "work": math.inf,
     "stream": 60,               # starts again with each piece that the client takes
     "listen": math.inf,
-    "linger": 2,                # after an error, so that the client can read the answer
+    "linger": 2,                # after the last answer, so that the client can read it
+    "close": 120,               # the same while a part of it is unsent
 }
 MAX_PIPELINED = 16              # requests of one connection in a turn; then others are served
 MAX_CONNECTIONS = 8192          # each takes about 10 KB of memory
@@ -5436,6 +5437,7 @@ MAX_BUFFER = MAX_HEAD + MAX_BODY + 65_536   # bytes; a connection that has sent 
 MAX_UNFINISHED = 16_000_000     # bytes of incomplete requests, of all connections
 MAX_UNREAD = 64_000_000         # bytes of answers that clients have not read, of all connections
 MAX_UNSENT = 64 * 1024          # bytes; a listener that is further behind does not read
+MAX_COMPARED = 64               # clients of a network; one of its oldest ones gives way
 MAX_NETWORK_STREAMS = 4         # exports of one network at a time
 MAX_STREAMS = 32                # exports at a time; each keeps PAGE_ROWS rows in memory
 MAX_IN_HAND = 4                 # long requests in progress; each may take several MB
@@ -5511,14 +5513,6 @@ class Shares:
 # -- connections ---------------------------------------------------------------------------------
 
 READY = frozenset({"idle", "head", "body"})     # waits for a request, or for its head or body
-AFTER = READY | {"wait", "queue", "stream", "listen", "linger"}     # what may follow READY
-FOLLOWS = {                     # the states that may follow each state; a connection begins idle
-    "idle": AFTER, "head": AFTER, "body": AFTER, "wait": AFTER,
-    "queue": READY | {"work", "linger"},
-    "work": READY | {"wait", "stream", "linger"},
-    "stream": {"stream", "idle", "wait", "linger"},
-    "listen": frozenset[str](), "linger": frozenset[str](),     # only the connection's end follows
-}
 
 
 class Connection(asyncio.Protocol):
@@ -5551,15 +5545,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_closing = True
-        self.server.forget(self)
+        self.server.connections.forget(self)
         self.buffer.clear()
         if self.task:
             self.task.cancel()
             self.task = None            # a reference cycle would wait for the garbage collector
 
     def eof_received(self) -> bool:
-        """A client that has closed its side still gets its answers. It may also have gone, so no
-        long work is begun for it."""
+        """A client that has closed its side still gets its answers. It may have disconnected, so
+        its queued long request is answered 503."""
         self.is_at_end = True
         if self.state == "queue" and self.task and self.request:
             self.task.cancel()
@@ -5567,12 +5561,12 @@ class Connection(asyncio.Protocol):
             self.request = self.task = None
             if len(self.answers) == 1:          # with more, they are sent when the turn ends
                 self.flush(int(self.server.clock()))
-        return self.state in {"wait", "queue", "work", "stream"}
+        if self.state not in {"wait", "queue", "work", "stream"}:
+            self.close()
+        return True                             # else asyncio closes it, without a deadline
 
     def enter(self, state: str) -> None:
         """Change the state and start its deadline."""
-        if state not in FOLLOWS[self.state]:
-            raise RuntimeError(f"a connection goes from {self.state} to {state}")
         self.state, self.deadline = state, self.server.monotonic() + PATIENCE[state]
         if self.is_paused:
             self.mind_reading()
@@ -5617,7 +5611,7 @@ class Connection(asyncio.Protocol):
         elif self.answers:
             self.flush(int(self.server.clock()))
         elif self.is_at_end and not self.task:
-            self.transport.close()
+            self.close()
         elif not self.task:
             state = "body" if self.request else "head" if self.buffer else "idle"
             if state != self.state:             # the deadline counts from the state's first byte
@@ -5645,12 +5639,17 @@ class Connection(asyncio.Protocol):
             return request
         if len(buffer) < request.length:
             if request.length > MAX_HEAD and not self.request:
-                self.server.connections.make_room(request.length)
+                bodies = self.server.connections.bodies
+                if not bodies.make_room(request.network, request.length):
+                    return request._replace(fault=BUSY, close_connection=True)
+                bodies.add(self, request.network, request.length)
             self.request = request
             if "expect" in request.headers and request.request_version == "HTTP/1.1" \
                     and not self.answers and self.state != "body":
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return None
+        if request.length > MAX_HEAD:
+            self.server.connections.bodies.remove(self)
         self.request = None
         body = bytes(buffer[:request.length])
         del buffer[:request.length]
@@ -5672,6 +5671,7 @@ class Connection(asyncio.Protocol):
             self.server.turn.updates[result] += 1
         if answer.stream and request.command != "HEAD":
             self.stream, self.request = answer.stream, request
+            self.server.connections.streams.add(self, request.network)
         self.is_closing = (request.close_connection or self.server.is_stopping or answer.listens
                            or (self.stream is not None and request.request_version != "HTTP/1.1"))
 
@@ -5696,7 +5696,7 @@ class Connection(asyncio.Protocol):
             return
         if answer.listens:
             self.enter("listen")
-            self.server.events.listeners[self] = request.network
+            self.server.connections.listeners.add(self, request.network)
         elif self.stream:
             self.enter("stream")
             self.task = self.server.loop.create_task(self.send(self.stream))
@@ -5706,22 +5706,33 @@ class Connection(asyncio.Protocol):
             self.enter("idle")
 
     def rest(self) -> None:
-        """All is sent: close, go on with the buffer, or wait for the next request."""
+        """All is answered: close, go on with the buffer, or wait for the next request."""
         if self.is_at_end and (self.is_closing or not self.buffer):
-            self.transport.close()
+            self.close()
         elif not self.is_closing:
             self.enter("wait" if self.buffer else "idle")
             if self.buffer:
                 self.server.loop.call_soon(self.take_requests)
         elif not self.server.connections.may_linger():
-            self.transport.close()
+            self.close()
         else:
             self.buffer.clear()
             # RFC 9112, 9.6: closing with unread bytes resets the connection, and the client may
             # never see the answer. So only this side is closed, and further bytes are dropped.
-            self.enter("linger")
+            self.enter("close" if self.transport.get_write_buffer_size() else "linger")
             with contextlib.suppress(OSError):  # the client has gone
                 self.transport.write_eof()
+
+    def close(self) -> None:
+        """Close as soon as all is sent, but not later than the deadline."""
+        if self.state != "close":
+            self.enter("close")
+        self.transport.close()
+
+    def drop(self) -> None:
+        """Disconnect at once."""
+        self.server.connections.forget(self)
+        self.transport.abort()
 
     def begin(self, request: Request, work: Work) -> None:
         """Start the work on a request that takes several steps."""
@@ -5764,6 +5775,7 @@ class Connection(asyncio.Protocol):
         if is_chunked:
             self.transport.write(b"0\r\n\r\n")
         self.stream = self.request = self.task = self.drained = None
+        self.server.connections.streams.remove(self)
         self.rest()
 
     def pause_writing(self) -> None:
@@ -5788,82 +5800,86 @@ class Connection(asyncio.Protocol):
             self.state == "idle" and self.answered > 0 and waited > IDLE_STOP_SECONDS)
 
     def expire(self) -> None:
-        """Close the connection, because its deadline has passed."""
-        if self.is_full:
-            self.transport.abort()
+        """End the connection, because its deadline has passed."""
+        if self.state == "close" or self.transport.get_write_buffer_size():
+            self.drop()
         elif self.state in {"head", "body"}:
             self.refuse(Refused(408, "the request took too long"))
         else:
-            self.transport.close()
+            self.close()
 
 
-def displace(clients: dict[Connection, str], counts: collections.Counter[str],
-             network: str) -> bool:
-    """Disconnect a client so that another network can have its place. The network that has the
-    most clients loses the one whose deadline is next. False if it would then have fewer than the
-    newcomer's network: so no network keeps out another, and none gains by asking again."""
-    greedy = max(counts, key=lambda other: counts[other])
-    if counts[greedy] < counts[network] + 2:
-        return False
-    losers = [client for client, other in clients.items()
-              if other == greedy and not client.transport.is_closing()]
-    if losers:
-        min(losers, key=lambda client: client.deadline).transport.abort()
-    return bool(losers)
+class Crowd(dict[Connection, tuple[str, int]]):
+    """Clients that share something limited, with their networks and what each one uses of it."""
+
+    def __init__(self, room: int):
+        self.room, self.used = room, 0
+        self.shares = collections.Counter[str]()            # what each network uses
+        self.members: dict[str, dict[Connection, None]] = {}    # of each network, the oldest first
+
+    def add(self, client: Connection, network: str, size: int = 1) -> None:
+        self[client] = network, size
+        self.members.setdefault(network, {})[client] = None
+        self.shares[network] += size
+        self.used += size
+
+    def remove(self, client: Connection) -> None:
+        """Remove a client if it is one of these."""
+        if client in self:
+            network, size = self.pop(client)
+            self.used -= size
+            self.shares[network] -= size
+            del self.members[network][client]
+            if not self.members[network]:
+                del self.members[network], self.shares[network]
+
+    def make_room(self, network: str, size: int = 1) -> bool:
+        """Disconnect clients of the network that uses most until there is room for a newcomer.
+        False if the newcomer's network would then use as much. This prevents both lockout and
+        churn. The client whose deadline is next goes first."""
+        while self.used + size > self.room:
+            greedy = max(self.shares, key=self.shares.__getitem__)      # 0.3 ms if all differ
+            if self.shares[greedy] <= self.shares[network] + size:
+                return False
+            oldest = itertools.islice(self.members[greedy], MAX_COMPARED)
+            min(oldest, key=lambda client: client.deadline).drop()
+        return True
 
 
-def may_enter(clients: dict[Connection, str], network: str, most: int, most_each: int) -> bool:
-    """Whether a network may have one more client among these, which may disconnect another."""
-    counts = collections.Counter(clients.values())
-    return counts[network] < most_each and (
-        len(clients) < most or displace(clients, counts, network))
-
-
-class Clients(dict[Connection, str]):
-    """All connections with their networks, and the memory that they use together."""
-    room = MAX_CONNECTIONS
-    unread = 0                                  # bytes of answers not yet taken, at most
-    unfinished = 0                              # bytes of requests not yet complete, at most
+class Clients(Crowd):
+    """All connections, those that share more, and the memory that they use together."""
 
     def __init__(self) -> None:
-        self.counts = collections.Counter[str]()        # by network; counting anew is slow
+        super().__init__(MAX_CONNECTIONS)
+        self.bodies = Crowd(MAX_UNFINISHED)         # that send a large body; its bytes
+        self.streams = Crowd(MAX_STREAMS)           # that get an export
+        self.listeners = Crowd(MAX_LISTENERS)       # that get events
+        self.unread = 0                         # bytes of answers not yet taken, at most
+        self.unfinished = 0                     # bytes of requests not yet complete, at most
 
     def let_in(self, client: Connection) -> bool:
         """Add a connection. False if there are too many; it is then added to be refused."""
-        has_room = len(self) < self.room or displace(self, self.counts, client.network)
-        self.counts[client.network] += 1
-        self[client] = client.network
+        has_room = self.make_room(client.network)
+        self.add(client, client.network, int(has_room))
         return has_room
 
-    def let_go(self, client: Connection) -> None:
-        self.counts[self.pop(client)] -= 1
-        if not self.counts[client.network]:
-            del self.counts[client.network]
+    def forget(self, client: Connection) -> None:
+        for crowd in (self, self.bodies, self.streams, self.listeners):
+            crowd.remove(client)
 
     def may_linger(self) -> bool:
         """Whether a refused connection may stay to read its answer: a quarter more than room."""
         return len(self) <= self.room + self.room // 4
 
-    def make_room(self, length: int) -> None:
-        """Disconnect clients that are sending large bodies until there is memory for one more. The
-        oldest one of the network with the most bytes goes first."""
-        bodies = {client: client.request for client in self if client.request
-                  and client.request.length > MAX_HEAD and not client.transport.is_closing()}
-        while sum(request.length for request in bodies.values()) + length > MAX_UNFINISHED:
-            shares = collections.Counter[str]()
-            for request in bodies.values():
-                shares[request.network] += request.length
-            most = max(shares.values())
-            oldest = min((client for client, request in bodies.items()
-                          if shares[request.network] == most), key=lambda client: client.deadline)
-            del bodies[oldest]
-            oldest.transport.abort()
-
     def may_stream(self, network: str) -> bool:
         """Whether a network may have one more export."""
-        streams = {client: client.request.network for client in self
-                   if client.stream and client.request}
-        return may_enter(streams, network, MAX_STREAMS, MAX_NETWORK_STREAMS)
+        return self.streams.shares[network] < MAX_NETWORK_STREAMS \
+            and self.streams.make_room(network)
+
+    def may_listen(self, network: str) -> bool:
+        """Whether a network may have one more listener."""
+        return self.listeners.shares[network] < MAX_NETWORK_LISTENERS \
+            and self.listeners.make_room(network)
 
     def count_unread(self, size: int) -> None:
         """Note that a client did not take these bytes at once. The exact sum is taken only when
@@ -5880,12 +5896,12 @@ class Clients(dict[Connection, str]):
             self.unfinished = self.bound(lambda client: len(client.buffer), MAX_UNFINISHED)
 
     def bound(self, weigh: Callable[[Connection], int], most: int) -> int:
-        """Disconnect those with the most bytes until all have `most`; return their sum."""
+        """Disconnect the largest until their total is at most `most` bytes; return it."""
         held = sorted(self, key=weigh)
         total = sum(map(weigh, held))
         while total > most:
             total -= weigh(held[-1])
-            held.pop().transport.abort()
+            held.pop().drop()
         return total
 
 
@@ -6001,14 +6017,9 @@ class Events:
     """Sends server-sent events (HTML standard) to listeners. No events are kept: a client that
     reconnects is told to load everything again."""
 
-    def __init__(self, writer: Writer):
-        self.writer = writer
-        self.listeners: dict[Connection, str] = {}      # with their networks
+    def __init__(self, writer: Writer, listeners: Crowd):
+        self.writer, self.listeners = writer, listeners
         self.is_reset = False                   # a command has changed stations or history
-
-    def may_listen(self, network: str) -> bool:
-        """Whether a network may have one more listener."""
-        return may_enter(self.listeners, network, MAX_LISTENERS, MAX_NETWORK_LISTENERS)
 
     def tell(self, name: str, items: list[Any]) -> None:
         """Send events to all listeners, in one write to each."""
@@ -6035,7 +6046,7 @@ class Events:
         """Send to all listeners, but disconnect one that is far behind."""
         for connection in tuple(self.listeners):
             if connection.transport.get_write_buffer_size() > MAX_UNSENT:
-                connection.transport.abort()
+                connection.drop()
             else:
                 connection.transport.write(data)
 
@@ -6239,9 +6250,10 @@ class Server:
         self.shares = Shares(self.turn.end)
         writer.end_turn, writer.changed = self.turn.end, self.changed
         reader.use_offsets()
-        self.board, self.events = Board(reader, settings, self.now), Events(writer)
-        self.outlook = Outlook(self)
         self.connections = Clients()
+        self.board = Board(reader, settings, self.now)
+        self.events = Events(writer, self.connections.listeners)
+        self.outlook = Outlook(self)
         self.controls: set[Control] = set()
         self.parts: dict[Any, Any] = {}         # see part_of
         for begin in ON_SERVER:
@@ -6271,10 +6283,6 @@ class Server:
         if text != self.reported[0] or now > self.reported[1]:
             self.reported = (text, now + 60)
             log(text)
-
-    def forget(self, connection: Connection) -> None:
-        self.connections.let_go(connection)
-        self.events.listeners.pop(connection, None)
 
 
 # -- jobs ----------------------------------------------------------------------------------------
@@ -6515,7 +6523,7 @@ async def wind_down(server: Server, listeners: list[asyncio.Server]) -> None:
     while server.connections and (waited := server.monotonic() - started) < STOP_SECONDS:
         for connection in tuple(server.connections):
             if connection.may_close(waited):
-                connection.transport.close()
+                connection.close()
         await asyncio.sleep(0.02)
     for connection in tuple(server.connections):
         connection.transport.abort()
@@ -6629,7 +6637,7 @@ def get_events(request: Request, server: "Server") -> Answer:
     answer = Answer(b"", EVENTS, headers=(NO_STORE, ("X-Accel-Buffering", "no")))
     if request.command == "HEAD":
         return answer
-    if not server.events.may_listen(request.network):
+    if not server.connections.may_listen(request.network):
         raise Refused(503, "too many listeners; try again", Retry_After="5")
     return answer._replace(listens=True, body=server.events.greet(
         "last-event-id" in request.headers, server.now(), server.board.verdicts()))

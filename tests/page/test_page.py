@@ -491,7 +491,7 @@ def test_four_networks_do_not_take_all_listeners(server):
     taken = {network: [listen(server, f"2001:db8:0:{network}::{n:x}")
                        for n in range(iot.MAX_NETWORK_LISTENERS)] for network in range(4)}
     assert {status for own in taken.values() for _, status in own} == {b"200"}
-    assert len(server.server.events.listeners) == iot.MAX_LISTENERS
+    assert len(server.server.connections.listeners) == iot.MAX_LISTENERS
     assert server.exchange(request("HEAD", "/events", X_Real_IP="2001:db8:0:9::1")
                            ).startswith(b"HTTP/1.1 200 ")
     lost = [c for own in taken.values() for c, _ in own if c.transport.is_closing()]

@@ -1,6 +1,5 @@
 """Bytes to a Request, an Answer to bytes: pure functions, asked without a socket."""
 import contextlib
-import itertools
 import random
 import re
 import shutil
@@ -113,21 +112,6 @@ def test_each_path_has_one_route():
     for method, path in places:
         below = path + "x" * path.endswith("/") * (path != "/")
         assert iotserver.find_route(method, below).path == path
-
-
-def test_states_follow_each_other_as_the_table_says(server):
-    states = {*iotserver.FOLLOWS}
-    assert states == {*iotserver.PATIENCE} == {
-        "idle", "head", "body", "wait", "queue", "work", "stream", "listen", "linger"}
-    for before, after in itertools.product(states, states):
-        connection = server.connect()
-        connection.state = before
-        if after in iotserver.FOLLOWS[before]:
-            connection.enter(after)
-            assert connection.state == after
-        else:
-            with pytest.raises(RuntimeError):
-                connection.enter(after)
 
 
 # -- heads that were seen before ------------------------------------------------------------------
