@@ -1726,6 +1726,7 @@ class Batch:
     receipts: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)
     found: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict)   # by add_all
     series: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    labels: list[tuple[str, int, int, str | None]] = dataclasses.field(default_factory=list)
     stations: dict[int, Station] = dataclasses.field(default_factory=dict)
     promoted: set[int] = dataclasses.field(default_factory=set)     # next key was used
     admitted: list[bytes] = dataclasses.field(default_factory=list)     # see Access.admit
@@ -2091,6 +2092,8 @@ class Database:
                 (part.id, part.name, part.mac, part.created, part.console))
         self.db.executemany("INSERT INTO series (id, station, field) VALUES (?, ?, ?)",
                             batch.series)
+        self.db.executemany("UPDATE series SET label = ? WHERE station = ? AND field = ? "
+                            "AND label IS ?", batch.labels)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
         for follow_up in tuple(self.on_write):      # one of them may end
             follow_up(batch)
@@ -7850,7 +7853,7 @@ enter(
 # 20. Consoles
 #    Law: a console never repeats a report, so every value that can be read is stored.
 # ------------------------------------------------------------------------------------------------
-MAX_CONSOLE = 28                # characters of a console's MAC; `-ch1` makes MAX_MAC of them
+MAX_CONSOLE = 27                # characters of a console's MAC; `-884f` makes MAX_MAC of them
 
 ROOMS = range(1, 9)
 # Columns: the slot ("" is the console's own station, outside; the others are its parts), the
@@ -7862,7 +7865,7 @@ SENSORS = (
     ("", 4, "m/s", "windspeedmph", "windSpeed", "wind"),
     ("", 5, "m/s", "windgustmph", "windGust", "gust"),
     ("", 6, "°", "winddir", "windDir", "wind direction"),
-    ("", 7, "mm", "rainratein rainin", "rainRate", "hourly rain"),
+    ("", 7, "mm", "rainratein rainin rrain_piezo", "rainRate", "hourly rain"),
     ("", 8, "w/m2", "solarradiation", "radiation", "solar rad"),
     ("", 9, "index", "uv", "UV", "uv-index"),
     ("in", 1, "°c", "tempinf indoortempf", "inTemp", "indoor temperature"),
@@ -7870,13 +7873,22 @@ SENSORS = (
     ("in", 3, "hpa", "baromabsin", "pressure", "abs pressure"),
     *((f"ch{n}", 1, "°c", f"temp{n}f", f"extraTemp{n}", f"ch{n} temperature") for n in ROOMS),
     *((f"ch{n}", 2, "%", f"humidity{n}", f"extraHumid{n}", f"ch{n} humidity") for n in ROOMS))
+# Sensors of air: the slot, the field, our unit, the name in uploads. The same sensor may hang
+# outside or inside, which its upload does not say.
+AIR_SENSORS = (
+    *((f"pm{n}", 4, "µg/m³", f"pm25_ch{n}") for n in range(1, 5)),
+    ("co2", 1, "°f", "tf_co2"), ("co2", 2, "%", "humi_co2"), ("co2", 4, "µg/m³", "pm25_co2"),
+    ("co2", 5, "µg/m³", "pm10_co2"), ("co2", 6, "ppm", "co2"))
+AIR_LABELS = {4: ("PM2.5 µg/m³", None), 5: ("PM10 µg/m³", None), 6: ("CO2 ppm", None)}
 CONSOLE_LABELS = ("temperature °C", "humidity %", "pressure hPa", "wind m/s", "gusts m/s",
                   "wind from °", "rain mm/h", "sun W/m²", "UV index")
+HOURLY = {7: ("hourly rain mm/h", CONSOLE_LABELS[6])}
 # Systems of units by weewx's number: which unit each has instead of ours. Uploads use number 1.
 SYSTEMS = {1: {"°c": "°f", "hpa": "inhg", "m/s": "mph", "mm": "in"},
            16: {"m/s": "km/h", "mm": "cm"}, 17: {}}
 UNITS = {                       # our number is (number - first) * second, rounded to the third
-    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index"), (0, 1, 12)),
+    **dict.fromkeys(("", "°c", "%", "hpa", "m/s", "°", "deg", "mm", "w/m2", "index", "µg/m³",
+                     "ppm"), (0, 1, 12)), "pa": (0, 0.01, 2),
     "°f": (32, 1 / 1.8, 2), "inhg": (0, 33.8639, 1), "mmhg": (0, 1.33322, 1), "cm": (0, 10, 2),
     "mph": (0, 0.44704, 2), "km/h": (0, 1 / 3.6, 2), "knots": (0, 0.514444, 2), "in": (0, 25.4, 2)}
 # These numbers mean that a sensor is missing. A Shelly without its probe sends 999 or 1000.
@@ -7887,7 +7899,18 @@ UPLOADS: dict[str, Column] = {
     name: (slot, field, SYSTEMS[1].get(unit, unit))
     for slot, field, unit, names, *_ in SENSORS for name in names.split()} | {
     f"field{n}": ("", n, "") for n in range(1, MAX_FIELDS + 1)} | {
+    name: (slot, field, unit) for slot, field, unit, name in AIR_SENSORS} | {
     "temp": ("", 1, "°c"), "hum": ("", 2, "%"), "press": ("", 3, "hpa")}
+# What sensor.community's airRohr calls its values, in lower case: P2 is PM2.5, P1 is PM10. Its
+# sensors for weather have a prefix or none.
+AIRROHR: dict[str, Column] = {
+    f"{sensor}_{name}".lstrip("_"): ("", field, unit) for sensors, names in (
+        ("sds pms hpm sps30 npm ips", (("p2", 4, "µg/m³"), ("p1", 5, "µg/m³"))),
+        ("bme280 bmp280 bmp sht3x htu21d dht ds18b20 scd30 _", (
+            ("temperature", 1, "°c"), ("humidity", 2, "%"), ("pressure", 3, "pa"))))
+    for sensor in sensors.split() for name, field, unit in names}
+# A RuuviTag's advertisement in data format 5: temperature, humidity and pressure in hexadecimal.
+RUUVI_TAG = re.compile("FF990405" + "([0-9A-F]{4})" * 3, re.IGNORECASE)
 
 
 def parse_measure(name: str, text: str, unit: str) -> float | None:
@@ -7903,13 +7926,50 @@ def parse_measure(name: str, text: str, unit: str) -> float | None:
     return None if number in ABSENT.get(unit, NO_SENSOR) else round(value, decimals)
 
 
-def parse_report(form: Mapping[str, str]) -> dict[str, dict[int, float]]:
-    """A report, with names in lower case, as numbers by slot and field. Raises Refused."""
+def parse_report(form: Mapping[str, str], known: Mapping[str, Column] = UPLOADS
+                 ) -> dict[str, dict[int, float]]:
+    """A report, with names in lower case, as numbers by slot and field. A value that cannot be
+    read is left out. Raises Refused if no other is there."""
     report: dict[str, dict[int, float]] = {}
-    for name, (slot, field, unit) in UPLOADS.items():
-        if name in form and (value := parse_measure(name, form[name], unit)) is not None:
-            report.setdefault(slot, {}).setdefault(field, value)
+    unread: list[Refused] = []
+    for name, (slot, field, unit) in known.items():
+        try:
+            if name in form and (value := parse_measure(name, form[name], unit)) is not None:
+                report.setdefault(slot, {}).setdefault(field, value)
+        except Refused as refused:
+            unread.append(refused)
+    if unread and not report:
+        raise unread[0]
     return report
+
+
+def parse_airrohr(body: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """An airRohr's report as numbers by slot and field. Raises Refused."""
+    values = body.get("sensordatavalues")
+    return parse_report({
+        str(one.get("value_type")).lower(): str(one.get("value"))
+        for one in (values if isinstance(values, list) else ()) if isinstance(one, dict)}, AIRROHR)
+
+
+def parse_tags(body: Mapping[str, Any], now: int) -> list[tuple[str, dict[int, float], int]]:
+    """For each tag that a Ruuvi Gateway has heard, its slot, its numbers by field, and when."""
+    data = body.get("data")
+    tags = data.get("tags") if isinstance(data, dict) else None
+    return [(slot, found, parse_dateutc(str(tag.get("timestamp")), now))
+            for mac, tag in (tags.items() if isinstance(tags, dict) else ())
+            if isinstance(tag, dict) and (found := parse_tag(str(tag.get("data"))))
+            and re.fullmatch("[0-9A-F]{4}", slot := mac.replace(":", "")[-4:].upper())]
+
+
+def parse_tag(advertisement: str) -> dict[int, float]:
+    """The temperature in °C, humidity in % and pressure in hPa of a RuuviTag, by field."""
+    if not (match := RUUVI_TAG.search(advertisement)):
+        return {}
+    celsius, humidity, pressure = (int(text, 16) for text in match.groups())
+    return {field: round(value, 4) for field, is_there, value in (
+        (1, celsius != 0x8000, ((celsius ^ 0x8000) - 0x8000) * 0.005),
+        (2, humidity != 0xFFFF, humidity * 0.0025),
+        (3, pressure != 0xFFFF, (pressure + 50_000) * 0.01)) if is_there}
 
 
 def parse_clock(text: str) -> datetime:
@@ -7919,9 +7979,11 @@ def parse_clock(text: str) -> datetime:
 
 
 def parse_dateutc(text: str, now: int) -> int:
-    """When a console measured: the time that it sends if that is plausible, else now."""
+    """When a console measured: the time that it sends if that is plausible, else now. A gateway
+    sends seconds since 1970."""
     with contextlib.suppress(ValueError):
-        ms = (parse_clock(text).replace(tzinfo=UTC) - EPOCH) // MILLISECOND
+        ms = (int(text[:MAX_TIME]) * 1000 if text.isdecimal() else
+              (parse_clock(text).replace(tzinfo=UTC) - EPOCH) // MILLISECOND)
         if now - MAX_AGE * 1000 <= ms <= now + MINUTE:
             return ms
     return now
@@ -7932,7 +7994,7 @@ def name_part(name: str, mac: str, slot: str) -> tuple[str, str]:
     if not slot:
         return name, mac
     title = {"in": "inside"}.get(slot, slot)
-    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{slot}"
+    return f"{name.removesuffix(' outside')} {title}", f"{mac}-{slot.lower()}"
 
 
 def console_parts(name: str, mac: str) -> tuple[Iterable[str], list[Fellow]]:
@@ -8051,23 +8113,32 @@ def store_report(request: Request, server: "Server") -> Answer:
         raise Refused(413, f"body: a report has at most {MAX_ENTRY} bytes")
     refuse_stranger(request, server)
     glued, key, rest = match.groups()           # some consoles leave out the `?` before the form
+    body = parse_body(request)
     form = {name.lower(): str(value) for pairs in (
-        parse_form(glued or rest or ""), split_query(request), parse_body(request))
+        parse_form(glued or rest or ""), split_query(request), body)
         for name, value in pairs.items()}
     if not form and "text/html" in request.headers.get("accept", ""):
         return PURPOSE
     mac = parse_mac(form.get("id", "")) if key is None else None
     key = key or form.get("password") or request.headers.get("x-api-key", "")
     console, now = server.access.admit(mac, key, request.address), server.now()
-    ms = parse_dateutc(form.get("dateutc", ""), now)
-    found = [(part, values) for slot, values in parse_report(form).items()
-             if (part := server.writer.adopt_part(
+    writer, ms = server.writer, parse_dateutc(form.get("dateutc", ""), now)
+    report = parse_tags(body, now) or [
+        (slot, values, ms) for slot, values in (
+            parse_airrohr(body) or parse_report(form)).items()]
+    found = [(part, values, ms) for slot, values, ms in report
+             if (part := writer.adopt_part(
                  console, *name_part(console.name, console.mac, slot), now) if slot
                  else console)]
     if not found:
         raise Refused(400, "no reading in it; known: tempf, humidity, temp, hum, field1, ...")
-    for part, values in found:
-        server.writer.add_entry(part, ms, values, now)
+    # Weather Underground's rainin is the sum of an hour, rainratein of Ecowitt's is a rate.
+    hourly = HOURLY if "rainin" in form and "rainratein" not in form else {}
+    for part, values, ms in found:
+        writer.add_entry(part, ms, values, now)
+        labels = AIR_LABELS if part is not console or "sensordatavalues" in body else hourly
+        writer.batch.labels += [(text, part.id, field, before)
+                                for field, (text, before) in labels.items() if field in values]
     return Answer(b"success", is_update=True)
 
 

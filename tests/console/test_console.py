@@ -18,7 +18,7 @@ from harness import (
 from hypothesis import given
 
 import iotserver
-from iotserver import HOUR, MINUTE, SENSORS, UPLOADS, hash_key, parse_dateutc
+from iotserver import AIR_SENSORS, HOUR, MINUTE, SENSORS, UPLOADS, hash_key, parse_dateutc
 
 ID, KEY = "GARDEN", "GTW89NF4"
 PATH = f"/weatherstation/updateweatherstation.php?ID={ID}&PASSWORD={KEY}"
@@ -159,16 +159,18 @@ def test_the_key_may_come_in_the_header(console):
 
 
 def test_each_name_has_its_place_and_unit(console):
-    """All of them at once, in capitals: 28 readings of 10 stations."""
+    """All of them at once, in capitals: 37 readings of 15 stations."""
     form = {name.upper(): 50 for name, (_, _, unit) in UPLOADS.items() if unit}
     del form["TEMP"], form["HUM"], form["PRESS"]        # which have the fields of others
     assert report(console, **form).status == 200
     found = stored(console)
     assert {(place, field) for place, values in found.items() for field in values} == {
-        sensor[:2] for sensor in SENSORS}
+        sensor[:2] for sensor in (*SENSORS, *AIR_SENSORS)}
     assert found[""] == {1: 10, 2: 50, 3: 1693.2, 4: 22.35, 5: 22.35, 6: 50, 7: 1270, 8: 50, 9: 50}
     assert found["in"] == {1: 10, 2: 50, 3: 1693.2}
     assert found["ch8"] == {1: 10, 2: 50}
+    assert found["pm4"] == {4: 50}
+    assert found["co2"] == {1: 10, 2: 50, 4: 50, 5: 50, 6: 50}
 
 
 def test_own_names_are_in_our_units(console):
@@ -195,13 +197,17 @@ def test_a_shelly_without_its_probe_has_nothing_to_say(console):
 
 
 @pytest.mark.parametrize("value", [
-    "warm", "nan", "inf", "1_0", "0x10", "2,5", "1e400", "1" * 33, "%0068"])
-def test_what_is_odd_is_refused_and_nothing_is_stored(console, value):
-    response = report(console, indoortempf=70, humidity=50, baromin=value, temp1f=70)
+    "warm", "nan", "inf", "1_0", "0x10", "2,5", "1e400", "1" * 33, "%0068", "--.--", "---", "NNE",
+    "N/A", "None", "54%25", "unavailable"])
+def test_an_unreadable_value_costs_only_itself(console, value):
+    """A console sends nothing twice, so the rest of its report is stored."""
+    assert report(console, indoortempf=68, humidity=50, baromin=value, temp1f=68).text == "success"
+    assert stored(console) == {"": {2: 50}, "in": {1: 20}, "ch1": {1: 20}}
+    response = report(console, baromin=value, temp2f=value)
     assert (response.status, response.text.split(":")[0]) == (400, "baromin")
     assert response.headers["content-type"].startswith("text/plain")
-    assert stored(console) == {}
-    assert [s.name for s in console.reader.stations()][-1] == "garden inside"
+    assert stored(console) == {"": {2: 50}, "in": {1: 20}, "ch1": {1: 20}}
+    assert [s.name for s in console.reader.stations()][-1] == "garden ch1"
 
 
 def test_a_number_too_large_for_our_unit_is_refused(console):
@@ -223,7 +229,7 @@ def test_a_report_is_numbers_or_a_refusal(form):
     with contextlib.suppress(iotserver.Refused):
         found = iotserver.parse_report({name.lower(): value for name, value in form.items()})
     for place, values in found.items():
-        assert (place, 1) in {sensor[:2] for sensor in SENSORS}
+        assert place in {sensor[0] for sensor in (*SENSORS, *AIR_SENSORS)}
         assert all(1 <= field <= 9 and abs(value) < 1e309 for field, value in values.items())
 
 
@@ -235,6 +241,7 @@ def test_a_report_is_numbers_or_a_refusal(form):
     ("2018-7-30 9:04:05", 3 * HOUR - 4 * MINUTE - 5000), ("2018-07-30 12:00:59", -59_000),
     ("2018-07-30 12:01:01", 0), ("2018-07-30 13:00:00", 0), ("2018-06-30 12:00:01",
                                                              30 * 24 * HOUR - 1000),
+    ("1532951990", 10_000), ("1532952061", 0), ("9" * 5000, 0), ("2018", 0), ("²", 0),
     ("2018-06-29 12:00:00", 0), ("1970-01-01 00:00:00", 0), ("2018-02-30 12:00:00", 0)])
 def test_dateutc_is_the_time_where_it_can_be(text, ago):
     assert parse_dateutc(text, NOON) == NOON - ago
@@ -518,7 +525,7 @@ def test_what_is_printed_works_when_it_is_typed(live, run):
 
 @pytest.mark.parametrize(("flags", "status", "said"), [
     (["garden"], 2, "--mac"), (["garden", "--mac", "g", "--role", "inside"], 2, "--console"),
-    (["garden", "--mac", "g" * 29], 2, "28"), (["g" * 60, "--mac", "g"], 2, "64"),
+    (["garden", "--mac", "g" * 28], 2, "27"), (["g" * 60, "--mac", "g"], 2, "64"),
     (["garden", "--mac", INSIDE.mac], 1, "already"),
     (["garden", "--mac", "g", "--key", INSIDE.key], 1, "already")])
 def test_a_console_that_cannot_be_is_not_registered(database, run, flags, status, said):

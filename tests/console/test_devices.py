@@ -13,6 +13,9 @@ PAGE = (ROOT / "firmware/README.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("\n## Bought stations and other devices\n")[1].split("\n## ")[0]
 RECIPES = dict(re.findall(r"(?ms)^- \*\*(.+?)\*\*(.*?)(?=^- \*\*|\Z)", SECTION))
 AGENTS = {                      # header lines that each sends, between Host and the empty line
+    "airRohr": "User-Agent: NRZ-2024-135/15431234/abc\r\nX-Sensor: esp8266-15431234\r\n"
+               "Content-Type: application/json\r\nConnection: close\r\n",
+    "Ruuvi Gateway": "User-Agent: ESP32 HTTP Client/1.0\r\nContent-Type: application/json\r\n",
     "Shelly H&T": "User-Agent: Shelly/20230913-112531 (SHHT-1)\r\nConnection: close\r\n",
     "Shelly": "User-Agent: shelly\r\nContent-Length: 0\r\n",
     "Tasmota": "User-Agent: Tasmota/14.3.0 (ESP8266-2.7.8)\r\nConnection: close\r\n"
@@ -37,15 +40,31 @@ def path_of(code):
     return re.search(r"192\.0\.2\.7:8000\]? ?(/[^\s\"]*)", code)[1]
 
 
-def send(server, device, path):
+def send(server, device, path, body=""):
     """The answer to a device's request, and the newest values by field."""
-    raw = (f"GET {path} HTTP/1.1\r\nHost: 192.0.2.7:8000\r\n{AGENTS[device]}\r\n").encode()
+    method = f"POST {path} HTTP/1.1\r\nContent-Length: {len(body)}" if body else (
+        f"GET {path} HTTP/1.1")
+    raw = f"{method}\r\nHost: 192.0.2.7:8000\r\n{AGENTS[device]}\r\n{body}".encode()
     response, = parse_responses(server.exchange(raw))
     return response.status, {row[3]: row[4] for row in rows_of(server.path)}
 
 
 def test_the_page_has_a_recipe_for_each():
     assert {name.split(",")[0] for name in RECIPES} == {*AGENTS, "curl"}
+
+
+def test_airrohr(server):
+    host, path, port = (code for code in recipe("airRohr") if code not in {"outside"})
+    assert f"{host}:{port}" == "192.0.2.7:8000"
+    body = '{"sensordatavalues":[{"value_type":"SDS_P2","value":"17.60"}]}'
+    assert send(server, "airRohr", path, body) == (200, {4: 17.6})
+
+
+def test_ruuvi_gateway(server):
+    body = ('{"data":{"tags":{"CB:B8:33:4C:88:4F":{"data":'
+            '"0201061BFF99040512FC5394C37C0004FFFC040CAC364200CDCBB8334C884F"}}}}')
+    path = path_of(recipe("Ruuvi Gateway")[0])
+    assert send(server, "Ruuvi Gateway", path, body) == (200, {1: 24.3, 2: 53.49, 3: 1000.44})
 
 
 def test_shelly_of_the_first_generation(server):
@@ -119,7 +138,8 @@ def test_the_page_says_of_weewx_what_it_is_tested_with():
 def test_names_of_the_table_are_those_of_the_program():
     cells = [line.split("|")[1] for line in SECTION.splitlines() if line.startswith("| `")]
     told = set(re.findall("`([^`]+)`", " ".join(cells)))
-    for first, last in (("temp1f", "temp8f"), ("humidity1", "humidity8"), ("field1", "field9")):
+    for first, last in (("temp1f", "temp8f"), ("humidity1", "humidity8"), ("field1", "field9"),
+                        ("pm25_ch1", "pm25_ch4")):
         assert {first, last} <= told
-        told |= {first.replace("1", str(n)) for n in range(1, int(re.search(r"\d", last)[0]) + 1)}
+        told |= {re.sub("1(?=f?$)", str(n), first) for n in range(1, int(last.strip("f")[-1]) + 1)}
     assert told == set(iotserver.UPLOADS)
