@@ -166,6 +166,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Container,
     Coroutine,
     Iterable,
     Iterator,
@@ -531,18 +532,20 @@ Sample: TypeAlias = tuple[int, float]   # the time and the number
 
 
 class Summary(NamedTuple):
-    """The numbers of one series in width ms from time on. A single number has the width 0."""
+    """The numbers of one series in width ms from time on. A single number has the width 0. The
+    last three describe the counted numbers only; if none counts, they mean nothing."""
     time: int
     width: int
     size: int                   # how many numbers there were, including pruned ones
+    pruned: int
+    counted: int                # all of them but impossible temperatures
     minimum: float
     maximum: float
     total: float
-    pruned: int = 0
 
     @property
     def point(self) -> "Point":
-        return Point(self.time, self.total / self.size, self.minimum, self.maximum, self.width)
+        return Point(self.time, self.total / self.counted, self.minimum, self.maximum, self.width)
 
 
 class Point(NamedTuple):
@@ -737,15 +740,49 @@ def parse_name(text: str) -> str:
     return text
 
 
+# -- what a field is -----------------------------------------------------------------------------
+
+LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
+UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
+    "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
+    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
+HUMIDITY_WORDS = ("humed", "umid", "feucht")    # in humidity, humidité, umidità, humedad, Feuchte
+POSSIBLE = -60.0, 60.0          # °C as sent; sensors report 85 when they start, -127 when missing
+ANY_NUMBER = -math.inf, math.inf
+
+
+def split_label(field: int, label: str | None) -> tuple[str, str]:
+    """A field's name and unit, like `wind` and `m/s`. A label without a known unit is the name."""
+    label = label or LABELS.get(field) or f"field {field}"
+    name, _, unit = label.rpartition(" ")
+    return (name, unit) if unit in UNITS_SHOWN else (label, "")
+
+
+@remember
+def field_kind(field: int, label: str | None) -> str:
+    """What a field is for verdict and page alike: temperature, humidity or other."""
+    name, unit = split_label(field, label)
+    if field == 1 and unit in {"", "°C"}:
+        return "temperature"
+    is_humidity = unit == "%" and any(word in name.lower() for word in HUMIDITY_WORDS)
+    return "humidity" if field == 2 and is_humidity else "other"
+
+
 # -- summaries -----------------------------------------------------------------------------------
 
-def summarize(readings: Iterable[tuple[int, int, int, Value]]
-              ) -> dict[tuple[int, int], list[float]]:
-    """(series, time, entry, value) rows as {(series, hour): [count, minimum, maximum, total]}."""
-    hours: dict[tuple[int, int], list[float]] = {}
+Hours: TypeAlias = dict[tuple[int, int], list[float]]   # by series and hour
+
+
+def summarize(readings: Iterable[tuple[int, int, int, Value]], thermometers: Container[int]
+              ) -> tuple[Hours, Hours]:
+    """(series, time, entry, value) rows as {(series, hour): [count, minimum, maximum, total]}, and
+    the impossible temperatures among them likewise. thermometers are series."""
+    found: tuple[Hours, Hours] = {}, {}
+    low, high = POSSIBLE
     for series, ms, _, value in readings:
         if isinstance(value, str):
             continue
+        hours = found[not low <= value <= high and series in thermometers]
         if (summary := hours.get(key := (series, ms // HOUR))) is None:
             hours[key] = [1, value, value, value]
         else:
@@ -755,9 +792,9 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]]
             elif value > summary[2]:
                 summary[2] = value
             summary[3] += value
-    for summary in hours.values():
+    for summary in itertools.chain(found[0].values(), found[1].values()):
         summary[3] = max(-LARGEST, min(LARGEST, summary[3]))
-    return hours
+    return found
 
 
 async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
@@ -766,8 +803,9 @@ async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Poin
     points = []
     for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
         await pause()
-        held = list(group)
-        count = sum(s.size for s in held)
+        if not (held := [sample for sample in group if sample.counted]):
+            continue
+        count = sum(s.counted for s in held)
         points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
                             min(s.minimum for s in held), max(s.maximum for s in held), width))
     return points
@@ -775,7 +813,6 @@ async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Poin
 
 # -- intervals between readings ------------------------------------------------------------------
 
-POSSIBLE = -60.0, 60.0          # °C as sent; sensors report 85 when they start, -127 when missing
 SILENT_AT_LEAST = 10 * MINUTE   # ms; shortest silence limit: ten readings of one a minute
 SILENT_INTERVALS = 3            # usual intervals without a reading that make a station silent
 SILENT_GROWTH = 4               # most that one pause multiplies the limit, as it may be an outage
@@ -809,6 +846,28 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
 RECEIPTS = 1000                 # newest entries whose seqs are kept: a whole bulk can be repeated
 LOCK_SECONDS = 10               # wait for a command that writes; a prune takes seconds
 APPLICATION_ID = 0x696F7473     # "iots": how a file tells that it is ours
+
+# The summary of an hour from its readings. Those that do not fit count only if none fits.
+SUMMARY = """
+    count(*), coalesce(min(value) FILTER (WHERE {fit}), min(value)),
+    coalesce(max(value) FILTER (WHERE {fit}), max(value)),
+    max(-1.7e308, min(1.7e308, iif(count(*) FILTER (WHERE {fit}),
+        total(value) FILTER (WHERE {fit}), total(value)))),     -- never infinite
+    0, count(*) FILTER (WHERE NOT {fit})"""
+FIT = f"(value BETWEEN {POSSIBLE[0]} AND {POSSIBLE[1]})"    # of a thermometer's values
+# Add a summary to an hour's: of readings that fit, or of impossible ones.
+ADD_HOUR = """
+    INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0, 0) ON CONFLICT DO UPDATE SET
+    count = count + excluded.count,
+    total = max(-1.7e308, min(1.7e308, total * (odd < count) + excluded.total)),
+    minimum = min(iif(odd < count, minimum, excluded.minimum), excluded.minimum),
+    maximum = max(iif(odd < count, maximum, excluded.maximum), excluded.maximum)"""
+ADD_ODD_HOUR = """
+    INSERT INTO hour VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?3) ON CONFLICT DO UPDATE SET
+    count = count + excluded.count, odd = odd + excluded.odd,
+    total = iif(odd < count, total, max(-1.7e308, min(1.7e308, total + excluded.total))),
+    minimum = iif(odd < count, minimum, min(minimum, excluded.minimum)),
+    maximum = iif(odd < count, maximum, max(maximum, excluded.maximum))"""
 
 # A new version appends one text; user_version counts how many a file has seen.
 MIGRATIONS = ("""
@@ -939,6 +998,15 @@ MIGRATIONS = ("""
         id   INTEGER PRIMARY KEY,       -- in the order in which they came
         pair BLOB NOT NULL UNIQUE       -- a hash of the address and the key's hash
     ) STRICT;
+""", f"""
+    -- Impossible temperatures among count. Minimum, maximum and total leave them out, unless all
+    -- are impossible.
+    ALTER TABLE hour ADD COLUMN odd INTEGER NOT NULL DEFAULT 0;
+    REPLACE INTO hour SELECT reading.series, hour.hour, {SUMMARY.format(fit=FIT)}
+    FROM hour JOIN reading ON reading.series = hour.series AND typeof(value) <> 'text'
+        AND time >= hour.hour * 3600000 AND time < (hour.hour + 1) * 3600000
+    WHERE pruned = 0 AND (minimum < {POSSIBLE[0]} OR maximum > {POSSIBLE[1]}) AND hour.series IN (
+        SELECT id FROM series WHERE field_kind(field, label) = 'temperature') GROUP BY 1, 2;
 """)
 
 WRITER_PRAGMAS = (
@@ -1020,9 +1088,11 @@ def require_database(path: Path) -> None:
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from None
+    db.create_function("field_kind", 2, field_kind, deterministic=True)
+    return db
 
 
 def acquire_lock(path: Path) -> sqlite3.Connection:
@@ -1182,6 +1252,15 @@ class Latest(NamedTuple):
     time: int | None
     value: Any
 
+    @property
+    def kind(self) -> str:
+        """Temperature, humidity or other."""
+        return field_kind(self.field, self.label)
+
+    @property
+    def name_and_unit(self) -> tuple[str, str]:
+        return split_label(self.field, self.label)
+
 
 class Note(NamedTuple):
     """What an entry carries besides numbers. All are None if it carries nothing else."""
@@ -1264,13 +1343,35 @@ def cut_span(start: int, end: int, hours: Iterable[Summary]) -> list[int]:
     return [*cuts, end]
 
 
+def shift(celsius: float, offset: float) -> float:
+    """A temperature with its station's offset, as Reader.use_offsets shows it."""
+    return round(celsius + offset, 6) if offset else celsius
+
+
+COUNTED = "(count - odd * (odd < count))"    # readings that an hour's summary is of
 # Columns of the views that hide two tables; {0} is the offset of a series. Sums are rounded, so
 # that 23.1 - 0.8 is 22.3.
 OFFSET_VIEWS = {
     "reading": "series, time, entry, "
                "iif({0} = 0 OR typeof(value) = 'text', value, round(value + {0}, 6)) AS value",
-    "hour": "series, hour, count, minimum + {0} AS minimum, maximum + {0} AS maximum, "
-            "total + {0} * count AS total, pruned"}
+    "hour": "series, hour, count, round(minimum + {0}, 6) AS minimum, "
+            "round(maximum + {0}, 6) AS maximum, "
+            f"total + {{0}} * {COUNTED} AS total, pruned, odd"}
+
+
+# Columns of a Summary from rows of which those that fit count.
+SUMS = """sum({0}), {1}, total({2}) FILTER (WHERE {3}), min({4}) FILTER (WHERE {3}),
+    max({5}) FILTER (WHERE {3}), max(-1.7e308, min(1.7e308, total({6}) FILTER (WHERE {3})))"""
+READ_HOURS = f"""SELECT min(hour) * {HOUR}, {HOUR}, {SUMS.format(
+    "count", "sum(pruned)", COUNTED, "minimum >= ?6 AND maximum <= ?7", "minimum", "maximum",
+    "total")}
+    FROM hour WHERE series = ?1 AND hour BETWEEN ?2 AND ?3 GROUP BY (hour - ?4) / ?5 ORDER BY 1"""
+READ_SAMPLES = f"""SELECT min(time), 0, {SUMS.format(
+    "1", "0", "1", "value BETWEEN ?6 AND ?7", "value", "value", "value")}
+    FROM (SELECT time, entry, value FROM reading WHERE series = ?1 AND time >= ?2 AND time < ?3
+          ORDER BY time DESC, entry DESC LIMIT {MAX_SCAN})
+    WHERE typeof(value) <> 'text'       -- texts have no count
+    GROUP BY time / {HOUR}, (time - ?4) / ?5, entry * ?8 ORDER BY time, entry"""
 
 
 class Reader:
@@ -1279,6 +1380,7 @@ class Reader:
     def __init__(self, path: Path):
         self.path = path
         self.offsets: dict[int, float] = {}     # °C, by series; see use_offsets
+        self.limits: dict[int, tuple[float, float]] = {}    # see possible
         self.db = connect(path, "ro")
         try:
             layout = ask(self.db, "PRAGMA user_version")
@@ -1299,6 +1401,7 @@ class Reader:
         offsets = dict(self.db.execute("""
             SELECT series.id, offset FROM series JOIN station ON station.id = series.station
             WHERE field = 1 AND offset <> 0""").fetchall())
+        self.limits.clear()
         if offsets == self.offsets:
             return
         self.offsets = offsets
@@ -1367,7 +1470,7 @@ class Reader:
             first = likely
         return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
-    def recent(self, series: int, start: int, end: int) -> list[Sample]:
+    def recent(self, series: int | None, start: int, end: int) -> list[Sample]:
         """The last possible temperature of each minute of [start, end). The query jumps from
         minute to minute, so its cost does not grow with the readings in a minute."""
         return self.db.execute("""
@@ -1381,49 +1484,50 @@ class Reader:
                 SELECT round(value + ?6, 6) FROM main.reading r WHERE series = ?1
                 AND r.time = last.time AND value BETWEEN ?4 AND ?5 ORDER BY entry DESC LIMIT 1)
             FROM last WHERE time < ?3 ORDER BY time""",
-            (series, start, end, *POSSIBLE, self.offsets.get(series, 0))).fetchall()
+            (series, start, end, *POSSIBLE, self.offsets.get(series or 0, 0))).fetchall()
+
+    def thermometer(self, station: int) -> int | None:
+        """The series of a station's temperature; None if field 1 is something else, or new."""
+        return cast("int | None", ask(self.db, """
+            SELECT id FROM series WHERE station = ? AND field = 1
+            AND field_kind(field, label) = 'temperature'""", (station,)))
 
     def possible(self, series: int) -> tuple[float, float]:
-        """The limits of POSSIBLE for a series of temperatures as it is shown, with its offset."""
-        low, high = POSSIBLE
-        offset = self.offsets.get(series, 0)
-        return low + offset, high + offset
+        """The limits of a series as it is shown: of a thermometer, POSSIBLE with its offset."""
+        if series not in self.limits:
+            kind = ask(self.db, "SELECT field_kind(field, label) FROM series WHERE id = ?",
+                       (series,))
+            low, high = POSSIBLE if kind == "temperature" else ANY_NUMBER
+            offset = self.offsets.get(series, 0)
+            self.limits[series] = shift(low, offset), shift(high, offset)
+        return self.limits[series]
 
     def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
         """For each series the last three possible temperatures of the quarter of an hour up to
         end, in order. The mean of a pruned hour counts as a reading at its end."""
-        return [[value for _, _, value in reversed(self.db.execute("""
+        return [[value for _, _, value in reversed(self.db.execute(f"""
             SELECT * FROM (
                 SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
                 AND time <= ?2 AND value BETWEEN ?4 AND ?5
                 ORDER BY time DESC, entry DESC LIMIT 3)
-            UNION ALL SELECT ?2, 0, total / count FROM hour
+            UNION ALL SELECT ?2, 0, total / {COUNTED} FROM hour
             WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
-            AND pruned = count""", (one, end, QUARTER, *self.possible(one))).fetchall())]
-            for one in series]
+            AND pruned = count AND minimum >= ?4 AND maximum <= ?5""",
+            (one, end, QUARTER, *self.possible(one))).fetchall())] for one in series]
 
     async def extremes(self, series: int, start: int, end: int) -> list[Sample]:
         """The lowest and the highest possible temperature of [start, end) with their times; empty
-        if there is none. It is in one of the three most extreme hours, because at most two hours
-        are only partly in the span, or in an hour whose summary includes impossible readings."""
-        hours = [hour for hour in await self.hours(series, start, end) if hour.pruned < hour.size]
-        low, high = self.possible(series)
-        found = []
-        for extreme, sign in (("minimum", 1), ("maximum", -1)):
-            rows: list[tuple[float, int]] = []
-            odd = [hour for hour in hours if hour.minimum < low or hour.maximum > high]
-            rest = sorted((hour for hour in hours if hour not in odd),
-                          key=lambda hour: sign * getattr(hour, extreme))
-            for hour in odd + rest[:3]:
-                span = max(start, hour.time), min(end, hour.time + HOUR)
-                for part in itertools.pairwise(cut_span(*span, [hour])):
-                    rows += self.db.execute(f"""
-                        SELECT {sign} * {extreme[:3]}(value), time FROM reading WHERE series = ?
-                        AND time >= ? AND time < ? AND value BETWEEN ? AND ? HAVING count(*)""",
-                        (series, *part, low, high))
-                    await pause()
-            found += [(ms, sign * value) for value, ms in sorted(rows)[:1]]
-        return found
+        if there is none."""
+        found: list[Sample] = []
+        for part in itertools.pairwise(cut_span(start, end, await self.hours(series, start, end))):
+            for extreme in ("min", "max"):
+                found += self.db.execute(f"""
+                    SELECT time, {extreme}(value) FROM reading WHERE series = ? AND time >= ?
+                    AND time < ? AND value BETWEEN ? AND ? HAVING count(*)""",
+                    (series, *part, *self.possible(series)))
+            await pause()
+        ends = sorted(found, key=operator.itemgetter(1, 0))
+        return [ends[0], ends[-1]] if ends else []
 
     def recent_times(self, series: int, now: int) -> list[int]:
         """The times of the last twenty readings up to now, in order."""
@@ -1445,53 +1549,52 @@ class Reader:
         log = beside(self.path, "-wal")
         return self.path.stat().st_size, log.stat().st_size if log.exists() else 0
 
-    async def points(self, series: int, start: int | None, end: int, limit: int) -> list[Point]:
+    async def points(self, series: int, start: int | None, end: int, limit: int, *,
+                     as_sent: bool = False) -> list[Point]:
         """Readings of [start, end), thinned to at most limit Points if more. Hours of which
-        readings were pruned appear as their summaries. The cost is bounded by MAX_SCAN readings
-        or the hours of the span, whatever the number of readings."""
+        readings were pruned appear as their summaries. Impossible temperatures are left out, but
+        as_sent keeps those that are not thinned. The cost is bounded by MAX_SCAN readings or the
+        hours of the span, whatever the number of readings."""
         start, end = self.span(series, start, end)
         origin, width = start // HOUR * HOUR, -(-(end - start) // limit)
         many = -(-(end - origin) // (limit * HOUR))         # hours in one point
         hours = await self.hours(series, start, end, many)
         count = sum(hour.size for hour in hours)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
-            points = await thin(hours, origin, many * HOUR)
-            return [points[0]._replace(time=max(start, points[0].time)), *points[1:]]
+            return [point._replace(time=max(start, point.time))
+                    for point in await thin(hours, origin, many * HOUR)]
         if count > limit:
             samples = await self.samples(series, start, end, width)
             if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
                 return await thin(samples, start, width)
-        return [sample.point for sample in await self.samples(series, start, end)]
+        limits = ANY_NUMBER if as_sent else self.possible(series)
+        return [sample.point for sample in await self.samples(series, start, end, limits=limits)
+                if sample.counted]
 
     async def hours(self, series: int, start: int, end: int, many: int = 1) -> list[Summary]:
-        """The summaries of all hours that touch [start, end), or of groups of `many` hours."""
+        """The summaries of all hours that touch [start, end), or of groups of `many` hours. Hours
+        with an impossible minimum or maximum do not count."""
         hours, first, last = list[Summary](), start // HOUR, (end - 1) // HOUR
         for begin in range(first, last + 1, STEP_HOURS):
-            hours += map(Summary._make, self.db.execute(f"""
-                SELECT min(hour) * {HOUR}, {HOUR}, sum(count), min(minimum), max(maximum),
-                    max({-LARGEST!r}, min({LARGEST!r}, total(total))), sum(pruned) FROM hour
-                WHERE series = ? AND hour BETWEEN ? AND ? GROUP BY (hour - ?) / ? ORDER BY 1""",
-                (series, begin, min(last, begin + STEP_HOURS - 1), first, many)))
+            hours += map(Summary._make, self.db.execute(READ_HOURS, (
+                series, begin, min(last, begin + STEP_HOURS - 1), first, many,
+                *self.possible(series))))
             await pause()
         return hours
 
-    async def samples(self, series: int, start: int, end: int, width: int = 0) -> list[Summary]:
+    async def samples(self, series: int, start: int, end: int, width: int = 0,
+                      limits: tuple[float, float] | None = None) -> list[Summary]:
         """The readings of hours that still have all of them, and the summaries of other hours, in
         order of time. With a width, SQLite sums up the readings of every width ms, which takes a
-        fifth of the time that Python needs."""
+        fifth of the time that Python needs. Readings beyond the limits do not count."""
         hours = await self.hours(series, start, end)
         pruned = {hour.time: hour for hour in hours if hour.pruned}
-        found = [hour._replace(time=max(hour.time, start)) for hour in pruned.values()]
+        found = [hour._replace(time=max(hour.time, start))
+                 for hour in pruned.values() if hour.counted]
         for begin, stop in itertools.pairwise(cut_span(start, end, hours)):
-            found += [Summary._make(row) for row in self.db.execute(f"""
-                SELECT min(time), 0, count(*), min(value), max(value),
-                    max({-LARGEST!r}, min({LARGEST!r}, total(value))), 0 FROM (
-                    SELECT time, entry, value FROM reading WHERE series = ? AND time >= ?
-                    AND time < ? ORDER BY time DESC, entry DESC LIMIT ?)    -- texts have no count
-                WHERE typeof(value) <> 'text'
-                GROUP BY time / {HOUR}, (time - ?) / ?, entry * ? ORDER BY time, entry""",
-                (series, begin, stop, MAX_SCAN, start, width or 1, not width))
-                if row[0] // HOUR * HOUR not in pruned]
+            found += [Summary._make(row) for row in self.db.execute(READ_SAMPLES, (
+                series, begin, stop, start, width or 1, *(limits or self.possible(series)),
+                not width)) if row[0] // HOUR * HOUR not in pruned]
             await pause()
         return sorted(found, key=operator.attrgetter("time"))
 
@@ -1529,7 +1632,8 @@ class Reader:
             SELECT count(*), min(value), max(iif(typeof(value) = 'text', NULL, value)), (
                 SELECT count(*) FROM hour WHERE series = :series AND hour >= :start / 3600000
                 AND hour * 3600000 < :end AND pruned > 0 AND NOT {WHOLE}
-                AND ((:below IS NULL AND :above IS NULL) OR minimum < :below OR maximum > :above))
+                AND ((:below IS NULL AND :above IS NULL) OR odd > 0
+                     OR minimum < :below OR maximum > :above))
             FROM reading WHERE {WANTED}""", {**wanted, "series": series, "stop": wanted["end"]}
             ).fetchone())
 
@@ -1578,7 +1682,7 @@ def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> 
                          AND time >= ?3 AND value BETWEEN ?5 AND ?6),
                         (SELECT max(hour) * ?4 FROM main.hour WHERE series = ?1
                          AND hour <= ?2 / ?4 AND (pruned > 0 OR hour <= ?3 / ?4)
-                         AND minimum <= ?6 AND maximum >= ?5))""",
+                         AND odd < count AND minimum <= ?6 AND maximum >= ?5))""",
                         (series, now, start, HOUR, *POSSIBLE))
     return last
 
@@ -1592,11 +1696,11 @@ def read_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
 
 
 def read_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | None:
-    """The newest reading of field 2 up to now, unless its label says that it is no humidity."""
+    """The newest humidity up to now."""
     row: Sample | None = db.execute("""
         SELECT time, value FROM series JOIN main.reading ON reading.series = series.id
         WHERE station = ? AND field = 2 AND time <= ? AND typeof(value) <> 'text'
-        AND (label IS NULL OR lower(label) LIKE '%humid%')
+        AND field_kind(field, label) = 'humidity'
         ORDER BY time DESC, entry DESC LIMIT 1""", (station, now)).fetchone()
     return row
 
@@ -1611,28 +1715,31 @@ def read_admitted(db: sqlite3.Connection) -> list[bytes]:
     return [pair for pair, in db.execute("SELECT pair FROM admitted ORDER BY id")]
 
 
-def shift(celsius: float, offset: float) -> float:
-    """A temperature with its station's offset, as Reader.use_offsets shows it."""
-    return round(celsius + offset, 6) if offset else celsius
+def is_summary(stored: Sequence[Any], real: Sequence[Any]) -> bool:
+    """Whether count, minimum, maximum, total, pruned and odd of an hour are those of its readings.
+    Of an hour with pruned readings only the count can be compared."""
+    (count, low, high, total, pruned, odd), (size, *ends, true_total, _, true_odd) = stored, real
+    most = count * max(abs(low), abs(high))
+    return count == size + pruned and (pruned > 0 or (
+        [low, high, odd] == [*ends, true_odd] and (most > LARGEST or math.isclose(  # was bounded
+            total, true_total, abs_tol=1e-9 * max(count, most)))))
 
 
 def check_series(reader: Reader, series: int) -> list[str]:
-    """The problems of a series' summaries, each of which is compared with its readings."""
-    raw = {hour: rest for hour, *rest in reader.db.execute("""
-        SELECT time / 3600000 * 3600000, count(*), min(value), max(value), total(value)
+    """The problems of a series' summaries. Each has to be that of the possible temperatures among
+    its readings or, as other fields and older versions have it, that of all readings."""
+    raw = {hour: (rest[:6], rest[6:]) for hour, *rest in reader.db.execute(f"""
+        SELECT time / 3600000, {SUMMARY.format(fit="TRUE")}, {SUMMARY.format(fit=FIT)}
         FROM reading WHERE series = ? AND typeof(value) <> 'text' GROUP BY 1""", (series,))}
-    problems = []
-    for hour in finish(reader.hours(series, *reader.span(series, 0, LATEST_TIME))):
-        count, low, high, total = raw.pop(hour.time, (0, None, None, None))
-        is_right = count + hour.pruned == hour.size and (hour.pruned or (
-            (low, high) == (hour.minimum, hour.maximum)
-            and (count * max(abs(low), abs(high)) > LARGEST or math.isclose(    # a sum was bounded
-                total, hour.total, abs_tol=1e-9 * count * max(1, abs(low), abs(high))))))
-        if not is_right:
-            problems.append(f"series {series}, hour from {format_time(hour.time)}: "
-                            "the summary is not that of its readings")
-    return problems + [f"series {series}, hour from {format_time(ms)}: no summary"
-                       for ms in raw]
+    nothing = [[0, None, None, 0, 0, 0]] * 2
+    problems = [f"series {series}, hour from {format_time(hour * HOUR)}: "
+                "the summary is not that of its readings"
+                for hour, *stored in reader.db.execute("""
+                    SELECT hour, count, minimum, maximum, total, pruned, odd FROM main.hour
+                    WHERE series = ? ORDER BY hour""", (series,))
+                if not any(is_summary(stored, real) for real in raw.pop(hour, nothing))]
+    return problems + [f"series {series}, hour from {format_time(hour * HOUR)}: no summary"
+                       for hour in raw]
 
 
 async def count_from(db: sqlite3.Connection, places: Mapping[int, tuple[int, int]]) -> int:
@@ -1886,9 +1993,11 @@ class Database:
             row[0]: Station(*row) for row in self.db.execute("SELECT * FROM station ORDER BY id")}
         self.by_mac = {station.mac: station for station in self.stations.values()}
         self.index_keys()
+        rows = self.db.execute("SELECT id, station, field, label FROM series").fetchall()
         self.series_places: dict[int, tuple[int, int]] = {
-            series: (station, field) for series, station, field in
-            self.db.execute("SELECT id, station, field FROM series").fetchall()}
+            series: (station, field) for series, station, field, _ in rows}
+        self.thermometers = {
+            series for series, _, *field in rows if field_kind(*field) == "temperature"}
         self.series = {place: series for series, place in self.series_places.items()}
         last: dict[str, int] = dict(self.db.execute("SELECT * FROM sqlite_sequence").fetchall())
         self.next_series = last.get("series", -1) + 1
@@ -2043,6 +2152,8 @@ class Database:
         """The id of a series that will be written with the batch."""
         series = self.series[station, field] = self.next_series
         self.series_places[series] = (station, field)
+        if field == 1:
+            self.thermometers.add(series)
         self.next_series += 1
         batch.series.append((series, station, field))
         return series
@@ -2097,12 +2208,11 @@ class Database:
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
         for follow_up in tuple(self.on_write):      # one of them may end
             follow_up(batch)
-        self.db.executemany("""
-            INSERT INTO hour VALUES (?, ?, ?, ?, ?, ?, 0) ON CONFLICT (series, hour) DO UPDATE SET
-            count = count + excluded.count,
-            total = max(-1.7e308, min(1.7e308, total + excluded.total)),    -- never infinite
-            minimum = min(minimum, excluded.minimum), maximum = max(maximum, excluded.maximum)""",
-            [(*place, *summary) for place, summary in summarize(batch.readings).items()])
+        hours, odd = summarize(batch.readings, self.thermometers)
+        self.db.executemany(ADD_HOUR, [(*place, *summary) for place, summary in hours.items()])
+        if odd:
+            self.db.executemany(ADD_ODD_HOUR, [
+                (*place, *summary) for place, summary in odd.items()])
         self.db.executemany("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?, ?)", batch.notes)
         self.db.executemany("INSERT INTO receipt VALUES (?, ?, ?)", [
             (station, entry, seq) for (station, seq), entry in batch.receipts.items()])
@@ -2273,7 +2383,7 @@ class Writer(Database):
 
     def delete_step(self, name: str, field: int, wanted: dict[str, Any]) -> tuple[int, int]:
         """Delete about STEP_ROWS readings that are wanted. Returns how many, and the time to go on
-        from. The summaries of their hours follow."""
+        from. The summaries of all hours are made again from the readings that are there."""
         wanted = {**wanted, "series": self.series.get((self.find(name).id, field), -1)}
         stop = wanted["stop"] = min(wanted["end"], ask(self.db, f"""
             SELECT (time / 3600000 + 1) * 3600000 FROM reading
@@ -2284,9 +2394,10 @@ class Writer(Database):
             db.execute(f"""
                 DELETE FROM hour WHERE series = :series AND (pruned = 0 OR {WHOLE})
                 AND hour >= :start / 3600000 AND hour * 3600000 < :stop""", wanted)
-            db.execute("""
-                INSERT INTO hour SELECT series, time / 3600000, count(*), min(value), max(value),
-                    max(-1.7e308, min(1.7e308, total(value))), 0 FROM reading
+            fit = FIT if wanted["series"] in self.thermometers else "TRUE"
+            db.execute(f"""
+                INSERT INTO hour SELECT series, time / 3600000, {SUMMARY.format(fit=fit)}
+                FROM reading
                 WHERE series = :series AND typeof(value) <> 'text'
                 AND time >= :start / 3600000 * 3600000
                 AND time < (:stop + 3599999) / 3600000 * 3600000
@@ -3093,7 +3204,7 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
     start -= start % MINUTE
     if known and known.start == start and known.keep <= keep:
         return known
-    series = reader.series(station.id).get(1)
+    series = reader.thermometer(station.id)
     place = Place(station.id, station.name, str(station.role), rank, series,
                   station.silence, start, keep)
     if series is None:
@@ -4423,6 +4534,7 @@ class Line(NamedTuple):
     name: str
     css: str
     points: list[Point]
+    has_odd: bool = False       # whether impossible readings were left out
 
 
 # -- charts --------------------------------------------------------------------------------------
@@ -4549,16 +4661,6 @@ def cooler_spans(inside: list[Point], outside: list[Point], end: int) -> list[tu
     return spans
 
 
-def keep_possible(points: list[Point], unit: str) -> list[Point]:
-    """Points without impossible temperatures; a bucket that includes some keeps its mean only."""
-    if unit not in {"°C", "°F"}:
-        return points
-    low, high = (in_unit(celsius, unit[1]) for celsius in POSSIBLE)
-    return [p if low <= p.minimum and p.maximum <= high else
-            p._replace(minimum=p.mean, maximum=p.mean)
-            for p in points if low <= p.mean <= high]
-
-
 def leave_out(points: list[Point]) -> list[Point]:
     """Points without those so far off that all others would be drawn as one flat line."""
     points = [p for p in points if max(p.maximum, -p.minimum) <= LARGEST_DRAWN]
@@ -4666,7 +4768,7 @@ def describe_lines(chart: Chart, lines: list[Line]) -> str:
 def draw_chart(chart: Chart) -> Markup:
     lines = [line._replace(points=[p for p in line.points if chart.start <= p.time <= chart.end])
              for line in chart.lines]
-    kept = [line._replace(points=leave_out(keep_possible(line.points, chart.unit)))
+    kept = [line._replace(points=leave_out(line.points))
             for line in lines]
     far = {p for line in lines for p in line.points} - {p for line in kept for p in line.points}
     values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
@@ -4682,9 +4784,10 @@ def draw_chart(chart: Chart) -> Markup:
     shapes += render_axes(chart) + [render_curve(line, chart) for line in kept]
     shapes += render_ends(chart, kept)
     said = describe_lines(chart, kept)
-    if far:
-        farthest = max(max(p.maximum, -p.minimum) for p in far)
-        note = f"{len(far)} not drawn: as far off as {farthest:.3g}"
+    if far or any(line.has_odd for line in lines):
+        farthest = max((max(p.maximum, -p.minimum) for p in far), default=0)
+        note = (f"{len(far)} not drawn: as far off as {farthest:.3g}" if far else
+                "impossible readings not drawn")
         shapes.append(TEXT_AT(css="mark", x=2, y=TOP - 8, anchor="start", text=note))
         said += f"; {note}"
     return CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=WIDTH - LEFT - RIGHT,
@@ -4737,7 +4840,6 @@ MAX_COOKIES = 2000              # characters of cookies that are read; ours take
 MAX_PAGES = 64                  # pages kept: one for each range, unit, time zone and clock
 
 
-LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 # Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
 CHART_POINTS, SPARK_POINTS = 480, 36
@@ -4746,9 +4848,6 @@ MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a numb
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
 STALE = 30 * DAY                # silence after which a station without a role is folded away
 
-UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
-    "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
-    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
            "NW", "NNW")
 MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
@@ -4775,22 +4874,10 @@ def choose_answer(verdict: Verdict, locale: Locale) -> tuple[str, str]:
     return locale.say(f"pill_{answer}"), answer
 
 
-def split_label(series: Latest) -> tuple[str, str]:
-    """A field's name and unit, like `wind` and `m/s`. A label without a known unit is the name."""
-    label = series.label or LABELS.get(series.field) or f"field {series.field}"
-    name, _, unit = label.rpartition(" ")
-    return (name, unit) if unit in UNITS_SHOWN else (label, "")
-
-
-def is_humidity(series: Latest) -> bool:
-    """Whether a field stands beside the temperature rather than on a tile."""
-    return series.field == 2 and split_label(series)[1] == "%"
-
-
 def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
     """A field's newest value as people read it, and its unit. The value of a direction is a point
     of the compass, and its unit the degrees."""
-    (name, unit), value = split_label(series), series.value
+    (name, unit), value = series.name_and_unit, series.value
     if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
         return str(value)[:40], ""
     if unit == "°C":
@@ -4813,20 +4900,23 @@ def choose_places(places: list[Place]) -> list[Place]:
     return [place for place in places if place.name in shown]
 
 
-async def read_points(reader: Reader, series: int, view: View, now: int, count: int
-                      ) -> list[Point]:
+async def read_line(reader: Reader, place: Place, view: View, now: int, count: int) -> Line:
     """A line of the chart. On 30 days and a year each point has the minimum and the maximum of
     one or more days. A bucket's point is in the middle of its time."""
-    start = now - RANGES[view.range]
+    start, series = now - RANGES[view.range], cast(int, place.series)
     if view.range in {"30d", "1y"}:
         origin = find_midnight(start, view.locale.zone)
         width = max(DAY, round((now - origin) / count / DAY) * DAY)
-        points = await thin(await reader.hours(series, origin, now + 1), origin, width)
+        hours = await reader.hours(series, origin, now + 1)
+        points = await thin(hours, origin, width)
     else:
+        hours = await reader.hours(series, start, now + 1)
         points = await reader.points(series, start, now + 1, count)
     unit = view.locale.unit
-    return [Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, unit),
-                  in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width) for p in points]
+    return Line(place.name, place.css, [
+        Point(max(start, min(now, p.time + p.width // 2)), in_unit(p.mean, unit),
+              in_unit(p.minimum, unit), in_unit(p.maximum, unit), p.width) for p in points],
+        any(hour.counted < hour.size for hour in hours))
 
 
 TIME = Template('<time datetime="$iso" title="$exact">$ago ago</time>')
@@ -4946,7 +5036,7 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], local
         status = [change] if change else [*status, say_yesterday(reader, place, locale)]
     status += [render_ago(heard, locale, now) if heard else "no reading yet"]
     humidity = [HUMIDITY(value=f"{series.value:.0f}") for series in fields
-                if is_humidity(series) and isinstance(series.value, (int, float))]
+                if series.kind == "humidity" and isinstance(series.value, (int, float))]
     note = " ".join(say_waiting(place, locale))
     if is_row and place.verdict and place.verdict.difference is None:
         note = f"{say_verdict(place, now, locale)[1]} {note}".strip()
@@ -5015,7 +5105,7 @@ async def render_tiles(reader: Reader, fields: Fields, places: list[Place], loca
         tiles, css = [], styles.get(station.name, "other")
         for one in series:
             await pause()
-            (name, unit), (value, shown) = split_label(one), say_field(one, locale)
+            (name, unit), (value, shown) = one.name_and_unit, say_field(one, locale)
             points = await reader.points(one.series, now - DAY, now + 1, SPARK_POINTS)
             is_old = one.time is not None and now - one.time > HOUR
             tiles.append(TILE(
@@ -5042,7 +5132,7 @@ def render_station(reader: Reader, station: Station, fields: list[Latest], entri
     last = reader.last_time(newest.series, now) if newest else None
     heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
     is_silent = now - heard > silence_limit(times, station.silence)
-    values = ", ".join(f"{split_label(series)[0]} {' '.join(say_field(series, locale)).strip()}"
+    values = ", ".join(f"{series.name_and_unit[0]} {' '.join(say_field(series, locale)).strip()}"
                        for series in rest)
     return STATION(
         name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
@@ -5092,7 +5182,7 @@ def choose_tiles(stations: list[Station], latest: Mapping[str, list[Latest]], sh
     for station in stations:
         sent = [one for one in latest[station.name] if one.time is not None]
         own = {one.series for one in sent
-               if station.name in names and (one.field == 1 or is_humidity(one))}
+               if station.name in names and one.kind in {"temperature", "humidity"}}
         room = 0 if is_stale(station, sent, now) else MAX_TILES - count
         tiles = [one for one in sent if one.series not in own][:room]
         count += len(tiles)
@@ -5126,9 +5216,8 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     rooms, shown, lines = rank_rooms(places), choose_places(places), []
     for place in shown:
         await pause()
-        lines += [Line(place.name, place.css, await read_points(
-            reader, place.series, view, now, CHART_POINTS // max(len(shown), 2)))
-            ] if place.series is not None else []
+        lines += [await read_line(reader, place, view, now, CHART_POINTS // max(len(shown), 2))
+                  ] if place.series is not None else []
     latest = await read_latest(reader, stations, now)
     answer, headline, state = render_answer(places, view.locale, now)
     told, fields = choose_tiles(stations, latest, shown, now)
@@ -6717,7 +6806,7 @@ async def get_readings(request: Request, server: "Server") -> Answer:
     series = server.reader.series(station.id).get(field)
     end = min(query.get("end", LATEST_TIME), server.now() + 1)
     points = [] if series is None else await server.reader.points(
-        series, query.get("start"), end, int(limit))
+        series, query.get("start"), end, int(limit), as_sent=True)
     found = await render_array(
         [p.time, *(float(f"{value:.12g}") for value in p[1:4])] if p.width else p[:2]
         for p in points)
@@ -7736,7 +7825,7 @@ async def get_chart(read: Read) -> Answer:
         return f"#{match[1]}" if match else default
 
     params, now, field = read.params, read.server.now(), read.fields[0]
-    samples = [Summary(entry.time, 0, 1, value, value, value)
+    samples = [Summary(entry.time, 0, 1, 0, 1, value, value, value)
                async for entry in select_entries(read)
                if (value := to_number(entry.values.get(field))) is not None][::-1]
     start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
@@ -9290,7 +9379,8 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
     start. The replay begins at a midnight of UTC, so that no row depends on the start. Silence
     limits are the shortest ones, because the file only has today's."""
     stations = [dataclasses.replace(s, silence=SILENT_AT_LEAST) for s in reader.stations()]
-    inside, outside = ([reader.series(s.id).get(1, -1) for s in stations if s.role == role]
+    inside, outside = ([series for s in stations if s.role == role
+                        and (series := reader.thermometer(s.id)) is not None]
                        for role in ("inside", "outside"))
     midnight = start // DAY * DAY
     hours = range(midnight - REPLAY_DAYS * DAY, end, HOUR)
@@ -9558,7 +9648,7 @@ def compare(args: argparse.Namespace, path: Path, name: str, other: str) -> None
         reader.use_offsets()
         pair = [find_station(reader.stations(), text) for text in (name, other)]
         require(pair[0].id != pair[1].id, "--compare takes two stations")
-        found = subtract(*(reader.recent(reader.series(station.id).get(1, -1), start, end)
+        found = subtract(*(reader.recent(reader.thermometer(station.id), start, end)
                            for station in pair))
     ours, theirs = (station.name for station in pair)
     if len(found) < LEAST_PAIRS:
@@ -9702,11 +9792,17 @@ def check(args: argparse.Namespace, path: Path) -> None:
     print("ok")
 
 
+SUM_ONLY = {"below": -LARGEST, "above": None, "end": LATEST_TIME}     # deletes nothing
+
+
 def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str) -> None:
     require(field in tuple("123456789"), "FIELD is a number from 1 to 9")
     require(is_label(text), f"a label has at most {MAX_NAME} characters, all printable")
     with contextlib.closing(open_writer(path)) as writer:
         writer.label(name, int(field), text)
+        at = 0                          # what a thermometer's summaries are of may have changed
+        while field == "1" and at < LATEST_TIME:
+            _, at = writer.delete_step(name, 1, {**SUM_ONLY, "start": at})
 
 
 def export(args: argparse.Namespace, path: Path, name: str) -> None:

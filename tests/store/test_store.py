@@ -204,7 +204,7 @@ def test_half_done_removal_can_be_finished(full):
 
 
 @pytest.mark.parametrize("fill", [
-    "INSERT INTO hour SELECT series.id, value, 1, 0, 0, 0, 1 FROM series, generate",
+    "INSERT INTO hour SELECT series.id, value, 1, 0, 0, 0, 1, 0 FROM series, generate",
     "INSERT INTO note SELECT 1, value, 0, 'fine', NULL, NULL, NULL FROM generate"],
     ids=["hours", "notes"])
 def test_no_step_of_a_removal_deletes_a_whole_history(server, fill):
@@ -534,7 +534,8 @@ def test_what_changes_stations_or_history_is_made_known(server, name, follows):
     "UPDATE hour SET total = total + 1", "DELETE FROM reading WHERE entry = 2",
     "UPDATE reading SET value = 1000 WHERE entry = 1",
     "INSERT INTO series (station, field) VALUES (77, 1)",
-    "INSERT INTO reading VALUES (99, 0, 1, 1)", "INSERT INTO hour VALUES (99, 0, 1, 1, 1, 1, 1)"])
+    "INSERT INTO reading VALUES (99, 0, 1, 1)",
+    "INSERT INTO hour VALUES (99, 0, 1, 1, 1, 1, 1, 0)"])
 def test_check_finds_damage(server, damage):
     for value in (1, 2, 3):
         server.update(INSIDE, value)

@@ -339,8 +339,8 @@ def test_summaries_are_those_of_the_readings(rows):
     for series, ms, _, value in rows:
         if value != "text":
             groups[series, ms // HOUR].append(value)
-    found = iotserver.summarize(rows)
-    assert found.keys() == groups.keys()
+    found, odd = iotserver.summarize(rows, set())
+    assert (found.keys(), odd) == (groups.keys(), {})
     for place, group in groups.items():
         count, low, high, total = found[place]
         assert (count, low, high) == (len(group), min(group), max(group))
@@ -350,7 +350,7 @@ def test_summaries_are_those_of_the_readings(rows):
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.lists(sane, min_size=1, max_size=4))),
        st.integers(0, 500), st.integers(1, 3000))
 def test_thinned_points_are_those_of_their_buckets(moments, before, width):
-    samples = sorted(iotserver.Summary(ms, 0, len(v), min(v), max(v), math.fsum(v))
+    samples = sorted(iotserver.Summary(ms, 0, len(v), 0, len(v), min(v), max(v), math.fsum(v))
                      for ms, v in moments)
     origin = (samples[0].time if samples else 0) - before
     groups = defaultdict(list)

@@ -69,7 +69,8 @@ FILL = {
     "events": lambda n, size: request("GET", f"/update?api_key={OUTSIDE.key}&field1=" + "é" * 120),
 }
 ZONES = [f"Etc/GMT{sign}{hours}" for sign in "+-" for hours in range(12)]
-ELSEWHERE = {"csp_hash", "is_lan", "tls"}      # filled by the server itself, or by who starts it
+# Filled by the server itself, or by who starts it or writes its labels.
+ELSEWHERE = {"csp_hash", "field_kind", "is_lan", "tls"}
 
 
 def test_each_memory_is_filled_here():

@@ -1,0 +1,185 @@
+"""Impossible, doubted and silent mean the same in the answer, the page, the charts, the forecast,
+the summaries and the messages."""
+import contextlib
+import random
+import re
+import sqlite3
+
+import pytest
+from harness import INSIDE, NOON, problems_of
+from house import HALF_HOUR
+
+import iotserver as iot
+from iotserver import HOUR, MINUTE
+
+GARDEN = (("kitchen", "inside"), ("garden", "outside"))
+
+
+def hours_of(house, name, field=1):
+    """(count, minimum, maximum, total, pruned, odd) of each hour of a field."""
+    series = house.writer.series[house.writer.find(name).id, field]
+    return [row[2:] for row in house.writer.db.execute(
+        "SELECT * FROM hour WHERE series = ? ORDER BY hour", (series,))]
+
+
+def points_of(house, query):
+    return [point[1:] for point in house.get(f"/api/readings?{query}").json["points"]]
+
+
+def drawn(page, name):
+    """Lowest and highest value of a line, as the chart says it in words."""
+    found = re.search(rf"{name}: from (\S+) to (\S+) ", page.all("svg")[0][0]["aria-label"])
+    return found and (float(found[1]), float(found[2]))
+
+
+# -- what a field is ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("field", "label", "kind"), [
+    (1, None, "temperature"), (1, "temperature °C", "temperature"), (1, "Attic", "temperature"),
+    (1, "Battery %", "other"), (1, "air °F", "other"), (1, "pressure hPa", "other"),
+    (2, None, "humidity"), (2, "Humidity %", "humidity"), (2, "Luftfeuchte %", "humidity"),
+    (2, "humedad %", "humidity"), (2, "UMIDITÀ %", "humidity"), (2, "Humidité %", "humidity"),
+    (2, "Musty %", "other"), (2, "humidity", "other"), (3, "humidity %", "other"),
+    (3, "temperature °C", "other")])
+def test_one_function_says_what_a_field_is(field, label, kind):
+    assert iot.field_kind(field, label) == kind
+
+
+def test_a_label_that_gives_field_1_another_meaning_makes_it_no_thermometer(house):
+    home = house(*GARDEN)
+    home.store("kitchen", HALF_HOUR, 28)
+    home.store("garden", HALF_HOUR, 59)
+    assert "31 °C warmer" in home.page().verdict
+    home.writer.label("garden", 1, "Battery %")
+    page = home.page()
+    assert page.verdict.startswith("No answer")
+    assert "Battery 59 %" in page.text, "it is a tile now"
+    assert drawn(page, "garden") is None
+    home.writer.label("garden", 2, "Musty %")
+    home.store("garden", [0], 44, field=2)
+    assert "Musty 44 %" in home.page().text
+
+
+# -- impossible -----------------------------------------------------------------------------------
+
+def test_impossible_readings_move_no_chart_and_no_summary(house):
+    """A sensor that starts with 85 and fails with -127, for a month: in no line, band or table."""
+    home = house(*GARDEN)
+    minutes = range(-40 * 24 * 60, 1, 20)
+    good = [27.0 if i % 3 == 0 else 85 if i % 3 == 1 else -127 for i in range(len(minutes))]
+    home.store("kitchen", minutes, 25)
+    home.store("garden", minutes, good)
+    for span in ("24h", "7d", "30d", "1y"):
+        page = home.page(f"/?range={span}")
+        assert drawn(page, "garden") == (27, 27)
+        assert "impossible readings not drawn" in page.source
+    assert "When it was cooler outside" not in home.page().text
+    assert {tuple(row[:3]) for row in hours_of(home, "garden")} == {
+        (3, 27, 27), (1, 27, 27)}
+    assert points_of(home, "station=garden&points=10") == [[27, 27, 27]] * 10
+    assert sorted({value for value, in points_of(home, "station=garden&points=9000")}) == [
+        -127, 27, 85], "raw points stay as they were sent"
+    assert problems_of(home.path) == []
+
+
+def test_a_page_never_calls_outside_cooler_because_of_a_broken_sensor(house):
+    home = house(*GARDEN)
+    home.store("kitchen", range(-24 * 60, 1), 25)
+    home.store("garden", range(-24 * 60, 1), [-127 if i % 60 == 0 else 27 for i in range(1441)])
+    assert "When it was cooler outside" not in home.page("/?range=7d").text
+    assert "cooler outside" not in home.page().one("figcaption")
+
+
+def test_an_hour_without_a_possible_value_keeps_its_summary_and_is_not_shown(house):
+    home = house(*GARDEN)
+    home.store("garden", range(-120, -60), 85)
+    home.store("garden", range(-60, 0), 20)
+    assert hours_of(home, "garden") == [(60, 85, 85, 5100, 0, 60), (60, 20, 20, 1200, 0, 0)]
+    drain = home.writer.prune_step
+    while drain(round(home.time * 1000) - HOUR):
+        pass
+    assert hours_of(home, "garden")[0] == (60, 85, 85, 5100, 60, 60)
+    assert points_of(home, "station=garden&points=2") == [[20, 20, 20]]
+    assert drawn(home.page("/?range=30d"), "garden") == (20, 20)
+    assert problems_of(home.path) == []
+    home.writer.edit_station("garden", None, None, None, 1.5)
+    assert hours_of(home, "garden")[0] == (60, 85, 85, 5100, 60, 60)
+    assert points_of(home, "station=garden&points=2") == [[21.5, 21.5, 21.5]]
+
+
+@pytest.mark.parametrize("offset", [0, -5.1, 0.7])
+def test_the_limits_hold_for_what_was_sent(house, offset):
+    home = house(*GARDEN)
+    home.store("garden", range(-60, 0), [60.0, -60.0, 60.1, -60.1] * 15)
+    home.writer.edit_station("garden", None, None, None, offset)
+    assert hours_of(home, "garden") == [(60, -60, 60, 0, 0, 30)]
+    low, high = round(-60 + offset, 6), round(60 + offset, 6)
+    assert {tuple(p) for p in points_of(home, "station=garden&points=1")} == {(offset, low, high)}
+    assert drawn(home.page(), "garden") == (round(low, 1), round(high, 1))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_summaries_follow_whatever_comes_goes_and_is_called(house, seed):
+    """Readings in any order and batch, deletions and labels: the file agrees with itself, and each
+    hour that has its readings has the summary of the possible ones, if there are any."""
+    mix, home = random.Random(seed), house(*GARDEN)
+    series = None
+    for _ in range(60):
+        what = mix.random()
+        if what < 0.7:
+            minutes = [mix.randrange(-300, 0) for _ in range(mix.choice([1, 1, 1, 9]))]
+            home.store("garden", sorted(minutes), [
+                mix.choice([85, -127, 61.5, 20, 21.5, -3]) for _ in minutes])
+        elif what < 0.85 and series is not None:
+            start = NOON - mix.randrange(300) * MINUTE
+            home.writer.delete_step("garden", 1, {
+                "start": start, "end": start + mix.randrange(1, 90) * MINUTE,
+                "below": mix.choice([None, 20.5]), "above": None})
+        else:
+            home.writer.label("garden", 1, mix.choice(["", "Battery %"]))
+            home.writer.delete_step("garden", 1, {**iot.SUM_ONLY, "start": 0})
+        series = home.writer.series.get((home.writer.find("garden").id, 1))
+        assert problems_of(home.path) == []
+        is_thermometer = home.reader.thermometer(2) is not None
+        for hour, low, high in home.writer.db.execute(
+                "SELECT hour, minimum, maximum FROM hour WHERE series = ?", (series,)):
+            values = [value for value, in home.writer.db.execute(
+                "SELECT value FROM reading WHERE series = ? AND time / 3600000 = ?",
+                (series, hour))]
+            fit = [v for v in values if -60 <= v <= 60] if is_thermometer else []
+            assert (low, high) == (min(fit or values), max(fit or values))
+
+
+
+
+@pytest.mark.parametrize("beside_a_server", [False, True])
+def test_the_command_that_changes_a_meaning_sums_up_again(database, run, serve, beside_a_server):
+    with contextlib.closing(iot.Writer(database)) as writer:
+        writer.import_rows([(NOON + i * 7 * MINUTE, "", INSIDE.mac, 1, 20 + 80 * (i % 2), None)
+                            for i in range(9000)], NOON)
+    if beside_a_server:
+        serve()
+    for label, lows in (("Battery %", {100}), ("", {20})):
+        run("--label", "inside", "1", label)
+        with contextlib.closing(iot.Reader(database)) as reader:
+            highs = {row[0] for row in reader.db.execute("SELECT maximum FROM hour")}
+        assert highs == lows
+        run("--check")
+
+
+def test_a_file_of_the_layout_before_is_summed_up_where_its_readings_are(house):
+    home = house(*GARDEN)
+    home.store("garden", range(-60, 0), [85, 20] * 30)
+    home.store("garden", range(-60, 0), [85, 20] * 30, field=4)
+    home.close()
+    with contextlib.closing(sqlite3.connect(home.path, isolation_level=None)) as db:
+        db.executescript("""
+            UPDATE hour SET minimum = 20, maximum = 85, total = 3150;
+            ALTER TABLE hour DROP COLUMN odd; PRAGMA user_version = 3;
+            INSERT INTO hour SELECT series, hour - 9, 9, 20, 85, 200, 9 FROM hour""")
+    with contextlib.closing(iot.Writer(home.path)) as writer:
+        rows = writer.db.execute("SELECT * FROM hour ORDER BY series, hour").fetchall()
+    assert [row[2:] for row in rows] == [
+        (9, 20, 85, 200, 9, 0), (60, 20, 20, 600, 0, 30),
+        (9, 20, 85, 200, 9, 0), (60, 20, 85, 3150, 0, 0)]
+    assert problems_of(home.path) == []
