@@ -6975,11 +6975,9 @@ class Errand(Protocol):
     def step(self, server: Remote) -> float:
         """Do one step, and return the seconds until the next."""
 
-    def finish(self, server: Remote) -> None:
-        """Finish what is in hand, because the courier ends."""
 
-
-ERRANDS: dict[str, Callable[[argparse.Namespace], Errand]] = {}     # by the setting it needs
+# By setting: makes the errands that it asks for.
+ERRANDS: dict[str, Callable[[argparse.Namespace], Sequence[Errand]]] = {}
 COURIER_METHODS: dict[str, Callable[..., Any]] = {}     # each is called with the server first
 
 
@@ -7038,16 +7036,16 @@ TOO_LATE = f"no complete answer within {TRY_SECONDS} s"
 
 class Undelivered(Exception):
     """Why a destination did not take what was sent, its own words without our secrets, the pause
-    in seconds that it asks for, and its HTTP status."""
+    in seconds that it asks for, and whether it refuses what was sent for good."""
 
-    def __init__(self, reason: str, words: str = "", pause: float = 0, status: int = 0):
+    def __init__(self, reason: str, words: str = "", pause: float = 0, is_final: bool = False):
         super().__init__(reason)
-        self.words, self.pause, self.status = words, pause, status
+        self.words, self.pause, self.is_final = words, pause, is_final
 
     @classmethod
     def by(cls, to: Destination, status: int, words: str, pause: float) -> "Undelivered":
         """What an answer means that is not a yes."""
-        return cls(f"it answers {status}", hide(to, words), pause, status)
+        return cls(f"it answers {status}", hide(to, words), pause, status in FOR_GOOD)
 
 
 @functools.cache
@@ -7195,8 +7193,9 @@ def parse_pause(text: str) -> float:
     return min(max(seconds, 0), MAX_PAUSE)
 
 
-def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
-    """Do the steps of an errand until the courier is stopped. While the server is away, wait."""
+def run_errand(errand: Errand, path: Path, stopped: threading.Event, is_first: bool) -> None:
+    """Do the steps of an errand until the courier is stopped. While the server is away, wait; the
+    first errand says so for all."""
     failures = 0
     while not stopped.wait(min(failures, 1)):
         try:
@@ -7204,16 +7203,16 @@ def run_errand(errand: Errand, path: Path, stopped: threading.Event) -> None:
                 pause = 0.0
                 while not stopped.wait(pause):
                     pause, failures = errand.step(server), 0
-                errand.finish(server)
         except (OSError, StoreError) as error:
             failures += 1
-            if failures == 3:           # fewer may be a restart or the end of our parent
+            if failures == 3 and is_first:      # fewer may be a restart or our parent's end
                 log(f"courier: {path}: {error}; waiting for the server")
 
 
 def run_courier(args: argparse.Namespace, path: Path) -> None:
     """Run all errands until SIGTERM. A server's child also ends when its server has ended."""
-    errands = [errand(args) for setting, errand in ERRANDS.items() if getattr(args, setting)]
+    errands = [errand for setting, make in ERRANDS.items() if getattr(args, setting)
+               for errand in make(args)]
     require(errands, "--courier needs --notify URLS or --forward URL")
     stopped, parent = threading.Event(), int(os.environ.get(PARENT, "0"))
     if parent:          # a server's work comes first; in a unit, systemd sets this and forbids it
@@ -7221,8 +7220,9 @@ def run_courier(args: argparse.Namespace, path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     with working_in(path.parent):           # all threads share the working directory
-        threads = [threading.Thread(target=run_errand, args=(errand, path, stopped), daemon=True)
-                   for errand in errands]
+        threads = [threading.Thread(
+            target=run_errand, args=(errand, path, stopped, not number), daemon=True)
+            for number, errand in enumerate(errands)]
         for thread in threads:
             thread.start()
         while (parent in {0, os.getppid()} and all(thread.is_alive() for thread in threads)
@@ -8272,6 +8272,7 @@ def parse_notify(text: str) -> list[Destination]:
 MESSAGE_AGE = HOUR              # an older message is dropped: the air has changed since
 SILENCE_TOLD = HOUR             # silence before a message; the page shows it after ten minutes
 LATE = 15 * MINUTE              # a change that we see later than this is told with its time
+MAX_REFUSED = 3                 # tries of a message that a destination refuses for good
 MAX_DESTINATIONS = 32           # destinations for which the file keeps what they were told
 TOPICS = ("verdict", "silence", "plan")     # a station has one state for each of them
 ONLY_AFTER = {"close": "open", "back": "silent"}     # told only if the other was told last
@@ -8377,11 +8378,10 @@ class Post:
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # messages by outcome
 
-    async def collect(self, destinations: list[str], quiet: str, plan: str
-                      ) -> dict[str, list[Any]]:
-        """The messages for each destination, from what is true now."""
-        for id in destinations:
-            self.admit(id)
+    async def collect(self, id: str, destinations: list[str], quiet: str, plan: str
+                      ) -> list[dict[str, Any]]:
+        """The messages for one of the courier's destinations, from what is true now."""
+        self.admit(id)
         places = await self.server.board.look()
         now, told, stations = self.server.now(), self.store.told, [
             station for station in self.server.writer.stations.values() if station.role]
@@ -8392,15 +8392,14 @@ class Post:
         if changes := [row for row in self.look(stations, by_name, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.store.tell("", changes)
-        self.report(destinations)
+        self.report({id}, destinations)
         timely = [(station, topic, *true) for station in stations for topic in TOPICS
                   if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
                   and is_timely(true[1], now, awake)]
         zone = clock.tzinfo if clock else None
-        return {id: [self.compose(station, topic, state, since, rooms, by_name[station.name], zone)
-                     for station, topic, state, since in timely
-                     if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
-                for id in destinations}
+        return [self.compose(station, topic, state, since, rooms, by_name[station.name], zone)
+                for station, topic, state, since in timely
+                if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
 
     @property
     def store(self) -> ToldStore:
@@ -8476,9 +8475,9 @@ class Post:
         if failure:
             self.failing[id] = name[:MAX_WORDS], since, failure[:MAX_WORDS]
 
-    def report(self, destinations: list[str]) -> None:
+    def report(self, ids: set[str], destinations: list[str]) -> None:
         """Name the destinations that have failed for an hour on the page, and once in the log."""
-        for id in {*destinations, *self.failing}:
+        for id in ids | {*self.failing}:
             name, since, why = self.failing.get(id, ("", math.inf, ""))
             is_old = self.server.monotonic() - since >= MESSAGE_AGE / 1000
             self.server.board.note(id, self.locale.say("messages_failed", name=name, why=why)
@@ -8562,98 +8561,113 @@ def send(to: Destination, message: dict[str, Any]) -> str:
     except Undelivered as error:
         failure = error.with_traceback(None)
     except Exception as error:          # no failure of one destination may end the courier
-        failure = Undelivered(hide(to, str(error) or type(error).__name__))
-    raise failure       # outside of `except`, whose error would keep the connection in memory
+        is_final = isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 500
+        failure = Undelivered(hide(to, str(error) or type(error).__name__), is_final=is_final)
+    try:
+        raise failure   # outside of `except`, whose error would keep the connection in memory
+    finally:
+        del failure     # it holds this frame, which would hold it
 
 
-class Carrier:
-    """The tries at one destination: one at a time, each in a thread, with growing pauses."""
+def gather(kind: str, messages: list[dict[str, Any]], alone: Container[str]
+           ) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """Join messages of one kind, so that one names all rooms that change at once. With ntfy each
+    room keeps its own, which replaces the one before on the phone; so do those of the ids alone,
+    since one of them may be why all were refused."""
+    def key(message: dict[str, Any]) -> str:
+        return cast(str, message[
+            "id" if kind == "ntfy" or message["id"] in alone else "kind"])
 
-    def __init__(self, to: Destination):
-        self.to = to
-        self.thread: threading.Thread | None = None
-        self.told: list[Told] = []      # what this try has delivered
-        self.failure: Undelivered | None = None
-        self.words = ""                 # the destination's answer to the last message
+    for _, group in itertools.groupby(sorted(messages, key=key), key):
+        joined = list(group)
+        yield joined, {**joined[0], **{
+            part: "; ".join(message[part] or "" for message in joined) or None
+            for part in ("title", "message", "station")}}
+
+
+class Messenger:
+    """The errand that carries messages to one destination of --notify. After a failed try all of
+    them wait, with growing pauses; one that is refused for good keeps no other back."""
+
+    def __init__(self, settings: argparse.Namespace, to: Destination):
+        self.settings, self.to, self.locale = settings, to, ENGLISH
+        self.destinations = [other.id for other in parse_notify(settings.notify)]
+        self.outcome: tuple[list[Told], str] | None = None      # of a try, until it is noted
+        self.refused: dict[str, tuple[int, float]] = {}     # by id: tries, and when to try again
         self.alive = ""                 # why it last refused the message of alive=
         self.pause, self.next_try = PAUSES[0], 0.0
         self.renews = 0.0               # when to put off the message of alive= again
 
-    def start(self, messages: list[dict[str, Any]]) -> None:
-        self.told, self.failure = [], None
-        self.thread = threading.Thread(target=self.deliver, args=(messages,), daemon=True)
-        self.thread.start()
-
-    def deliver(self, messages: list[dict[str, Any]]) -> None:
-        """Send all messages, up to the first failure. A refused alive= message is no failure."""
-        for told, message in gather(self.to.kind, messages):
-            is_alive = message["kind"] == "alive"
-            try:
-                self.words = send(self.to, message)
-                self.told += told
-                self.alive = "" if is_alive else self.alive
-            except Undelivered as error:
-                self.renews = time.monotonic() + PAUSES[1] * is_alive
-                if not is_alive:
-                    self.failure = error.with_traceback(None)
-                    return
-                self.alive = f"alive=: {error}"
-
-    def finish(self, server: Remote) -> bool:
-        """Tell the server the outcome of a try that has ended. True if the next one may begin."""
-        now, failed = time.monotonic(), self.failure
-        if self.thread and not self.thread.is_alive():
-            server.note(self.to.id, self.to.name, self.told, str(failed or self.alive))
-            if failed and self.pause == PAUSES[0]:
-                log(f"courier: {self.to.name}: {failed}; this is tried again")
-            self.next_try = now + max(self.pause, failed.pause) if failed else now
-            self.pause = min(2 * self.pause, PAUSES[1]) if failed else PAUSES[0]
-            self.thread = None
-        return not self.thread and now >= self.next_try
-
-
-def gather(kind: str, messages: list[dict[str, Any]]
-           ) -> Iterator[tuple[list[Told], dict[str, Any]]]:
-    """Join messages of one kind, so that one names all rooms that change at once. With ntfy each
-    room keeps its own, which replaces the one before on the phone."""
-    what = "id" if kind == "ntfy" else "kind"
-
-    def key(message: dict[str, Any]) -> tuple[bool, str]:
-        return message["kind"] == "alive", message[what]    # last: some servers refuse it
-
-    for _, group in itertools.groupby(sorted(messages, key=key), key):
-        all_of_them = list(group)
-        yield ([message["told"] for message in all_of_them if message["told"]],
-               {**all_of_them[0], **{
-                   part: "; ".join(message[part] or "" for message in all_of_them) or None
-                   for part in ("title", "message", "station")}})
-
-
-class Messenger:
-    """The errand that carries messages to the destinations of --notify."""
-
-    def __init__(self, settings: argparse.Namespace):
-        self.settings, self.locale = settings, ENGLISH
-        self.carriers = [Carrier(to) for to in parse_notify(settings.notify)]
-
     def step(self, server: Remote) -> float:
         """Do one step, and return the seconds until the next."""
-        ready = [carrier for carrier in self.carriers if carrier.finish(server)]
-        wanted = server.collect([carrier.to.id for carrier in self.carriers], self.settings.quiet,
+        self.note(server)
+        wanted = server.collect(self.to.id, self.destinations, self.settings.quiet,
                                 self.settings.notify_plan)
-        for carrier in ready:
-            if messages := [*wanted[carrier.to.id], *self.keep_alive(carrier)]:
-                carrier.start([{**message, "link": self.settings.link or None}
-                               for message in messages])
+        self.refused = {message["id"]: self.refused[message["id"]] for message in wanted
+                        if message["id"] in self.refused}
+        if (now := time.monotonic()) >= self.next_try:
+            self.deliver(server, [message for message in wanted
+                                  if self.refused.get(message["id"], (0, 0))[1] <= now])
         return 1
 
-    def keep_alive(self, carrier: Carrier) -> Iterator[dict[str, Any]]:
+    def note(self, server: Remote) -> None:
+        """Tell the server the outcome of a try: what was delivered, or why nothing was."""
+        if self.outcome:
+            server.note(self.to.id, self.to.name, *self.outcome)
+            self.outcome = None
+
+    def deliver(self, server: Remote, messages: list[dict[str, Any]]) -> None:
+        """Send messages, up to the first failure, and last the one of alive=."""
+        for joined, message in gather(self.to.kind, messages, self.refused):
+            try:
+                self.send(message)
+                self.outcome = [part["told"] for part in joined], self.alive
+            except Undelivered as error:
+                self.outcome = [], str(error)
+                if not error.is_final:
+                    self.wait(error)
+                    self.note(server)
+                    return
+                self.refuse(joined, error)
+            self.note(server)
+        self.pause = PAUSES[0]
+        for message in self.keep_alive():
+            try:
+                self.send(message)
+                self.alive = ""
+            except Undelivered as error:        # some servers of ntfy refuse it for ever
+                self.renews = time.monotonic() + PAUSES[1]
+                self.alive = f"alive=: {error}"
+            self.outcome = [], self.alive
+            self.note(server)
+
+    def send(self, message: dict[str, Any]) -> None:
+        send(self.to, {**message, "link": self.settings.link or None})
+
+    def wait(self, failure: Undelivered) -> None:
+        if self.pause == PAUSES[0]:
+            log(f"courier: {self.to.name}: {failure}; this is tried again")
+        self.next_try = time.monotonic() + max(self.pause, failure.pause)
+        self.pause = min(2 * self.pause, PAUSES[1])
+
+    def refuse(self, messages: list[dict[str, Any]], failure: Undelivered) -> None:
+        """Try refused messages again later, each alone, and drop them after MAX_REFUSED tries."""
+        for message in messages:
+            tries = self.refused.get(message["id"], (0, 0))[0] + 1
+            again = time.monotonic() + max(PAUSES[0] * tries, failure.pause)
+            if tries == MAX_REFUSED:
+                again = math.inf
+                words = f" {failure.words}" * bool(failure.words)
+                log(f"courier: {self.to.name}: {failure}{words}; dropped: {message['message']}")
+            self.refused[message["id"]] = tries, again
+
+    def keep_alive(self) -> Iterator[dict[str, Any]]:
         """A message that ntfy shall send later, and that we put off again and again. If it comes,
         the house or the machine is cut off. It does not come in quiet hours."""
-        is_asked = carrier.to.kind == "ntfy"        # other kinds may use alive= for themselves
-        delay = parse_duration(carrier.to.options.get("alive", "0s")) if is_asked else 0
-        if delay and time.monotonic() >= carrier.renews:
-            carrier.renews = time.monotonic() + delay / 3000
+        is_asked = self.to.kind == "ntfy"           # other kinds may use alive= for themselves
+        delay = parse_duration(self.to.options.get("alive", "0s")) if is_asked else 0
+        if delay and time.monotonic() >= self.renews:
+            self.renews = time.monotonic() + delay / 3000
             then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
             if awake_since(quiet, then) is None:
                 delay += last_at(quiet[1], then + DAY) - then
@@ -8663,34 +8677,37 @@ class Messenger:
                    "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
                    "message": self.locale.say("cut_off", ago=self.locale.say_ago(delay))}
 
-    def finish(self, server: Remote) -> None:
-        """Wait for tries that end soon, and note each one as it ends. A try that hangs is left
-        before the courier's own time is over."""
-        deadline = time.monotonic() + COURIER_SECONDS - 0.5
-        while any(carrier.thread for carrier in self.carriers) and time.monotonic() < deadline:
-            for carrier in self.carriers:
-                carrier.finish(server)
-            time.sleep(0.02)
-
 
 def try_message(args: argparse.Namespace, path: Path) -> None:
     """Send a test message to all destinations at once, and print what each answers."""
     require(args.notify, "--try-message needs --notify URLS")
-    carriers = [Carrier(to) for to in parse_notify(args.notify)]
-    message = dict.fromkeys(("station", "state", "difference", "inside", "outside", "told"))
-    for carrier in carriers:
-        carrier.start([{**message, "kind": "test", "title": "iotserver", "line": "test",
-                        "id": f"test-{now_ms()}", "message": ENGLISH.say("test"),
-                        "time": format_time(now_ms()), "link": args.link or None}])
+    message = {**dict.fromkeys(("station", "state", "difference", "inside", "outside", "told")),
+               "kind": "test", "title": "iotserver", "line": "test", "id": f"test-{now_ms()}",
+               "message": ENGLISH.say("test"), "time": format_time(now_ms()),
+               "link": args.link or None}
+    destinations = parse_notify(args.notify)
+    answers: dict[int, str | Undelivered] = {}
+
+    def attempt(number: int) -> None:
+        try:
+            answers[number] = send(destinations[number], message)
+        except Undelivered as error:
+            answers[number] = error
+
+    threads = [threading.Thread(target=attempt, args=(number,), daemon=True)
+               for number in range(len(destinations))]
+    for thread in threads:
+        thread.start()
     deadline, failed = time.monotonic() + TRY_SECONDS + 1, 0
-    for carrier in carriers:
-        cast(threading.Thread, carrier.thread).join(max(0, deadline - time.monotonic()))
-        words, failure = carrier.words, carrier.failure or Undelivered(TOO_LATE)
-        failed += not words
-        print(f"{carrier.to.name}: " + (
-            words or " ".join(filter(None, ("failed:", str(failure), failure.words)))))
+    for number, to in enumerate(destinations):
+        threads[number].join(max(0, deadline - time.monotonic()))
+        answer = answers.get(number, Undelivered(TOO_LATE))
+        if isinstance(answer, Undelivered):
+            failed += 1
+            answer = " ".join(filter(None, ("failed:", str(answer), answer.words)))
+        print(f"{to.name}: {answer}")
     if failed:
-        raise StoreError(f"{failed} of {len(carriers)} destinations did not accept the message")
+        raise StoreError(f"{failed} of {len(threads)} destinations did not accept the message")
 
 
 async def sample_messages(server: Server) -> list[Family]:
@@ -8710,7 +8727,8 @@ SETTINGS += [
     Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
             "send no messages in these hours, in this machine's time zone or in one like "
             "America/New_York", is_carried=True)]
-ERRANDS["notify"] = Messenger
+ERRANDS["notify"] = lambda settings: [
+    Messenger(settings, to) for to in parse_notify(settings.notify)]
 STATION_TABLES.append("told")
 FAMILIES.append(sample_messages)
 COURIER_METHODS |= {
@@ -8963,9 +8981,6 @@ class Forwarder:
             log(f"courier: {self.to.name}: {text}")
         self.said = text
 
-    def finish(self, server: Remote) -> None:
-        self.channel.close()
-
     def prove(self, is_settled: bool, is_asked: bool) -> None:
         """Raise Undelivered if the engine may have crashed before all was on its disk. A crash
         ends the kept connection, which is kept busy until all is settled."""
@@ -9017,7 +9032,7 @@ class Forwarder:
             self.accepted = lines[-1]
             return None
         failure = Undelivered.by(self.to, *answer)
-        if failure.status not in FOR_GOOD:
+        if not failure.is_final:
             raise failure
         return failure
 
@@ -9083,7 +9098,7 @@ SETTINGS.append(Setting(
     "forward", "URL", "", as_text(parse_engine), "a database to which all readings are copied in "
     "InfluxDB's line protocol, like http://HOST:8428/write?db=iot. Use IOTSERVER_FORWARD if it "
     "contains a password", is_carried=True))
-ERRANDS["forward"] = Forwarder
+ERRANDS["forward"] = lambda settings: [Forwarder(settings)]
 ON_LOAD.append(lambda database: part_of(database, Outbox))
 SERIES_TABLES.append("unsent")
 FAMILIES.append(sample_lag)

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 import receivers
-from harness import INSIDE, OUTSIDE, SCRIPT, Live, environment, wait_for
+from harness import INSIDE, OUTSIDE, SCRIPT, Live, environment, settings, wait_for
 from receivers import mail_server, tls
 from tools import need, needs
 
@@ -200,24 +200,22 @@ def test_whatever_a_destination_does_it_is_told_when_it_is_well(
     elsewhere = receiver()
     monkeypatch.setattr(iotserver, "TRY_SECONDS", 0.5)
     hook.headers["Location"] = f"http://127.0.0.1:{elsewhere.port}/"
-    home = household()
+    (messenger,), noted = household().messengers, []
+    line = SimpleNamespace(note=lambda *note: noted.append(note),
+                           collect=lambda *wishes: [MESSAGE])
     hook.behave = behave
-    home.send(inside=26, outside=20)
-    line = SimpleNamespace(notes=[], collect=None)
-    carrier, = home.messenger.carriers
-    carrier.start([MESSAGE])
-    carrier.thread.join(10)
-    assert carrier.failure
-    line.note = lambda *note: line.notes.append(note)
-    assert not carrier.finish(line), "not before a pause"
-    assert line.notes[0][2] == []
-    assert line.notes[0][3]
+    messenger.step(line)
+    assert noted[0][2] == []
+    assert noted[0][3]
     if behave in {"hang", "trickle"}:
-        assert "no complete answer" in line.notes[0][3]
+        assert "no complete answer" in noted[0][3]
+    tries = len(hook.requests)
+    messenger.step(line)
+    assert len(hook.requests) == tries, "not before a pause"
     hook.behave = 200
-    carrier.start([MESSAGE])
-    carrier.thread.join(10)
-    assert (carrier.failure, carrier.told) == (None, [MESSAGE["told"]])
+    messenger.next_try, messenger.refused = 0, {}
+    messenger.step(line)
+    assert noted[-1][2:] == ([MESSAGE["told"]], "")
     assert elsewhere.requests == [], "no message goes where a redirection points"
 
 
@@ -249,21 +247,20 @@ def test_nobody_there(receiver):
 def test_pauses_grow_and_are_as_long_as_the_other_side_wants(monkeypatch):
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now, time=time.time)
     monkeypatch.setattr(iotserver, "time", clock)
-    carrier, tries = iotserver.Carrier(iotserver.parse_destination("json://x/")), []
-    line = SimpleNamespace(note=lambda *note: None)
+    messenger, = iotserver.ERRANDS["notify"](settings(notify="json://x/"))
+    line = SimpleNamespace(note=lambda *note: None, collect=lambda *wishes: [MESSAGE])
+    tries = []
 
-    def fail(pause):
+    def fail(message):
         tries.append(clock.now)
-        carrier.failure = iotserver.Undelivered("no", pause=pause)
-        carrier.thread = SimpleNamespace(is_alive=lambda: False)
-    fail(0)
+        raise iotserver.Undelivered("no", pause=900 if len(tries) == 9 else 0)
+    messenger.send = fail
     for _ in range(3600):
         clock.now += 1
-        if carrier.finish(line):
-            fail(900 if len(tries) == 8 else 0)
+        messenger.step(line)
     pauses = [b - a for a, b in itertools.pairwise(tries)]
-    assert pauses[:5] == [11, 21, 41, 81, 161]
-    assert max(pauses) == 901
+    assert pauses[:5] == [10, 20, 40, 80, 160]
+    assert max(pauses) == 900
     assert len([t for t in tries if t < 1600]) <= 40
 
 

@@ -1,7 +1,9 @@
 """What a household is told, played at high speed: once, what is true, and not at night."""
 import json
 import sqlite3
+import time
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from harness import NOON, finish
@@ -34,7 +36,7 @@ def test_open_and_close_and_nothing_else(household, hook):
 def test_the_courier_asks_each_second(household):
     """So that a message arrives within 5 s of its cause."""
     home = household()
-    assert home.messenger.step(Line(home.house.server)) <= 1
+    assert home.messengers[0].step(Line(home.house.server)) <= 1
 
 
 @pytest.mark.parametrize(("units", "text"), [
@@ -334,7 +336,7 @@ def test_a_message_that_comes_unless_it_is_put_off(household, hook, monkeypatch,
         home.carry()
     alive, = hook.messages
     assert alive["delay"] == f"{(delay or 45) * 60}s"
-    home.messenger.carriers[0].renews -= 16 * 60
+    home.messengers[0].renews -= 16 * 60
     home.carry()
     again = hook.messages[1]
     assert again["sequence_id"] == alive["sequence_id"]
@@ -349,13 +351,13 @@ def test_what_is_put_off_keeps_nothing_back(household, hook, monkeypatch):
     home.play(1, inside=26, outside=20)
     home.carry()
     assert [m["title"] for m in hook.messages] == ["Open the windows"]
-    carrier, = home.messenger.carriers
-    assert carrier.finish(None), "nothing that comes now has to wait"
+    messenger, = home.messengers
+    assert messenger.next_try == 0, "nothing that comes now has to wait"
     post = iotserver.part_of(home.house.server, iotserver.Post)
     house, (failed,) = home.house, post.failing.values()
     assert "alive=" in failed[2]
     assert [r.status for r in hook.requests].count(400) == 1, "and it is not tried each second"
-    carrier.renews = hook.refuses = 0
+    messenger.renews = hook.refuses = 0
     home.carry()
     assert iotserver.part_of(house.server, iotserver.Post).failing == {}
 
@@ -368,6 +370,53 @@ def test_a_word_of_a_webhook_is_its_own(household, hook):
 
 
 # -- troubles -------------------------------------------------------------------------------------
+
+
+def choosy(hook, monkeypatch, *words):
+    """A destination that refuses messages with one of these words for good, and a clock."""
+    clock = SimpleNamespace(**{**vars(time), "now": 1000.0, "monotonic": lambda: clock.now})
+    monkeypatch.setattr(iotserver, "time", clock)
+    hook.judge = lambda json: 400 if any(word in json["message"] for word in words) else 200
+    return clock
+
+
+def test_a_message_that_is_refused_costs_none_of_the_others(household, hook, capfd, monkeypatch):
+    """Not even one with which it was joined, nor one that comes while it is tried again."""
+    clock = choosy(hook, monkeypatch, "attic:")
+    home = household(("attic", "inside"), ("cellar", "inside"), ("outside", "outside"))
+    home.play(1, attic=26, cellar=26, outside=20)
+    for _ in range(200):
+        clock.now += 1
+        home.carry()
+    assert [text for text in hook.texts if "cellar:" in text] == hook.texts
+    assert len(hook.texts) == 1
+    assert len([r for r in hook.requests if r.status == 400]) == iotserver.MAX_REFUSED
+    said = capfd.readouterr().err
+    assert said.count("; dropped: ") == 1
+    assert "courier: json://127.0.0.1: it answers 400" in said
+    hook.judge = None
+    home.play(20, attic=26, cellar=26, outside=30)
+    assert [("cellar:" in text, "attic:" in text) for text in hook.texts[1:]] == [(True, False)], \
+        "who was not told to open is not told to close"
+
+
+def test_what_comes_after_a_refused_message_does_not_wait(household, hook, monkeypatch):
+    choosy(hook, monkeypatch, "Open")
+    home = household(("attic", "inside"), ("outside", "outside"))
+    home.play(1, attic=26, outside=20)
+    assert [r.status for r in hook.requests] == [400]
+    home.house.time += 3 * HOUR / 1000
+    home.carry()
+    home.house.server.monotonic = lambda: home.house.time
+    home.carry()
+    assert {"silent"} == {*hook.kinds}, "at once, although the clock of pauses stands still"
+
+
+def test_one_that_refuses_everything_is_named_on_the_page(household, hook, monkeypatch):
+    choosy(hook, monkeypatch, "")
+    home = household()
+    home.play(80, inside=26, outside=20)
+    assert "Messages to json://127.0.0.1 have failed for an hour" in home.house.page().text
 
 
 def test_clocks_that_jump_make_no_flood(household, hook):
@@ -396,13 +445,12 @@ def test_what_could_not_be_noted_is_not_sent_again(household, hook, monkeypatch)
         home.play(1, inside=26, outside=20)
     assert hook.requests == [], "what is not stored is not sent"
     is_full[0] = False
-    line = Line(home.house.server)
-    home.messenger.step(line)
-    home.messenger.carriers[0].thread.join()
-    is_full[0] = True
-    for _ in range(3):
+    messenger, line = home.messengers[0], Line(home.house.server)
+    send = messenger.send
+    messenger.send = lambda message: send(message) or is_full.__setitem__(0, True)
+    for _ in range(4):
         with pytest.raises(iotserver.StoreError, match="full"):
-            home.messenger.step(line)
+            messenger.step(line)
     is_full[0] = False
     home.play(5, inside=26, outside=20)
     assert hook.kinds == ["open"]
@@ -435,12 +483,12 @@ def test_a_destination_that_has_failed_for_an_hour_is_named(household, hook, cap
 def test_what_the_socket_is_told_by_others_does_no_harm(household, hook):
     home = household()
     counter = iotserver.CourierSocket(home.house.server)
-    id = home.messenger.carriers[0].to.id
+    id = home.messengers[0].to.id
     answer = finish(counter.execute(
         b'["note", ["%b", "json://x", [[4711, "verdict", "open"]], ""]]' % id.encode()))
     assert answer == b'{"result":null}'
     for text in (b'["note", ["0123456789abcdef", "json://x", [[1, "verdict", "open"]], ""]]',
-                 b'["collect", [["0123456789abcdef"], "", ""]]'):
+                 b'["collect", ["0123456789abcdef", [], "", ""]]'):
         assert b"no such destination" in finish(counter.execute(text))
     home.play(1, inside=26, outside=20)
     assert hook.kinds == ["open"]

@@ -33,7 +33,7 @@ class Household:
 
     def __init__(self, path, *stations, now, **flags):
         self.path, self.flags = path, {"units": "C", **flags}
-        self.house, self.messenger = None, None
+        self.house, self.messengers = None, []
         self.start(now, stations or ROOMS)
 
     def start(self, now, stations=(), courier=True):
@@ -47,7 +47,7 @@ class Household:
             self.restart_courier()
 
     def restart_courier(self):
-        self.messenger = iotserver.Messenger(settings(**self.flags))
+        self.messengers = iotserver.ERRANDS["notify"](settings(**self.flags))
 
     def restart(self):
         now = round(self.house.time * 1000)
@@ -68,11 +68,8 @@ class Household:
     def carry(self):
         """One try of all that there is."""
         line = Line(self.house.server)
-        self.messenger.step(line)
-        for carrier in self.messenger.carriers:
-            if carrier.thread:
-                carrier.thread.join(30)
-            carrier.finish(line)
+        for messenger in self.messengers:
+            messenger.step(line)
 
     def play(self, minutes, **values):
         """So many minutes, with a reading of each station in each of them."""

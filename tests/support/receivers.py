@@ -23,6 +23,7 @@ class Receiver(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Answers)
         self.context, self.behave, self.requests = context, 200, []
         self.headers, self.refuses = {}, None       # a name in JSON that is answered with 400
+        self.judge = None               # or this finds the status, given the JSON
         self.port = self.server_address[1]
         self.thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
@@ -61,6 +62,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         status = 400 if self.server.refuses in json.loads(body) else self.server.behave
+        if self.server.judge:
+            status = self.server.judge(json.loads(body))
         request = SimpleNamespace(path=self.path, headers=dict(self.headers), body=body,
                                   json=json.loads(body), status=status, at=time.monotonic())
         self.server.requests.append(request)
