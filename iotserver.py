@@ -1502,6 +1502,12 @@ class Reader:
             self.limits[series] = shift(low, offset), shift(high, offset)
         return self.limits[series]
 
+    def is_odd(self, newest: Latest) -> bool:
+        """Whether a thermometer's newest reading is impossible or a text: no sign of life."""
+        low, high = self.possible(newest.series)
+        return newest.kind == "temperature" and newest.value is not None and (
+            isinstance(newest.value, str) or not low <= newest.value <= high)
+
     def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
         """For each series the last three possible temperatures of the quarter of an hour up to
         end, in order. The mean of a pruned hour counts as a reading at its end."""
@@ -1675,15 +1681,15 @@ def check_owners(reader: Reader) -> list[str]:
                 "WHERE series NOT IN (SELECT id FROM series)")]
 
 
-def last_possible(db: sqlite3.Connection, series: int, start: int, now: int) -> int | None:
-    """When the newest possible temperature up to now was: its hour if pruned or before start."""
+def last_possible(db: sqlite3.Connection, series: int, now: int) -> int | None:
+    """When the newest possible temperature up to now was; its hour if it was pruned."""
     last: int | None = ask(db, """
-        SELECT coalesce((SELECT max(time) FROM main.reading WHERE series = ?1 AND time <= ?2
-                         AND time >= ?3 AND value BETWEEN ?5 AND ?6),
-                        (SELECT max(hour) * ?4 FROM main.hour WHERE series = ?1
-                         AND hour <= ?2 / ?4 AND (pruned > 0 OR hour <= ?3 / ?4)
-                         AND odd < count AND minimum <= ?6 AND maximum >= ?5))""",
-                        (series, now, start, HOUR, *POSSIBLE))
+        SELECT coalesce((SELECT max(time) FROM main.reading WHERE reading.series = hour.series
+                         AND time BETWEEN hour * 3600000 AND min(?2, hour * 3600000 + 3599999)
+                         AND value BETWEEN ?3 AND ?4), hour * 3600000) AS last
+        FROM main.hour WHERE series = ?1 AND hour <= ?2 / 3600000
+        AND odd < count AND minimum <= ?4 AND maximum >= ?3 ORDER BY hour DESC LIMIT 1""",
+                           (series, now, *POSSIBLE))
     return last
 
 
@@ -3218,7 +3224,7 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
             await pause()
     recent = bisect.bisect_left(said, now - RECENT_WINDOW, key=operator.attrgetter("time"))
     first = max(bisect.bisect_right(said, keep, key=operator.attrgetter("time")) - 1, 0)
-    heard = said[-1].time if said else last_possible(reader.db, series, now - REPLAY_WINDOW, now)
+    heard = said[-1].time if said else last_possible(reader.db, series, now)
     return place._replace(
         readings=[latest.last[-1] for latest in said[recent:]], said=said[first:], heard=heard,
         odd=read_odd(reader.db, series, now),
@@ -3332,6 +3338,7 @@ SENTENCES = {
                        "{minutes} minutes off.",
     "doubted": "{value} came last; waiting for a second reading.",
     "impossible": "{value} came last, which is impossible.",
+    "fahrenheit": "{value} came last, which is impossible; a station sends °C, not °F.",
     "rising": "rising", "falling": "falling", "steady": "steady",
     # Messages.
     "title_silent": "“{name}” is silent", "title_back": "“{name}” reports again",
@@ -3372,6 +3379,8 @@ REASONS = (     # reason, least °C that it is cooler outside, answer, key; the 
     ("wet", -math.inf, "close", "cold_wet"),
     ("hot", -math.inf, "close", "cold_hot"),
     ("unknown", -math.inf, "unknown", ""))
+HOTTEST_FAHRENHEIT = 130.0      # °F that weather has; what looks like them is no °C
+POWER_ON = 85.0                 # °C that a DS18B20 says before it has measured
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
@@ -3393,7 +3402,7 @@ class Locale(NamedTuple):
 
     def say_number(self, value: float, *, is_short: bool = False) -> str:
         """A number with one decimal; a short one without a last .0."""
-        text = f"{value:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
+        text = f"{round(value, 1) + 0.0:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
         return (text.removesuffix(".0") if is_short else text).replace(".", self.say("point"))
 
     def say_quantity(self, number: str, unit: str) -> str:
@@ -3609,10 +3618,13 @@ def say_waiting(place: Place, locale: Locale) -> Iterator[str]:
     """Why the number that people see is not the newest reading of a place."""
     said = place.last
     doubted = said.last[-1][1] if said.last and said.last[-1][1] != said.shown else None
-    for key, celsius in (("doubted", doubted), ("impossible", place.odd)):
+    is_fahrenheit = (place.odd is not None and place.odd != POWER_ON
+                     and POSSIBLE[1] < place.odd <= HOTTEST_FAHRENHEIT)
+    odd = ("fahrenheit", "C") if is_fahrenheit else ("impossible", locale.unit)
+    for key, unit, celsius in (("doubted", locale.unit, doubted), (*odd, place.odd)):
         if celsius is not None:
-            number = locale.say_number(in_unit(celsius, locale.unit))
-            yield locale.say(key, value=locale.say_quantity(number, f"°{locale.unit}"))
+            number = locale.say_number(in_unit(celsius, unit))
+            yield locale.say(key, value=locale.say_quantity(number, f"°{unit}"))
 
 
 def say_trend(readings: Sequence[Sample], now: int, locale: Locale) -> str:
@@ -5124,14 +5136,28 @@ STATION = Template('<li>$name<b class="state"> $state</b><p>$heard$every · $ent
 FOLDED = Template("<details><summary>$count more</summary><ul>$rows</ul>$beyond</details>")
 
 
-def render_station(reader: Reader, station: Station, fields: list[Latest], entries: int,
-                   rest: list[Latest], locale: Locale, now: int) -> Markup:
-    """A station in the list: whether it is heard, and its values without a row or a tile."""
+def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) -> int:
+    """When a station last sent anything but impossible temperatures; 0 if it never has."""
+    newest = max(fields, key=lambda series: series.time or 0, default=None)
+    signs = [last_possible(reader.db, series.series, now) if reader.is_odd(series) else
+             reader.last_time(series.series, now) if series is newest else series.time
+             for series in fields]
+    if not newest or not reader.is_odd(newest):     # what arrived last was a sign of life
+        signs.append(station.heard)
+    return max(ms for ms in (0, *signs) if ms is not None and ms <= now)
+
+
+def render_station(reader: Reader, station: Station, place: Place | None, fields: list[Latest],
+                   entries: int, rest: list[Latest], locale: Locale, now: int) -> Markup:
+    """A station in the list: whether it is heard, and its values without a row or a tile. An
+    inside or outside one is heard while its temperatures are."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
     times = reader.recent_times(newest.series, now) if newest else []
-    last = reader.last_time(newest.series, now) if newest else None
-    heard = max(ms for ms in (0, station.heard or 0, last or 0) if ms <= now)
-    is_silent = now - heard > silence_limit(times, station.silence)
+    if place and place.heard is not None:
+        heard, is_silent = place.heard, now > place.last.end
+    else:
+        heard = last_sign(reader, station, fields, now)
+        is_silent = now - heard > silence_limit(times, station.silence)
     values = ", ".join(f"{series.name_and_unit[0]} {' '.join(say_field(series, locale)).strip()}"
                        for series in rest)
     return STATION(
@@ -5142,12 +5168,13 @@ def render_station(reader: Reader, station: Station, fields: list[Latest], entri
         values=LINE_BELOW(css="values", text=values) if values else "")
 
 
-async def render_stations(reader: Reader, stations: list[Station],
+async def render_stations(reader: Reader, stations: list[Station], places: list[Place],
                           latest: Mapping[str, list[Latest]], told: set[int], locale: Locale,
                           now: int) -> Markup:
     """The list of stations; those silent for long are folded away. The series in told have a row
     or a tile of their own."""
     entries, since = reader.entries(s.id for s in stations), await reader.first_hour()
+    by_id = {place.id: place for place in places}
     rows: tuple[list[Markup], list[Markup]] = ([], [])
     for number, station in enumerate(stations):
         if number % MAX_ROWS == 0:
@@ -5155,7 +5182,8 @@ async def render_stations(reader: Reader, stations: list[Station],
         fields = latest[station.name]
         rest = [one for one in fields if one.series not in told and one.time is not None]
         rows[is_stale(station, fields, now)].append(render_station(
-            reader, station, fields, entries.get(station.id, 0), rest, locale, now))  # 0: removed
+            reader, station, by_id.get(station.id), fields, entries.get(station.id, 0),  # removed
+            rest, locale, now))
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
     count = reader.count_stations() - len(shown)
     beyond = count - len(folded)
@@ -5227,7 +5255,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
             [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
             render_figure(places, lines, view, now, comfort),
             await render_tiles(reader, fields, shown, view.locale, now),
-            await render_stations(reader, stations, latest, told, view.locale, now)]
+            await render_stations(reader, stations, places, latest, told, view.locale, now)]
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
                                       expires=find_expiry(places)), live, state=state)
@@ -8323,7 +8351,7 @@ def say_message(station: Station, topic: str, state: str, room: Place, now: int,
     if state == "back":
         return locale.say("title_back", name=name), locale.say("text_back", name=name)
     if state == "silent":
-        ago = locale.say_ago(now - (station.heard or now))
+        ago = locale.say_ago(now - (room.heard or now))
         return (locale.say("title_silent", name=name),
                 locale.say("station_silent", name=name, ago=ago))
     if topic == "plan":
@@ -8414,7 +8442,7 @@ class Post:
             place = by_name[station.name]
             kind = choose_kind(place.verdict) if place.verdict else ""
             yield station.id, "verdict", kind, now
-            yield from self.listen(station, station.heard or 0, now)
+            yield from self.listen(station, place.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
@@ -8429,8 +8457,8 @@ class Post:
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
         quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
-        if state == "silent" and (heard != before or heard > since):
-            yield station.id, "silence", "back", heard
+        if state == "silent" and heard > min(before, since):
+            yield station.id, "silence", "back", now
         elif heard and quiet >= max(SILENCE_TOLD, station.silence):
             yield station.id, "silence", "silent", now
 

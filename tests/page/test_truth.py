@@ -6,7 +6,7 @@ import re
 import sqlite3
 
 import pytest
-from harness import INSIDE, NOON, problems_of
+from harness import INSIDE, NOON, finish, problems_of
 from house import HALF_HOUR
 
 import iotserver as iot
@@ -183,3 +183,77 @@ def test_a_file_of_the_layout_before_is_summed_up_where_its_readings_are(house):
         (9, 20, 85, 200, 9, 0), (60, 20, 20, 600, 0, 30),
         (9, 20, 85, 200, 9, 0), (60, 20, 85, 3150, 0, 0)]
     assert problems_of(home.path) == []
+
+
+@pytest.mark.parametrize(("value", "unit", "note"), [
+    (85, "C", "85.0 °C came last, which is impossible."),
+    (-127, "F", "-196.6 °F came last, which is impossible."),
+    (72.3, "C", "72.3 °C came last, which is impossible; a station sends °C, not °F."),
+    (72.3, "F", "72.3 °C came last, which is impossible; a station sends °C, not °F."),
+    (130.1, "C", "130.1 °C came last, which is impossible.")])
+def test_what_looks_like_fahrenheit_is_called_so(house, value, unit, note):
+    home = house(*GARDEN, units=unit)
+    home.store("garden", [-2, -1], 20)
+    home.store("garden", [0], value)
+    assert note in home.page().text
+
+
+# -- silent ---------------------------------------------------------------------------------------
+
+def state_of(page, name):
+    """How the list of stations calls a station, and when it was heard."""
+    said, = [text for _, text in page.all("li") if " entries" in text and text.startswith(name)]
+    return re.match(rf"{name} (new|ok|silent) (.*? ago|never)", said).groups()
+
+
+def messages_of(home):
+    post = iot.part_of(home.server, iot.Post)
+    found = finish(post.collect(["0" * 16], "", ""))["0" * 16]
+    post.note("0" * 16, "x", [tuple(message["told"]) for message in found], "")
+    return [message["message"] for message in found]
+
+
+@pytest.mark.wings("Messages")
+@pytest.mark.parametrize("sent", [-127, 85, "nan"])
+def test_a_broken_thermometer_is_silent_everywhere(house, sent):
+    """It goes on sending each minute, but nothing that can be."""
+    home = house(*GARDEN)
+    home.store("kitchen", HALF_HOUR, 28)
+    home.store("garden", HALF_HOUR, 24)
+    assert state_of(home.page(), "garden") == ("ok", "0 s ago")
+    assert len(messages_of(home)) == 1
+    assert pass_time(home, 65, sent) == ["“garden” has been silent for 1 h."]
+    page = home.page()
+    assert page.verdict == "No answer: “garden” has been silent for 1 h."
+    assert state_of(page, "garden") == ("silent", "1 h ago")
+    assert "“garden” reports again." in pass_time(home, 2, 24)
+    assert state_of(home.page(), "garden") == ("ok", "0 s ago")
+
+
+def pass_time(home, minutes, sent):
+    """The messages of so many minutes in each of which both stations send."""
+    said = []
+    for _ in range(minutes):
+        home.time += 60
+        now, writer = round(home.time * 1000), home.writer
+        writer.add_entry(writer.find("kitchen"), now, {1: 28}, now)
+        writer.add_entry(writer.find("garden"), now, {1: sent}, now)
+        home.server.turn.end()
+        said += messages_of(home)
+    return said
+
+
+def test_the_list_knows_broken_thermometers_without_a_role_too(house):
+    """Other fields of the station are a sign of life."""
+    home = house(("shed", None), ("attic", None))
+    for name in ("shed", "attic"):
+        home.store(name, range(-400, -300), 20)
+        home.store(name, range(-300, 1), -127)
+        home.writer.stations[home.writer.find(name).id].heard = round(home.time * 1000)
+    home.writer.db.execute("UPDATE station SET heard = ?", (round(home.time * 1000),))
+    home.store("attic", [-1], 50, field=2)
+    page = home.page()
+    assert state_of(page, "shed") == ("silent", "5 h ago")
+    assert state_of(page, "attic") == ("ok", "1 min ago")
+    home.writer.label("shed", 1, "pressure hPa")
+    assert state_of(home.page(), "shed") == ("ok", "0 s ago")
