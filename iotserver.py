@@ -3732,6 +3732,7 @@ HEADER = re.compile(rb"(%s):([\t -~\x80-\xff]*)\r\n" % TOKEN)
 HEADERS = re.compile(rb"(?:%s)*\r\n" % HEADER.pattern.replace(b"(", b"(?:"))
 # The beginning of a path as a proxy gets it, which RFC 9112, 3.2.2 demands to be understood.
 ABSOLUTE = re.compile("^https?://[^/?]+/?", re.IGNORECASE)
+LOOPBACK = re.compile(r"(?:::ffff:)?127\.[\d.]+|::1")
 HOST = re.compile(r"[0-9A-Za-z.\-_~%!$&'()*+,;=:\[\]]*")
 BODY_HEADERS = frozenset({"transfer-encoding", "content-length", "expect"})
 ONCE = frozenset({"host", "content-length", "content-type", "x-api-key", "expect", "x-real-ip"})
@@ -3848,11 +3849,20 @@ def parse_head(head: bytes, peer: str | None, is_lan: bool = False, is_bare: boo
     except Refused as refused:
         fault = refused.with_traceback(None)    # if remembered, it keeps no frames in memory
     path, _, query = ABSOLUTE.sub("/", handler.path).partition("?")
-    # Only the proxy connects to the unix socket, so its X-Real-IP is believed.
-    address = headers.get("x-real-ip", "") if peer is None else peer
     return Request(handler.command, path, query,
-                   "HTTP/0.9" if is_bare else handler.request_version, headers, address, peer,
-                   closes, length, fault, is_lan=is_lan)
+                   "HTTP/0.9" if is_bare else handler.request_version, headers,
+                   find_address(headers, peer), peer, closes, length, fault, is_lan=is_lan)
+
+
+def find_address(headers: Mapping[str, str], peer: str | None) -> str:
+    """The client's address: as a proxy on this machine says it, else the connection's."""
+    if headers.get("sec-fetch-site") == "cross-site" \
+            and headers.get("sec-fetch-dest") != "document":
+        return ""       # these guesses are another site's, so they are not its visitor's
+    if peer is not None and not LOOPBACK.fullmatch(peer):
+        return peer
+    forwarded = headers.get("x-forwarded-for", peer or "").rpartition(",")[2].strip()
+    return headers.get("x-real-ip", forwarded)
 
 
 def cut_head(data: bytes, is_first: bool) -> tuple[bytes, int, bool] | None:
@@ -5487,13 +5497,15 @@ KEY_IN_BODY = re.compile(
 
 def refuse_stranger(request: Request, server: "Server") -> None:
     """Raise Refused if a long body comes without a valid key, before it is decoded. The key may be
-    in the headers, path or query. Of those in the body only the first and the last one count,
-    because texts between them may look like keys."""
-    if len(request.body) <= MAX_STRANGE_BODY:
+    in the headers, path or query. In the body it is looked for at both ends. Only the first and
+    the last one count, because texts between them may look like keys."""
+    body = request.body
+    if len(body) <= MAX_STRANGE_BODY:
         return
     keys = [value for name, value in request.headers.items() if "key" in name]
     keys += request.path.split("/")[-2:]
-    for text in (request.query.encode(), request.body):
+    ends = body[:MAX_STRANGE_BODY // 2] + b"&" + body[-MAX_STRANGE_BODY // 2:]
+    for text in (request.query.encode(), ends.replace(b"\0", b"")):    # NUL: in UTF-16
         found = KEY_IN_BODY.findall(text)
         keys += [unquote_text(key.decode("latin-1")) for key in found[:1] + found[-1:]]
     server.access.admit_any(keys, request.address)
@@ -5545,7 +5557,7 @@ PATIENCE = {                    # seconds that a connection may stay in each sta
     "queue": math.inf,          # other requests are worked on first
     "work": math.inf,
     "stream": 60,               # starts again with each piece that the client takes
-    "listen": math.inf,
+    "listen": 120,              # starts again whenever the client has taken all events
     "linger": 2,                # after the last answer, so that the client can read it
     "close": 120,               # the same while a part of it is unsent
 }
@@ -6031,6 +6043,7 @@ class Clients(Crowd):
 # ------------------------------------------------------------------------------------------------
 MAX_TURN = 1024                 # connections whose updates share a commit
 CLOCK_STEP = 5                  # seconds; a clock that moves less was corrected, not set
+MAX_TOLD = 100                  # readings that listeners are told one by one: 10 KB for each
 TURN_SECONDS = 0.01             # a turn waits this long at most for more updates
 BACKLOG = 1024                  # connections that the kernel holds while a turn is committed
 MAX_ACCEPTS = 16                # connections accepted at once; accepting all takes half a second
@@ -6105,7 +6118,9 @@ class Turn:
             if any(field == 1 and self.server.writer.stations[station].offset
                    for _, station, field in batch.series):
                 self.server.reader.use_offsets()
-            if batch.readings and self.server.events.listeners:
+            if len(batch.readings) > MAX_TOLD:
+                self.server.events.is_reset = True
+            elif batch.readings and self.server.events.listeners:
                 self.server.events.tell("reading", batch.readings)
 
     @contextlib.contextmanager
@@ -6137,8 +6152,8 @@ class Events:
     """Sends server-sent events (HTML standard) to listeners. No events are kept: a client that
     reconnects is told to load everything again."""
 
-    def __init__(self, writer: Writer, listeners: Crowd):
-        self.writer, self.listeners = writer, listeners
+    def __init__(self, writer: Writer, clients: Clients):
+        self.writer, self.clients, self.listeners = writer, clients, clients.listeners
         self.is_reset = False                   # a command has changed stations or history
 
     def tell(self, name: str, items: list[Any]) -> None:
@@ -6165,10 +6180,14 @@ class Events:
     def publish(self, data: bytes) -> None:
         """Send to all listeners, but disconnect one that is far behind."""
         for connection in tuple(self.listeners):
-            if connection.transport.get_write_buffer_size() > MAX_UNSENT:
+            if (unsent := connection.transport.get_write_buffer_size()) > MAX_UNSENT:
                 connection.drop()
+                continue
+            connection.transport.write(data)
+            if unsent:
+                self.clients.count_unread(len(data))
             else:
-                connection.transport.write(data)
+                connection.enter("listen")
 
 
 RESET = b"event: reset\ndata: {}\n\n"
@@ -6372,7 +6391,7 @@ class Server:
         reader.use_offsets()
         self.connections = Clients()
         self.board = Board(reader, settings, self.now)
-        self.events = Events(writer, self.connections.listeners)
+        self.events = Events(writer, self.connections)
         self.outlook = Outlook(self)
         self.controls: set[Control] = set()
         self.parts: dict[Any, Any] = {}         # see part_of

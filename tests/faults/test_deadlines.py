@@ -114,6 +114,39 @@ def test_a_newcomer_is_let_in_without_looking_at_all_others(in_process):
     assert (crowd.bodies.used, {**crowd.bodies.shares}, crowd.bodies.members) == (0, {}, {})
 
 
+def test_a_listener_that_reads_stays(database, serve):
+    live = serve(**tuned("PATIENCE.update(listen=2)", "JOBS.append((0.3, lambda server: "
+                         "server.events.publish(b': still here\\n\\n')))"))
+    with live.connect() as listener, deaf(live, "127.0.1.1", request("GET", "/events")):
+        listener.sendall(request("GET", "/events"))
+        began, seen = time.monotonic(), b""
+        while time.monotonic() < began + 5:
+            piece = listener.recv(1000)
+            assert piece, "it was disconnected"
+            seen += piece
+        assert seen.count(b"still here") > 10
+
+
+def test_what_listeners_do_not_read_counts_with_all_that_is_unread(in_process, monkeypatch):
+    server = in_process()
+    listener = server.connect()
+    listener.data_received(request("GET", "/events"))
+    crowd = server.server.connections
+    assert listener in crowd.listeners
+    began, before = listener.deadline, crowd.unread
+    server.time += 5
+    server.server.events.publish(b"x" * 9)
+    assert (crowd.unread - before, listener.deadline) == (0, began + 5), "it has read all"
+    began, server.time = listener.deadline, server.time + 5
+    monkeypatch.setattr(listener.transport, "get_write_buffer_size", lambda: 9)
+    server.server.events.publish(b"x" * 9)
+    assert (crowd.unread - before, listener.deadline) == (9, began), "it has not read"
+    monkeypatch.setattr(iotserver, "MAX_UNREAD", 8)
+    server.server.events.publish(b"x" * 9)
+    assert listener not in crowd
+    assert listener not in crowd.listeners
+
+
 FOLLOWS = {                     # what a client's next state may be
     "idle": {"idle", "head", "body", "wait", "queue", "stream", "listen", "linger", "close"},
     "wait": {"idle", "head", "body", "wait", "queue", "stream", "listen", "linger", "close"},

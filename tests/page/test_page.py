@@ -427,6 +427,17 @@ def test_events_greet_and_tell_each_reading(live):
         assert listener.next("reading")["station"] == 2
 
 
+def test_a_large_bulk_is_one_reset_and_a_small_one_its_readings(live):
+    with Listener(live) as listener:
+        for count in (iot.MAX_TOLD, iot.MAX_TOLD + 1):
+            live.ask("POST", "/update", bulk(INSIDE, *((1, i) for i in range(count))))
+        assert [listener.next("reading")["value"] for _ in range(iot.MAX_TOLD)] == [
+            *range(iot.MAX_TOLD)]
+        assert listener.next("reset") == {}
+        live.update(INSIDE, 21)
+        assert listener.next("reading")["value"] == 21
+
+
 def test_verdict_event_when_it_changes_and_only_then(live):
     for station, value in ((INSIDE, 28), (OUTSIDE, 30)):
         response = live.ask("POST", "/update", bulk(station, *(
@@ -562,18 +573,18 @@ def test_a_deaf_listener_is_dropped(live):
     deaf.connect(("127.0.0.1", live.port))
     deaf.sendall(request("GET", "/events"))
     before = memory(live)
-    many = bulk(INSIDE, *((1, i) for i in range(960)))
+    many = bulk(INSIDE, *((1, i) for i in range(iot.MAX_TOLD)))
     with deaf, contextlib.closing(live.client()) as client:
-        for _ in range(60):
+        for _ in range(600):
             client.request("POST", "/update", many, {"Content-Type": "application/json"})
-            assert client.getresponse().read().startswith(b'{"stored":960')
+            assert client.getresponse().read().startswith(b'{"stored":100')
         assert memory(live) - before < 20_000_000
         deaf.settimeout(30)
         size = 0
         with contextlib.suppress(ConnectionResetError):
             while piece := deaf.recv(1 << 20):
                 size += len(piece)
-        assert size < 60 * 960 * 100
+        assert size < 600 * 100 * 100
     with Listener(live) as listener:
         live.update(INSIDE, 77)
         assert listener.until(77)

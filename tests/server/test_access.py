@@ -183,12 +183,36 @@ def test_a_misconfigured_station_always_learns_what_is_wrong(server):
 
 
 def test_the_proxy_says_who_asks_and_nobody_else(server):
-    assert guess(server, 101, X_Real_IP="192.0.2.1")[-1] == 429     # over TCP: a claim
+    server.peer = ("192.0.2.7", 9)
+    assert guess(server, 101, X_Real_IP="192.0.2.1")[-1] == 429     # a claim
     assert guess(server, 1, X_Real_IP="192.0.2.2") == [429]
+    assert guess(server, 1, X_Forwarded_For="192.0.2.2") == [429]
     server.peer = ""                                                # a unix socket
     assert guess(server, 101, X_Real_IP="192.0.2.1")[-1] == 429
     assert guess(server, 1, X_Real_IP="192.0.2.2") == [403]
     assert server.get(wrong(0), X_Real_IP="192.0.2.1, 192.0.2.9").status == 403
+
+
+@pytest.mark.parametrize("peer", ["", ("127.0.0.1", 9), ("127.3.2.1", 9), ("::1", 9, 0, 0),
+                                  ("::ffff:127.0.0.1", 9, 0, 0)])
+def test_a_proxy_on_this_machine_may_say_it_in_either_header(server, peer):
+    """Caddy and Apache send X-Forwarded-For alone, and keep what the client sent before it."""
+    server.peer = peer
+    assert guess(server, 101, X_Forwarded_For="192.0.2.1")[-1] == 429
+    assert guess(server, 1, X_Forwarded_For="192.0.2.2, 192.0.2.1") == [429]
+    assert guess(server, 1, X_Forwarded_For="192.0.2.1,192.0.2.2") == [403]
+    assert guess(server, 1, X_Forwarded_For="192.0.2.2", X_Real_IP="192.0.2.1") == [429]
+    assert guess(server, 1) == [403]
+
+
+def test_another_sites_page_uses_up_none_of_its_visitors_guesses(private):
+    private.peer = ("192.0.2.7", 9)
+    told = guess(private, 102, Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="image")
+    assert told == [403] * 100 + [429] * 2, "it may not guess for ever either"
+    assert guess(private, 1) == [403]
+    assert private.get(update_path(INSIDE, 1)).status == 200
+    assert guess(private, 99, Sec_Fetch_Site="same-origin", Sec_Fetch_Dest="empty") == [403] * 99
+    assert guess(private, 1, Sec_Fetch_Site="cross-site", Sec_Fetch_Dest="document") == [429]
 
 
 @pytest.mark.parametrize(("one", "other", "are_same"), [

@@ -475,8 +475,8 @@ def test_listener_that_does_not_read_is_dropped_and_others_go_on(database, serve
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", live.port))
         subscribe(deaf)
-        body = bulk(INSIDE, *[(1, i) for i in range(960)])
-        for _ in range(60):
+        body = bulk(INSIDE, *[(1, i) for i in range(100)])
+        for _ in range(600):
             assert live.ask("POST", "/update", body).status == 200
         wait_for(lambda: open_sockets(live) <= before)
 

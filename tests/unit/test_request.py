@@ -31,6 +31,7 @@ def test_a_request_is_a_value():
 def test_only_the_proxy_tells_addresses():
     head = GET + b"X-Real-IP: 198.51.100.7\r\n\r\n"
     assert parse(head, None).address == "198.51.100.7"
+    assert parse(head, "127.0.0.1").address == "198.51.100.7"
     assert parse(head, "192.0.2.1").address == "192.0.2.1"
     assert parse(GET + b"\r\n", None).address == ""
 
