@@ -56,8 +56,9 @@ Wings, which nothing above them names: each can be deleted
     25. Metrics       for Prometheus
     26. Review        what would have been said
     27. Demo          a simulated house
+    28. Languages     the page, messages and errors in other languages
 Roof
-    28. Commands      the command line, main
+    29. Commands      the command line, main
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -3292,7 +3293,7 @@ def find_expiry(places: list[Place]) -> int:
 #    whole: a row of SENTENCES with named holes, never put together from pieces of others. A new
 #    one is a row here and one in each language of the wing Languages; a test compares the rows.
 # ------------------------------------------------------------------------------------------------
-# Every sentence that people read, by its key. Others say it with Locale.say(key, hole=...).
+# What people read, by its key; locale.say(key, hole=...) says it.
 SENTENCES = {
     "headline_open": "Open the windows", "headline_close": "Keep the windows closed",
     "headline_comfortable": "Comfortable inside", "headline_cold": "Cold inside",
@@ -3300,14 +3301,12 @@ SENTENCES = {
     "pill_open": "open", "pill_close": "closed", "pill_comfortable": "comfortable",
     "pill_cold": "cold", "pill_unknown": "no answer",
     # An answer in one text. {clause} is {reason} with a small letter; neither has its full stop.
-    "answer": "{headline}: {clause}.",
+    "answer": "{headline}: {clause}.", "in_room": "{room}: {text}",
     "answer_with_numbers": "{headline}: {clause} (inside {inside}, outside {outside}).",
-    "cooler": "It is {d} cooler outside.",
-    "warmer": "It is {d} warmer outside.",
-    "even": "It is about as warm outside as inside.",
+    "cooler": "It is {d} cooler outside.", "warmer": "It is {d} warmer outside.",
+    "even": "It is about as warm outside as inside.", "nothing_to_do": "Nothing to do.",
     "turned_warmer": "It is now {d} warmer outside; if that lasts, this answer will change.",
     "turned_cooler": "It is now {d} cooler outside; if that lasts, this answer will change.",
-    "nothing_to_do": "Nothing to do.",
     "warmer_close": "But it is {d} warmer outside: keep the windows closed.",
     "cold_colder": "It is {d} colder outside: keep the windows closed.",
     "cold_even": "It is hardly warmer outside: keep the windows closed.",
@@ -3322,20 +3321,18 @@ SENTENCES = {
     "no_temperature": "“{name}” has sent no temperature yet.",
     "needs_roles": "This needs a station with the role inside and one with the role outside.",
     "cooler_range": "Cooler outside from about {at} ({start} to {end}).",
-    "cooler_at": "Cooler outside from about {at}.",
+    "cooler_at": "Cooler outside from about {at}.", "row_cooler": "cooler from {at}",
+    "warmer_at": "Warmer outside at about {at}, with a chance of {chance}.",
     "warmer_range": "Warmer outside some time between {start} and {end}, with a chance of "
                     "{chance}.",
-    "warmer_at": "Warmer outside at about {at}, with a chance of {chance}.",
     "no_cooler": "It will probably stay warmer outside for 12 hours.",
     "no_warmer": "It will probably stay cooler outside for 12 hours.",
-    "row_cooler": "cooler from {at}", "row_warmer": "warmer from {at}",
-    "row_open": "open until {at}",
-    "few_evenings": "Too few evenings have passed to say how accurate this is.",
-    "few_mornings": "Too few mornings have passed to say how accurate this is.",
-    "record_evenings": "On half of the last {count} evenings, the forecast was at most {minutes} "
-                       "minutes off.",
-    "record_mornings": "On half of the last {count} mornings, the middle of the range was at most "
-                       "{minutes} minutes off.",
+    "row_warmer": "warmer from {at}", "row_open": "open until {at}",
+    "too_few": "Too few days have passed to say how accurate this is.",
+    "record_cooler": "On half of the last {count} evenings, the forecast was at most {minutes} "
+                     "minutes off.",
+    "record_warmer": "On half of the last {count} mornings, the middle of the range was at most "
+                     "{minutes} minutes off.",
     "doubted": "{value} came last; waiting for a second reading.",
     "impossible": "{value} came last, which is impossible.",
     "fahrenheit": "{value} came last, which is impossible; a station sends °C, not °F.",
@@ -3343,49 +3340,48 @@ SENTENCES = {
     # Messages.
     "title_silent": "“{name}” is silent", "title_back": "“{name}” reports again",
     "text_back": "“{name}” reports again.", "title_plan": "When it gets cooler",
-    "since": "It has been so since {at}.",
-    "no_word": "No word from iotserver",
+    "since": "It has been so since {at}.", "no_word": "No word from iotserver",
     "cut_off": "It has not reported for {ago}: the house, its line or the computer may be off.",
     "test": "This is a test: messages arrive.",
     "messages_failed": "Messages to {name} have failed for an hour: {why}.",
-    # What a person with a browser can do about an error.
-    "step_400": "Compare the address with the one that --add-station printed.",
-    "step_401": "Load the page again and type the household's password; any user name will do.",
-    "step_403": "Compare MAC and key with the station's config.py, or give it a new key with "
-                "--new-key.",
-    "step_404": "Check the address for typing errors.",
-    "step_405": "Open the page instead.",
-    "step_429": "Wait 15 minutes, then try again.",
-    "step_503": "Try again in a minute.",
-    "step_507": "Free some space on the server's disk.",
-    "step": "Go back to the page.",
-    # Units and signs.
-    "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
-    "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d"}
-LANGUAGES: dict[str, Mapping[str, str]] = {"en": SENTENCES}     # by the code of BCP 47
+    # Pages with a title, a sentence and what to do next. An error has the first two in English.
+    "stored": "Stored / This reading is entry {entry}. / It is on the page already.",
+    "purpose": "For weather stations / Bought weather stations send here what they measure. / "
+               "--add-station NAME --mac ID --console says what to type into their app.",
+    "error_400": "Compare the address with the one that --add-station printed.",
+    "error_401": "Load the page again and type the household's password; any user name will do.",
+    "error_403": "Compare MAC and key with the station's config.py, or give it a new key with "
+                 "--new-key.",
+    "error_404": "Check the address for typing errors.", "error_405": "Open the page instead.",
+    "error_429": "Wait 15 minutes, then try again.", "error_503": "Try again in a minute.",
+    "error_507": "Free some space on the server's disk.", "error": "Go back to the page.",
+    "open_page": "Open the page",
+    # Signs and units, and words of dates in the forms of strftime.
+    "quantity": "{number} {unit}", "percent": "{number}%", "point": ".", "compass": "NESW",
+    "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d",
+    "day": "%d %b", "date": "%a %d %b %Y", "date_clock": "%a %d %b, {clock}",
+    "exact": "%a %d %b %Y {clock} %Z", "weekdays": "Mon Tue Wed Thu Fri Sat Sun",
+    "months": "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"}
+LANGUAGES: dict[str, Mapping[str, str]] = {"en": SENTENCES}     # by their codes in BCP 47
+SETTINGS.append(Setting(
+    "language", "auto|en", "auto", one_of("auto", "en"), "of the page, messages and errors for "
+    "people; auto: the page follows the browser, messages are in English", is_carried=True))
 REASONS = (     # reason, least °C that it is cooler outside, answer, key; the first row counts
-    ("open", 0.05, "open", "cooler"),
-    ("open", -0.05, "open", "even"),
+    ("open", 0.05, "open", "cooler"), ("open", -0.05, "open", "even"),
     ("open", -math.inf, "open", "turned_warmer"),
-    ("close", 0.05, "close", "turned_cooler"),
-    ("close", -0.05, "close", "even"),
+    ("close", 0.05, "close", "turned_cooler"), ("close", -0.05, "close", "even"),
     ("close", -math.inf, "close", "warmer"),
     ("comfortable", -CLOSE_MARGIN, "comfortable", "nothing_to_do"),
     ("comfortable", -math.inf, "close", "warmer_close"),
-    ("cold", 0.05, "close", "cold_colder"),
-    ("cold", -OPEN_MARGIN, "close", "cold_even"),
-    ("cold", -math.inf, "cold", "cold_warmer"),
-    ("damp", -math.inf, "close", "cold_damp"),
-    ("wet", -math.inf, "close", "cold_wet"),
-    ("hot", -math.inf, "close", "cold_hot"),
+    ("cold", 0.05, "close", "cold_colder"), ("cold", -OPEN_MARGIN, "close", "cold_even"),
+    ("cold", -math.inf, "cold", "cold_warmer"), ("damp", -math.inf, "close", "cold_damp"),
+    ("wet", -math.inf, "close", "cold_wet"), ("hot", -math.inf, "close", "cold_hot"),
     ("unknown", -math.inf, "unknown", ""))
 HOTTEST_FAHRENHEIT = 130.0      # °F that weather has; what looks like them is no °C
 POWER_ON = 85.0                 # °C that a DS18B20 says before it has measured
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
-
-
 AGES = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))    # s, key
 
 
@@ -3398,7 +3394,7 @@ class Locale(NamedTuple):
 
     def say(self, key: str, /, **holes: object) -> str:
         """The sentence with this key, its holes filled."""
-        return LANGUAGES[self.language][key].format_map(holes)
+        return (LANGUAGES[self.language].get(key) or SENTENCES[key]).format_map(holes)
 
     def say_number(self, value: float, *, is_short: bool = False) -> str:
         """A number with one decimal; a short one without a last .0."""
@@ -3409,9 +3405,13 @@ class Locale(NamedTuple):
         return self.say("quantity", number=number, unit=unit)
 
     def say_time(self, ms: int, form: str = "") -> str:
-        """An instant in words: the time of day, unless another form of strftime is given."""
-        return datetime.fromtimestamp(ms / 1000, UTC).astimezone(self.zone).strftime(
-            form or self.clock)
+        """An instant in words: the time of day, or in a form of strftime or with such a key."""
+        instant = datetime.fromtimestamp(ms / 1000, UTC).astimezone(self.zone)
+        form = self.say(form, clock=self.clock) if form in SENTENCES else form or self.clock
+        for sign, words, i in (("%a", "weekdays", instant.weekday()),
+                               ("%b", "months", instant.month - 1)):
+            form = form.replace(sign, self.say(words).split()[i])
+        return instant.strftime(form)
 
     def say_ago(self, ms: int) -> str:
         """A duration in one unit, as people say it: `9 s`, `3 min`, `5 h`, `12 d`."""
@@ -3436,6 +3436,17 @@ def region_of(languages: str) -> str:
     """The region of the first language of Accept-Language, in capitals: US of en-us,en."""
     region = re.match(r"\s*[a-z]+(?:-[a-z]{4})?-([a-z]{2})\b", languages, re.IGNORECASE)
     return region[1].upper() if region else ""
+
+
+@remember
+def choose_language(setting: str, languages: str) -> str:
+    """A key of LANGUAGES: the setting, or if that is auto, the one in Accept-Language with the
+    highest q, the first of several; else English."""
+    wishes = re.findall(r"(?:^|,)\s*([a-z]{2,3})\b[^,;]*(?:;\s*q=([01](?:\.\d{0,3})?))?",
+                        languages.lower())
+    known = [(float(q or 1), code) for code, q in wishes if code in LANGUAGES]
+    best, code = max([*known, (0.0, "en")], key=operator.itemgetter(0))
+    return setting if setting != "auto" else code if best else "en"
 
 
 @remember
@@ -3499,21 +3510,16 @@ def explain_verdict(verdict: Verdict, unit: str) -> tuple[str, str]:
                 if name == why and difference >= least)
 
 
-def say_silence(silent: Place | None, now: int, locale: Locale) -> tuple[str, str]:
-    """Headline and reason if there is no answer because of a station, or for want of one."""
-    if silent is None:
-        return locale.say("headline_none"), locale.say("needs_roles")
-    return locale.say("headline_unknown"), (
-        locale.say("no_temperature", name=silent.name) if silent.heard is None else
-        locale.say("station_silent", name=silent.name, ago=locale.say_ago(now - silent.heard)))
-
-
 def say_verdict(room: Place | None, now: int, locale: Locale) -> tuple[str, str, list[str]]:
     """The answer for a room: headline, reason, and what else speaks for or against it."""
     verdict = room.verdict if room else None
     if room is None or verdict is None or verdict.difference is None:
-        is_inside = verdict and verdict.silent == "inside"
-        return *say_silence(room and (room if is_inside else room.outside), now, locale), []
+        silent = room if verdict and verdict.silent == "inside" else room and room.outside
+        if silent is None:
+            return locale.say("headline_none"), locale.say("needs_roles"), []
+        key = "no_temperature" if silent.heard is None else "station_silent"
+        return locale.say("headline_unknown"), locale.say(
+            key, name=silent.name, ago=locale.say_ago(now - (silent.heard or now))), []
     headline = locale.say(f"headline_{'cold' if verdict.is_cold else verdict.state}")
     reason = locale.say(explain_verdict(verdict, locale.unit)[1], d=" / ".join(
         say_degrees(shown_difference(verdict, unit), locale._replace(unit=unit))
@@ -3583,19 +3589,18 @@ def say_change(room: Place, now: int, locale: Locale) -> str:
 
 def say_record(forecast: Forecast, locale: Locale) -> str:
     """How accurate such forecasts have been."""
-    days = {"cooler": "evenings", "warmer": "mornings"}[forecast.event]
     errors = [outcome.error for outcome in forecast.past[-MOST_TOLD:]]
     if len(errors) < LEAST_TOLD:
-        return locale.say(f"few_{days}")
+        return locale.say("too_few")
     off = max(statistics.median(errors), FORECAST_STEP)     # no forecast is told more exactly
-    return locale.say(f"record_{days}", count=len(errors), minutes=round(off / MINUTE))
+    return locale.say(f"record_{forecast.event}", count=len(errors), minutes=round(off / MINUTE))
 
 
 def say_rooms(places: list[Place], now: int, locale: Locale) -> Iterator[str]:
     """The answers in words, a line for each room."""
     for room, _ in rank_rooms(places):
-        yield " ".join((f"{room.name}:", say_answer(room, now, locale),
-                        say_forecast(room, now, locale))).strip() + "\n"
+        text = f"{say_answer(room, now, locale)} {say_forecast(room, now, locale)}".strip()
+        yield locale.say("in_room", room=room.name, text=text) + "\n"
 
 
 def describe_rooms(places: list[Place], now: int, locale: Locale = ENGLISH
@@ -3635,11 +3640,6 @@ def say_trend(readings: Sequence[Sample], now: int, locale: Locale) -> str:
     change = recent[-1][1] - recent[0][1]
     return locale.say("steady" if abs(change) < TREND_STEADY else
                       "rising" if change > 0 else "falling")
-
-
-def say_step(status: int, locale: Locale) -> str:
-    """What a person with a browser can do about an error."""
-    return locale.say(f"step_{status}" if f"step_{status}" in SENTENCES else "step")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -4443,7 +4443,7 @@ MANIFEST = """{"name": "Open windows?", "short_name": "Open windows?", "start_ur
  {"src": "/icon-512.png", "sizes": "512x512", "type": "image/png", "purpose": "any maskable"}]}"""
 
 PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>$title</title>
+<html lang="$language"><head><meta charset="utf-8"><title>$title</title>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 $themes<link rel="icon" href="/icon.svg"><link rel="apple-touch-icon" href="/apple-touch-icon.png">
 <link rel="manifest" href="/manifest.webmanifest"><style>$style</style></head>
@@ -4455,7 +4455,11 @@ ANSWER_COLORS = {               # in light, in dark
     state: re.findall(f"--{state}: (#[0-9a-f]+)", STYLE)
     for state in ("open", "close", "comfortable", "cold", "unknown")}
 MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
-<p>$step</p><a class="button" href="/">Open the page</a></section></main>""")
+$technical<p>$step</p><a class="button" href="/">$link</a></section></main>""")
+TECHNICAL = Template('<p><code lang="en">$text</code></p>\n')
+MAX_LANGUAGE = 128              # characters of Accept-Language that are read; browsers send less
+MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
+
 
 def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
     """The headers of a page with this style: what it may load, and who may embed it."""
@@ -4470,18 +4474,35 @@ def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Heade
 PAGE_HEADERS = page_headers(STYLE)
 
 
-def render_page(title: str, main: Markup, script: Markup | str = "", style: str = STYLE,
-                state: str = "open") -> bytes:
+def choose_locale(request: Request, settings: argparse.Namespace) -> Locale:
+    """How the person behind a browser's request is spoken to."""
+    accepted = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
+    cookie = request.headers.get("cookie", "")[:MAX_COOKIES]
+    return Locale(choose_language(settings.language, accepted),
+                  choose_unit(settings.units, accepted), choose_zone(cookie),
+                  choose_clock(cookie, accepted))
+
+
+def render_page(title: str, main: Markup, language: str = "en", script: Markup | str = "",
+                style: str = STYLE, state: str = "open") -> bytes:
     """A whole page, in the colors of an answer."""
     themes = [THEME(scheme=scheme, color=color)
               for scheme, color in zip(("light", "dark"), ANSWER_COLORS[state], strict=True)]
-    return PAGE(title=title, themes=themes, style=Markup(style), main=main,
+    return PAGE(language=language, title=title, themes=themes, style=Markup(style), main=main,
                 script=script).encode()
 
 
-def render_message(title: str, text: object, step: str) -> bytes:
-    """A page with one message, and what to do next."""
-    return render_page(title, MESSAGE(title=title, text=text, step=step))
+def render_message(locale: Locale, key: str, phrase: str = "", technical: str = "",
+                   **holes: object) -> Answer:
+    """A page with a title, a sentence and what to do next. Where the language has only the last
+    of them, they are the phrase and the technical text, which are in English."""
+    *head, step = locale.say(key, **holes).split(" / ")
+    title, text = head or (phrase, technical)
+    note = TECHNICAL(text=technical) if text != technical else ""
+    return Answer(render_page(title, MESSAGE(title=title, text=text, technical=note, step=step,
+                                             link=locale.say("open_page")), locale.language),
+                  HTML, headers=(*PAGE_HEADERS, ("Content-Language", locale.language),
+                                 ("Vary", "Accept, Accept-Language, Cookie")))
 
 
 # -- icons ----------------------------------------------------------------------------------------
@@ -4572,8 +4593,8 @@ FAR_OFF = 1000                  # multiple of the spread beyond which a value is
 # For charts of up to so many hours: the hours between two marks, the text of a mark, and how many
 # ms behind the mark it stands: in the middle of its day or month.
 TICKS = (
-    (1, 1 / 4, "clock", 0), (3, 1 / 2, "clock", 0), (12, 2, "clock", 0), (48, 6, "clock", 0),
-    (192, 24, "%a", DAY // 2), (1440, 168, "%d %b", 0), (math.inf, 1488, "%b", 15 * DAY))
+    (1, 1 / 4, "", 0), (3, 1 / 2, "", 0), (12, 2, "hour", 0), (48, 6, "hour", 0),
+    (192, 24, "%a", DAY // 2), (1440, 168, "day", 0), (math.inf, 1488, "%b", 15 * DAY))
 
 CHART = Template("""<svg viewBox="0 0 $width $height" role="img" aria-label="$said"
  data-left="$left" data-width="$inner" data-top="$top" data-height="$high"
@@ -4637,9 +4658,8 @@ def time_ticks(start: int, end: int, locale: Locale) -> tuple[list[tuple[int, st
     """The marks of the time axis and their texts, by the wall clock: a day may have 23 hours. And
     how many ms behind its mark a text stands."""
     hours, form, behind = next(row[1:] for row in TICKS if end - start <= row[0] * HOUR)
-    if form == "clock":
-        is_whole = hours >= 1 and locale.clock != "%H:%M"
-        form = locale.clock.replace(":%M", "") if is_whole else locale.clock
+    if form == "hour":
+        form = locale.clock.replace(":%M", "") if "%p" in locale.clock else locale.clock
     tick = datetime.fromtimestamp(find_midnight(start, locale.zone) / 1000, locale.zone)
     ticks = []
     while (ms := round(tick.timestamp() * 1000)) < end:
@@ -4857,9 +4877,7 @@ def render_spark(points: list[Point], unit: str, now: int, locale: Locale) -> Ma
 #    Law: the store is asked only for what is shown; a page is made once for all who see the
 #    same.
 # ------------------------------------------------------------------------------------------------
-MAX_LANGUAGE = 64               # characters of Accept-Language that are read: the first language
-MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
-MAX_PAGES = 64                  # pages kept: one for each range, unit, time zone and clock
+MAX_PAGES = 64                  # pages kept: one for each range, unit, language, zone and clock
 
 
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
@@ -4947,7 +4965,7 @@ TIME = Template('<time datetime="$iso" title="$exact">$ago ago</time>')
 def render_ago(ms: int, locale: Locale, now: int) -> Markup:
     """How long ago an instant is."""
     return TIME(iso=format_time(ms), ago=locale.say_ago(now - ms),
-                exact=locale.say_time(ms, f"%a %d %b %Y {locale.clock} %Z"))
+                exact=locale.say_time(ms, "exact"))
 
 
 def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
@@ -4998,8 +5016,8 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
                   comfort=in_unit(comfort, unit) if rooms else None)
     for room, _ in rooms[:1] if view.range == "24h" else []:
         chart = continue_chart(chart, room, unit)
-    form = f"%a %d %b, {view.locale.clock}"
-    rows = [SPAN(start=view.locale.say_time(a, form), end=view.locale.say_time(b, form))
+    rows = [SPAN(**{name: view.locale.say_time(ms, "date_clock")
+                    for name, ms in (("start", a), ("end", b))})
             for a, b in spans[-20:]]
     return FIGURE(css=css, links=links, chart=READOUT(
         chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
@@ -5199,7 +5217,7 @@ async def render_stations(reader: Reader, stations: list[Station], places: list[
     beyond = count - len(folded)
     return STATIONS(
         rows=shown, weight=format_bytes(sum(reader.weights())),
-        history=f"History since {locale.say_time(since, '%a %d %b %Y')}" if since else
+        history=f"History since {locale.say_time(since, 'date')}" if since else
         "No history yet", more=FOLDED(
             count=count, rows=folded, beyond=LINE_BELOW(
                 css="beyond", text=f"And {beyond} more, in /api/stations.") if beyond else "")
@@ -5250,7 +5268,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     if not stations:
         return render_page("No station yet", MAIN(
             now=now, states="none", expires=LATEST_TIME,
-            body=NO_STATION(db=str(reader.path))), live, state="unknown")
+            body=NO_STATION(db=str(reader.path))), view.locale.language, live, state="unknown")
     rooms, shown, lines = rank_rooms(places), choose_places(places), []
     for place in shown:
         await pause()
@@ -5268,7 +5286,8 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
             await render_stations(reader, stations, places, latest, told, view.locale, now)]
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
-                                      expires=find_expiry(places)), live, state=state)
+                                      expires=find_expiry(places)),
+                       view.locale.language, live, state=state)
 
 
 # -- what is kept of it --------------------------------------------------------------------------
@@ -5365,7 +5384,8 @@ class Board:
                                      self.notes.values())
         tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         return Answer(body, HTML, headers=(
-            *PAGE_HEADERS, ("ETag", tag), ("Vary", "Accept-Encoding, Accept-Language, Cookie"),
+            *PAGE_HEADERS, ("ETag", tag), ("Content-Language", view.locale.language),
+            ("Vary", "Accept-Encoding, Accept-Language, Cookie"),
             ("Cache-Control", self.cache_control)))
 
     def verdicts(self) -> list[dict[str, Any]]:
@@ -5439,16 +5459,18 @@ def find_route(command: str, path: str) -> Route:
 REFUSALS: dict[str, Callable[[Refused], str]] = {}      # by path prefix: the form its devices read
 
 
-def render_refusal(request: Request, refused: Refused) -> Answer:
+def render_refusal(request: Request, refused: Refused, settings: argparse.Namespace) -> Answer:
     """A refusal in the form that the client asked for."""
-    accept, phrase = request.headers.get("accept", ""), Handler.responses[refused.status][0]
+    accept = request.headers.get("accept", "")
     for path, say in REFUSALS.items():
         if request.path.startswith(path):
             return Answer(f"{say(refused)}\n".encode(), TEXT, refused.status, refused.headers)
     if "text/html" in accept:
-        page = render_message(phrase, say_sentence(refused.message),
-                              say_step(refused.status, ENGLISH))
-        return Answer(page, HTML, refused.status, refused.headers + PAGE_HEADERS)
+        key = f"error_{refused.status}" if f"error_{refused.status}" in SENTENCES else "error"
+        page = render_message(
+            choose_locale(request, settings), key, Handler.responses[refused.status][0],
+            say_sentence(refused.message))
+        return page._replace(status=refused.status, headers=refused.headers + page.headers)
     if "application/json" in accept or request.path.startswith("/api/") \
             or request.command == "POST":
         return Answer(as_json({"status": refused.status, "error": refused.message}), JSON,
@@ -5518,7 +5540,7 @@ def respond(request: Request, server: "Server") -> Answer | Work:
     """The answer to a request, or the work that makes it. An exception becomes an answer."""
     try:
         if request.fault:
-            return render_refusal(request, request.fault)
+            return render_refusal(request, request.fault, server.settings)
         route = METHODS.get(request.path, {}).get(request.command) or find_route(
             request.command, request.path)
         if request.is_lan and route.is_safe and request.command != "POST":     # POST needs a key
@@ -5529,7 +5551,7 @@ def respond(request: Request, server: "Server") -> Answer | Work:
         if not isinstance(answer, Answer) and \
                 server.shares.counts[request.network] >= MAX_WAITING:
             answer.close()
-            return render_refusal(request, BUSY)
+            return render_refusal(request, BUSY, server.settings)
         return answer
     except Exception as error:
         return explain(error, request, server)
@@ -5538,11 +5560,12 @@ def respond(request: Request, server: "Server") -> Answer | Work:
 def explain(error: Exception, request: Request, server: "Server") -> Answer:
     """The answer to a request that has failed."""
     if isinstance(error, Refused):
-        return render_refusal(request, error)
+        return render_refusal(request, error, server.settings)
     if isinstance(error, sqlite3.Error):
-        return render_refusal(request, server.turn.fail(error))
+        return render_refusal(request, server.turn.fail(error), server.settings)
     log(f"a request failed: {''.join(traceback.format_exception(error))}")
-    return render_refusal(request, Refused(500, "internal error; the log has the details"))
+    return render_refusal(
+        request, Refused(500, "internal error; the log has the details"), server.settings)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5689,7 +5712,8 @@ class Connection(asyncio.Protocol):
         self.is_at_end = True
         if self.state == "queue" and self.task and self.request:
             self.task.cancel()
-            self.queue(self.request, render_refusal(self.request, BUSY))
+            self.queue(self.request, render_refusal(
+                self.request, BUSY, self.server.settings))
             self.request = self.task = None
             if len(self.answers) == 1:          # with more, they are sent when the turn ends
                 self.flush(int(self.server.clock()))
@@ -5809,7 +5833,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, refused: Refused) -> None:
         """Answer with a refusal that belongs to no request, and close."""
-        self.queue(Request(), render_refusal(Request(), refused))
+        self.queue(Request(), render_refusal(Request(), refused, self.server.settings))
         self.flush(int(self.server.clock()))
 
     def flush(self, second: int, failure: Refused | None = None) -> None:
@@ -5818,8 +5842,8 @@ class Connection(asyncio.Protocol):
         for request, answer in self.answers:
             left -= 1
             data += render(
-                request, render_refusal(request, failure) if failure and answer.is_update
-                else answer, self.is_closing and not left, second)
+                request, render_refusal(request, failure, self.server.settings)
+                if failure and answer.is_update else answer, self.is_closing and not left, second)
         self.answers.clear()
         self.transport.write(data)
         if self.transport.get_write_buffer_size():
@@ -6714,11 +6738,7 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     span, *more = names.get("range", ["24h"])   # other names in the query are ignored
     if more or span not in RANGES:
         raise Refused(400, f"range: one of {', '.join(RANGES)}")
-    language = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-    cookie = request.headers.get("cookie", "")[:MAX_COOKIES]
-    locale = Locale("en", choose_unit(server.settings.units, language), choose_zone(cookie),
-                    choose_clock(cookie, language))
-    view = View(locale, span,
+    view = View(choose_locale(request, server.settings), span,
                 accepts_gzip(request.headers.get("accept-encoding", "")[:MAX_ENCODING]))
     page = server.board.find_page(view)
     return answer_page(request, server, page) if page else make_page(request, server, view)
@@ -6747,9 +6767,8 @@ def get_update(request: Request, server: "Server") -> Answer:
     station = server.access.admit(mac, key, request.address)
     entry = server.writer.add(station, reading, server.now())
     if "text/html" in request.headers.get("accept", ""):
-        return Answer(render_message("Stored", f"This reading is entry {entry}.",
-                                     "It is on the page already."), HTML,
-                      headers=PAGE_HEADERS, is_update=True)
+        return render_message(choose_locale(request, server.settings), "stored",
+                              entry=entry)._replace(is_update=True)
     return Answer(b"%d" % entry, TEXT, 200, (), True)       # keyword arguments take 0.1 us more
 
 
@@ -6814,19 +6833,19 @@ async def get_stations(request: Request, server: "Server") -> Answer:
 async def get_verdict(request: Request, server: "Server") -> Answer:
     """The verdicts for widgets and scripts, as JSON, or as text with a line for each room. On a
     private server a station's key suffices, because a widget cannot log in."""
-    query = parse_query(request, "key")
+    query = parse_query(request, "key", "language")
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
     if server.guard and not server.access.admit_key(stations, key, request.address):
         server.guard.admit(request)
+    if (language := query.get("language", "en")) not in LANGUAGES:
+        raise Refused(400, f"language: one of {', '.join(LANGUAGES)}")
     places, now = await server.board.look(), server.now()
     if request.path.startswith("/api/"):
-        verdicts = await render_array(describe_rooms(places, now))
+        verdicts = await render_array(describe_rooms(places, now, Locale(language)))
         return Answer(b'{"verdicts":%b}' % verdicts, JSON, headers=ANY_ORIGIN)
-    unit = choose_unit(server.settings.units,
-                       request.headers.get("accept-language", "")[:MAX_LANGUAGE])
-    zone = choose_zone(request.headers.get("cookie", "")[:MAX_COOKIES])
-    locale = Locale("en", unit, None if zone is UTC else zone)
+    locale = choose_locale(request, server.settings)
+    locale = Locale(language, locale.unit, None if locale.zone is UTC else locale.zone)
     lines = say_rooms(places, now, locale)
     text = "".join([line async for chunk in in_steps(lines) for line in chunk])
     text = text or say_answer(None, now, locale) + "\n"
@@ -8235,12 +8254,6 @@ def say_refusal(refused: Refused) -> str:
     return "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
 
 
-PURPOSE = Answer(render_message(
-    "For weather stations", "Bought weather stations send here what they measure.",
-    "--add-station NAME --mac ID --console says what to type into their app."),
-    HTML, headers=PAGE_HEADERS)
-
-
 def store_report(request: Request, server: "Server") -> Answer:
     """Store a console's report, all of it or nothing, as one entry of each station in it."""
     if not (match := REPORT.fullmatch(request.path)):
@@ -8254,7 +8267,7 @@ def store_report(request: Request, server: "Server") -> Answer:
         parse_form(glued or rest or ""), split_query(request), body)
         for name, value in pairs.items()}
     if not form and "text/html" in request.headers.get("accept", ""):
-        return PURPOSE
+        return render_message(choose_locale(request, server.settings), "purpose")
     mac = parse_mac(form.get("id", "")) if key is None else None
     key = key or form.get("password") or request.headers.get("x-api-key", "")
     console, now = server.access.admit(mac, key, request.address), server.now()
@@ -8363,6 +8376,13 @@ def is_news(state: str, told: str) -> bool:
     return state not in {"", told} and told == ONLY_AFTER.get(state, told)
 
 
+def choose_household(settings: argparse.Namespace) -> Locale:
+    """How messages are worded. Those in English have both units, unless one is set."""
+    language = settings.language.replace("auto", "en")
+    return Locale(language, settings.units.replace("auto", "CF" if language == "en" else "C"),
+                  None)
+
+
 def say_message(station: Station, topic: str, state: str, room: Place, now: int, locale: Locale
                 ) -> tuple[str, str]:
     """Title and text of a message."""
@@ -8420,7 +8440,7 @@ class Post:
 
     def __init__(self, server: "Server"):
         self.server = server
-        self.locale = Locale("en", server.settings.units.replace("auto", "CF"), None)
+        self.locale = choose_household(server.settings)
         self.heard: dict[int, tuple[int, float]] = {}   # by station; when, and monotonic seconds
         self.failing: dict[str, tuple[str, float, str]] = {}    # by id: name, since when, why
         self.counts: collections.Counter[str] = collections.Counter()   # messages by outcome
@@ -8485,17 +8505,19 @@ class Post:
                 rooms: dict[str, Any], place: Place, zone: tzinfo | None) -> dict[str, Any]:
         """A message about what is true now. It names the room if there are several."""
         room = rooms.get(station.name, {})
-        which = f"{station.name}: " * (topic != "silence" and len(rooms) > 1)
         is_current = topic == "verdict" and state == room.get("state")
         changed = min(since, (is_current and room["since"]) or since)
         title, text = say_message(station, topic, state, place, self.server.now(),
                                   self.locale._replace(zone=zone))
         if since - changed > LATE:
             text += " " + self.locale.say("since", at=self.locale.say_time(changed))
+        if topic != "silence" and len(rooms) > 1:
+            title, text = (self.locale.say("in_room", room=station.name, text=said)
+                           for said in (title, text))
         line = f"{topic}-{station.created}-{station.id}"    # stations of one instant
         return {"told": (station.id, topic, state), "line": line, "id": f"{line}-{state}-{since}",
                 "kind": "plan" if topic == "plan" else state, "station": station.name,
-                "title": which + title, "message": which + text, "time": format_time(changed),
+                "title": title, "message": text, "time": format_time(changed),
                 **{part: room.get(part) for part in ("state", "difference", "inside", "outside")}}
 
     def admit(self, id: str) -> None:
@@ -8637,7 +8659,7 @@ class Messenger:
     them wait, with growing pauses; one that is refused for good keeps no other back."""
 
     def __init__(self, settings: argparse.Namespace, to: Destination):
-        self.settings, self.to, self.locale = settings, to, ENGLISH
+        self.settings, self.to, self.locale = settings, to, choose_household(settings)
         self.destinations = [other.id for other in parse_notify(settings.notify)]
         self.outcome: tuple[list[Told], str] | None = None      # of a try, until it is noted
         self.refused: dict[str, tuple[int, float]] = {}     # by id: tries, and when to try again
@@ -8730,7 +8752,7 @@ def try_message(args: argparse.Namespace, path: Path) -> None:
     require(args.notify, "--try-message needs --notify URLS")
     message = {**dict.fromkeys(("station", "state", "difference", "inside", "outside", "told")),
                "kind": "test", "title": "iotserver", "line": "test", "id": f"test-{now_ms()}",
-               "message": ENGLISH.say("test"), "time": format_time(now_ms()),
+               "message": choose_household(args).say("test"), "time": format_time(now_ms()),
                "link": args.link or None}
     destinations = parse_notify(args.notify)
     answers: dict[int, str | Undelivered] = {}
@@ -9594,7 +9616,396 @@ STAND_INS.append(make_demo)
 
 
 # ------------------------------------------------------------------------------------------------
-# 28. Commands
+# 28. Languages
+#    Law: a column of whole sentences for each language; without this wing there is English.
+# ------------------------------------------------------------------------------------------------
+COLUMNS = ("de", "fr", "es", "it")
+# Infinitives instead of imperatives, and no word for "you". ~ is a no-break space, ^ a narrow one.
+SPACES = str.maketrans("~^", "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}")
+TRANSLATIONS = {
+    "headline_open": (
+        "Fenster öffnen", "Ouvrir les fenêtres", "Abrir las ventanas", "Aprire le finestre"),
+    "headline_close": (
+        "Fenster geschlossen halten",
+        "Garder les fenêtres fermées",
+        "Mantener las ventanas cerradas",
+        "Tenere le finestre chiuse"),
+    "headline_comfortable": (
+        "Angenehm drinnen",
+        "Agréable à l’intérieur",
+        "Temperatura agradable dentro",
+        "Temperatura gradevole in casa"),
+    "headline_cold": (
+        "Kalt drinnen", "Froid à l’intérieur", "Hace frío dentro", "Fa freddo in casa"),
+    "headline_unknown": ("Keine Antwort", "Pas de réponse", "Sin respuesta", "Nessuna risposta"),
+    "headline_none": (
+        "Noch keine Antwort",
+        "Pas encore de réponse",
+        "Aún sin respuesta",
+        "Ancora nessuna risposta"),
+    "pill_open": ("auf", "ouvrir", "abrir", "aprire"),
+    "pill_close": ("zu", "fermer", "cerrar", "chiudere"),
+    "pill_comfortable": ("angenehm", "agréable", "agradable", "gradevole"),
+    "pill_cold": ("kalt", "froid", "frío", "freddo"),
+    "pill_unknown": ("keine Antwort", "pas de réponse", "sin respuesta", "nessuna risposta"),
+    "answer": (
+        "{headline}. {reason}.",
+        "{headline}. {reason}.",
+        "{headline}. {reason}.",
+        "{headline}. {reason}."),
+    "in_room": ("{room}: {text}", "{room}~: {text}", "{room}: {text}", "{room}: {text}"),
+    "answer_with_numbers": (
+        "{headline}. {reason} (drinnen {inside}, draußen {outside}).",
+        "{headline}. {reason} (dedans {inside}, dehors {outside}).",
+        "{headline}. {reason} (dentro {inside}, fuera {outside}).",
+        "{headline}. {reason} (in casa {inside}, fuori {outside})."),
+    "cooler": (
+        "Draußen ist es {d} kühler.",
+        "Il fait {d} de moins dehors.",
+        "Fuera hay {d} menos.",
+        "Fuori è più fresco di {d}."),
+    "warmer": (
+        "Draußen ist es {d} wärmer.",
+        "Il fait {d} de plus dehors.",
+        "Fuera hay {d} más.",
+        "Fuori è più caldo di {d}."),
+    "even": (
+        "Draußen ist es etwa so warm wie drinnen.",
+        "Il fait à peu près aussi chaud dehors que dedans.",
+        "Fuera hace casi la misma temperatura que dentro.",
+        "Fuori c’è quasi la stessa temperatura che in casa."),
+    "nothing_to_do": ("Nichts zu tun.", "Rien à faire.", "Nada que hacer.", "Niente da fare."),
+    "turned_warmer": (
+        "Jetzt ist es draußen {d} wärmer; wenn das so bleibt, ändert sich diese Antwort.",
+        "Il fait maintenant {d} de plus dehors^; si cela dure, cette réponse changera.",
+        "Ahora fuera hay {d} más; si sigue así, esta respuesta cambiará.",
+        "Ora fuori è più caldo di {d}; se continua così, questa risposta cambierà."),
+    "turned_cooler": (
+        "Jetzt ist es draußen {d} kühler; wenn das so bleibt, ändert sich diese Antwort.",
+        "Il fait maintenant {d} de moins dehors^; si cela dure, cette réponse changera.",
+        "Ahora fuera hay {d} menos; si sigue así, esta respuesta cambiará.",
+        "Ora fuori è più fresco di {d}; se continua così, questa risposta cambierà."),
+    "warmer_close": (
+        "Aber draußen ist es {d} wärmer: Fenster geschlossen halten.",
+        "Mais il fait {d} de plus dehors~: garder les fenêtres fermées.",
+        "Pero fuera hay {d} más: mantener las ventanas cerradas.",
+        "Ma fuori è più caldo di {d}: tenere le finestre chiuse."),
+    "cold_colder": (
+        "Draußen ist es {d} kälter: Fenster geschlossen halten.",
+        "Il fait {d} de moins dehors~: garder les fenêtres fermées.",
+        "Fuera hay {d} menos: mantener las ventanas cerradas.",
+        "Fuori è più freddo di {d}: tenere le finestre chiuse."),
+    "cold_even": (
+        "Draußen ist es kaum wärmer: Fenster geschlossen halten.",
+        "Il fait à peine plus chaud dehors~: garder les fenêtres fermées.",
+        "Fuera apenas hace más calor: mantener las ventanas cerradas.",
+        "Fuori fa appena più caldo: tenere le finestre chiuse."),
+    "cold_warmer": (
+        "Draußen ist es {d} wärmer: Offene Fenster wärmen den Raum.",
+        "Il fait {d} de plus dehors~: ouvrir les fenêtres réchauffe la pièce.",
+        "Fuera hay {d} más: abrir las ventanas calienta la habitación.",
+        "Fuori è più caldo di {d}: aprire le finestre scalda la stanza."),
+    "cold_damp": (
+        "Fenster geschlossen halten: Die Luft draußen ist warm und feucht und würde an kalten "
+        "Wänden kondensieren.",
+        "Garder les fenêtres fermées~: l’air du dehors est chaud et humide et se condenserait "
+        "sur les murs froids.",
+        "Mantener las ventanas cerradas: el aire de fuera es cálido y húmedo y se condensaría "
+        "en las paredes frías.",
+        "Tenere le finestre chiuse: l’aria fuori è calda e umida e farebbe condensa sui muri "
+        "freddi."),
+    "cold_wet": (
+        "Fenster geschlossen halten: Draußen ist es {d} wärmer, und die Luft würde an kalten "
+        "Wänden kondensieren.",
+        "Garder les fenêtres fermées~: il fait {d} de plus dehors, et l’air se condenserait sur "
+        "les murs froids.",
+        "Mantener las ventanas cerradas: fuera hay {d} más y el aire se condensaría en las "
+        "paredes frías.",
+        "Tenere le finestre chiuse: fuori è più caldo di {d} e l’aria farebbe condensa sui muri "
+        "freddi."),
+    "cold_hot": (
+        "Fenster geschlossen halten: Draußen ist es {d} wärmer.",
+        "Garder les fenêtres fermées~: il fait {d} de plus dehors.",
+        "Mantener las ventanas cerradas: fuera hay {d} más.",
+        "Tenere le finestre chiuse: fuori è più caldo di {d}."),
+    "humid": (
+        "Die Luft ist draußen feuchter: Taupunkt {outside} draußen, {inside} drinnen.",
+        "L’air est plus humide dehors~: point de rosée {outside} dehors, {inside} dedans.",
+        "El aire es más húmedo fuera: punto de rocío {outside} fuera, {inside} dentro.",
+        "L’aria fuori è più umida: punto di rugiada {outside} fuori, {inside} in casa."),
+    "station_silent": (
+        "„{name}“ schweigt seit {ago}.",
+        "«~{name}~» n’envoie plus rien depuis {ago}.",
+        "«{name}» lleva {ago} sin enviar datos.",
+        "«{name}» non invia dati da {ago}."),
+    "no_temperature": (
+        "„{name}“ hat noch keine Temperatur gesendet.",
+        "«~{name}~» n’a pas encore envoyé de température.",
+        "«{name}» aún no ha enviado ninguna temperatura.",
+        "«{name}» non ha ancora inviato una temperatura."),
+    "needs_roles": (
+        "Dafür braucht es eine Station mit der Rolle inside und eine mit der Rolle outside.",
+        "Il faut une station avec le rôle inside et une avec le rôle outside.",
+        "Hace falta una estación con el rol inside y otra con el rol outside.",
+        "Serve una stazione con il ruolo inside e una con il ruolo outside."),
+    "cooler_range": (
+        "Draußen ab etwa {at} kühler ({start} bis {end}).",
+        "Plus frais dehors à partir de {at} environ ({start} à {end}).",
+        "Más fresco fuera desde las {at} aproximadamente ({start} a {end}).",
+        "Più fresco fuori dalle {at} circa ({start} – {end})."),
+    "cooler_at": (
+        "Draußen ab etwa {at} kühler.",
+        "Plus frais dehors à partir de {at} environ.",
+        "Más fresco fuera desde las {at} aproximadamente.",
+        "Più fresco fuori dalle {at} circa."),
+    "row_cooler": (
+        "ab {at} kühler", "plus frais à {at}", "más fresco a las {at}", "più fresco dalle {at}"),
+    "warmer_at": (
+        "Draußen ab etwa {at} wärmer, mit einer Wahrscheinlichkeit von {chance}.",
+        "Plus chaud dehors à partir de {at} environ, avec une probabilité de {chance}.",
+        "Más calor fuera desde las {at} aproximadamente, con una probabilidad del {chance}.",
+        "Più caldo fuori dalle {at} circa (probabilità: {chance})."),
+    "warmer_range": (
+        "Draußen wärmer zwischen {start} und {end}, mit einer Wahrscheinlichkeit von {chance}.",
+        "Plus chaud dehors entre {start} et {end}, avec une probabilité de {chance}.",
+        "Más calor fuera entre las {start} y las {end}, con una probabilidad del {chance}.",
+        "Più caldo fuori tra le {start} e le {end} (probabilità: {chance})."),
+    "no_cooler": (
+        "Draußen bleibt es wohl 12 Stunden lang wärmer.",
+        "Il devrait faire plus chaud dehors que dedans pendant encore 12 heures.",
+        "Probablemente seguirá haciendo más calor fuera durante 12 horas.",
+        "Probabilmente fuori resterà più caldo per altre 12 ore."),
+    "no_warmer": (
+        "Draußen bleibt es wohl 12 Stunden lang kühler.",
+        "Il devrait faire plus frais dehors que dedans pendant encore 12 heures.",
+        "Probablemente seguirá haciendo más fresco fuera durante 12 horas.",
+        "Probabilmente fuori resterà più fresco per altre 12 ore."),
+    "row_warmer": (
+        "ab {at} wärmer", "plus chaud à {at}", "más calor a las {at}", "più caldo dalle {at}"),
+    "row_open": (
+        "offen bis {at}", "ouvrir jusqu’à {at}", "abrir hasta las {at}", "aprire fino alle {at}"),
+    "too_few": (
+        "Es sind noch zu wenige Tage vergangen, um zu sagen, wie genau das ist.",
+        "Trop peu de jours sont passés pour dire si cette prévision est précise.",
+        "Han pasado muy pocos días para saber si esta previsión es exacta.",
+        "Sono passati troppo pochi giorni per dire quanto sia precisa questa previsione."),
+    "record_cooler": (
+        "An der Hälfte der letzten {count} Abende lag die Vorhersage höchstens {minutes} "
+        "Minuten daneben.",
+        "Lors de la moitié des {count} dernières soirées, la prévision s’est trompée de "
+        "{minutes} minutes au plus.",
+        "En la mitad de los últimos {count} días, la previsión se desvió {minutes} minutos como "
+        "mucho.",
+        "In metà delle ultime {count} sere la previsione ha sbagliato di {minutes} minuti al "
+        "massimo."),
+    "record_warmer": (
+        "An der Hälfte der letzten {count} Morgen lag die Mitte der Spanne höchstens {minutes} "
+        "Minuten daneben.",
+        "Lors de la moitié des {count} derniers matins, le milieu de l’intervalle s’est trompé "
+        "de {minutes} minutes au plus.",
+        "En la mitad de las últimas {count} mañanas, el centro del intervalo se desvió "
+        "{minutes} minutos como mucho.",
+        "In metà delle ultime {count} mattine il centro dell’intervallo ha sbagliato di "
+        "{minutes} minuti al massimo."),
+    "doubted": (
+        "Zuletzt kam {value}; eine zweite Messung steht aus.",
+        "La dernière mesure est {value}^; une seconde est attendue.",
+        "La última lectura fue {value}; se espera una segunda.",
+        "L’ultima misura è {value}; se ne attende una seconda."),
+    "impossible": (
+        "Zuletzt kam {value}, was unmöglich ist.",
+        "La dernière mesure est {value}, ce qui est impossible.",
+        "La última lectura fue {value}, lo cual es imposible.",
+        "L’ultima misura è {value}, ed è impossibile."),
+    "fahrenheit": (
+        "Zuletzt kam {value}, was unmöglich ist; eine Station sendet °C, nicht °F.",
+        "La dernière mesure est {value}, ce qui est impossible^; une station envoie des °C, pas "
+        "des °F.",
+        "La última lectura fue {value}, lo cual es imposible; una estación envía °C, no °F.",
+        "L’ultima misura è {value}, ed è impossibile; una stazione invia °C, non °F."),
+    "rising": ("steigend", "en hausse", "subiendo", "in aumento"),
+    "falling": ("fallend", "en baisse", "bajando", "in calo"),
+    "steady": ("gleichbleibend", "stable", "estable", "stabile"),
+    "title_silent": (
+        "„{name}“ schweigt",
+        "«~{name}~» n’envoie plus rien",
+        "«{name}» no envía datos",
+        "«{name}» non invia dati"),
+    "title_back": (
+        "„{name}“ meldet sich wieder",
+        "«~{name}~» répond de nouveau",
+        "«{name}» vuelve a enviar datos",
+        "«{name}» invia di nuovo dati"),
+    "text_back": (
+        "„{name}“ meldet sich wieder.",
+        "«~{name}~» répond de nouveau.",
+        "«{name}» vuelve a enviar datos.",
+        "«{name}» invia di nuovo dati."),
+    "title_plan": (
+        "Wann es kühler wird",
+        "Quand il fera plus frais",
+        "Cuándo refrescará",
+        "Quando rinfrescherà"),
+    "since": (
+        "So ist es seit {at}.",
+        "C’est le cas depuis {at}.",
+        "Es así desde las {at}.",
+        "È così dalle {at}."),
+    "no_word": (
+        "Kein Lebenszeichen von iotserver",
+        "Pas de nouvelles d’iotserver",
+        "Sin noticias de iotserver",
+        "Nessuna notizia da iotserver"),
+    "cut_off": (
+        "Seit {ago} keine Meldung: Vielleicht sind Strom, Internet oder Computer ausgefallen.",
+        "Aucun signe depuis {ago}~: le courant, internet ou l’ordinateur est peut-être en panne.",
+        "Sin noticias desde hace {ago}: quizá han fallado la luz, internet o el ordenador.",
+        "Nessun segnale da {ago}: forse mancano corrente o internet, o il computer è spento."),
+    "test": (
+        "Dies ist ein Test: Nachrichten kommen an.",
+        "Ceci est un test~: les messages arrivent.",
+        "Esto es una prueba: los mensajes llegan.",
+        "Questa è una prova: i messaggi arrivano."),
+    "messages_failed": (
+        "Nachrichten an {name} kommen seit einer Stunde nicht an: {why}.",
+        "Depuis une heure, les messages à {name} n’arrivent pas~: {why}.",
+        "Desde hace una hora, los mensajes a {name} no llegan: {why}.",
+        "Da un’ora i messaggi a {name} non arrivano: {why}."),
+    "stored": (
+        "Gespeichert / Diese Messung ist Eintrag {entry}. / Sie steht schon auf der Seite.",
+        "Enregistré / Cette mesure est l’entrée {entry}. / Elle est déjà sur la page.",
+        "Guardado / Esta lectura es la entrada {entry}. / Ya está en la página.",
+        "Registrato / Questa misura è la voce {entry}. / È già sulla pagina."),
+    "purpose": (
+        "Für Wetterstationen / Gekaufte Wetterstationen senden hierher, was sie messen. / "
+        "--add-station NAME --mac ID --console sagt, was in ihre App einzugeben ist.",
+        "Pour les stations météo / Les stations météo du commerce envoient ici leurs mesures. / "
+        "--add-station NAME --mac ID --console dit ce qu’il faut saisir dans leur application.",
+        "Para estaciones meteorológicas / Las estaciones meteorológicas compradas envían aquí "
+        "lo que miden. / --add-station NAME --mac ID --console dice qué escribir en su "
+        "aplicación.",
+        "Per stazioni meteo / Le stazioni meteo comprate inviano qui le loro misure. / "
+        "--add-station NAME --mac ID --console dice che cosa scrivere nella loro app."),
+    "error_400": (
+        "Fehlerhafte Anfrage / Etwas an dieser Adresse stimmt nicht. / Die Adresse mit der "
+        "vergleichen, die --add-station ausgegeben hat.",
+        "Requête incorrecte / Cette adresse contient une erreur. / Comparer l’adresse avec "
+        "celle que --add-station a affichée.",
+        "Solicitud incorrecta / Hay un error en esta dirección. / Comparar la dirección con la "
+        "que mostró --add-station.",
+        "Richiesta errata / In questo indirizzo c’è un errore. / Confrontare l’indirizzo con "
+        "quello mostrato da --add-station."),
+    "error_401": (
+        "Passwort nötig / Dieser Server ist privat. / Die Seite neu laden und das Passwort des "
+        "Haushalts eingeben; der Benutzername ist beliebig.",
+        "Mot de passe requis / Ce serveur est privé. / Recharger la page et saisir le mot de "
+        "passe du foyer^; le nom d’utilisateur est libre.",
+        "Se necesita contraseña / Este servidor es privado. / Volver a cargar la página y "
+        "escribir la contraseña de la casa; vale cualquier nombre de usuario.",
+        "Serve la password / Questo server è privato. / Ricaricare la pagina e scrivere la "
+        "password di casa; il nome utente è libero."),
+    "error_403": (
+        "Nicht erlaubt / Der Server erlaubt das nicht. / MAC und Schlüssel mit der config.py "
+        "der Station vergleichen oder ihr mit --new-key einen neuen Schlüssel geben.",
+        "Accès refusé / Le serveur ne le permet pas. / Comparer MAC et clé avec le config.py de "
+        "la station, ou lui donner une nouvelle clé avec --new-key.",
+        "Acceso denegado / El servidor no lo permite. / Comparar MAC y clave con el config.py "
+        "de la estación, o darle una clave nueva con --new-key.",
+        "Accesso negato / Il server non lo permette. / Confrontare MAC e chiave con il "
+        "config.py della stazione, o darle una chiave nuova con --new-key."),
+    "error_404": (
+        "Nicht gefunden / Unter dieser Adresse gibt es nichts. / Die Adresse auf Tippfehler "
+        "prüfen.",
+        "Page introuvable / Il n’y a rien à cette adresse. / Vérifier qu’il n’y a pas de faute "
+        "de frappe.",
+        "No encontrado / No hay nada en esta dirección. / Comprobar que no hay errores al "
+        "escribirla.",
+        "Pagina non trovata / A questo indirizzo non c’è nulla. / Controllare che sia scritto "
+        "bene."),
+    "error_405": (
+        "Methode nicht erlaubt / Diese Adresse ist nicht für Browser gedacht. / Stattdessen die "
+        "Seite öffnen.",
+        "Méthode refusée / Cette adresse n’est pas faite pour un navigateur. / Ouvrir plutôt la "
+        "page.",
+        "Método no permitido / Esta dirección no es para navegadores. / Abrir la página en su "
+        "lugar.",
+        "Metodo non consentito / Questo indirizzo non è fatto per il browser. / Aprire invece "
+        "la pagina."),
+    "error_429": (
+        "Zu viele Anfragen / Es gab zu viele Versuche. / 15 Minuten warten und es noch einmal "
+        "versuchen.",
+        "Trop de requêtes / Il y a eu trop de tentatives. / Attendre 15 minutes, puis réessayer.",
+        "Demasiadas solicitudes / Ha habido demasiados intentos. / Esperar 15 minutos y volver "
+        "a intentarlo.",
+        "Troppe richieste / Ci sono stati troppi tentativi. / Aspettare 15 minuti e riprovare."),
+    "error_503": (
+        "Gerade nicht erreichbar / Der Server kann gerade nicht antworten. / In einer Minute "
+        "noch einmal versuchen.",
+        "Service indisponible / Le serveur ne peut pas répondre pour l’instant. / Réessayer "
+        "dans une minute.",
+        "Servicio no disponible / El servidor no puede responder en este momento. / Volver a "
+        "intentarlo dentro de un minuto.",
+        "Servizio non disponibile / Il server non può rispondere in questo momento. / Riprovare "
+        "tra un minuto."),
+    "error_507": (
+        "Kein Platz mehr / Die Festplatte des Servers ist voll. / Auf der Festplatte des "
+        "Servers Platz schaffen.",
+        "Plus de place / Le disque du serveur est plein. / Libérer de la place sur le disque du "
+        "serveur.",
+        "Sin espacio / El disco del servidor está lleno. / Liberar espacio en el disco del "
+        "servidor.",
+        "Spazio esaurito / Il disco del server è pieno. / Liberare spazio sul disco del server."),
+    "error": (
+        "Fehler / Diese Anfrage hat der Server nicht beantwortet. / Zurück zur Seite.",
+        "Erreur / Le serveur n’a pas répondu à cette requête. / Retour à la page.",
+        "Error / El servidor no ha respondido a esta solicitud. / Volver a la página.",
+        "Errore / Il server non ha risposto a questa richiesta. / Torna alla pagina."),
+    "open_page": ("Zur Seite", "Ouvrir la page", "Abrir la página", "Apri la pagina"),
+    "quantity": ("{number}~{unit}", "{number}~{unit}", "{number}~{unit}", "{number}~{unit}"),
+    "percent": ("{number}~%", "{number}~%", "{number}~%", "{number}~%"),
+    "point": (",", ",", ",", ","),
+    "compass": ("NOSW", "NESO", "NESO", "NESO"),
+    "seconds": ("{n}~s", "{n}~s", "{n}~s", "{n}~s"),
+    "minutes": ("{n}~min", "{n}~min", "{n}~min", "{n}~min"),
+    "hours": ("{n}~h", "{n}~h", "{n}~h", "{n}~h"),
+    "days": ("{n}~d", "{n}~j", "{n}~d", "{n}~g"),
+    "day": ("%-d. %b", "%-d %b", "%-d %b", "%-d %b"),
+    "date": ("%a %-d. %b %Y", "%a %-d %b %Y", "%a %-d %b %Y", "%a %-d %b %Y"),
+    "date_clock": (
+        "%a %-d. %b, {clock}", "%a %-d %b, {clock}", "%a %-d %b, {clock}", "%a %-d %b, {clock}"),
+    "exact": (
+        "%a %-d. %b %Y {clock} %Z",
+        "%a %-d %b %Y {clock} %Z",
+        "%a %-d %b %Y {clock} %Z",
+        "%a %-d %b %Y {clock} %Z"),
+    "weekdays": (
+        "Mo Di Mi Do Fr Sa So",
+        "lun. mar. mer. jeu. ven. sam. dim.",
+        "lun mar mié jue vie sáb dom",
+        "lun mar mer gio ven sab dom"),
+    "months": (
+        "Jan Feb Mär Apr Mai Jun Jul Aug Sep Okt Nov Dez",
+        "janv. févr. mars avr. mai juin juil. août sept. oct. nov. déc.",
+        "ene feb mar abr may jun jul ago sep oct nov dic",
+        "gen feb mar apr mag giu lug ago set ott nov dic"),
+}
+
+
+def enter_languages(codes: Sequence[str], table: Mapping[str, Sequence[str]]) -> None:
+    """Add a language for each column of a table, and offer it to --language."""
+    for code, *texts in [*zip(codes, *table.values(), strict=True)]:
+        LANGUAGES[code] = {key: text.translate(SPACES)
+                           for key, text in zip(table, texts, strict=True)}
+    names = ("auto", *LANGUAGES)
+    SETTINGS[:] = [one._replace(metavar="|".join(names), parse=one_of(*names))
+                   if one.name == "language" else one for one in SETTINGS]
+
+
+enter_languages(COLUMNS, TRANSLATIONS)
+
+
+# ------------------------------------------------------------------------------------------------
+# 29. Commands
 #    Law: data on stdout, everything else on stderr; 0 done, 1 could not, 2 wrong usage.
 # ------------------------------------------------------------------------------------------------
 MOST_OFFSET = 10.0              # °C; a larger error means a broken thermometer

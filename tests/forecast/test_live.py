@@ -186,9 +186,9 @@ def test_what_should_have_come_already_is_expected_now():
 def test_the_line_says_how_good_it_was(house):
     text = house.page().one("p", class_="record")
     assert len(past(house)) < 5
-    assert text.startswith("Too few evenings")
+    assert text.startswith("Too few days")
     few = forecast("cooler", *NIGHT)
-    assert iot.say_record(few, iot.ENGLISH).startswith("Too few evenings")
+    assert iot.say_record(few, iot.ENGLISH).startswith("Too few days")
     mornings = forecast("warmer", *NIGHT, past=(iot.Outcome("warmer", HOUR, HOUR, 1.0),) * 30)
     assert iot.say_record(mornings, iot.ENGLISH) == (
         "On half of the last 20 mornings, the middle of the range was at most 60 minutes off.")
@@ -283,7 +283,7 @@ def test_the_night_is_drawn_in_the_readers_unit(house):
     (BERLIN, "Europe/Berlin", "C"), (LOS_ANGELES, "America/Los_Angeles", "F")])
 def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, weather, zone, name,
                                                                       unit):
-    page = house.page(Cookie=f"tz={name}", Accept_Language="en-US" if unit == "F" else "de-DE")
+    page = house.page(Cookie=f"tz={name}", Accept_Language="en-US" if unit == "F" else "nl-NL")
     told = iter([text for _, text in page.all("p", class_="day")])
     status = iter([text for _, text in page.all("p")
                    if text.endswith(" ago") and " · " in text])
