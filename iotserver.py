@@ -343,8 +343,7 @@ def parse_time(text: str, zone: tzinfo = UTC) -> int:
 
 
 def parse_moment(text: str, zone: tzinfo = UTC, earliest: int = 0) -> int:
-    """ISO 8601, or seconds since 1970 from `earliest` (ms) on, to ms. Raises ValueError,
-    OverflowError."""
+    """ISO 8601, or seconds since 1970, to ms. Raises ValueError, OverflowError."""
     try:
         seconds = parse_number(text)
     except ValueError:
@@ -464,14 +463,14 @@ SETTINGS = [
     Setting("db", "FILE", "", parse_database,
             "the database (default: $STATE_DIRECTORY/iot.db, else iot.db)"),
     Setting("rate-limit", "N", "60", parse_count,
-            "updates per minute that a station may send; 0 means no limit"),
+            "updates per minute of one station; 0: no limit"),
     Setting("units", "auto|C|F", "auto", one_of("auto", "C", "F"),
             "°C or °F on the page; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
             "the warmest comfortable temperature inside, like 22C or 72F"),
     Setting("link", "URL", "", str,
-            "this server's own address, as people type it: for links in messages, and to allow a "
-            "public name for a private address", is_carried=True),
+            "this server's own address, as people type it: for links in messages. Also needed "
+            "behind your own proxy, and for a name of your own domain", is_carried=True),
 ]
 
 
@@ -1620,10 +1619,10 @@ class Reader:
                 yield Row(ms, station.name, station.mac, field, value, entry)
             place = page[-1][0], page[-1][1] + 1
 
-    def count(self, before: int = LATEST_TIME) -> int:
-        """Readings in the table, or those before an instant."""
-        return int(ask(self.db, """SELECT total((SELECT count(*) FROM reading
-            WHERE series = id AND time < ?)) FROM series""", (before,)))
+    def count(self, before: int = LATEST_TIME, station: int | None = None) -> int:
+        """Readings in the table, or those before an instant, or those of one station."""
+        return int(ask(self.db, """SELECT total((SELECT count(*) FROM reading WHERE series = id
+            AND time < ?)) FROM series WHERE station = ifnull(?, station)""", (before, station)))
 
     def count_unsent(self, before: int) -> int:
         """The number of readings before an instant that have yet to be forwarded."""
@@ -4894,7 +4893,8 @@ MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expir
                 "$body</main>")
 LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
 NO_STATION = Template("""<section><h1>No station yet</h1><p>Add one with the MAC that your
-station prints when it starts. This command prints its key and the lines for its config.py:</p>
+station prints when it starts, or with any word that it will send as its MAC. This command prints
+its key and the lines for its config.py:</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
 </code></p><p>Then add another one with <code>outside</code>. Or look around first:
 <code>python3 iotserver.py --demo</code></p><p>This page updates itself as soon as a station is
@@ -5191,7 +5191,8 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
     return STATION(
         name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
         heard=render_ago(heard, locale, now) if heard else "never",
-        every=f" · every {locale.say_ago(usual_interval(times))}" if len(times) > 1 else "",
+        every=f" · every {locale.say_ago(every)}" if (
+            every := usual_interval(times)) >= 1000 and len(times) > 1 else "",
         entries=f"{entries:,} {'entry' if entries == 1 else 'entries'}",
         values=LINE_BELOW(css="values", text=values) if values else "")
 
@@ -8791,7 +8792,7 @@ SETTINGS += [
             "mailtos://USER:PASSWORD@HOST/?from=A&to=B. Use IOTSERVER_NOTIFY if another user of "
             "this machine could read the command line", is_carried=True),
     Setting("notify-plan", "HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 1)),
-            "a daily message at this time, on hot days: when it will be cooler outside",
+            "on hot days, a message at this time that says when it will be cooler outside",
             is_carried=True),
     Setting("quiet", "HH:MM-HH:MM[ ZONE]", "", as_text(lambda text: parse_clocks(text, 2)),
             "send no messages in these hours, in this machine's time zone or in one like "
@@ -10075,6 +10076,7 @@ def find_addresses(args: argparse.Namespace, running: str) -> tuple[str, str, st
 
 def say_station(args: argparse.Namespace, name: str, key: str, server: str, near: str,
                 start: str) -> str:
+    now = now_ms()
     return f"""station {name} is registered; its API key, shown only now: {key}
 
 # its config.py
@@ -10084,20 +10086,23 @@ WIFI_PASSWORD = "its password"
 MAC_ADDRESS = "{args.mac}"
 SERVER = "{server}"
 {start}
-# while the server runs, try it: send a reading of field 9, which nothing else uses
-curl -H "X-API-Key: {key}" {near}/update/mac={args.mac}/field=9/data=1
+# while the server runs, try it: send a reading of 26.5 °C
+curl -H "X-API-Key: {key}" {near}/update/mac={args.mac}/field=1/data=26.5
 
-# delete this reading
+# delete this reading, before the station itself sends
 {say_program(args.db)} --delete-readings {shlex.quote(name)} \\
-    --field 9 --start {format_time(now_ms())[:10]} --end 2099-12-31"""
+    --field 1 --start {format_time(now)[:10]} --end {format_time(now + 2 * DAY)[:10]}"""
 
 
 def edit_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.name or args.mac or args.role or args.offset is not None,
             "--edit-station needs --name, --mac, --role or --offset")
     with contextlib.closing(open_writer(path)) as writer:
+        id = find_station(stations_of(path), name).id
         writer.edit_station(name, args.name, args.mac and args.mac.lower(), args.role,
                             args.offset)
+    now = find_station(stations_of(path), str(id))
+    print(f"{now.name}: role {now.role or 'none'}, MAC {now.mac}, offset {now.offset:g} °C")
 
 
 def subtract(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:
@@ -10125,9 +10130,9 @@ def compare(args: argparse.Namespace, path: Path, name: str, other: str) -> None
                            for station in pair))
     ours, theirs = (station.name for station in pair)
     if len(found) < LEAST_PAIRS:
-        raise StoreError(f"{len(found)} pairs of readings within {COMPARE_TIME // MINUTE} minutes;"
-                         f" at least {LEAST_PAIRS} are needed: let both lie side by side for "
-                         "an hour, or give the --start and --end of such an hour")
+        raise StoreError(f"pairs of readings within {COMPARE_TIME // MINUTE} minutes: "
+                         f"{len(found)}; at least {LEAST_PAIRS} are needed: let both lie side by "
+                         "side for an hour, or give the --start and --end of such an hour")
     low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
     print(f"{ours} minus {theirs}: {middle:+.2f} °C, the median of {len(found)} pairs; half of "
           f"them are between {low:+.2f} and {high:+.2f}")
@@ -10143,13 +10148,19 @@ def compare(args: argparse.Namespace, path: Path, name: str, other: str) -> None
 
 
 def list_stations(args: argparse.Namespace, path: Path) -> None:
+    def say_heard(ms: int) -> str:
+        return f"{ENGLISH.say_ago(now_ms() - ms)} ago" if sys.stdout.isatty() else format_time(ms)
+
     with contextlib.closing(open_reader(path)) as reader:
+        reader.use_offsets()
         stations = reader.stations()
         entries = reader.entries(s.id for s in stations)
-        table = [("id", "name", "role", "MAC", "last heard", "entries")] + [
+        newest = {series.station: str(series.value) for series in reader.latest(
+            s.id for s in stations) if series.field == 1 and series.value is not None}
+        table = [("id", "name", "role", "MAC", "last heard", "entries", "offset", "field 1")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
-             format_time(s.heard) if s.heard else "never", str(entries.get(s.id, 0)))
-            for s in stations]
+             say_heard(s.heard) if s.heard else "never", str(entries.get(s.id, 0)),
+             f"{s.offset:g}", newest.get(s.id, "-")) for s in stations]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
@@ -10181,12 +10192,22 @@ def read_key(args: argparse.Namespace, path: Path, name: str) -> None:
 
 
 def remove_station(args: argparse.Namespace, path: Path, name: str) -> None:
-    total = 0
+    with contextlib.closing(open_reader(path)) as reader:
+        station = find_station(reader.stations(), name)
+        total = reader.count(station=station.id)
+    if args.dry_run:
+        print(f"{station.name} would be removed; readings: {total}; nothing was")
+        return
+    if sys.stdin.isatty() and not args.yes:
+        print(f"remove {station.name} and its {total} readings? [y/N] ", end="", file=sys.stderr,
+              flush=True)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise StoreError("nothing was removed")
     with contextlib.closing(open_writer(path)) as writer:
-        while (removed := writer.remove_step(name)) >= 0:
-            total += removed
+        while writer.remove_step(str(station.id)) >= 0:
+            pass
         freed = sum(iter(writer.shrink_step, 0))    # bytes that the file became smaller
-    print(f"removed {name}; readings: {total}; {format_bytes(freed)} freed")
+    print(f"removed {station.name}; readings: {total}; {format_bytes(freed)} freed")
 
 
 def prune(args: argparse.Namespace, path: Path, age: str) -> None:
@@ -10276,6 +10297,8 @@ def label(args: argparse.Namespace, path: Path, name: str, field: str, text: str
         at = 0                          # what a thermometer's summaries are of may have changed
         while field == "1" and at < LATEST_TIME:
             _, at = writer.delete_step(name, 1, {**SUM_ONLY, "start": at})
+    print(f"field {field} of {name} is now called {text!r}" if text else
+          f"field {field} of {name} has no label now")
 
 
 def export(args: argparse.Namespace, path: Path, name: str) -> None:
@@ -10359,10 +10382,14 @@ def import_steps(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def find_owner(path: Path, name: str) -> Station:
     """The station whose readings a file holds; for a console its station outside."""
-    with contextlib.closing(open_reader(path)) as reader:
-        stations = reader.stations()
+    stations = stations_of(path) if path.exists() else []
     names, outside = {station.name for station in stations}, f"{name} outside"
-    return find_station(stations, outside if outside in names and name not in names else name)
+    try:
+        return find_station(stations, outside if outside in names and name not in names else name)
+    except StoreError as error:
+        raise StoreError(f"{error}. First type (MAC is any word; a console: with --console)\n"
+                         f"{say_program(path)} --add-station {shlex.quote(name)} --mac MAC"
+                         ) from None
 
 
 def warn_of_names(path: Path, names: Iterable[tuple[str, str]]) -> None:
@@ -10421,7 +10448,8 @@ COMMANDS[:0] = [
             "give a station a new key; the old one works until that is used", ("key", "now")),
     Command("read-key", ("NAME",), read_key,
             "give a station a key that only reads, for a --private server", ("key",)),
-    Command("remove-station", ("NAME",), remove_station, "remove a station and its readings"),
+    Command("remove-station", ("NAME",), remove_station,
+            "remove a station and its readings; on a terminal it asks first", ("dry-run", "yes")),
     Command("delete-readings", ("NAME",), delete_readings, "delete a station's readings from "
             "--start to --end, and update the hourly summaries",
             ("start", "end", "field", "below", "above", "dry-run")),
@@ -10449,7 +10477,8 @@ OPTIONS[:0] = [
     Setting("field", "N", None, parse_field, "only readings of this field"),
     Setting("below", "V", None, parse_number, "only readings below V"),
     Setting("above", "V", None, parse_number, "only readings above V"),
-    Setting("dry-run", None, None, parse_switch, "only count, delete nothing")]
+    Setting("dry-run", None, None, parse_switch, "only count, delete nothing"),
+    Setting("yes", None, None, parse_switch, "do not ask")]
 
 
 def takers(option: str) -> str:

@@ -152,13 +152,39 @@ def test_database_that_is_not_there_is_not_made_by_asking(run, tmp_path):
 def test_stations_is_a_table(live, run):
     live.update(INSIDE, 1)
     live.update(INSIDE, 2, 2)
+    assert run("--edit-station", "inside", "--offset", "-0.25") == (
+        f"inside: role inside, MAC {INSIDE.mac}, offset -0.25 °C\n")
     header, inside, outside = run("--stations").splitlines()
-    assert re.split("  +", header) == ["id", "name", "role", "MAC", "last heard", "entries"]
+    assert re.split("  +", header) == ["id", "name", "role", "MAC", "last heard", "entries",
+                                       "offset", "field 1"]
     now = time.strftime("%Y-%m-%d", time.gmtime())
     assert re.split("  +", inside)[:4] == ["1", "inside", "inside", INSIDE.mac]
     assert re.split("  +", inside)[4][:10] <= now
-    assert re.split("  +", inside)[5] == "2"
-    assert re.split("  +", outside)[3:] == [OUTSIDE.mac, "never", "0"]
+    assert re.split("  +", inside)[5:] == ["2", "-0.25", "0.75"]
+    assert re.split("  +", outside)[3:] == [OUTSIDE.mac, "never", "0", "0", "-"]
+
+
+def on_a_terminal(path, *flags, typed=""):
+    """What a command says to a person who types an answer, and its status."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen([sys.executable, SCRIPT, "--db", path, *flags], stdin=theirs,
+                          stdout=theirs, stderr=theirs, env=environment()) as process:
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        said = b""
+        with contextlib.suppress(OSError):      # EIO: it has ended
+            while piece := os.read(ours, 65536):
+                said += piece
+    os.close(ours)
+    return said.decode(), process.returncode
+
+
+def test_on_a_terminal_the_table_says_how_long_ago(live, database):
+    live.update(INSIDE, 21.5)
+    said, status = on_a_terminal(database, "--stations")
+    heard, *rest = re.split("  +", said.splitlines()[1])[4:]
+    assert re.fullmatch(r"\d+ s ago", heard)
+    assert (status, rest) == (0, ["1", "0", "21.5"])
 
 
 def test_new_key_beside_the_old_one(maybe_live, run, serve):
@@ -182,8 +208,53 @@ def test_remove_station_with_all_its_readings(maybe_live, run, tmp_path):
         assert maybe_live.update(OUTSIDE, 1) == 1
 
 
+@pytest.mark.parametrize(("flags", "typed", "status"), [
+    ((), "y\n", 0), ((), "Yes\n", 0), (("--yes",), "", 0),
+    ((), "\n", 1), ((), "n\n", 1), ((), "\x04", 1), (("--dry-run",), "", 0)])
+def test_on_a_terminal_it_asks_before_it_removes(database, run, tmp_path, flags, typed, status):
+    make_csv(tmp_path / "in.csv", 60)
+    run("--import", "in.csv")
+    said, ended = on_a_terminal(database, "--remove-station", "1", *flags, typed=typed)
+    assert ended == status
+    assert ("remove inside and its 60 readings? [y/N] " in said) == (not flags)
+    is_gone = status == 0 and "--dry-run" not in flags
+    assert ("removed inside; readings: 60; " in said) == is_gone
+    assert ("nothing was" in said) == (not is_gone)
+    assert len(rows_of(database)) == (0 if is_gone else 60)
+
+
+def test_a_rehearsal_of_a_removal_changes_nothing(maybe_live, run, tmp_path):
+    make_csv(tmp_path / "in.csv", 60)
+    run("--import", "in.csv")
+    before = run("--export", "-")
+    assert run("--remove-station", "inside", "--dry-run") == (
+        "inside would be removed; readings: 60; nothing was\n")
+    assert run("--export", "-") == before
+    run("--stations", "--yes", status=2, stderr="--yes needs --remove-station")
+
+
+@pytest.mark.parametrize("with_database", [True, False])
+def test_an_import_for_a_station_that_is_not_there_says_what_to_type_first(
+        tmp_path, with_database):
+    def shell(command):
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment(), text=True,
+                              capture_output=True, check=False)
+    python = f"{sys.executable} {SCRIPT}"
+    if with_database:
+        shell(f"{python} --add-station other --mac aa")
+    (tmp_path / "feed.csv").write_text("created_at,entry_id,field1\n2018-07-30 12:00:00 UTC,1,2\n")
+    done = shell(f"{python} --import feed.csv --station 'our attic'")
+    assert (done.returncode, done.stdout) == (1, "")
+    *_, command = done.stderr.splitlines()
+    assert shell(command.replace("python3", sys.executable)).returncode == 0
+    assert "imported 1 readings" in shell(f"{python} --import feed.csv --station 'our attic'"
+                                          ).stdout
+
+
 def test_label(live, run):
-    assert run("--label", "inside", "2", "Humidity %") == ""
+    assert run("--label", "inside", "2", "") == "field 2 of inside has no label now\n"
+    assert run("--label", "inside", "2", "Humidity %") == (
+        "field 2 of inside is now called 'Humidity %'\n")
     live.update(INSIDE, 44, 2)
     field, = live.get("/api/stations").json[0]["fields"]
     assert (field["label"], field["value"]) == ("Humidity %", 44)
