@@ -567,12 +567,17 @@ PARTS = ("API_key", "mac", "field", "data", "age", "seq")
 PART_NAMES = {name.lower(): name for name in PARTS}
 
 
+def is_value(text: str) -> bool:
+    """Whether a text is short enough to be a value, and not empty."""
+    return 0 < len(text) < 256
+
+
 def parse_value(text: str) -> Value:
     """A text as a number if it is one, else the text itself. Raises ValueError."""
     try:
         return parse_number(text)
     except ValueError:
-        if not 0 < len(text) < 256:
+        if not is_value(text):
             raise ValueError("value: a number, or a text of up to 255 characters") from None
         return text
 
@@ -1288,15 +1293,30 @@ class Row(NamedTuple):
     entry: int | None
 
 
-LeftOut: TypeAlias = collections.Counter[str]   # the number of rows or columns for each reason
+class Remarks:
+    """What an import says at its end: what it left out, and which local times it read."""
+
+    def __init__(self) -> None:
+        self.left_out: collections.Counter[str] = collections.Counter()     # by reason
+        self.where: Callable[[], str] = str         # names the row that is being read
+        self.odd = ""                               # the reason for cells, with the first row
+        self.clocks: list[float] = []               # the earliest and latest, as Unix times
+
+    def skip(self, cell: object) -> None:
+        """Count a cell that is no reading."""
+        self.odd = self.odd or ("of the cells, which are no readings; the first is in "
+                                f"{self.where()}: {str(cell)[:40]!r}")
+        self.left_out[self.odd] += 1
+
+
 Rows = Iterator[Row]
 # What --import reads. A kind of CSV has a test of its first line and a function that reads its
 # other lines; a table of SQLite has its name; any other kind of file begins with certain bytes.
 CSV_KINDS: list[tuple[
     Callable[[list[str]], bool],
-    Callable[[list[str], Iterator[list[str]], Station | None, LeftOut], Rows]]] = []
-TABLE_KINDS: dict[str, Callable[[sqlite3.Connection, Station | None, LeftOut], Rows]] = {}
-FILE_KINDS: dict[bytes, Callable[[BinaryIO, str, Station | None, LeftOut], Rows]] = {}
+    Callable[[list[str], Iterator[list[str]], Station | None, Remarks], Rows]]] = []
+TABLE_KINDS: dict[str, Callable[[sqlite3.Connection, Station | None, Remarks], Rows]] = {}
+FILE_KINDS: dict[bytes, Callable[[BinaryIO, str, Station | None, Remarks], Rows]] = {}
 
 
 def read_readings(db: sqlite3.Connection, series: int, start: tuple[int, int] = (0, 0),
@@ -8165,23 +8185,28 @@ REPORT = re.compile(r"/weatherstation/updateweatherstation\.php(.*)|/data/report
 WRITTEN_UNITS = str.maketrans({"℃": "°c", "℉": "°f", "º": "°", "²": "2"})
 
 
-def find_columns(header: list[str], left_out: LeftOut) -> list[Column | None]:
-    """The columns of Ecowitt's CSV, with headings like `Indoor Temperature(℃)`. An unknown heading
-    is None; an unknown unit is None and counted in left_out."""
+def find_columns(header: list[str], remarks: Remarks) -> list[Column | None]:
+    """The columns of Ecowitt's CSV, with headings like `Indoor Temperature(℃)`. One whose heading
+    or unit is unknown is None and left out."""
     known = {heading: (slot, field, unit) for slot, field, unit, _, _, heading in SENSORS}
-    columns: list[Column | None] = []
-    for text in header:
+    columns: list[Column | None] = [None]       # for the time
+    unknown = []
+    for text in header[1:]:
         heading, _, written = text.lower().translate(WRITTEN_UNITS).partition("(")
         slot, field, unit = known.get(heading.strip(), ("", 0, ""))
         unit = written.rstrip(")") or unit
-        if field and unit not in UNITS:
-            left_out[f"column whose unit is not known here: {text}"] += 1
         columns.append((slot, field, unit) if field and unit in UNITS else None)
+        if field and unit not in UNITS:
+            remarks.left_out[f"column whose unit is not known here: {text}"] += 1
+        elif not field:
+            unknown.append(text)
+    if unknown:
+        remarks.left_out[f"of the columns, not known here: {', '.join(unknown)}"] = len(unknown)
     return columns
 
 
 def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[object],
-                 station: Station | None) -> Iterator[Row]:
+                 station: Station | None, remarks: Remarks) -> Iterator[Row]:
     """The readings of a console at one instant, inside and outside. Raises ValueError."""
     if not 0 <= ms < LATEST_TIME:
         raise ValueError("before 1970 or after 2099")
@@ -8191,35 +8216,41 @@ def console_rows(ms: int, columns: Iterable[Column | None], cells: Iterable[obje
         if column and cell is not None:
             slot, field, unit = column
             name, mac = name_part(station.name, station.mac, slot)
-            if (value := parse_measure(f"{name}, field {field}", str(cell), unit)) is not None:
-                yield Row(ms, name, mac, field, value, None)
+            try:
+                if (value := parse_measure(name, str(cell), unit)) is not None:
+                    yield Row(ms, name, mac, field, value, None)
+            except Refused:
+                remarks.skip(cell)
 
 
-def read_archive(db: sqlite3.Connection, station: Station | None, left_out: LeftOut
+def read_archive(db: sqlite3.Connection, station: Station | None, remarks: Remarks
                  ) -> Iterator[Row]:
     """The rows of weewx's table, of which each has its own system of units. Raises ValueError."""
     present = {name for _, name, *_ in db.execute("PRAGMA table_info(archive)")}
     sensors = {name: (slot, field, unit) for slot, field, unit, _, name, _ in SENSORS
                if name in present}
+    remarks.where = lambda: f"dateTime {seconds}"
     for seconds, system, *cells in db.execute(
             f"SELECT dateTime, usUnits, {', '.join(sensors)} FROM archive ORDER BY dateTime"):
         if (units := SYSTEMS.get(system)) is None:
             raise ValueError(f"usUnits {system} is none of {', '.join(map(str, SYSTEMS))}")
         yield from console_rows(int(seconds) * 1000, [
             (slot, field, units.get(unit, unit)) for slot, field, unit in sensors.values()],
-            cells, station)
+            cells, station, remarks)
 
 
 def read_ecowitt(header: list[str], lines: Iterator[list[str]], station: Station | None,
-                 left_out: LeftOut) -> Iterator[Row]:
+                 remarks: Remarks) -> Iterator[Row]:
     """Ecowitt's CSV, whose times are in this machine's zone. Raises ValueError."""
-    columns, last = find_columns(header, left_out), 0.0
-    for cells in filter(None, lines):
+    columns, last = find_columns(header, remarks), 0.0
+    for cells in lines:
         clock = parse_clock(cells[0])
         if clock.timestamp() < last:            # the hour that comes twice as summer time ends
             clock = clock.replace(fold=1)
         last = clock.timestamp()
-        yield from console_rows(int(last) * 1000, columns, cells, station)
+        clocks = [last, *remarks.clocks]
+        remarks.clocks = [min(clocks), max(clocks)]
+        yield from console_rows(int(last) * 1000, columns, cells, station, remarks)
 
 
 def say_console(args: argparse.Namespace, name: str, key: str, server: str, near: str,
@@ -9185,19 +9216,21 @@ COURIER_METHODS |= {
 NO_READING = "rows without a reading: NULL, or a blob"
 
 
-def read_json(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+def read_json(file: BinaryIO, name: str, station: Station | None, remarks: Remarks
               ) -> Iterator[Row]:
     """The rows of a feeds.json of ThingSpeak."""
     feed = None
+    remarks.where = lambda: f"entry {cast(Any, feed)['entry_id']}"
     try:
         for feed in json.load(file)["feeds"]:
-            yield from thingspeak_rows(feed, station)
+            yield from thingspeak_rows(feed, station, remarks)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise StoreError(f"{name}: this is not a feeds.json of ThingSpeak: {error}"
                          + (f", in {str(feed)[:80]}" if feed else "")) from None
 
 
-def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iterator[Row]:
+def thingspeak_rows(feed: Mapping[str, object], station: Station | None, remarks: Remarks
+                    ) -> Iterator[Row]:
     """The readings of an entry with ThingSpeak's names. An empty cell is no reading."""
     if station is None:
         raise Usage("a file of ThingSpeak needs --station NAME: the station it belongs to")
@@ -9206,18 +9239,25 @@ def thingspeak_rows(feed: Mapping[str, object], station: Station | None) -> Iter
         value = feed.get(f"field{field}")
         text = "" if value is None else str(value).strip()
         if text := text.encode("utf-8", "replace").decode():    # JSON may contain lone surrogates
-            yield Row(when, station.name, station.mac, field, parse_value(text), entry)
+            if is_value(text):
+                yield Row(when, station.name, station.mac, field, parse_value(text), entry)
+            else:
+                remarks.skip(text)
 
 
-def read_table(db: sqlite3.Connection, station: Station | None, left_out: LeftOut
+def read_table(db: sqlite3.Connection, station: Station | None, remarks: Remarks
                ) -> Iterator[Row]:
     """The rows of the older table data(Id, API_key, date_time, mac, field, data), with Id as entry
     number. Raises ValueError."""
+    remarks.where = lambda: f"Id {id}"
     for id, *cells in db.execute("SELECT Id, date_time, mac, field, data FROM data ORDER BY Id"):
         if any(cell is None or isinstance(cell, bytes) for cell in cells):
-            left_out[NO_READING] += 1
+            remarks.left_out[NO_READING] += 1
             continue
         when, mac, field, value = map(str, cells)
+        if not is_value(value):
+            remarks.skip(value)
+            continue
         number = id if isinstance(id, int) and 0 < id <= LARGEST_ENTRY else None
         try:
             row = Row(parse_time(when), "", parse_mac(mac), parse_field(field),
@@ -9228,12 +9268,10 @@ def read_table(db: sqlite3.Connection, station: Station | None, left_out: LeftOu
 
 
 def read_feeds_csv(header: list[str], lines: Iterator[list[str]], station: Station | None,
-                   left_out: LeftOut) -> Iterator[Row]:
+                   remarks: Remarks) -> Iterator[Row]:
     """ThingSpeak's CSV export. Raises ValueError."""
-    for cells in filter(None, lines):
-        if len(cells) < len(header):
-            raise ValueError(f"{len(header)} cells are expected")
-        yield from thingspeak_rows(dict(zip(header, cells, strict=False)), station)
+    for cells in lines:
+        yield from thingspeak_rows(dict(zip(header, cells, strict=True)), station, remarks)
 
 
 CSV_KINDS.append((lambda header: header[:2] == ["created_at", "entry_id"], read_feeds_csv))
@@ -10314,7 +10352,7 @@ def export(args: argparse.Namespace, path: Path, name: str) -> None:
                 progress(done / max(total, 1))
 
 
-def read_sqlite(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+def read_sqlite(file: BinaryIO, name: str, station: Station | None, remarks: Remarks
                 ) -> Iterator[Row]:
     """The rows of weewx's archive or of the older table."""
     path = Path(name)
@@ -10329,7 +10367,7 @@ def read_sqlite(file: BinaryIO, name: str, station: Station | None, left_out: Le
                 db, "SELECT 1 FROM sqlite_master WHERE name = ?", (table,))), None)
             if kind is None:
                 raise ValueError("it has no table of these: " + ", ".join(TABLE_KINDS))
-            yield from kind(db, station, left_out)
+            yield from kind(db, station, remarks)
         except (ValueError, TypeError, Refused, sqlite3.Error) as error:
             raise StoreError(f"{name}: {error}") from None
 
@@ -10338,29 +10376,44 @@ FILE_KINDS[b"SQLite format 3\0"] = read_sqlite
 
 
 def read_own(header: list[str], lines: Iterator[list[str]], station: Station | None,
-             left_out: LeftOut) -> Iterator[Row]:
+             remarks: Remarks) -> Iterator[Row]:
     """The rows of a file that --export wrote. Raises ValueError, Refused."""
-    for when, owner, mac, field, value, entry in filter(None, lines):
-        yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field), parse_value(value),
-                  parse_entry(entry))
+    for when, owner, mac, field, value, entry in lines:
+        if is_value(value):
+            yield Row(parse_time(when), owner, parse_mac(mac), parse_field(field),
+                      parse_value(value), parse_entry(entry))
+        else:
+            remarks.skip(value)
 
 
 CSV_KINDS.append((lambda header: header == list(Row._fields), read_own))
 
 
-def read_csv(file: BinaryIO, name: str, station: Station | None, left_out: LeftOut
+def fit_cells(cells: list[str], count: int) -> list[str]:
+    """The cells of a line without a comma at its end. Raises ValueError."""
+    if len(cells) < count or any(cells[count:]):
+        raise ValueError(f"{count} cells are expected")
+    return cells[:count]
+
+
+def read_csv(file: BinaryIO, name: str, station: Station | None, remarks: Remarks
              ) -> Iterator[Row]:
     """The rows of a CSV, whose kind the first line tells."""
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     lines = csv.reader(text)
+    remarks.where = lambda: f"line {lines.line_num}"
     try:
         header = next(lines, [])
+        while header and not header[-1]:        # a comma at its end
+            header.pop()
+        count = len(header)
         read = next((read for is_its, read in CSV_KINDS if is_its(header)), None)
         if read is None:
             raise StoreError(f"{name} is not a file that --import can read. Its own CSV "
                              f"looks like this:\n{','.join(Row._fields)}\n"
                              "2026-07-30T22:16:34Z,outside,5c:cf:7f:01:02:03,1,21.5,")
-        yield from read(header, lines, station, left_out)
+        yield from read(header, (cells if len(cells) == count else fit_cells(cells, count)
+                                 for cells in lines if cells), station, remarks)
     except (ValueError, OverflowError, csv.Error, Refused) as error:
         raise StoreError(f"{name}, line {lines.line_num}: {error}. Earlier lines may be "
                          "stored; importing them again stores nothing twice") from None
@@ -10401,10 +10454,16 @@ def warn_of_names(path: Path, names: Iterable[tuple[str, str]]) -> None:
                   f"{used[mac]}", file=sys.stderr)
 
 
+def zone_name() -> str:
+    """The name of this machine's time zone."""
+    name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime")
+    return re.sub(".*/zoneinfo/|^/etc/localtime$", "", name) or time.tzname[0]
+
+
 def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     stored = known = pruned = texts = 0
     names: set[tuple[str, str]] = set()         # names of stations with their MACs
-    left_out: LeftOut = collections.Counter()
+    remarks = Remarks()
     station = find_owner(path, args.station) if args.station else None
     with naming("standard input" if name == "-" else name), \
             open(0 if name == "-" else name, "rb", closefd=name != "-") as file, \
@@ -10416,7 +10475,7 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
                     read_csv)
         size = STEP_ROWS if isinstance(writer, Remote) else 10 * STEP_ROWS
         gc.disable()                    # the search for cycles takes 13 % of the time, for nothing
-        for step in import_steps(read(file, name, station, left_out), size):
+        for step in import_steps(read(file, name, station, remarks), size):
             counts = writer.import_rows(step, now_ms())
             stored, known, pruned = map(sum, zip(counts, (stored, known, pruned), strict=True))
             texts += [type(row.value) for row in step].count(str)
@@ -10426,7 +10485,10 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     print(f"imported {stored} readings; {known} were there already"
           + (f"; {pruned} were left out, because their hours were pruned" if pruned else "")
           + (f"; {texts} of them are texts, not numbers" if texts else ""))
-    for what, count in left_out.items():
+    if remarks.clocks:
+        print("times read as {}: {:%Y-%m-%d %H:%M} to {:%Y-%m-%d %H:%M}".format(
+            zone_name(), *map(datetime.fromtimestamp, remarks.clocks)))
+    for what, count in remarks.left_out.items():
         print(f"iotserver: left out: {count} {what}", file=sys.stderr)
     warn_of_names(path, names)
 

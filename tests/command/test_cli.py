@@ -430,9 +430,33 @@ def test_import_of_a_thingspeak_csv(database, run, tmp_path):
 LINE = HEADER + "\n2018-07-30T12:00:00.000Z,inside,"
 NO_IMPORT = [
     "", "a,b\n1,2\n", HEADER + "\n1,2,3\n", HEADER + "\nnoon,inside,m,1,5,1\n",
-    LINE + "m,10,5,1\n", LINE + "a b,1,5,1\n", LINE + "m,1,,1\n", LINE + "m,1,5,x\n",
+    LINE + "m,10,5,1\n", LINE + "a b,1,5,1\n", LINE + "m,1,5,x\n", LINE + "m,1,5,1,6\n",
     HEADER + "\n1918-07-30T12:00:00.000Z,inside,m,1,5,1\n", "time,station,mac\udcff\n",
     "PK\x03\x04" + "\0" * 50, '"' * 200_000, "a" * 200_000]
+
+
+def test_an_odd_cell_costs_only_itself(database, run, tmp_path):
+    """Whatever file it is in, it is counted, and the first row is named."""
+    odd = "x" * 300
+    said = f"are no readings; the first is in {{}}: {odd[:40]!r}\n"
+    words = "iotserver: left out: 2 of the cells, which " + said
+    text = HEADER + "".join(f"\n2018-07-30T12:0{i}:00.000Z,inside,{INSIDE.mac},1,{value},"
+                            for i, value in enumerate(["20", odd, "", "21", "N/A"]))
+    assert "imported 3 readings" in run("--import", "-", stdin=text, stderr=words.format("line 3"))
+    csv = THINGSPEAK.replace("22.5", odd).replace("56", odd)
+    assert "imported 2 readings" in run("--import", "-", "--station", "outside", stdin=csv,
+                                        stderr=words.format("line 2"))
+    feeds = {"feeds": [{"created_at": f"2019-07-30T12:00:0{i}Z", "entry_id": 7 + i,
+                        "field1": value} for i, value in enumerate(["1", odd, odd, "2"])]}
+    assert "imported 2 readings" in run("--import", "-", "--station", "inside",
+                                        stdin=json.dumps(feeds), stderr=words.format("entry 8"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "older.db")) as db:
+        db.execute("CREATE TABLE data (Id, API_key, date_time, mac, field, data)")
+        db.executemany("INSERT INTO data VALUES (?, '', ?, ?, 1, ?)", [
+            (i, f"2020-07-30T12:00:0{i}Z", INSIDE.mac, value)
+            for i, value in enumerate([odd, 20, odd])])
+        db.commit()
+    assert "imported 1 readings" in run("--import", "older.db", stderr=words.format("Id 0"))
 
 
 def test_import_of_anything_else_says_which_line(database, run, tmp_path):

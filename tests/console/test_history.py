@@ -24,6 +24,9 @@ US = ("Time,Indoor Temperature(℉),Indoor Humidity(%),Outdoor Temperature(℉),
       "2024/9/18 14:25:30,73.04,55,73.76,54,1.1,3.6,259,29.92,760,0.1\n")
 ROOMS = ("Time,CH1 Temperature(℃),CH1 Dew point(℃),CH1 HeatIndex(℃),CH1 Humidity(%)\n"
          "2024-09-18 14:25,19.5,1,2,60\n")
+UNKNOWN = ("iotserver: left out: 10 of the columns, not known here: Dew Point(℃), Feels Like(℃), "
+           "Console Battery (V), External Supply Battery (V), Charge, Event Rain(mm), "
+           "Daily Rain(mm), Weekly Rain(mm), Monthly Rain(mm), Yearly Rain(mm)\n")
 AT = 1_726_669_500_000          # 2024-09-18 14:25 UTC
 
 
@@ -43,6 +46,8 @@ def values(path, ms):
 def bring(run, tmp_path):
     def bring(text, name="garden", **more):
         (tmp_path / "history.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+        if "Dew Point" in text:
+            more = {"stderr": UNKNOWN, **more}
         return run("--import", "history.csv", "--station", name,
                    **{"env": {"TZ": "UTC"}, **more})
     return bring
@@ -77,7 +82,7 @@ def test_a_column_in_an_unknown_unit_is_left_out_and_named(garden, bring):
     text = METRIC.replace("Solar Rad(w/m2)", "Solar Rad(Klux)").replace("Gust(m/s)", "Gust(bft)")
     said = bring(text.replace("Direction(deg)", "Direction(º)"), stderr=(
         "iotserver: left out: 1 column whose unit is not known here: Gust(bft)\n"
-        "iotserver: left out: 1 column whose unit is not known here: Solar Rad(Klux)\n"))
+        "iotserver: left out: 1 column whose unit is not known here: Solar Rad(Klux)\n" + UNKNOWN))
     assert "imported 18 readings" in said
     assert "imported 4 readings; 18 were" in bring(METRIC.replace("w/m2", "W/m²"))
     assert values(garden, AT)["", 6] == 259
@@ -101,7 +106,9 @@ def test_the_hour_that_comes_twice_as_summer_time_ends_is_stored_twice(garden, b
 
 
 def test_its_other_rooms_are_those_that_report_later(garden, bring, serve):
-    assert "imported 2 readings" in bring(ROOMS)
+    assert "imported 2 readings" in bring(ROOMS, stderr=(
+        "iotserver: left out: 2 of the columns, not known here: CH1 Dew point(℃), "
+        "CH1 HeatIndex(℃)\n"))
     live = serve()
     assert live.get("/data/report/K1?temp1f=68").text == "success"
     assert [(row[1], row[5]) for row in rows_of(garden)] == [("garden ch1", 1), ("garden ch1", 1),
@@ -109,13 +116,39 @@ def test_its_other_rooms_are_those_that_report_later(garden, bring, serve):
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
-    ("22.8", "warm", "line 2"),
     ("2024-09-18 14:25", "18.9.2024", "line 2"), (",23.2,54,", ",54,", "line 2"),
     ("2024-09-18", "0001-01-01", "line 2"), ("2024-09-18", "1969-01-01", "before 1970"),
     ("2024-09-18", "9999-12-31", "after 2099")])
 def test_what_is_odd_is_told_with_its_line(garden, bring, old, new, said):
     bring(METRIC.replace(old, new, 1), status=1, stderr=said)
     assert rows_of(garden) == []
+
+
+def test_the_zone_and_range_of_its_times_are_said(garden, bring):
+    said = bring(METRIC, env={"TZ": "Europe/Berlin"})
+    assert "times read as Europe/Berlin: 2024-09-18 14:25 to 2024-09-18 14:30\n" in said
+    assert "times read as UTC: 2024-09-18 14:25 to" in bring(METRIC, env={"TZ": ":UTC"})
+    assert "times read as " in bring(METRIC, env={"TZ": ""})
+
+
+@pytest.mark.parametrize("cell", ["N/A", "inf", "1e999", "warm", "x" * 300, "1,5"])
+def test_an_odd_cell_costs_only_itself(garden, bring, cell):
+    """It is counted, and the first row is named."""
+    text = METRIC.replace("22.9", f'"{cell}"').replace(",259,", f',"{cell}",')
+    assert text.count(f'"{cell}"') == 3
+    said = bring(text, stderr=UNKNOWN + (
+        "iotserver: left out: 3 of the cells, which are no readings; the first is in line 2: "
+        f"{cell[:40]!r}\n"))
+    assert "imported 19 readings" in said
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("\r\n", ",\r\n"),             # heading and lines
+    lambda text: text.replace("0.0\r\n", "0.0,,\r\n"),      # lines alone
+    lambda text: text.replace("(mm)\r\n", "(mm),\r\n")])    # heading alone
+def test_a_comma_at_the_end_of_lines_is_nothing(garden, bring, change):
+    assert "imported 22 readings" in bring(change(METRIC))
+    assert change(METRIC) != METRIC
 
 
 def test_a_console_has_to_be_named(garden, run, tmp_path):
@@ -145,13 +178,19 @@ def test_an_archive_comes_through_a_pipe_too(garden, run, tmp_path):
     assert "imported 2 readings" in done.stdout, done
 
 
-@pytest.mark.parametrize(("columns", "rows", "said"), [
-    ("outTemp REAL, inTemp REAL", [(5, 1, 1)], "usUnits 5"),
-    ("outTemp TEXT, inTemp TEXT", [(1, "warm", "cold")], "not a finite")])
-def test_an_odd_archive_is_refused(garden, run, tmp_path, columns, rows, said):
-    make_archive(tmp_path / "w.sdb", columns, rows)
-    run("--import", "w.sdb", "--station", "garden", status=1, stderr=said)
+def test_an_archive_in_unknown_units_is_refused(garden, run, tmp_path):
+    make_archive(tmp_path / "w.sdb", rows=[(5, 1, 1)])
+    run("--import", "w.sdb", "--station", "garden", status=1, stderr="usUnits 5")
     assert rows_of(garden) == []
+
+
+def test_odd_cells_of_an_archive_cost_only_themselves(garden, run, tmp_path):
+    make_archive(tmp_path / "w.sdb", "outTemp TEXT, inTemp TEXT", [
+        (1, "68", "70"), (1, "warm", "70"), (1, b"68", float("inf"))])
+    said = run("--import", "w.sdb", "--station", "garden", stderr=(
+        "iotserver: left out: 3 of the cells, which are no readings; the first is in dateTime "
+        f"{AT // 1000 + 60}: 'warm'\n"))
+    assert "imported 3 readings" in said
 
 
 @pytest.mark.parametrize("start", [-1, 2 ** 40, 2 ** 62, "soon", None])
