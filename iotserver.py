@@ -1301,6 +1301,7 @@ class Remarks:
         self.where: Callable[[], str] = str         # names the row that is being read
         self.odd = ""                               # the reason for cells, with the first row
         self.clocks: list[float] = []               # the earliest and latest, as Unix times
+        self.labels: dict[int, str] = {}            # by field: what the source calls it
 
     def skip(self, cell: object) -> None:
         """Count a cell that is no reading."""
@@ -9222,7 +9223,11 @@ def read_json(file: BinaryIO, name: str, station: Station | None, remarks: Remar
     feed = None
     remarks.where = lambda: f"entry {cast(Any, feed)['entry_id']}"
     try:
-        for feed in json.load(file)["feeds"]:
+        document = json.load(file)
+        names = {field: str((document.get("channel") or {}).get(f"field{field}") or "").strip()
+                 for field in range(1, MAX_FIELDS + 1)}
+        remarks.labels = {field: name for field, name in names.items() if name and is_label(name)}
+        for feed in document["feeds"]:
             yield from thingspeak_rows(feed, station, remarks)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise StoreError(f"{name}: this is not a feeds.json of ThingSpeak: {error}"
@@ -10460,6 +10465,15 @@ def zone_name() -> str:
     return re.sub(".*/zoneinfo/|^/etc/localtime$", "", name) or time.tzname[0]
 
 
+def take_labels(args: argparse.Namespace, path: Path, station: Station, labels: dict[int, str]
+                ) -> None:
+    """Call the fields of a station by the names in an imported file, where none has a label."""
+    with contextlib.closing(open_reader(path)) as reader:
+        fields = [series.field for series in reader.latest([station.id]) if not series.label]
+    for field in labels.keys() & fields:
+        label(args, path, str(station.id), str(field), labels[field])
+
+
 def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     stored = known = pruned = texts = 0
     names: set[tuple[str, str]] = set()         # names of stations with their MACs
@@ -10485,6 +10499,8 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
     print(f"imported {stored} readings; {known} were there already"
           + (f"; {pruned} were left out, because their hours were pruned" if pruned else "")
           + (f"; {texts} of them are texts, not numbers" if texts else ""))
+    if station and remarks.labels:
+        take_labels(args, path, station, remarks.labels)
     if remarks.clocks:
         print("times read as {}: {:%Y-%m-%d %H:%M} to {:%Y-%m-%d %H:%M}".format(
             zone_name(), *map(datetime.fromtimestamp, remarks.clocks)))

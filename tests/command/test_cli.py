@@ -417,6 +417,26 @@ THINGSPEAK = """created_at,entry_id,field1,field2,latitude,longitude,elevation,s
 """
 
 
+def test_the_field_names_of_a_channel_become_labels_where_none_is_set(maybe_live, run, tmp_path):
+    """Only of fields that have readings; and a name that no label may be is none."""
+    run("--label", "inside", "2", "Humidity %")
+    feed = {"created_at": "2018-07-30T12:00:00Z", "entry_id": 1,
+            "field1": "2", "field2": "50", "field3": "3", "field4": "4", "field5": "5"}
+    names = {"id": 12, "name": "cellar", "field1": " Battery V ", "field2": "rh", "field3": None,
+             "field4": "a\nb", "field5": "x" * 65, "field6": "Spare"}
+    for channel in (names, names | {"field1": "another"}):
+        run("--import", "-", "--station", "inside",
+            stdin=json.dumps({"channel": channel, "feeds": [feed]}))
+        with contextlib.closing(iotserver.Reader(tmp_path / "iot.db")) as reader:
+            assert [(series.field, series.label) for series in reader.latest([1])] == [
+                (1, "Battery V"), (2, "Humidity %"), (3, None), (4, None), (5, None)]
+    assert problems_of(tmp_path / "iot.db") == []
+    for channel in (None, "x", []):
+        run("--import", "-", "--station", "inside", status=int(channel == "x"),
+            stderr="feeds.json" * (channel == "x"),
+            stdin=json.dumps({"channel": channel, "feeds": [feed]}))
+
+
 def test_import_of_a_thingspeak_csv(database, run, tmp_path):
     (tmp_path / "feeds.csv").write_text("\ufeff" + THINGSPEAK)
     run("--import", "feeds.csv", status=2, stderr="--station")
