@@ -3364,6 +3364,9 @@ SENTENCES = {
     "cut_off": "It has not reported for {ago}: the house, its line or the computer may be off.",
     "test": "This is a test: messages arrive.",
     "messages_failed": "Messages to {name} have failed for an hour: {why}.",
+    "engine_dropped": "{name} was sent the reading of {at}, but does not have it. Does it keep "
+                      "such old ones? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: the "
+                      "retention policy of the database.",
     # Pages with a title, a sentence and what to do next. An error has the first two in English.
     "stored": "Stored / This reading is entry {entry}. / It is on the page already.",
     "purpose": "For weather stations / Bought weather stations send here what they measure. / "
@@ -3376,8 +3379,16 @@ SENTENCES = {
     "error_429": "Wait 15 minutes, then try again.", "error_503": "Try again in a minute.",
     "error_507": "Free some space on the server's disk.", "error": "Go back to the page.",
     "open_page": "Open the page",
+    "no_station": "No station yet / Add one with the MAC that your station prints when it "
+                  "starts, or with any word that it will send as its MAC. This command prints "
+                  "its key and the lines for its config.py: / Then add another one with the "
+                  "role outside. Or look around first: / This page updates itself as soon as a "
+                  "station is there.",
     # Signs and units, and words of dates in the forms of strftime.
-    "quantity": "{number} {unit}", "percent": "{number}%", "point": ".", "compass": "NESW",
+    "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
+    "compass": "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW", "field": "field {n}",
+    "labels": "temperature / humidity / pressure / wind / gusts / wind from / rain / "
+              "hourly rain / sun / UV index",
     "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d",
     "day": "%d %b", "date": "%a %d %b %Y", "date_clock": "%a %d %b, {clock}",
     "exact": "%a %d %b %Y {clock} %Z", "weekdays": "Mon Tue Wed Thu Fri Sat Sun",
@@ -3497,6 +3508,14 @@ def choose_zone(cookie: str) -> tzinfo:
 def say_sentence(text: str) -> str:
     """A text with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + "." * (text[-1:] not in {".", "!", "?"})
+
+
+def say_label(name: str, locale: Locale) -> str:
+    """The name of a field, in the language if it is one of ours."""
+    if match := re.fullmatch("field ([1-9])", name):
+        return locale.say("field", n=match[1])
+    ours, theirs = SENTENCES["labels"].split(" / "), locale.say("labels").split(" / ")
+    return theirs[ours.index(name)] if name in ours else name
 
 
 def say_degrees(difference: float, locale: Locale) -> str:
@@ -4908,18 +4927,13 @@ MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a numb
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
 STALE = 30 * DAY                # silence after which a station without a role is folded away
 
-COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW",
-           "NW", "NNW")
 MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
                 "$body</main>")
 LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
-NO_STATION = Template("""<section><h1>No station yet</h1><p>Add one with the MAC that your
-station prints when it starts, or with any word that it will send as its MAC. This command prints
-its key and the lines for its config.py:</p>
+NO_STATION = Template("""<section><h1>$title</h1><p>$first</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
-</code></p><p>Then add another one with <code>outside</code>. Or look around first:
-<code>python3 iotserver.py --demo</code></p><p>This page updates itself as soon as a station is
-there.</p><p class="stale"></p></section>""")
+</code></p><p>$then <code>python3 iotserver.py --demo</code></p><p>$last</p><p class="stale"></p>
+</section>""")
 
 
 class View(NamedTuple):
@@ -4944,7 +4958,8 @@ def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
     if unit == "°C":
         return locale.say_number(in_unit(value, locale.unit)), f"°{locale.unit}"
     if unit == "°" and re.search("wind|direction", name):
-        return COMPASS[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
+        points = locale.say("compass").split()
+        return points[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
     if unit == "%" or 100 <= abs(value) < 1e5:
         return f"{value:.0f}", unit
     return locale.say_number(value, is_short=True), unit
@@ -5117,6 +5132,7 @@ ANSWER = Template('<section class="answer $css"><h1>$room$headline</h1>\n'
 ROOM = Template('<small class="room">$name</small> ')
 UNTIL = Template('<details><summary>$when</summary><p class="record">$record The range in '
                  'brackets should be right on 8 days out of 10.</p></details>')
+Notice: TypeAlias = tuple[str, dict[str, str]]     # a key of SENTENCES, and its holes
 NOTICE = Template("<section><p>$text</p></section>\n")
 
 
@@ -5170,7 +5186,7 @@ async def render_tiles(reader: Reader, fields: Fields, places: list[Place], loca
             points = await reader.points(one.series, now - DAY, now + 1, SPARK_POINTS)
             is_old = one.time is not None and now - one.time > HOUR
             tiles.append(TILE(
-                name=name, value=value, unit=shown, css=css,
+                name=say_label(name, locale), value=value, unit=shown, css=css,
                 spark=render_spark(points, unit, now, locale),
                 ago=LINE_BELOW(css="old", text=render_ago(one.time or 0, locale, now))
                 if is_old else ""))
@@ -5207,8 +5223,8 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
     else:
         heard = last_sign(reader, station, fields, now)
         is_silent = now - heard > silence_limit(times, station.silence)
-    values = ", ".join(f"{series.name_and_unit[0]} {' '.join(say_field(series, locale)).strip()}"
-                       for series in rest)
+    values = ", ".join(" ".join((say_label(series.name_and_unit[0], locale),
+                                 *say_field(series, locale))).strip() for series in rest)
     return STATION(
         name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
         heard=render_ago(heard, locale, now) if heard else "never",
@@ -5282,15 +5298,16 @@ async def read_latest(reader: Reader, stations: list[Station], now: int
 
 
 async def render_overview(reader: Reader, places: list[Place], view: View, now: int,
-                          comfort: float, notes: Iterable[str] = ()) -> bytes:
+                          comfort: float, notes: Iterable[Notice] = ()) -> bytes:
     """The page that answers whether to open the windows."""
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     live = LIVE(script=Markup(SCRIPT))
     if not stations:
-        return render_page("No station yet", MAIN(
-            now=now, states="none", expires=LATEST_TIME,
-            body=NO_STATION(db=str(reader.path))), view.locale.language, live, state="unknown")
+        title, first, then, last = view.locale.say("no_station").split(" / ")
+        card = NO_STATION(title=title, first=first, then=then, last=last, db=str(reader.path))
+        return render_page(title, MAIN(now=now, states="none", expires=LATEST_TIME, body=card),
+                           view.locale.language, live, state="unknown")
     rooms, shown, lines = rank_rooms(places), choose_places(places), []
     for place in shown:
         await pause()
@@ -5300,7 +5317,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     answer, headline, state = render_answer(places, view.locale, now)
     told, fields = choose_tiles(stations, latest, shown, now)
     more = len(rooms) - MAX_ROOMS
-    body = [answer, [NOTICE(text=note) for note in notes],
+    body = [answer, [NOTICE(text=view.locale.say(key, **holes)) for key, holes in notes],
             await render_numbers(reader, shown, latest, view.locale, now),
             [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
             render_figure(places, lines, view, now, comfort),
@@ -5329,7 +5346,7 @@ class Board:
         self.pages: dict[tuple[View, int], Answer] = {}     # by view and minute
         self.told: list[tuple[str, str]] = []   # stations and states, as listeners know them
         self.cache_control = "no-cache"
-        self.notes: dict[str, str] = {}         # further texts on the page, by topic
+        self.notes: dict[str, Notice] = {}      # further sentences on the page, by topic
 
     async def look(self) -> list[Place]:
         """The places as they are now. One caller looks at a time; one that had to wait looks
@@ -5391,13 +5408,13 @@ class Board:
             self.pages[view, now // MINUTE] = page
         return page
 
-    def note(self, topic: str, text: str) -> None:
-        """Show a text on the page, and write it to the log once. An empty text ends that."""
-        if text != self.notes.get(topic, ""):
+    def note(self, topic: str, key: str, **holes: str) -> None:
+        """Show a sentence on the page, and write it to the log once. An empty key ends that."""
+        if (key and (key, holes)) != self.notes.get(topic, ""):
             self.notes.pop(topic, None)
-            if text:
-                self.notes[topic] = text
-                log(text)
+            if key:
+                self.notes[topic] = key, holes
+                log(ENGLISH.say(key, **holes))
             self.pages.clear()
 
     async def render(self, places: list[Place], view: View, now: int) -> Answer:
@@ -8582,8 +8599,8 @@ class Post:
         for id in ids | {*self.failing}:
             name, since, why = self.failing.get(id, ("", math.inf, ""))
             is_old = self.server.monotonic() - since >= MESSAGE_AGE / 1000
-            self.server.board.note(id, self.locale.say("messages_failed", name=name, why=why)
-                                   * (is_old and id in destinations))
+            self.server.board.note(id, "messages_failed" * (is_old and id in destinations),
+                                   name=name, why=why)
 
 
 def post_json(to: Destination, path: str, document: dict[str, Any]) -> str:
@@ -9154,10 +9171,8 @@ class Forwarder:
         self.look_at = math.inf
         if is_there is None:
             log(f"courier: {self.to.name} cannot be asked whether it keeps what it accepts")
-        server.warn("" if is_there is not False else (
-            f"{self.to.name} was sent the reading of {format_time(self.oldest[0])}, but does not "
-            "have it. Does it keep such old ones? VictoriaMetrics: -retentionPeriod=100y; "
-            "InfluxDB: the retention policy of the database."))
+        server.warn("engine_dropped" * (is_there is False), self.to.name,
+                    format_time(self.oldest[0]))
 
     def find(self, ms: int, station: str, field: int) -> bool | None:
         """Whether the engine has a reading; None if it cannot be asked. Raises Undelivered."""
@@ -9207,7 +9222,7 @@ FAMILIES.append(sample_lag)
 COURIER_METHODS |= {
     "take_unsent": take_unsent,
     "give_back": lambda server: part_of(server.writer, Outbox).begin(""),
-    "warn": lambda server, text: server.board.note("forward", text)}
+    "warn": lambda server, key, name, at: server.board.note("forward", key, name=name, at=at)}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -9581,7 +9596,7 @@ COMMANDS.append(Command(
 DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
 DEMO_SUNRISE = 5.5              # hours after midnight here, as in Central Europe in July
 DEMO_DAYLIGHT = 14.0            # hours from sunrise to sunset
-DEMO_NOTE = "This is a demo: two simulated stations in a heat wave, whatever the season."
+SENTENCES["demo"] = "This is a demo: two simulated stations in a heat wave, whatever the season."
 
 
 def wander(ms: int, period: int) -> float:
@@ -9649,7 +9664,7 @@ def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | N
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
     with contextlib.closing(Writer(path)) as writer:
         JOBS.append((5, fill_demo(writer, now_ms()).send))
-    ON_START.append(lambda server: server.board.notes.update(demo=DEMO_NOTE))
+    ON_START.append(lambda server: server.board.notes.update(demo=("demo", {})))
     return path
 
 
@@ -9915,6 +9930,27 @@ TRANSLATIONS = {
         "Depuis une heure, les messages à {name} n’arrivent pas~: {why}.",
         "Desde hace una hora, los mensajes a {name} no llegan: {why}.",
         "Da un’ora i messaggi a {name} non arrivano: {why}."),
+    "engine_dropped": (
+        "{name} hat die Messung von {at} bekommen, hat sie aber nicht. Werden so alte Messungen "
+        "dort behalten? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: die Retention Policy "
+        "der Datenbank.",
+        "{name} a reçu la mesure de {at} mais ne l’a pas. Les mesures aussi anciennes y "
+        "sont-elles conservées^? VictoriaMetrics~: -retentionPeriod=100y^; InfluxDB~: la "
+        "politique de rétention de la base.",
+        "{name} recibió la lectura de {at}, pero no la tiene. ¿Conserva lecturas tan antiguas? "
+        "VictoriaMetrics: -retentionPeriod=100y; InfluxDB: la política de retención de la base "
+        "de datos.",
+        "{name} ha ricevuto la misura di {at}, ma non ce l’ha. Conserva misure così vecchie? "
+        "VictoriaMetrics: -retentionPeriod=100y; InfluxDB: la retention policy del database."),
+    "demo": (
+        "Dies ist eine Vorführung: zwei simulierte Stationen in einer Hitzewelle, gleich welche "
+        "Jahreszeit ist.",
+        "Ceci est une démonstration~: deux stations simulées pendant une canicule, quelle que "
+        "soit la saison.",
+        "Esto es una demostración: dos estaciones simuladas en una ola de calor, sea cual sea "
+        "la época del año.",
+        "Questa è una dimostrazione: due stazioni simulate in un’ondata di caldo, qualunque sia "
+        "la stagione."),
     "stored": (
         "Gespeichert / Diese Messung ist Eintrag {entry}. / Sie steht schon auf der Seite.",
         "Enregistré / Cette mesure est l’entrée {entry}. / Elle est déjà sur la page.",
@@ -10005,10 +10041,42 @@ TRANSLATIONS = {
         "Error / El servidor no ha respondido a esta solicitud. / Volver a la página.",
         "Errore / Il server non ha risposto a questa richiesta. / Torna alla pagina."),
     "open_page": ("Zur Seite", "Ouvrir la page", "Abrir la página", "Apri la pagina"),
+    "compass": (
+        "N NNO NO ONO O OSO SO SSO S SSW SW WSW W WNW NW NNW",
+        "N NNE NE ENE E ESE SE SSE S SSO SO OSO O ONO NO NNO",
+        "N NNE NE ENE E ESE SE SSE S SSO SO OSO O ONO NO NNO",
+        "N NNE NE ENE E ESE SE SSE S SSO SO OSO O ONO NO NNO"),
+    "field": ("Feld {n}", "champ {n}", "campo {n}", "campo {n}"),
+    "labels": (
+        "Temperatur / Luftfeuchte / Luftdruck / Wind / Böen / Wind aus / Regen / Regen je "
+        "Stunde / Sonne / UV-Index",
+        "température / humidité / pression / vent / rafales / vent de / pluie / pluie horaire / "
+        "soleil / indice UV",
+        "temperatura / humedad / presión / viento / rachas / viento del / lluvia / lluvia por "
+        "hora / sol / índice UV",
+        "temperatura / umidità / pressione / vento / raffiche / vento da / pioggia / pioggia "
+        "oraria / sole / indice UV"),
+    "no_station": (
+        "Noch keine Station / Eine anlegen mit der MAC, die die Station beim Start ausgibt, "
+        "oder mit einem Wort, das sie als MAC senden wird. Dieser Befehl gibt ihren Schlüssel "
+        "und die Zeilen für ihre config.py aus: / Danach eine zweite mit der Rolle outside "
+        "anlegen. Oder sich erst einmal umsehen: / Diese Seite aktualisiert sich von selbst, "
+        "sobald es eine Station gibt.",
+        "Pas encore de station / En ajouter une avec l’adresse MAC que la station affiche au "
+        "démarrage, ou avec un mot qu’elle enverra comme MAC. Cette commande affiche sa clé et "
+        "les lignes de son config.py~: / Ensuite, en ajouter une autre avec le rôle outside. Ou "
+        "d’abord jeter un coup d’œil~: / Cette page se met à jour dès qu’il y a une station.",
+        "Aún sin estaciones / Añadir una con la MAC que la estación muestra al arrancar, o con "
+        "una palabra que enviará como MAC. Esta orden muestra su clave y las líneas para su "
+        "config.py: / Después, añadir otra con el rol outside. O echar antes un vistazo: / Esta "
+        "página se actualiza sola en cuanto haya una estación.",
+        "Ancora nessuna stazione / Aggiungerne una con il MAC che la stazione mostra all’avvio, "
+        "o con una parola che invierà come MAC. Questo comando mostra la sua chiave e le righe "
+        "per il suo config.py: / Poi aggiungerne un’altra con il ruolo outside. Oppure dare "
+        "prima un’occhiata: / Questa pagina si aggiorna da sola appena c’è una stazione."),
     "quantity": ("{number}~{unit}", "{number}~{unit}", "{number}~{unit}", "{number}~{unit}"),
     "percent": ("{number}~%", "{number}~%", "{number}~%", "{number}~%"),
     "point": (",", ",", ",", ","),
-    "compass": ("NOSW", "NESO", "NESO", "NESO"),
     "seconds": ("{n}~s", "{n}~s", "{n}~s", "{n}~s"),
     "minutes": ("{n}~min", "{n}~min", "{n}~min", "{n}~min"),
     "hours": ("{n}~h", "{n}~h", "{n}~h", "{n}~h"),

@@ -76,7 +76,34 @@ def test_days_and_months(language, date, stamp):
     assert locale.say_time(JULY, "date_clock") == stamp
     assert len(locale.say("weekdays").split()) == 7
     assert len(locale.say("months").split()) == 12
-    assert len(set(locale.say("compass"))) == 4
+    assert len({*locale.say("compass").split()}) == 16
+
+
+def test_our_own_labels_are_translated_and_those_of_others_are_not(house):
+    house = house(("garden", None))
+    for field, label, value in ((2, None, 50), (4, "wind m/s", 1.5), (5, "wind from °", 90),
+                                (6, "mein Wind m/s", 2), (7, None, 3), (8, "UV index", 4)):
+        house.store("garden", [-1], value, field)
+        if label:
+            house.writer.label("garden", field, label)
+    tiles = [text for _, text in house.page("/", **DE).all("li") if "ago" not in text]
+    assert tiles == ["Luftfeuchte 50 %", "Wind 1,5 m/s", "Wind aus O 90°", "mein Wind 2 m/s",
+                     "Feld 7 3", "UV-Index 4"]
+
+
+def test_a_page_without_a_station_and_the_notes_of_a_page(house):
+    house = house()
+    page = house.page("/", **DE)
+    assert page.one("h1") == "Noch keine Station"
+    assert "{" not in page.text
+    house.writer.add_station("inside", "m", "inside", None, JULY)
+    house.server.board.note("x", "messages_failed", name="json://a", why="403")
+    house.server.board.expires = 0
+    assert "Nachrichten an json://a kommen seit einer Stunde nicht an: 403." in house.page(
+        "/", **DE).text
+    assert "Messages to json://a have failed for an hour: 403." in house.page().text
+    house.server.board.note("x", "")
+    assert "json://a" not in house.page().text
 
 
 # -- which one ------------------------------------------------------------------------------------
