@@ -1014,6 +1014,7 @@ MIGRATIONS = ("""
         SELECT id FROM series WHERE field_kind(field, label) = 'temperature') GROUP BY 1, 2;
 """)
 
+BUSY_MS = 250                   # ms to wait for another program's transaction
 WRITER_PRAGMAS = (
     "synchronous = FULL",           # NORMAL loses acknowledged readings in a power cut
     "wal_autocheckpoint = 0",       # SQLite hides a failed fsync of its own checkpoints; we do not
@@ -1095,7 +1096,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from None
+        raise StoreError(f"{path}: {error}; {advise(error)}") from None
     db.create_function("field_kind", 2, field_kind, deterministic=True)
     return db
 
@@ -1128,6 +1129,21 @@ def is_fatal(error: sqlite3.Error) -> bool:
     name = getattr(error, "sqlite_errorname", "")       # Python's own errors have none
     return name != "SQLITE_IOERR_WRITE" and name.startswith(
         ("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+ADVICE = {                      # by the beginnings of SQLite's names for its errors
+    ("SQLITE_FULL",): "make room on the disk",
+    ("SQLITE_CORRUPT", "SQLITE_NOTADB"): "the file is damaged: restore a backup",
+    ("SQLITE_BUSY", "SQLITE_LOCKED"): "another program has it locked; end that program",
+    ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"):
+        "the file or its folder cannot be written; check the medium and the permissions"}
+
+
+def advise(error: Exception) -> str:
+    """What to do about a database that cannot be used."""
+    name = getattr(error, "sqlite_errorname", "")
+    return next((advice for starts, advice in ADVICE.items() if name.startswith(starts)),
+                "restore a backup, or name another --db")
 
 
 def ask(db: sqlite3.Connection, question: str,
@@ -1407,7 +1423,7 @@ class Reader:
             layout = ask(self.db, "PRAGMA user_version")
         except sqlite3.DatabaseError as error:
             self.close()
-            raise StoreError(f"{path}: {error}; the file is damaged: restore a backup") from None
+            raise StoreError(f"{path}: {error}; {advise(error)}") from None
         if 0 < layout < len(MIGRATIONS):
             self.close()
             raise StoreError(f"{path} has layout {layout}, of an older iotserver; start the "
@@ -1988,9 +2004,7 @@ class Database:
                 self._prepare()
                 self.load()
             except (sqlite3.Error, UnicodeDecodeError) as error:
-                advice = ("make room on the disk" if "full" in str(error)
-                          else "restore a backup, or name another --db")
-                raise StoreError(f"{path}: {error}; {advice}") from None
+                raise StoreError(f"{path}: {error}; {advise(error)}") from None
             self.opened = {      # our file, its log, its index
                 suffix: os.stat(beside(path, suffix)) for suffix in ("", "-wal", "-shm")}
             stack.pop_all()             # all is well: they stay open
@@ -2009,6 +2023,7 @@ class Database:
                              "put the database on a local disk")
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
+        self._wait_at_most(BUSY_MS)
 
     def load(self) -> None:
         """Read stations and series from the file. Call this only in or after a transaction, which
@@ -2105,11 +2120,20 @@ class Database:
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
+            else:                       # another program's goes on, and all clients would wait
+                self._wait_at_most(0)
             self.load()
             raise
+        if not self.waits:
+            self._wait_at_most(BUSY_MS)
         self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
+
+    def _wait_at_most(self, ms: int) -> None:
+        """Set how long a transaction waits for another program's."""
+        self.waits = ms
+        self.db.execute(f"PRAGMA busy_timeout = {ms}")
 
     @contextlib.contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
@@ -6202,13 +6226,13 @@ class Turn:
         if is_fatal(error):
             end_at_once(f"{path}: {error}; the server ends, because its last writes may be lost. "
                         "Check the disk, then run --check, or restore a backup")
-        is_full = getattr(error, "sqlite_errorname", str(error)) in {
-            "SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
+        name = getattr(error, "sqlite_errorname", str(error))
+        is_full = name in {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "database or disk is full"}
         if not self.failure:
             log(f"{path}: {error}; updates are refused until this is over")
         return Refused(507 if is_full else 503,
                        "not stored: " + ("the disk is full" if is_full else str(error)),
-                       Retry_After="60")
+                       Retry_After="5" if name.startswith("SQLITE_BUSY") else "60")
 
 
 class Events:
@@ -10704,7 +10728,7 @@ def run(argv: list[str] | None) -> None:
             with naming(path):
                 run_server(args, path)
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from None
+        raise StoreError(f"{path}: {error}; {advise(error)}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

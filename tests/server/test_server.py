@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -406,6 +406,43 @@ def test_full_disk_is_507_and_heals_by_itself(live):
     assert live.update(INSIDE, "2") == 2, "what failed took no entry number"
     assert live.get("/healthz").status == 200
     assert [row[3] for row in sorted(live.rows(), key=lambda r: int(r[4]))] == ["1", "2"]
+
+
+@contextmanager
+def locked(path):
+    """Another program's transaction."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_another_programs_transaction_is_503_at_once_and_heals_by_itself(live):
+    """Each update stopped the server for 5 s, and with it whoever asked for anything."""
+    live.expected = r"iotserver: .*iot\.db: database is locked; updates are refused until .*\n"
+    assert live.update(INSIDE, "1") == 1
+    with locked(live.db):
+        began = time.monotonic()
+        for _ in range(5):
+            refused = live.get(GET)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+            assert live.get("/healthz").status == 503
+            assert live.get("/api/stations").status == 200
+        assert time.monotonic() - began < 2
+    assert live.update(INSIDE, "2") == 2
+    assert live.get("/healthz").status == 200
+
+
+def test_a_database_that_is_whole_is_not_called_damaged(database, run, tmp_path):
+    with locked(database):
+        run("--edit-station", "inside", "--name", "x", status=1,
+            stderr="another program has it locked; end that program")
+    with closing(sqlite3.connect(database)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        for flags in (["--stations"], ["--edit-station", "inside", "--name", "x"]):
+            run(*flags, status=1, stderr="another program has it locked; end that program")
 
 
 # -- events, export, health -----------------------------------------------------------------------
