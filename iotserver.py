@@ -8408,7 +8408,9 @@ SILENCE_TOLD = HOUR             # silence before a message; the page shows it af
 LATE = 15 * MINUTE              # a change that we see later than this is told with its time
 MAX_REFUSED = 3                 # tries of a message that a destination refuses for good
 MAX_DESTINATIONS = 32           # destinations for which the file keeps what they were told
-TOPICS = ("verdict", "silence", "plan")     # a station has one state for each of them
+# A station has one state for each of these. A state that was told is not told again before another
+# one was: a kind without an opposite needs a date as its state, as the plan has.
+TOPICS = ("verdict", "silence", "plan")
 ONLY_AFTER = {"close": "open", "back": "silent"}     # told only if the other was told last
 
 

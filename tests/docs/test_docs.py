@@ -63,8 +63,20 @@ def test_the_flags_of_the_readme_are_those_of_the_program():
 
 
 def test_every_flag_that_the_readme_names_exists():
-    said = README.replace("install.sh --home", "")
+    said = README.replace("install.sh --home", "").replace("tests/run --quick", "")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", said)) == FLAGS
+
+
+def test_help_for_the_tests_is_printed_and_installs_nothing(tmp_path):
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/run", tmp_path / "tests")
+    for flags in (["--help"], ["-h"], ["-k", "prune", "--help"]):
+        done = subprocess.run(["sh", tmp_path / "tests/run", *flags], text=True, timeout=20,
+                              capture_output=True, check=True, env={"PATH": "/usr/bin:/bin"})
+        assert re.findall("tests/run(.*?) {3}", done.stdout) == [
+            "", " --no-install", " --quick", " -k prune", " --help"]
+        assert done.stderr == ""
+    assert [path.name for path in tmp_path.rglob("*")] == ["tests", "run"]
 
 
 def test_settings_have_their_variable_and_default_in_the_readme():
