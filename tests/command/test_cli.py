@@ -233,6 +233,7 @@ def test_a_rehearsal_of_a_removal_changes_nothing(maybe_live, run, tmp_path):
     run("--stations", "--yes", status=2, stderr="--yes needs --remove-station")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_database", [True, False])
 def test_an_import_for_a_station_that_is_not_there_says_what_to_type_first(
         tmp_path, with_database):

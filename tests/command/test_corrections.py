@@ -159,6 +159,7 @@ def find_block(said, words):
     return found
 
 
+@pytest.mark.slow
 def test_what_a_new_station_is_told_works_as_pasted_and_leaves_nothing_behind(tmp_path):
     """In the order in which it is printed, from an empty folder on."""
     shutil.copy(SCRIPT, tmp_path)

@@ -30,7 +30,7 @@ def test_vpd(run, tmp_path):
 
 # A new kind of message. Nobody is told the opposite, so its state is the day.
 FROST = [
-    ('TOPICS = ("verdict", "silence", "plan")', 'TOPICS = ("verdict", "silence", "plan", "frost")'),
+    ('TOPICS = ("verdict", "silence", "plan"', 'TOPICS = ("verdict", "silence", "plan", "frost"'),
     ('''            yield from self.listen(station, place.heard or 0, now)
 ''', '''            yield from self.listen(station, place.heard or 0, now)
             is_frost = station.role == "outside" and place.said and place.last.value < 0
@@ -44,7 +44,8 @@ FROST = [
         forecast'''),
     ('"kind": "plan" if topic == "plan" else state,',
      '"kind": topic if topic in {"plan", "frost"} else state,'),
-    ('''def say_message(''', '''SENTENCES |= {"title_frost": "Frost", "text_frost": "It freezes at “{name}”."}
+    ('''def say_message(''', '''SENTENCES |= {
+    "title_frost": "Frost", "text_frost": "It freezes at “{name}”."}
 
 
 def say_message(''')]

@@ -87,6 +87,7 @@ def test_a_look_with_sqlite_costs_nothing(live, tmp_path):
     assert stored_in(live.db).keys() == {*range(1, 21)}
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_whenever_programs_look_and_the_server_is_killed(database, tmp_path):
     chance = random.Random(20)
     stored, numbers = {}, itertools.count(1, 1_000_000)
@@ -136,6 +137,7 @@ def reading(path, begin="BEGIN"):
         assert program.wait(20) in {0, -signal.SIGKILL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-wal", "-shm"], ["-shm"]])
 @pytest.mark.parametrize("begins", [[], ["BEGIN"], ["SELECT 1"]])
 def test_a_log_that_is_removed_costs_nothing(database, tmp_path, suffixes, begins):
@@ -163,6 +165,7 @@ def test_a_log_that_is_removed_costs_nothing(database, tmp_path, suffixes, begin
     assert problems_of(database) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-wal", "-shm"], ["-shm"]])
 def test_who_comes_after_the_removal_and_leaves_last_spoils_nothing(database, tmp_path, suffixes):
     with contextlib.ExitStack() as stack:
