@@ -832,7 +832,10 @@ def usual_interval(times: Iterable[int]) -> int:
 def learn_silence(limit: int, gap: int, least: int = SILENT_AT_LEAST) -> int:
     """The silence limit of a station in ms after one more gap between its readings. A long gap
     raises the limit at once, and the limit falls by the time that passes, so a station that sends
-    in bursts or batches does not count as silent."""
+    in bursts or batches does not count as silent. A new station has a limit below
+    SILENT_AT_LEAST while no pause is known: it is about the time for which it has sent."""
+    if limit < SILENT_AT_LEAST:
+        return max(limit + gap, SILENT_INTERVALS * gap, 0)
     return max(least, min(SILENT_INTERVALS * gap, SILENT_GROWTH * limit), limit - max(gap, 0))
 
 
@@ -842,6 +845,85 @@ def silence_limit(times: Iterable[int], learned: int = SILENT_AT_LEAST) -> int:
     for before, after in itertools.pairwise(times):
         limit = learn_silence(limit, after - before, learned)
     return limit
+
+
+# -- what a thermometer says ---------------------------------------------------------------------
+
+SAYING_TIME = 20 * MINUTE       # the span of the three readings whose middle one is said
+DOUBT_MARGIN = 3.0              # °C by which a rare station's reading may differ from the last
+DOUBT_RATE = 0.5                # °C per minute: the fastest change of air, a thunderstorm's front
+
+
+class Said(NamedTuple):
+    """What a station says after its readings so far, and all that the next reading needs."""
+    time: int = 0               # when its newest reading was
+    limit: int = 0              # ms that it may be quiet after that
+    last: tuple[Sample, ...] = ()   # its last three readings
+    value: float = math.nan     # what it says, in °C
+    counted: Sample | None = None   # the newest reading that is not doubted
+    is_doubted: bool = False    # whether the newest reading waits for a second one
+
+    @property
+    def end(self) -> int:
+        """The instant after which the station counts as silent."""
+        return self.time + self.limit
+
+    @property
+    def shown(self) -> float:
+        """The one number that people see: the newest reading, or, where that is far off, what
+        the station says."""
+        newest = self.last[-1][1] if self.last else math.nan
+        return newest if abs(newest - self.value) <= DOUBT_MARGIN else self.value
+
+    def add(self, ms: int, value: float, learned: int) -> "Said":
+        """The same after one more reading. A station with three readings in SAYING_TIME says
+        the middle one. One with fewer says its newest reading, unless that is doubted."""
+        pause = ms - self.time if self.last else 0
+        last = (*self.last[-2:], (ms, value))
+        recent = sorted(celsius for at, celsius in last if ms - at <= SAYING_TIME)
+        is_doubted = len(recent) < 3 and self.doubts(ms, value)
+        return Said(ms, learn_silence(self.limit or learned, pause, learned), last,
+                    recent[1] if len(recent) == 3 else self.value if is_doubted else value,
+                    self.counted if is_doubted else (ms, value), is_doubted)
+
+    def doubts(self, ms: int, value: float) -> bool:
+        """Whether a rare reading differs too much from the last one that counts to be believed
+        alone. A second reading close to a doubted one confirms it."""
+        if self.counted is None or (
+                self.is_doubted and abs(value - self.last[-1][1]) <= DOUBT_MARGIN):
+            return False
+        before, counted = self.counted
+        return abs(value - counted) > max(DOUBT_MARGIN, DOUBT_RATE * (ms - before) / MINUTE)
+
+
+UNHEARD = Said()
+
+
+def sayings(readings: Iterable[Sample], learned: int, said: Said = UNHEARD) -> Iterator[Said]:
+    """What a station says after each of its readings, which are in order of time. learned is the
+    silence limit, in ms, that the file has for it."""
+    for ms, value in readings:
+        yield (said := said.add(ms, value, learned))
+
+
+def find_extremes(samples: Sequence[Sample]) -> list[Sample]:
+    """The lowest and the highest sample; empty if there is none."""
+    return [choose(samples, key=operator.itemgetter(1)) for choose in (min, max) if samples]
+
+
+def believe(said: Iterable[Said]) -> list[Sample]:
+    """The readings after which a station said this, without those that were doubted and that the
+    next one did not confirm."""
+    found: list[Sample] = []
+    doubted: Sample | None = None
+    for one in said:
+        ms, value = one.last[-1]
+        if doubted and abs(value - doubted[1]) <= DOUBT_MARGIN:
+            found.append(doubted)
+        doubted = (ms, value) if one.is_doubted else None
+        if not doubted:
+            found.append((ms, value))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1259,7 +1341,7 @@ class Station:
     created: int = 0
     heard: int | None = None
     last_entry: int = 0
-    silence: int = SILENT_AT_LEAST      # ms until it counts as silent, from its pauses
+    silence: int = SILENT_AT_LEAST      # see learn_silence; less while no pause is known
     console: int | None = None  # the station whose key also writes here: a console's outside
     offset: float = 0           # °C that are added to field 1 wherever it is shown
 
@@ -1545,18 +1627,18 @@ class Reader:
         return newest.kind == "temperature" and newest.value is not None and (
             isinstance(newest.value, str) or not low <= newest.value <= high)
 
-    def quarters(self, series: Iterable[int], end: int) -> list[list[float]]:
+    def quarters(self, series: Iterable[int], end: int) -> list[list[Sample]]:
         """For each series the last three possible temperatures of the quarter of an hour up to
         end, in order. The mean of a pruned hour counts as a reading at its end."""
-        return [[value for _, _, value in reversed(self.db.execute(f"""
-            SELECT * FROM (
+        return [self.db.execute(f"""
+            SELECT time, value FROM (
                 SELECT time, entry, value FROM reading WHERE series = ?1 AND time > ?2 - ?3
                 AND time <= ?2 AND value BETWEEN ?4 AND ?5
                 ORDER BY time DESC, entry DESC LIMIT 3)
-            UNION ALL SELECT ?2, 0, total / {COUNTED} FROM hour
+            UNION ALL SELECT ?2, total / {COUNTED} FROM hour
             WHERE series = ?1 AND hour = ?2 / 3600000 - 1 AND ?2 % 3600000 = 0
             AND pruned = count AND minimum >= ?4 AND maximum <= ?5""",
-            (one, end, QUARTER, *self.possible(one))).fetchall())] for one in series]
+            (one, end, QUARTER, *self.possible(one))).fetchall()[::-1] for one in series]
 
     async def extremes(self, series: int, start: int, end: int) -> list[Sample]:
         """The lowest and the highest possible temperature of [start, end) with their times; empty
@@ -1569,8 +1651,7 @@ class Reader:
                     AND time < ? AND value BETWEEN ? AND ? HAVING count(*)""",
                     (series, *part, *self.possible(series)))
             await pause()
-        ends = sorted(found, key=operator.itemgetter(1, 0))
-        return [ends[0], ends[-1]] if ends else []
+        return find_extremes(found)
 
     def recent_times(self, series: int, now: int) -> list[int]:
         """The times of the last twenty readings up to now, in order."""
@@ -2323,9 +2404,9 @@ class Writer(Database):
     def _register(self, name: str, mac: str, role: str | None, key: str | None, now: int) -> int:
         refuse_taken(self.stations.values(), key, name, mac)
         return int(ask(self.db, """
-            INSERT INTO station (name, mac, role, key, created) VALUES (?, ?, ?, ?, ?)
+            INSERT INTO station (name, mac, role, key, created, silence) VALUES (?, ?, ?, ?, ?, 0)
             ON CONFLICT (mac) DO UPDATE SET name = excluded.name, role = excluded.role,
-            key = excluded.key RETURNING id""",
+            key = excluded.key, silence = 0 RETURNING id""",
             (name, mac, role, key and bytes.fromhex(key), now)))
 
     def edit_station(self, name: str, new_name: str | None, mac: str | None,
@@ -2767,12 +2848,24 @@ class Quarters:
 
     def __init__(self, bridge: int):
         self.bridge, self.silent = bridge, KEPT     # silent: quarters since the last number
+        self.said = UNHEARD
         self.values = [math.nan] * KEPT
 
-    def add(self, readings: Sequence[float]) -> None:
+    def believe(self, samples: Sequence[Sample]) -> list[float]:
+        """A quarter's readings without doubted ones; three are not rare enough for doubts."""
+        before, readings = self.said, [sample for sample in samples if abs(sample[1]) < NO_WEATHER]
+        if len(readings) == 3:
+            self.said = UNHEARD._replace(time=readings[2][0], last=tuple(readings),
+                                         counted=readings[2])
+            return [value for _, value in readings]
+        said = [*sayings(readings, SILENT_AT_LEAST, before)]
+        self.said = [before, *said][-1]
+        return [one.last[-1][1] for one in said if not one.is_doubted]
+
+    def add(self, samples: Sequence[Sample]) -> None:
         """Append a quarter, given its last readings, at most three."""
         del self.values[0]
-        if readings := [value for value in readings if abs(value) < NO_WEATHER]:
+        if readings := self.believe(samples):
             middle = statistics.median(readings)
             value = middle if abs(readings[-1] - middle) > GLITCH else readings[-1]
             if self.silent <= self.bridge:
@@ -2934,7 +3027,7 @@ def assess(forecast: Forecast, inside: list[float], outside: list[float]) -> Out
     return Outcome(forecast.event, abs(came - at), abs(came - guess), abs(came - at) / half)
 
 
-def foresee(read: Callable[[int], Iterable[Sequence[float]]], start: int, end: int, step: int
+def foresee(read: Callable[[int], Iterable[Sequence[Sample]]], start: int, end: int, step: int
             ) -> Iterator[tuple[int, Forecast | None, Outcome | None]]:
     """Replay forecasts: for each hour up to the end yield its time, the forecast and the outcome
     of the forecast made a day before. The forecasts are complete from start on, one in each step
@@ -2971,9 +3064,6 @@ URGENT_MARGIN = 3.0             # °C of difference that do not wait for the dwe
 # °C above the limit up to which a comfortable room stays comfortable. Measured on a house from
 # April to October, 1.5 gives 1.9 changes a day and 2.5 gives 1.4.
 COMFORT_MARGIN = 2.5
-SAYING_TIME = 20 * MINUTE       # the span of the three readings whose middle one is said
-DOUBT_MARGIN = 3.0              # °C by which a rare station's reading may differ from the last
-DOUBT_RATE = 0.5                # °C per minute: the fastest change of air, a thunderstorm's front
 SETTLE_TIME = 5 * MINUTE        # age at which a reading is folded for good: few come later
 RECENT_WINDOW = 4 * HOUR        # how much is read before a course: for silence, and for the trend
 REPLAY_WINDOW = 10 * DAY        # how much is replayed for a room without a course
@@ -2981,51 +3071,6 @@ COLD_MARGIN = 4.0               # °C below the comfort limit: the WHO advises 1
 DEW_MARGIN = 2.0                # °C between dew points, or to a wall, which is colder than the air
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME: sensors waver by 0.1
-
-
-class Said(NamedTuple):
-    """What a station says after its readings so far, and all that the next reading needs."""
-    time: int = 0               # when its newest reading was
-    limit: int = 0              # ms that it may be quiet after that
-    last: tuple[Sample, ...] = ()   # its last three readings
-    value: float = math.nan     # what it says, in °C
-    counted: Sample | None = None   # the newest reading that is not doubted
-    is_doubted: bool = False    # whether the newest reading waits for a second one
-
-    @property
-    def end(self) -> int:
-        """The instant after which the station counts as silent."""
-        return self.time + self.limit
-
-    @property
-    def shown(self) -> float:
-        """The one number that people see: the newest reading, or, where that is far off, what
-        the station says."""
-        newest = self.last[-1][1] if self.last else math.nan
-        return newest if abs(newest - self.value) <= DOUBT_MARGIN else self.value
-
-    def add(self, ms: int, value: float, learned: int) -> "Said":
-        """The same after one more reading. A station with three readings in SAYING_TIME says
-        the middle one. One with fewer says its newest reading, unless that is doubted."""
-        pause = ms - self.time if self.last else 0
-        last = (*self.last[-2:], (ms, value))
-        recent = sorted(celsius for at, celsius in last if ms - at <= SAYING_TIME)
-        is_doubted = len(recent) < 3 and self.doubts(ms, value)
-        return Said(ms, learn_silence(self.limit or learned, pause, learned), last,
-                    recent[1] if len(recent) == 3 else self.value if is_doubted else value,
-                    self.counted if is_doubted else (ms, value), is_doubted)
-
-    def doubts(self, ms: int, value: float) -> bool:
-        """Whether a rare reading differs too much from the last one that counts to be believed
-        alone. A second reading close to a doubted one confirms it."""
-        if self.counted is None or (
-                self.is_doubted and abs(value - self.last[-1][1]) <= DOUBT_MARGIN):
-            return False
-        before, counted = self.counted
-        return abs(value - counted) > max(DOUBT_MARGIN, DOUBT_RATE * (ms - before) / MINUTE)
-
-
-UNHEARD = Said()
 
 
 class Course(NamedTuple):
@@ -3118,13 +3163,6 @@ def advance(course: Course, ms: int, said: Sequence[Said], comfort: float) -> Co
     return Course(ms, state, since, wanted, wanted_since)
 
 
-def sayings(readings: Iterable[Sample], learned: int, said: Said = UNHEARD) -> Iterator[Said]:
-    """What a station says after each of its readings, which are in order of time. learned is the
-    silence limit, in ms, that the file has for it."""
-    for ms, value in readings:
-        yield (said := said.add(ms, value, learned))
-
-
 def follow(course: Course, inside: Iterable[Said], outside: Iterable[Said], comfort: float
            ) -> Iterator[Course]:
     """The course after each instant at which one of the two stations said something, in order of
@@ -3172,7 +3210,7 @@ class Place(NamedTuple):
     silence: int = 0                    # ms that it may be quiet, as the file has it
     start: int = 0                      # when the readings begin that were read
     keep: int = 0                       # when what it said begins that was kept
-    readings: Sequence[Sample] = ()     # the possible temperatures of RECENT_WINDOW
+    readings: Sequence[Sample] = ()     # those of RECENT_WINDOW that count
     said: Sequence[Said] = ()           # after each reading that a course may go on with
     heard: int | None = None            # when its last possible temperature was, however long ago
     odd: float | None = None            # its newest reading in °C, if that is impossible
@@ -3257,7 +3295,7 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
         return known
     series = reader.thermometer(station.id)
     place = Place(station.id, station.name, str(station.role), rank, series,
-                  station.silence, start, keep)
+                  max(SILENT_AT_LEAST, station.silence), start, keep)
     if series is None:
         return place
     said: list[Said] = []
@@ -3271,7 +3309,7 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
     first = max(bisect.bisect_right(said, keep, key=operator.attrgetter("time")) - 1, 0)
     heard = said[-1].time if said else last_possible(reader.db, series, now)
     return place._replace(
-        readings=[latest.last[-1] for latest in said[recent:]], said=said[first:], heard=heard,
+        readings=believe(said[recent:]), said=said[first:], heard=heard,
         odd=read_odd(reader.db, series, now),
         humidity=read_humidity(reader.db, station.id, now))
 
@@ -3434,6 +3472,7 @@ REASONS = (     # reason, least °C that it is cooler outside, answer, key; the 
     ("unknown", -math.inf, "unknown", ""))
 HOTTEST_FAHRENHEIT = 130.0      # °F that weather has; what looks like them is no °C
 POWER_ON = 85.0                 # °C that a DS18B20 says before it has measured
+NEAR = 30 * MINUTE              # how far from this time yesterday a reading may be
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
@@ -5097,17 +5136,28 @@ LINE_BELOW = Template('<p class="$css">$text</p>')
 
 async def say_day(reader: Reader, place: Place, locale: Locale, heard: int) -> str:
     """The lowest and the highest temperature of the day of the newest reading."""
-    found = await reader.extremes(place.series or 0, find_midnight(heard, locale.zone), heard + 1)
+    series, start = cast(int, place.series), find_midnight(heard, locale.zone)
+    found = await reader.extremes(series, start, heard + 1)
+    if any(len(reader.recent(series, ms - SAYING_TIME, ms + 1)) < 3 for ms, _ in found):
+        found = find_extremes(read_believed(reader, place, start, heard + 1))   # may be doubted
     return " · ".join(
         f"{word} {locale.say_number(in_unit(value, locale.unit))} at "
         f"{locale.say_time(ms)}"
         for word, (ms, value) in zip(("Low", "High"), found, strict=False))
 
 
+def read_believed(reader: Reader, place: Place, start: int, end: int) -> list[Sample]:
+    """The readings of a place that count in [start, end), one a minute."""
+    before = reader.recent(place.series, start - HOUR, end)
+    return [sample for sample in believe(sayings(before, place.silence)) if sample[0] >= start]
+
+
 def say_yesterday(reader: Reader, place: Place, locale: Locale) -> str:
     """How a temperature differs from that of a day ago; empty where that is not known."""
     heard, celsius = place.last.time, place.last.shown
-    for _, before in reader.recent(place.series or 0, heard - DAY - HOUR, heard - DAY + 1)[-1:]:
+    then = heard - DAY
+    near = read_believed(reader, place, then - NEAR, then + NEAR + 1)
+    for _, before in sorted(near, key=lambda sample: abs(sample[0] - then))[:1]:
         if abs(celsius - before) < SAME:
             return "as warm as yesterday"
         word = "warmer" if celsius >= before else "cooler"
@@ -5246,7 +5296,7 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
         heard, is_silent = place.heard, now > place.last.end
     else:
         heard = last_sign(reader, station, fields, now)
-        is_silent = now - heard > silence_limit(times, station.silence)
+        is_silent = now - heard > silence_limit(times, max(SILENT_AT_LEAST, station.silence))
     values = ", ".join(" ".join((say_label(series.name_and_unit[0], locale),
                                  *say_field(series, locale))).strip() for series in rest)
     return STATION(

@@ -44,8 +44,9 @@ def feed(house, until):
 def quarters(bridge, *values):
     """A series whose quarters have these readings: a number, a list of them, or None."""
     series = iot.Quarters(bridge)
-    for value in values:
-        series.add(value if isinstance(value, list) else [] if value is None else [value])
+    for number, value in enumerate(values):
+        some = value if isinstance(value, list) else [] if value is None else [value]
+        series.add([(NOON + number * QUARTER + i * MINUTE, v) for i, v in enumerate(some)])
     return series.values
 
 

@@ -542,9 +542,10 @@ def test_of_each_quarter_the_last_three_readings_are_read(house):
     house.server.turn.end()
     attic, texts = (house.reader.thermometer(house.writer.find(name).id)
                     for name in ("attic", "texts"))
-    assert house.reader.quarters([attic, texts, 99], end) == [[55, 5, 6], [], []]
-    assert house.reader.quarters([attic], end + QUARTER) == [[7]]
-    assert house.reader.quarters([attic], EVENING) == [[1]]
+    assert house.reader.quarters([attic, texts, 99], end) == [
+        [(end - 1, 55), (end, 5), (end, 6)], [], []]
+    assert house.reader.quarters([attic], end + QUARTER) == [[(end + 1, 7)]]
+    assert house.reader.quarters([attic], EVENING) == [[(EVENING, 1)]]
 
 
 # -- what it costs, and what may fail -------------------------------------------------------------

@@ -138,10 +138,10 @@ def baseline(house, now, sign):
 
 
 def by_quarter(readings):
-    """{a full quarter of an hour: the values of the readings in the quarter up to it}."""
+    """{a full quarter of an hour: the readings in the quarter up to it}."""
     quarters = {}
     for ms, value in readings:
-        quarters.setdefault(-(-ms // QUARTER) * QUARTER, []).append(value)
+        quarters.setdefault(-(-ms // QUARTER) * QUARTER, []).append((ms, value))
     return quarters
 
 

@@ -388,7 +388,8 @@ def test_a_sensor_that_starts_has_no_part_in_the_day(house):
     assert ["85" in day or "127" in day for day in days] == [False, False], days
     series = [home.writer.series[id, 1] for id in (1, 2)]
     for minutes in range(0, 100, 15):
-        found = home.reader.quarters(series, home.server.now() - minutes * MINUTE)
+        found = [[value for _, value in samples] for samples in home.reader.quarters(
+            series, home.server.now() - minutes * MINUTE)]
         assert max(map(max, filter(None, found))) <= 26
         assert min(map(min, filter(None, found))) >= 19
 

@@ -1,6 +1,7 @@
 """Impossible, doubted and silent mean the same in the answer, the page, the charts, the forecast,
 the summaries and the messages."""
 import contextlib
+import itertools
 import random
 import re
 import sqlite3
@@ -10,7 +11,7 @@ from harness import INSIDE, NOON, finish, problems_of
 from house import HALF_HOUR
 
 import iotserver as iot
-from iotserver import HOUR, MINUTE
+from iotserver import DAY, HOUR, MINUTE
 
 GARDEN = (("kitchen", "inside"), ("garden", "outside"))
 
@@ -208,7 +209,7 @@ def state_of(page, name):
 
 def messages_of(home):
     post = iot.part_of(home.server, iot.Post)
-    found = finish(post.collect(["0" * 16], "", ""))["0" * 16]
+    found = finish(post.collect("0" * 16, ["0" * 16], "", ""))
     post.note("0" * 16, "x", [tuple(message["told"]) for message in found], "")
     return [message["message"] for message in found]
 
@@ -257,3 +258,68 @@ def test_the_list_knows_broken_thermometers_without_a_role_too(house):
     assert state_of(page, "attic") == ("ok", "1 min ago")
     home.writer.label("shed", 1, "pressure hPa")
     assert state_of(home.page(), "shed") == ("ok", "0 s ago")
+
+
+# -- doubted --------------------------------------------------------------------------------------
+
+def test_a_doubted_reading_moves_nothing_until_it_counts(house):
+    """Each 15 minutes: 45 °C between 24s are the sun on the sensor, and never count."""
+    home = house(*GARDEN)
+    home.store("kitchen", range(-27 * 60, 1, 15), 28)
+    home.store("garden", range(-27 * 60, -120, 15), 24)
+    home.store("garden", [-120], 9)                     # never confirmed
+    home.store("garden", range(-105, 0, 15), 24)
+    home.store("garden", [0], 45)                       # not yet
+    page = home.page()
+    row, = [text for _, text in page.all("li") if text.startswith("garden ") and "Low" in text]
+    assert "45.0 °C came last; waiting for a second reading." in row
+    assert re.search("Low 24.0 at .* High 24.0 at", row)
+    assert "rising" not in row
+    assert "as warm as yesterday" in row
+    home.time += 900
+    home.store("garden", [0], 44)
+    row, = [text for _, text in home.page().all("li") if text.startswith("garden ")
+            and "Low" in text]
+    assert re.search("Low 24.0 at .* High 45.0 at 12:00", row), "both count now"
+    assert "20 °C warmer than a day ago" in row
+
+
+def test_a_doubted_reading_moves_no_forecast():
+    series = [iot.Quarters(9) for _ in range(2)]
+    for i in range(40):
+        for quarters, values in zip(series, ([24.0], [24.0] if i != 20 else [40.0]), strict=True):
+            quarters.add([(NOON + i * 15 * MINUTE, value) for value in values])
+    assert series[0].values[-40:] == series[1].values[-40:]
+    for quarters in series:                             # a second one confirms it
+        for i in (40, 41):
+            quarters.add([(NOON + i * 15 * MINUTE, 40.0)])
+        assert quarters.values[-1] == 40.0
+    frequent = iot.Quarters(9)
+    for i, value in enumerate([24.0, 40.0]):
+        frequent.add([(NOON + (i * 15 + j) * MINUTE, value) for j in (0, 5, 10)])
+    assert frequent.values[-1] == 40.0, "three readings are not doubted"
+
+
+# -- the first hours ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("every", "parts"), [(15, 1), (60, 1), (60, 6), (180, 1), (1, 1)])
+def test_a_pause_is_known_from_the_second_upload_on(house, every, parts):
+    """Uploads of one reading or of several with an age, as separate requests or not."""
+    home = house(*GARDEN)
+    home.store("kitchen", range(-DAY // MINUTE, 2 * DAY // MINUTE), 28)
+    home.writer.db.execute("UPDATE station SET silence = 9000000 WHERE name = 'kitchen'")
+    states = []
+    for minute in range(12 * 60):
+        home.time += 60
+        now = round(home.time * 1000)
+        for part in range(parts) if minute % every == 0 else ():
+            home.writer.add_entry(home.writer.find("garden"), now - part * 10 * MINUTE, {1: 20},
+                                  now + part * 100)
+            home.server.turn.end()
+        verdict, = home.get("/api/verdict").json["verdicts"]
+        states.append(verdict["state"])
+    changes = sum(a != b for a, b in itertools.pairwise(states))
+    assert changes <= 2, "No answer once, before the second upload"
+    assert "unknown" not in states[every:]
+    assert home.writer.find("garden").silence == pytest.approx(
+        max(3 * every * MINUTE, iot.SILENT_AT_LEAST), rel=0.001)
