@@ -1980,8 +1980,8 @@ def open_reader(path: Path) -> Reader:
 class ImportStep:
     """A step of an import, within a transaction of the Writer: new readings become a batch, known
     ones are counted. A reading is known by its series, time and entry number, or else by its
-    series, time and value; of equal ones as many are known as the table has. An hour with pruned
-    readings takes no more, since its summary may include them already."""
+    series, time and value; if the table already has n equal readings, the first n equal rows are
+    skipped. An hour with pruned readings takes no more, since its summary may include them."""
 
     def __init__(self, writer: "Writer", now: int):
         self.writer, self.db, self.now, self.batch = writer, writer.db, now, Batch()
@@ -1990,7 +1990,7 @@ class ImportStep:
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
         """Rows in order of time."""
         by_mac, ids, instant = self.writer.by_mac, self.writer.series, -1
-        look = functools.lru_cache(maxsize=None)(self._look)
+        describe = functools.lru_cache(maxsize=None)(self._describe_hour)
         for ms, name, mac, field, value, entry in rows:
             if ms != instant:
                 instant = ms
@@ -2005,7 +2005,7 @@ class ImportStep:
             if (series := ids.get((station.id, field))) is None:
                 series = self.writer.new_series(self.batch, station.id, field)
             if (there := readings.get(series)) is None:
-                has_readings, has_pruned = look(series, ms // HOUR)
+                has_readings, has_pruned = describe(series, ms // HOUR)
                 if has_pruned:
                     self.pruned += 1
                     continue
@@ -2025,7 +2025,7 @@ class ImportStep:
             there[number] = None
             self.batch.readings.append((series, ms, number, value))
 
-    def _look(self, series: int, hour: int) -> tuple[int, int]:
+    def _describe_hour(self, series: int, hour: int) -> tuple[int, int]:
         """Whether an hour has readings in the table, and whether any of it were pruned."""
         row: tuple[int, int] = self.db.execute("""
             SELECT EXISTS (SELECT 1 FROM reading WHERE series = ?1 AND time >= ?2 * 3600000
@@ -7297,6 +7297,9 @@ class Channel:
             self.line.close()
         self.line = None
 
+    def __del__(self) -> None:
+        self.close()                            # with its errand, when the courier ends
+
     def is_cut(self) -> bool:
         """Whether the other end has closed the connection since the last answer."""
         sock = self.line.sock if self.line else None
@@ -8450,7 +8453,7 @@ def parse_clocks(text: str, count: int) -> tuple[Clock, ...]:
 
 
 def parse_notify(text: str) -> list[Destination]:
-    return [parse_destination(url) for url in text.split()]
+    return [*{to.id: to for to in map(parse_destination, text.split())}.values()]
 
 
 MESSAGE_AGE = HOUR              # an older message is dropped: the air has changed since
@@ -8826,20 +8829,13 @@ class Messenger:
                 self.refuse(joined, error)
             self.note(server)
         self.pause = PAUSES[0]
-        for message in self.keep_alive():
-            try:
-                self.send(message)
-                self.alive = ""
-            except Undelivered as error:        # some servers of ntfy refuse it for ever
-                self.renews = time.monotonic() + PAUSES[1]
-                self.alive = f"alive=: {error}"
-            self.outcome = [], self.alive
-            self.note(server)
+        self.keep_alive(server)
 
     def send(self, message: dict[str, Any]) -> None:
         send(self.to, {**message, "link": self.settings.link or None})
 
     def wait(self, failure: Undelivered) -> None:
+        """Keep back all messages after a failed try."""
         if self.pause == PAUSES[0]:
             log(f"courier: {self.to.name}: {failure}; this is tried again")
         self.next_try = time.monotonic() + max(self.pause, failure.pause)
@@ -8856,21 +8852,29 @@ class Messenger:
                 log(f"courier: {self.to.name}: {failure}{words}; dropped: {message['message']}")
             self.refused[message["id"]] = tries, again
 
-    def keep_alive(self) -> Iterator[dict[str, Any]]:
-        """A message that ntfy shall send later, and that we put off again and again. If it comes,
-        the house or the machine is cut off. It does not come in quiet hours."""
+    def keep_alive(self, server: Remote) -> None:
+        """Put off again the message that ntfy shall send later. If it comes, the house or the
+        machine is cut off. It does not come in quiet hours; if it is refused, nothing waits."""
         is_asked = self.to.kind == "ntfy"           # other kinds may use alive= for themselves
         delay = parse_duration(self.to.options.get("alive", "0s")) if is_asked else 0
-        if delay and time.monotonic() >= self.renews:
-            self.renews = time.monotonic() + delay / 3000
-            then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
-            if awake_since(quiet, then) is None:
-                delay += last_at(quiet[1], then + DAY) - then
-            house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
-            yield {"kind": "alive", "id": house, "line": house, "told": None, "station": None,
-                   "title": self.locale.say("no_word"),
-                   "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
-                   "message": self.locale.say("cut_off", ago=self.locale.say_ago(delay))}
+        if not delay or time.monotonic() < self.renews:
+            return
+        self.renews = time.monotonic() + delay / 3000
+        then, quiet = now_ms() + delay, parse_clocks(self.settings.quiet, 2)
+        if awake_since(quiet, then) is None:
+            delay += last_at(quiet[1], then + DAY) - then
+        house = "alive-" + hash_key(f"{socket.gethostname()} {self.settings.db}").hex()[:16]
+        try:
+            self.send({"kind": "alive", "id": house, "line": house, "station": None,
+                       "title": self.locale.say("no_word"),
+                       "delay": f"{min(delay, MAX_ALIVE) // 1000}s",
+                       "message": self.locale.say("cut_off", ago=self.locale.say_ago(delay))})
+            self.alive = ""
+        except Undelivered as error:            # some servers of ntfy refuse it for ever
+            self.renews = time.monotonic() + PAUSES[1]
+            self.alive = f"alive=: {error}"
+        self.outcome = [], self.alive
+        self.note(server)
 
 
 def try_message(args: argparse.Namespace, path: Path) -> None:
@@ -8935,14 +8939,15 @@ COMMANDS.append(Command(
 
 # ------------------------------------------------------------------------------------------------
 # 22. Forwarding
-#    Law: memory runs ahead of the file; any failure begins again from what the file has.
+#    Law: positions in memory run ahead of the saved ones; after a failure, sending resumes from
+#    the saved ones.
 # ------------------------------------------------------------------------------------------------
 FORWARD_ROWS = 5000             # readings in one post to an engine, as its makers advise
 FORWARD_SERIES = 200            # series in one post; each costs the server 20 us in two queries
 FORWARD_SECONDS = 0.5           # between two requests for readings to forward
 FORWARD_MEMORY = 7 * DAY        # how long we remember what an engine lacks that no longer asks
 FORWARD_AHEAD = HOUR            # a reading further in the future waits until it is due
-LOOK_SECONDS = 20               # until a query shows what was sent; VictoriaMetrics needs 5 to 10
+CHECK_SECONDS = 20               # until a query shows what was sent; VictoriaMetrics needs 5 to 10
 SETTLE_SECONDS = 10             # until it is on the engine's disk; VictoriaMetrics needs 5
 PROOF_SECONDS = 2               # between two answers that prove that the engine has not crashed
 PROBES = 20                     # lines tried alone, where an engine has refused all lines so far
@@ -9021,8 +9026,8 @@ class Outbox:
                 self.unsent[series] = position
                 marks.append((series, *position))
             self.pending[series] = min(position, self.pending.get(series, position))
-            for _, behind in self.taken:        # a late reading was not taken with the others
-                if position < behind.get(series, (0, 0)):
+            for _, behind in self.taken:        # a late reading lies before a position already
+                if position < behind.get(series, (0, 0)):       # sent: move that position back
                     behind[series] = position
         self.db.executemany("INSERT OR REPLACE INTO unsent VALUES (?, ?, ?)", marks)
 
@@ -9146,8 +9151,8 @@ class Forwarder:
         self.accepted = ""              # a line that the engine has taken in this session
         self.pause, self.said = float(PAUSES[0]), ""
         self.answered = 0.0             # when the engine last answered
-        self.oldest: tuple[int, str, int] | None = None     # time, station, field; see seek
-        self.look_at = math.inf         # when to ask the engine for it
+        self.oldest: tuple[int, str, int] | None = None     # time, station, field
+        self.check_at = math.inf        # when to ask the engine for it
 
     def step(self, server: Remote) -> float:
         """Do one step, and return the seconds until the next."""
@@ -9159,8 +9164,8 @@ class Forwarder:
                 refused = self.post(lines)
                 self.say("it takes readings" if not refused else
                          f"it refuses some readings, which are skipped: {refused[0].words}")
-                self.seek(itertools.starmap(Piece, pieces))
-            self.look(server)
+                self.remember_oldest(itertools.starmap(Piece, pieces))
+            self.check_oldest(server)
         except Undelivered as error:
             self.accepted = ""
             self.channel.close()
@@ -9231,54 +9236,52 @@ class Forwarder:
             raise failure
         return failure
 
-    def seek(self, pieces: Iterable[Piece]) -> None:
+    def remember_oldest(self, pieces: Iterable[Piece]) -> None:
         """Remember the oldest reading that was ever sent, to ask for it a little later."""
         for piece in pieces:
             if piece.points and (not self.oldest or piece.points[0][0] < self.oldest[0]):
                 self.oldest = piece.points[0][0], piece.station, piece.field
-                self.look_at = time.monotonic() + LOOK_SECONDS
+                self.check_at = time.monotonic() + CHECK_SECONDS
 
-    def look(self, server: Remote) -> None:
+    def check_oldest(self, server: Remote) -> None:
         """Ask the engine once for the oldest reading, since it may have dropped it silently."""
-        if not self.oldest or time.monotonic() < self.look_at:
+        if not self.oldest or time.monotonic() < self.check_at:
             return
-        self.look_at = time.monotonic() + PAUSES[1]     # if it is too busy to answer
-        is_there = self.find(*self.oldest)
-        self.look_at = math.inf
+        self.check_at = time.monotonic() + PAUSES[1]    # if it is too busy to answer
+        is_there = self.has(*self.oldest)
+        self.check_at = math.inf
         if is_there is None:
             log(f"courier: {self.to.name} cannot be asked whether it keeps what it accepts")
         server.warn("engine_dropped" * (is_there is False), self.to.name,
                     format_time(self.oldest[0]))
 
-    def find(self, ms: int, station: str, field: int) -> bool | None:
+    def has(self, ms: int, station: str, field: int) -> bool | None:
         """Whether the engine has a reading; None if it cannot be asked. Raises Undelivered."""
         station = station.replace("\\", "/")    # as render_lines has sent it
         name, quoted = json.dumps(station, ensure_ascii=False), station.replace("'", "\\'")
-        status, words = self.question("/api/v1/export", {
+        words = self.question("/api/v1/export", {       # VictoriaMetrics: one JSON a line
             "match[]": f'{{__name__="iotserver_value",station={name},field="{field}"}}',
             "start": (ms - 1) / 1000, "end": (ms + 1) / 1000})
         with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-            if status == 200:                   # VictoriaMetrics: one JSON a line
+            if words is not None:
                 return any(ms in json.loads(row)["timestamps"] for row in words.splitlines())
             bucket = self.to.options.get("bucket")      # InfluxDB 2 has it in place of a database
-            _, words = self.question("/query", ({"db": bucket} if bucket else {}) | {
+            words = self.question("/query", ({"db": bucket} if bucket else {}) | {
                 "epoch": "ms",
                 "q": f"SELECT value FROM iotserver WHERE station = '{quoted}' "
                      f"""AND "field" = '{field}' AND time = {ms}ms"""})
-            result = json.loads(words)["results"][0]
+            result = json.loads(words or "")["results"][0]
             if "statement_id" in result:        # only InfluxDB has it
                 return "series" in result
         return None
 
-    def question(self, path: str, query: Mapping[str, Any]) -> tuple[int, str]:
-        """Status and text of the answer to a question, which has the parameters of --forward too.
-        Raises Undelivered if the engine is too busy."""
-        status, words, pause = self.ask(
-            f"{self.base()}{path}?{self.query}&{urllib.parse.urlencode(query)}")
-        if status in {429, 503}:
-            raise Undelivered(f"asked for what it has, it answers {status}",
-                              hide(self.to, words), pause)
-        return status, words
+    def question(self, path: str, query: Mapping[str, Any]) -> str | None:
+        """The answer to a question, which has the parameters of --forward too; None if the engine
+        knows no such question. Raises Undelivered if it is too busy."""
+        answer = self.ask(f"{self.base()}{path}?{self.query}&{urllib.parse.urlencode(query)}")
+        if answer[0] in {429, 503}:
+            raise Undelivered.by(self.to, *answer)
+        return answer[1] if answer[0] == HTTPStatus.OK else None
 
 
 async def sample_lag(server: Server) -> list[Family]:

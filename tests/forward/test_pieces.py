@@ -74,7 +74,7 @@ class Memory:
     def restart_courier(self):
         self.errand = iot.Forwarder(argparse.Namespace(forward=self.url))
         self.errand.channel, self.line = self, None
-        self.errand.find = lambda *sought: None
+        self.errand.has = lambda *sought: None
 
     def crash(self):
         """Start again without what came in the last seconds."""
@@ -736,7 +736,7 @@ def test_many_are_sent_compressed(server, engine, courier):
 
 @pytest.fixture
 def look_now(monkeypatch):
-    monkeypatch.setattr(iot, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(iot, "CHECK_SECONDS", 0)
 
 
 @pytest.mark.parametrize("answer", [503, 429, "cut"])
@@ -750,7 +750,7 @@ def test_who_is_too_busy_to_be_asked_is_asked_later(
     assert courier.step() < 1, "meanwhile it goes on"
     assert iot.part_of(server.writer, iot.Outbox).pending == {}
     engine.look = lambda path: 404
-    courier.errand.look_at = 0
+    courier.errand.check_at = 0
     assert courier.step() < 1
     assert "cannot be asked" in capsys.readouterr().err
     assert iot.part_of(server.writer, iot.Outbox).pending == {}

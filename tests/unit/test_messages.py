@@ -284,3 +284,7 @@ def test_a_plan_in_words():
                    {"forecast": {**forecast, "event": "warmer"}},
                    {"forecast": {**forecast, "at": None}}):
         assert not iot.is_worth_a_plan({**room, **change}, 22)
+
+
+def test_a_destination_that_is_named_twice_is_told_once():
+    assert [to.host for to in iot.parse_notify("json://a/x json://b/ json://a/x")] == ["a", "b"]
