@@ -3261,7 +3261,9 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
     # The outside station that counts is the first one that is not silent. If it were the one that
     # sent last, verdicts would turn with each reading.
     outsides = [place for place in places if place.role == "outside"]
-    outside = next((place for place in outsides if now <= place.last.end), [*outsides, None][0])
+    # If all are silent, it is the one that was heard last.
+    outside = next((place for place in outsides if now <= place.last.end), max(
+        outsides, key=lambda place: place.heard or 0, default=None))
     for number, place in enumerate(places):
         if place.role == "inside":
             room = (place if place.verdict and place.outside is outside else
@@ -3418,6 +3420,8 @@ SENTENCES = {
     "doubted": "{value} came last; waiting for a second reading.",
     "impossible": "{value} came last, which is impossible.",
     "fahrenheit": "{value} came last, which is impossible; a station sends °C, not °F.",
+    "chart_begins": "The chart begins with the first reading.",
+    "no_chart": "No chart yet: give a station a role with --edit-station NAME --role {role}.",
     "rising": "rising", "falling": "falling", "steady": "steady",
     # Messages.
     "title_silent": "“{name}” is silent", "title_back": "“{name}” reports again",
@@ -5086,7 +5090,7 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
 LINK = Template('<a href="/?range=$name" aria-current="$current">$name</a>')
 FIGURE = Template('<figure class="$css"><nav aria-label="Range of the chart">$links</nav>\n$chart'
                   "</figure>\n")
-NO_LINES = Template('<p>The chart begins with the first reading.</p>\n')()
+NO_LINES = Template('<p>$text</p>\n')
 READOUT = Template('<output></output>\n$chart<input type="range" max="1000" value="$value" '
                    'aria-label="Time on the chart">\n<figcaption>$swatches$spans</figcaption>\n')
 SWATCH = Template('<span class="swatch $css">$text</span>')
@@ -5104,7 +5108,10 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
     css = "many" if len(lines) > 3 else "few"
     points = {line.name: line.points for line in lines}
     if not any(points.values()):
-        return FIGURE(css=css, links=links, chart=NO_LINES)
+        roles = {place.role for place in places}
+        missing = next((role for role in ("outside", "inside") if role not in roles), "")
+        return FIGURE(css=css, links=links, chart=NO_LINES(text=view.locale.say(
+            "no_chart" if missing else "chart_begins", role=missing)))
     length = RANGES[view.range]
     # For the room of the headline. The points of longer ranges hold days and nights together.
     spans = [span for room, _ in rooms[:1] if room.outside and length <= 7 * DAY
@@ -8639,7 +8646,9 @@ class Post:
         title, text = say_message(station, topic, state, place, self.server.now(),
                                   self.locale._replace(zone=zone))
         if since - changed > LATE:
-            text += " " + self.locale.say("since", at=self.locale.say_time(changed))
+            is_today = changed >= find_midnight(self.server.now(), zone)
+            text += " " + self.locale.say("since", at=self.locale.say_time(
+                changed, "" if is_today else "date_clock"))
         if topic != "silence" and len(rooms) > 1:
             title, text = (self.locale.say("in_room", room=station.name, text=said)
                            for said in (title, text))
@@ -9955,6 +9964,19 @@ TRANSLATIONS = {
         "La dernière mesure est {value}, ce qui est impossible.",
         "La última lectura fue {value}, lo cual es imposible.",
         "L’ultima misura è {value}, ed è impossibile."),
+    "chart_begins": (
+        "Das Diagramm beginnt mit der ersten Messung.",
+        "Le graphique commence à la première mesure.",
+        "El gráfico empieza con la primera lectura.",
+        "Il grafico inizia con la prima misura."),
+    "no_chart": (
+        "Noch kein Diagramm: einer Station eine Rolle geben mit --edit-station NAME "
+        "--role {role}.",
+        "Pas encore de graphique~: donner un rôle à une station avec --edit-station NAME "
+        "--role {role}.",
+        "Aún sin gráfico: dar un rol a una estación con --edit-station NAME --role {role}.",
+        "Ancora nessun grafico: dare un ruolo a una stazione con --edit-station NAME "
+        "--role {role}."),
     "fahrenheit": (
         "Zuletzt kam {value}, was unmöglich ist; eine Station sendet °C, nicht °F.",
         "La dernière mesure est {value}, ce qui est impossible^; une station envoie des °C, pas "

@@ -5,6 +5,7 @@ import itertools
 import random
 import re
 import sqlite3
+import time
 
 import pytest
 from harness import INSIDE, NOON, finish, problems_of
@@ -323,3 +324,55 @@ def test_a_pause_is_known_from_the_second_upload_on(house, every, parts):
     assert "unknown" not in states[every:]
     assert home.writer.find("garden").silence == pytest.approx(
         max(3 * every * MINUTE, iot.SILENT_AT_LEAST), rel=0.001)
+
+
+# -- what is said of it ---------------------------------------------------------------------------
+
+def test_of_two_silent_outside_stations_the_one_heard_last_is_named(house):
+    home = house(("kitchen", "inside"), ("old", "outside"), ("new", "outside"))
+    home.store("kitchen", HALF_HOUR, 28)
+    home.store("old", [-3000], 20)
+    home.store("new", [-200], 20)
+    assert home.page().verdict == "No answer: “new” has been silent for 3 h."
+
+
+@pytest.mark.parametrize(("drift", "is_said"), [(25, True), (-25, True), (31, False)])
+def test_a_day_ago_is_the_nearest_reading_within_half_an_hour(house, drift, is_said):
+    """A station that sends each hour, yesterday some minutes later or earlier."""
+    home = house(*GARDEN)
+    home.store("garden", [-1440 + drift, -1440 - 55, -60, 0], [20, 9, 22, 22])
+    assert ("2 °C warmer than a day ago" in home.page().text) == is_said
+    assert "13 °C" not in home.page().text
+
+
+def test_no_temperature_is_minus_nothing(house):
+    home = house(*GARDEN)
+    home.store("garden", HALF_HOUR, -0.04)
+    assert "-0.0" not in home.page().text
+    assert "garden 0.0 °C" in home.page().text
+
+
+@pytest.mark.parametrize(("roles", "text"), [
+    (("inside", "outside"), "The chart begins with the first reading."),
+    (("inside", None), "give a station a role with --edit-station NAME --role outside."),
+    ((None, "outside"), "give a station a role with --edit-station NAME --role inside."),
+    ((None, None), "give a station a role with --edit-station NAME --role outside.")])
+def test_without_a_role_the_chart_says_the_command(house, roles, text):
+    home = house(*zip(("kitchen", "garden"), roles, strict=True))
+    assert text in home.page().one("figure")
+
+
+@pytest.mark.wings("Messages")
+@pytest.mark.parametrize(("hours", "since"), [(1, "12:00"), (60, "Mon 30 Jul, 12:00")])
+def test_a_late_message_says_the_day_too_if_it_is_not_today(house, hours, since, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    home = house(*GARDEN)
+    home.writer.db.execute("UPDATE station SET silence = 900000000")
+    home.server.board.expires = 0
+    home.writer.load()
+    home.store("kitchen", [0], 28)
+    home.store("garden", [0], 24)
+    home.time += hours * 3600
+    said, = messages_of(home)
+    assert said.endswith(f"It has been so since {since}.")
