@@ -1101,6 +1101,7 @@ WRITER_PRAGMAS = (
     "synchronous = FULL",           # NORMAL loses acknowledged readings in a power cut
     "wal_autocheckpoint = 0",       # SQLite hides a failed fsync of its own checkpoints; we do not
     "journal_size_limit = 4194304",  # what one large import left of the log goes back
+    f"busy_timeout = {BUSY_MS}",
     "foreign_keys = ON",
     "trusted_schema = OFF",
     "secure_delete = OFF",          # Debian's default would write every pruned page once more
@@ -2072,7 +2073,7 @@ class Database:
 
     def __init__(self, path: Path):
         """Raises StoreError, BlockingIOError."""
-        self.path = path
+        self.path, self.waits = path, BUSY_MS   # ms, for another program's transaction
         self.pages = CHECKPOINT_PAGES   # a log that an earlier process left is checkpointed soon
         self.end_turn: Callable[[], object] = self.commit       # a server also answers it
         self.changed: Callable[[], object] = lambda: None       # stations or history changed
@@ -2104,7 +2105,6 @@ class Database:
                              "put the database on a local disk")
         for pragma in WRITER_PRAGMAS:
             self.db.execute(f"PRAGMA {pragma}")
-        self._wait_at_most(BUSY_MS)
 
     def load(self) -> None:
         """Read stations and series from the file. Call this only in or after a transaction, which
@@ -2202,19 +2202,14 @@ class Database:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             else:                       # another program's goes on, and all clients would wait
-                self._wait_at_most(0)
+                self.waits, = self.db.execute("PRAGMA busy_timeout = 0").fetchone()
             self.load()
             raise
         if not self.waits:
-            self._wait_at_most(BUSY_MS)
+            self.waits, = self.db.execute(f"PRAGMA busy_timeout = {BUSY_MS}").fetchone()
         self.pages += 2 * places + (self.db.total_changes - before) // 50
         if self.pages >= CHECKPOINT_PAGES:
             self.checkpoint()
-
-    def _wait_at_most(self, ms: int) -> None:
-        """Set how long a transaction waits for another program's."""
-        self.waits = ms
-        self.db.execute(f"PRAGMA busy_timeout = {ms}")
 
     @contextlib.contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
@@ -5668,6 +5663,8 @@ def respond(request: Request, server: "Server") -> Answer | Work:
         if server.guard and not route.is_open:
             server.guard.admit(request)
         answer = route.answer(request, server)
+        if not isinstance(answer, Answer) and 0 < request.length <= MAX_ENTRY:
+            answer = finish(answer)     # short, and its client may soon have gone
         if not isinstance(answer, Answer) and \
                 server.shares.counts[request.network] >= MAX_WAITING:
             answer.close()
@@ -6027,7 +6024,11 @@ class Connection(asyncio.Protocol):
             answer = explain(error, request, self.server)
         self.request = self.task = None
         self.queue(request, answer)
-        self.flush(int(self.server.clock()))
+        if answer.is_update:
+            self.enter("wait")
+            self.server.turn.add(self)
+        else:
+            self.flush(int(self.server.clock()))
 
     async def send(self, stream: AsyncIterator[bytes]) -> None:
         """Send the rest of an answer, as fast as the client takes it."""
@@ -7457,10 +7458,10 @@ FIELD_NAMES = {f"field{n}": n for n in THINGSPEAK_FIELDS}
 SHORT_NAMES = {"lat": "latitude", "long": "longitude"} | {
     str(n): name for name, n in FIELD_NAMES.items()}
 NOTE_NAMES = frozenset(itertools.chain(*NOTES.values()))
-# apikey is not among them: parse_form takes any text that it cannot read for one.
-KEY_NAMES = frozenset({"key", "api_key", "write_api_key"})
-KNOWN_NAMES = KEY_NAMES | NOTE_NAMES | FIELD_NAMES.keys() | SHORT_NAMES.keys() | {
-    "created_at", "updates"}
+KEY_NAMES = ("key", "api_key", "apikey", "write_api_key")
+KNOWN_NAMES = {                 # without apikey: parse_form takes unreadable texts for one
+    "key", "api_key", "write_api_key", "created_at", "updates", *NOTE_NAMES, *FIELD_NAMES,
+    *SHORT_NAMES}
 NO_NOTE = Note()
 UPDATE_PATHS = ("/update", *(f"/update.{suffix}" for suffix in ("json", "xml", "txt", "text")))
 KINDS = dict.fromkeys(("", "json"), "application/json; charset=utf-8") | {
@@ -7488,8 +7489,7 @@ def find_key(request: Request, params: Mapping[str, Any]) -> str:
     for name, value in request.headers.items():
         if value and ("thingspeakapikey" in name or name == "x-api-key"):
             return value
-    return str(params.get("key") or params.get("api_key") or params.get("apikey")
-               or params.get("write_api_key", "")).strip()
+    return str(next(filter(None, map(params.get, KEY_NAMES)), "")).strip()
 
 
 def find_param(params: Mapping[str, Any], name: str, default: Any,
@@ -7628,25 +7628,27 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
     raise Refused(400, "created_at or delta_t: not a time")
 
 
-def write_bulk(request: Request, server: "Server") -> Answer:
+async def write_bulk(request: Request, server: "Server") -> Answer:
     """Answer a POST below /channels/: it stores all updates or none."""
     try:
         if not (match := re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)):
             raise Refused(405, "administration is done on the command line")
         refuse_stranger(request, server)
         now, params = server.now(), parse_params(request)
-        key = find_key(request, params)
-        station = server.access.admit(None, key, request.address)
-        if str(station.id) != match[1]:
-            raise Refused(403, "this key writes to another channel")
+        server.access.admit_any([key := find_key(request, params)], request.address)
+        await pause()
         updates = parse_bulk_csv(params) if match[2] == "csv" else params.get("updates")
-        if not (isinstance(updates, list) and updates
-                and all(isinstance(update, dict) for update in updates)):
+        if not (updates and isinstance(updates, list) and {*map(type, updates)} == {dict}):
             raise Refused(400, "updates: a list of them is needed")
         if len(updates) > MAX_BULK:
             raise Refused(413, f"updates: at most {MAX_BULK}")
         times = parse_bulk_times(updates, parse_zone(params), now)
-        store_drafts(server, station, key, [*map(parse_draft, updates, times)], now)
+        drafts = [parse_draft(*pair) async for pairs in in_steps(zip(updates, times, strict=True))
+                  for pair in pairs]
+        station = server.access.admit(None, key, request.address)   # it may have changed meanwhile
+        if str(station.id) != match[1]:
+            raise Refused(403, "this key writes to another channel")
+        store_drafts(server, station, key, drafts, now)
         return answer_there(b'{"success":true}', "json", 202)._replace(is_update=True)
     except Refused as refused:
         no_key = Refused(401, "Please provide proper authentication details.")
@@ -7705,9 +7707,8 @@ SUMMARIES: dict[str, Callable[[list[Any]], Any]] = {
 
 def to_number(value: Value | None) -> float | None:
     """The number of a value; of a text only if it is a number with a decimal comma."""
-    if isinstance(value, str):
-        return float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None
-    return value
+    return value if not isinstance(value, str) else (
+        float(value.replace(",", ".")) if COMMA_NUMBER.fullmatch(value) else None)
 
 
 async def summarize_entries(entries: list[Entry], fields: list[int], name: str, width: int
