@@ -3445,6 +3445,9 @@ SENTENCES = {
                   "its key and the lines for its config.py: / Then add another one with the "
                   "role outside. Or look around first: / This page updates itself as soon as a "
                   "station is there.",
+    "ago": "{ago} ago", "reading": "{name} {value}", "no_reading": "{name} no reading",
+    "offline": "as of {clock}, no connection", "offline_day": "as of %a, {clock}, no connection",
+    "touch": "Touch the chart to read values", "point_at": "Point at the chart to read values",
     # Signs and units, and words of dates in the forms of strftime.
     "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
     "compass": "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW", "field": "field {n}",
@@ -3452,6 +3455,7 @@ SENTENCES = {
               "hourly rain / sun / UV index",
     "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d",
     "day": "%d %b", "date": "%a %d %b %Y", "date_clock": "%a %d %b, {clock}",
+    "moment": "%d %b %Y, {clock}",
     "exact": "%a %d %b %Y {clock} %Z", "weekdays": "Mon Tue Wed Thu Fri Sat Sun",
     "months": "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"}
 LANGUAGES: dict[str, Mapping[str, str]] = {"en": SENTENCES}     # by their codes in BCP 47
@@ -3487,7 +3491,11 @@ class Locale(NamedTuple):
 
     def say(self, key: str, /, **holes: object) -> str:
         """The sentence with this key, its holes filled."""
-        return (LANGUAGES[self.language].get(key) or SENTENCES[key]).format_map(holes)
+        return self.read(key).format_map(holes)
+
+    def read(self, key: str) -> str:
+        """The sentence with this key as it is in the table."""
+        return LANGUAGES[self.language].get(key) or SENTENCES[key]
 
     def say_number(self, value: float, *, is_short: bool = False) -> str:
         """A number with one decimal; a short one without a last .0."""
@@ -4336,7 +4344,7 @@ button, .button { padding: .6rem 1rem; border: 0; border-radius: .8rem; font: in
 button, .button { background: var(--paper); color: inherit; text-decoration: none }
 output { display: block; min-height: 2.9rem; padding-top: .5rem; font-size: .9rem }
 .many output { min-height: 5.9rem; align-content: end }
-output:empty::before { content: "Touch the chart to read values"; color: var(--dim) }
+output:empty::before { content: attr(data-touch); color: var(--dim) }
 output span { display: block } output b { font-weight: 600 }
 /* Charts. Text sizes are in units of the drawing, which a phone shows at nearly 1 : 1. */
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
@@ -4362,7 +4370,7 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
 .say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 @media (scripting: none) { input, output, button { display: none } }
 @media (max-width: 22rem) { svg :is(.mark, .words) { font-size: min(1.05rem, 17px) } }
-@media (hover: hover) { output:empty::before { content: "Point at the chart to read values" } }
+@media (hover: hover) { output:empty::before { content: attr(data-point) } }
 @media (min-width: 46rem) {
   figure svg text { font-size: min(.45rem, 10px) }
   .rows ul { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem }
@@ -4376,19 +4384,28 @@ let skew = 0, isLost = false, isExact = false, asked = 0, latest = 0, soon;
 const now = () => Date.now() + skew;
 const zone = Intl.DateTimeFormat([], {hour: 'numeric'}).resolvedOptions();
 const clock = zone.hour12 ? 12 : 24;
-const local = (ms, style) => new Date(ms).toLocaleString(
-  clock === 12 ? 'en-US' : 'en-GB', style).replaceAll('\\u202f', '\\u00a0');
-const minute = {hour: 'numeric', minute: '2-digit'};
+// The sentences that the script says, as the server has them.
+const words = JSON.parse(find('main').dataset.words);
+const say = (key, holes) => words[key].replace(/{(\\w+)}/g, (_, name) => holes[name]);
+const number = value => value.toFixed(1).replace('.', words.point);
+function stamp(ms, key, seconds) {
+  const date = new Date(ms), day = date.getDate(), parts = {
+    a: words.weekdays.split(' ')[(date.getDay() + 6) % 7], d: String(day).padStart(2, '0'),
+    b: words.months.split(' ')[date.getMonth()], '-d': day, Y: date.getFullYear()};
+  const time = date.toLocaleTimeString(clock === 12 ? 'en-US' : 'en-GB',
+    {hour: 'numeric', minute: '2-digit', second: seconds}).replaceAll('\\u202f', '\\u00a0');
+  return say(key, {clock: time}).replace(/%(-?\\w)/g, (_, sign) => parts[sign]);
+}
 function ago(ms) {
   const s = Math.max(0, Math.floor((now() - ms) / 1000));
-  for (const [length, unit] of [[86400, 'd'], [3600, 'h'], [60, 'min']])
-    if (s >= length) return Math.floor(s / length) + ' ' + unit + ' ago';
-  return s + ' s ago';
+  const [length, key] = [[86400, 'days'], [3600, 'hours'], [60, 'minutes'], [1, 'seconds']]
+    .find(([length]) => s >= length) || [1, 'seconds'];
+  return say('ago', {ago: say(key, {n: Math.floor(s / length)})});
 }
 function tellTimes() {
   for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
-    time.textContent = isExact ? local(ms, {dateStyle: 'medium', timeStyle: 'medium'}) : ago(ms);
+    time.textContent = isExact ? stamp(ms, 'moment', '2-digit') : ago(ms);
   }
 }
 function tick() {
@@ -4403,8 +4420,7 @@ function lose() {
   if (isLost) return;
   isLost = true;
   const then = +find('main').dataset.now, isToday = now() - then < 43200000;
-  const told = `as of ${local(then, isToday ? minute : {weekday: 'short', ...minute})}, `
-    + 'no connection';
+  const told = stamp(then, isToday ? 'offline' : 'offline_day');
   find('.stale').textContent = told[0].toUpperCase() + told.slice(1);
   find('main').classList.add('lost');
   document.title += ` (${told})`;
@@ -4449,7 +4465,7 @@ function show() {
   const slider = find('input'), chart = find('svg[data-left]'), d = chart.dataset;
   const part = slider.value / slider.max, ms = +d.start + part * (d.end - d.start);
   const x = +d.left + part * d.width;
-  const said = [[local(ms, {weekday: 'short', day: 'numeric', month: 'short', ...minute}), '']];
+  const said = [[stamp(ms, 'date_clock'), '']];
   let dots = '';
   for (const line of chart.querySelectorAll('path[data-name]')) {
     let best = null;
@@ -4459,7 +4475,8 @@ function show() {
     const isNear = best && Math.abs(best[0] - x) < 6, group = line.closest('g');
     if (isNear) dots += `M${best[0]} ${best[1]}h0`;
     if (isNear || (ms <= now() && !group.classList.contains('expected')))
-      said.push([line.dataset.name + (isNear ? ` ${value.toFixed(1)} ${d.unit}` : ' no reading'),
+      said.push([say(isNear ? 'reading' : 'no_reading', {name: line.dataset.name,
+        value: isNear && say('quantity', {number: number(value), unit: d.unit})}),
         group.classList[0]]);
   }
   chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
@@ -4989,8 +5006,11 @@ MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a numb
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
 STALE = 30 * DAY                # silence after which a station without a role is folded away
 
-MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires">\n'
-                "$body</main>")
+MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires" '
+                'data-words="$words">\n$body</main>')
+SCRIPT_WORDS = (                # keys of sentences that the script says
+    "ago", "seconds", "minutes", "hours", "days", "offline", "offline_day", "reading",
+    "no_reading", "date_clock", "moment", "weekdays", "months", "quantity", "point")
 LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
 NO_STATION = Template("""<section><h1>$title</h1><p>$first</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -5057,12 +5077,12 @@ async def read_line(reader: Reader, place: Place, view: View, now: int, count: i
         any(hour.counted < hour.size for hour in hours))
 
 
-TIME = Template('<time datetime="$iso" title="$exact">$ago ago</time>')
+TIME = Template('<time datetime="$iso" title="$exact">$ago</time>')
 
 
 def render_ago(ms: int, locale: Locale, now: int) -> Markup:
     """How long ago an instant is."""
-    return TIME(iso=format_time(ms), ago=locale.say_ago(now - ms),
+    return TIME(iso=format_time(ms), ago=locale.say("ago", ago=locale.say_ago(now - ms)),
                 exact=locale.say_time(ms, "exact"))
 
 
@@ -5086,7 +5106,8 @@ LINK = Template('<a href="/?range=$name" aria-current="$current">$name</a>')
 FIGURE = Template('<figure class="$css"><nav aria-label="Range of the chart">$links</nav>\n$chart'
                   "</figure>\n")
 NO_LINES = Template('<p>$text</p>\n')
-READOUT = Template('<output></output>\n$chart<input type="range" max="1000" value="$value" '
+READOUT = Template('<output data-touch="$touch" data-point="$point"></output>\n$chart'
+                   '<input type="range" max="1000" value="$value" '
                    'aria-label="Time on the chart">\n<figcaption>$swatches$spans</figcaption>\n')
 SWATCH = Template('<span class="swatch $css">$text</span>')
 SPANS = Template("<details><summary>When it was cooler outside</summary><table><thead>\n"
@@ -5121,6 +5142,7 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
                     for name, ms in (("start", a), ("end", b))})
             for a, b in spans[-20:]]
     return FIGURE(css=css, links=links, chart=READOUT(
+        touch=view.locale.say("touch"), point=view.locale.say("point_at"),
         chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
         swatches=[SWATCH(css=css, text=text) for css, text, is_there in (
             ("cooler", "cooler outside", spans), ("dashed", "expected", chart.present),
@@ -5379,11 +5401,13 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     stations = reader.stations("ORDER BY role IS NULL, coalesce(heard, created) DESC LIMIT ?",
                                MAX_ROWS + MAX_FOLDED)
     live = LIVE(script=Markup(SCRIPT))
+    words = as_json({key: view.locale.read(key) for key in SCRIPT_WORDS}).decode()
     if not stations:
         title, first, then, last = view.locale.say("no_station").split(" / ")
         card = NO_STATION(title=title, first=first, then=then, last=last, db=str(reader.path))
-        return render_page(title, MAIN(now=now, states="none", expires=LATEST_TIME, body=card),
-                           view.locale.language, live, state="unknown")
+        return render_page(title, MAIN(
+            now=now, states="none", expires=LATEST_TIME, body=card, words=words),
+            view.locale.language, live, state="unknown")
     rooms, shown, lines = rank_rooms(places), choose_places(places), []
     for place in shown:
         await pause()
@@ -5401,7 +5425,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
             await render_stations(reader, stations, places, latest, told, view.locale, now)]
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
-                                      expires=find_expiry(places)),
+                                      expires=find_expiry(places), words=words),
                        view.locale.language, live, state=state)
 
 
@@ -10176,6 +10200,35 @@ TRANSLATIONS = {
         "o con una parola che invierà come MAC. Questo comando mostra la sua chiave e le righe "
         "per il suo config.py: / Poi aggiungerne un’altra con il ruolo outside. Oppure dare "
         "prima un’occhiata: / Questa pagina si aggiorna da sola appena c’è una stazione."),
+    "ago": ("vor {ago}", "il y a {ago}", "hace {ago}", "{ago} fa"),
+    "reading": ("{name} {value}", "{name} {value}", "{name} {value}", "{name} {value}"),
+    "no_reading": (
+        "{name} keine Messung",
+        "{name} aucune mesure",
+        "{name} sin lectura",
+        "{name} nessuna misura"),
+    "offline": (
+        "Stand {clock}, keine Verbindung",
+        "données de {clock}, hors connexion",
+        "datos de las {clock}, sin conexión",
+        "situazione alle {clock}, nessuna connessione"),
+    "offline_day": (
+        "Stand %a, {clock}, keine Verbindung",
+        "données de %a, {clock}, hors connexion",
+        "datos de %a, {clock}, sin conexión",
+        "dati di %a, {clock}, senza connessione"),
+    "touch": (
+        "Diagramm berühren, um Werte zu lesen",
+        "Toucher le graphique pour lire les valeurs",
+        "Tocar el gráfico para leer valores",
+        "Toccare il grafico per leggere i valori"),
+    "point_at": (
+        "Auf das Diagramm zeigen, um Werte zu lesen",
+        "Survoler le graphique pour lire les valeurs",
+        "Señalar el gráfico para leer valores",
+        "Indicare il grafico per leggere i valori"),
+    "moment": (
+        "%-d. %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}"),
     "quantity": ("{number}~{unit}", "{number}~{unit}", "{number}~{unit}", "{number}~{unit}"),
     "percent": ("{number}~%", "{number}~%", "{number}~%", "{number}~%"),
     "point": (",", ",", ",", ","),
