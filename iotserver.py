@@ -1437,7 +1437,8 @@ def find_station(stations: Iterable[Station], name: str) -> Station:
                  or [s for s in stations if str(s.id) == name]):
         return found[0]
     known = ", ".join(repr(s.name) for s in stations) or "none yet"
-    raise StoreError(f"there is no station {name!r}; known stations: {known}")
+    raise StoreError(f"there is no station {name!r}; known stations: {known}. To register it: "
+                     f"--add-station {shlex.quote(name)} --mac MAC, which is any word")
 
 # Readings to delete, by :series, :start, :stop (of a step), :end, :below and :above. Of an hour
 # with pruned readings only the summary is left, so it is deleted as a whole or not at all.
@@ -10665,12 +10666,7 @@ def find_owner(path: Path, name: str) -> Station:
     """The station whose readings a file holds; for a console its station outside."""
     stations = stations_of(path) if path.exists() else []
     names, outside = {station.name for station in stations}, f"{name} outside"
-    try:
-        return find_station(stations, outside if outside in names and name not in names else name)
-    except StoreError as error:
-        raise StoreError(f"{error}. First type (MAC is any word; a console: with --console)\n"
-                         f"{say_program(path)} --add-station {shlex.quote(name)} --mac MAC"
-                         ) from None
+    return find_station(stations, outside if outside in names and name not in names else name)
 
 
 def warn_of_names(path: Path, names: Iterable[tuple[str, str]]) -> None:

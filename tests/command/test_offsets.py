@@ -57,7 +57,7 @@ def test_a_known_difference_is_found_in_real_noise(run, tmp_path, seed):
 
 
 @pytest.mark.parametrize(("others", "why"), [
-    ("outside_c", "do not lie side by side"), (None, "at least 10 are needed")])
+    ("outside_c", "do not lie side by side"), (None, "minutes: 0; at least 10 are needed")])
 def test_what_does_not_lie_side_by_side_is_refused(run, tmp_path, others, why):
     there = real_weather(others) if others else [(NOON, 20.0)] * 9
     span = lay(run, tmp_path, a=real_weather("inside_c"), b=there)

@@ -318,6 +318,16 @@ def test_a_reading_of_the_future_is_shown_nowhere(house):
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
 
 
+@pytest.mark.parametrize(("minutes", "every"), [
+    ([-2, -1, 0], " · every 1 min"), ([-0.02, -0.01, 0], ""), ([0], "")])
+def test_what_sends_more_often_than_each_second_is_not_called_every_0_s(house, minutes, every):
+    house = house(("inside", "inside"),)
+    house.store("inside", minutes, 20)
+    row = row_of(house.page(), "inside")
+    assert row == f"inside ok 0 s ago{every} · {len(minutes)} " + (
+        "entry" if len(minutes) == 1 else "entries")
+
+
 @pytest.mark.parametrize("ahead", [HOUR, 20 * HOUR, 60 * 365 * DAY])
 def test_a_reading_of_the_future_revives_no_station(house, ahead):
     """Not in the table, where one that sent each minute is silent, and not in the answer."""
