@@ -26,12 +26,12 @@ class MCP9808:
             raise OSError("no MCP9808 at 0x%02x" % self.address)
 
     def read(self):
-        """(degrees C,)"""
+        """Pairs of field and value: degrees C."""
         self.identify()
         celsius = signed(self.word(AMBIENT)) / 16
         if not COLDEST <= celsius <= HOTTEST:
             raise OSError("MCP9808 says %s C" % celsius)
-        return (celsius,)
+        return ((1, celsius),)
 
     def word(self, register):
         return struct.unpack(">H", self.i2c.readfrom_mem(self.address, register, 2))[0]

@@ -1,14 +1,8 @@
-"""Readings that wait: in RAM, over a reset in RTC memory, and under names that never repeat."""
+"""Readings that wait: in RAM, and over a reset in RTC memory, from where `boots` takes them."""
 import binascii
-import os
 import struct
 
-import wifitools
-
 BACKLOG = 120  # readings that wait in RAM: two hours of a thermometer, 1.8 KB
-RESTART_S = 5  # from saving to the first turn after a reset, boot.py's grace included
-
-BOOT_FILE = "boot.txt"
 RTC_BYTES = 492
 HEADER, RECORD = "<H4si", "<iiHIB"
 HEADER_BYTES, RECORD_BYTES = struct.calcsize(HEADER), struct.calcsize(RECORD)
@@ -67,36 +61,6 @@ class Backlog:
         self.length = min(kept, self.length - 1)
 
 
-def next_boot(files=os, opened=open):
-    """(salt, boot number), as no earlier start had them.
-
-    The number is used only after it is safe in flash: a power cut leaves the old file whole.
-    A missing or broken file begins a new salt, so a board whose flash was erased, and which
-    counts from 1 again, cannot repeat old names.
-    """
-    salt, boot = read_boot(opened)
-    try:
-        with opened(BOOT_FILE + ".new", "w") as file:
-            file.write("%s %d\n" % (hexadecimal(salt), boot))
-        files.rename(BOOT_FILE + ".new", BOOT_FILE)
-    except OSError as error:
-        print("boot number not saved:", error)
-        salt = os.urandom(4)  # for this start alone
-    return salt, boot
-
-
-def read_boot(opened):
-    """The line end shows that the number was not cut short."""
-    try:
-        with opened(BOOT_FILE) as file:
-            salt, boot = file.read(20).split(" ")
-        if len(salt) == 8 and boot.endswith("\n") and int(boot) < 65535:
-            return binascii.unhexlify(salt), int(boot) + 1
-    except (OSError, ValueError):
-        pass
-    return os.urandom(4), 1
-
-
 def hexadecimal(data):
     return str(binascii.hexlify(data), "utf-8")
 
@@ -114,19 +78,6 @@ def save(rtc, backlog, salt, now):
     rtc.memory(image[:used])
 
 
-def restore(rtc, backlog, salt):
-    """Take back what `save` left, as if measured that long before this start."""
-    memory = rtc.memory()
-    if len(memory) < HEADER_BYTES or (len(memory) - HEADER_BYTES) % RECORD_BYTES:
-        return
-    checksum, old_salt, saved = struct.unpack_from(HEADER, memory, 0)
-    if checksum != fletcher(memory) or old_salt != salt:
-        return
-    for at in range(HEADER_BYTES, len(memory), RECORD_BYTES):
-        when, value, boot, count, field = struct.unpack_from(RECORD, memory, at)
-        backlog.append((when - saved - RESTART_S, value, boot, count, field))
-
-
 def fletcher(memory):
     """Fletcher's 16-bit checksum of all but its own two bytes."""
     low = high = 1
@@ -142,9 +93,8 @@ def decimal(thousandths):
     return "%s%d.%03d" % (sign, abs(thousandths) // 1000, abs(thousandths) % 1000)
 
 
-def update_path(settings, salt, reading, now):
+def update_path(path, salt, reading, now):
     when, value, boot, count, field = reading
     age = "/age=%d" % (now - when) if now > when else ""
-    return "/update/API_key=%s/mac=%s/field=%d/data=%s%s/seq=%s-%d-%d" % (
-        wifitools.quote(settings.key), wifitools.quote(settings.mac), field, decimal(value), age,
-        hexadecimal(salt), boot, count)
+    return "%s/field=%d/data=%s%s/seq=%s-%d-%d" % (
+        path, field, decimal(value), age, hexadecimal(salt), boot, count)

@@ -10,8 +10,10 @@ import machine
 PAUSE_S = 5  # long enough to break in; with a longer one the next measurement is late
 
 try:
-    import run
-    run.main()
+    import start
+    station = start.prepare()
+    sys.modules.pop("start").__dict__.clear()  # it has done its work
+    station.run()
 except Exception as error:
     sys.print_exception(error)
     print("Reset in %d s; Ctrl-C prevents it." % PAUSE_S)

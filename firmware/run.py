@@ -1,89 +1,53 @@
 """The station: measure every PERIOD, keep what cannot be sent yet, send it when the way is free.
 
-Who does what: `sensors` measures; `backlog` keeps readings, names them and carries them over a
-reset; `sender` decides what becomes of each; `wifitools` talks; this file turns the wheel.
-No module but this one and boot.py, main.py needs a board to be tried out.
+Who does what: `start` reads config.py and finds the sensors; `sensors` measures; `backlog` keeps
+readings, names them and carries them over a reset; `sender` decides what becomes of each;
+`wifitools` talks; this file turns the wheel.
+No module but `start`, boot.py and main.py needs a board to be tried out.
 """
 # isort: off
 import gc
 import time
 
-import backlog
-import wifitools
+# What takes most memory to be compiled comes first.
 import sender
 import sensors
-import settings
+import backlog
+import wifitools
+from hardware import NAP_S, Clock, Watchdog
 
-SCL, SDA = 5, 4  # GPIO numbers
-BUS_HZ = 100000
-
-NAP_S = 20  # so soon a lost WiFi is noticed
 GIVE_UP_S = 600  # without WiFi; then a reset, which cures a radio that is stuck
-HUNG_S = 300  # without a turn of the wheel; only a name lookup can block that long
-
-
-class Clock:
-    """Whole seconds since start. Ticks wrap after 12 days, and floats here step by seconds."""
-
-    def __init__(self):
-        self.ticks = time.ticks_ms()
-        self.seconds = 0
-
-    def now(self):
-        gone = time.ticks_diff(time.ticks_ms(), self.ticks) // 1000
-        self.ticks = time.ticks_add(self.ticks, gone * 1000)
-        self.seconds += gone
-        return self.seconds
-
-
-class Watchdog:
-    """Ends a turn that hangs. The one wait without an end of its own is a name lookup."""
-
-    def __init__(self, timer, end):
-        self.timer, self.end = timer, end
-        self.kick()
-        timer.init(period=NAP_S * 1000, mode=timer.PERIODIC, callback=self.tick)
-
-    def kick(self):
-        self.left = HUNG_S // NAP_S
-
-    def tick(self, _timer):
-        self.left -= 1
-        if self.left <= 0:
-            self.end("nothing moved for %d s" % HUNG_S)
-
-    def stop(self):
-        """Else it would reset a board that somebody stopped with Ctrl-C."""
-        self.timer.deinit()
-
-
-class Board:
-    """The hardware of a Feather Huzzah."""
-
-    def __init__(self, machine, network):
-        self.machine = machine
-        self.wlan = network.WLAN(network.STA_IF)
-        self.wlan.active(True)
-        self.rtc = machine.RTC()
-
-    def bus(self):
-        """The I2C bus, freed first from a sensor that holds it."""
-        pin = self.machine.Pin
-        scl, sda = pin(SCL, pin.OPEN_DRAIN, value=1), pin(SDA, pin.OPEN_DRAIN, value=1)
-        sensors.free_bus(scl, sda)
-        return sensors.Bus(self.machine.I2C(scl=scl, sda=sda, freq=BUS_HZ))
+LAST_FIELD = 9  # the server knows no other; further thermometers on the wire are left out
 
 
 class Station:
+    """`start` makes it, and gives it `salt` and `boot` before it begins."""
+
     def __init__(self, config, board):
         self.config, self.board = config, board
         self.clock, self.waiting = Clock(), backlog.Backlog()
-        self.salt, self.boot = backlog.next_boot()
-        backlog.restore(board.rtc, self.waiting, self.salt)
-        self.sender = sender.Sender(config, self.waiting, self.salt, self.clock)
+        self.sensors = sensors.Sensors(board, config)
         self.count = self.measure_at = 0
-        self.sensor = self.lost_at = None
-        self.watchdog = Watchdog(board.machine.Timer(-1), self.restart)
+        self.lost_at = None
+
+    def begin(self):
+        """Loads the drivers of sensors that answer; the first measurement tells what does not."""
+        self.sender = sender.Sender(self.config, self.waiting, self.salt, self.clock)
+        try:
+            self.sensors.look()
+        except OSError:
+            pass
+
+    def run(self):
+        """Runs until Ctrl-C."""
+        print("station %s, boot %d, %d readings carried over"
+              % (self.config.mac, self.boot, len(self.waiting)))
+        self.watchdog = Watchdog(self.board.timer(), self.restart)
+        try:
+            while True:
+                self.turn()
+        finally:
+            self.watchdog.stop()
 
     def turn(self):
         """Measure if it is time, send if that is possible, rest."""
@@ -96,22 +60,22 @@ class Station:
         self.rest()
 
     def measure(self):
-        """One failed read skips one reading, and looks for the sensor afresh next time."""
+        """A reading that fails is skipped; the sensor is looked for again at the next one."""
         now, period = self.clock.now(), self.config.period
         self.measure_at += (1 + (now - self.measure_at) // period) * period
         try:
-            if self.sensor is None:
-                self.sensor = sensors.find(self.board.bus(), self.config.sensor)
-            values = self.sensor.read()
+            pairs = self.sensors.read()
         except OSError as error:
-            self.sensor = None
             print("no reading:", error)
             return
-        self.keep(now, values)
+        self.keep(self.clock.now(), pairs)
 
-    def keep(self, now, values):
+    def keep(self, now, pairs):
         self.count += 1
-        for field, value in zip((self.config.field, settings.PRESSURE_FIELD), values):
+        for kind, value in pairs:
+            field = field_of(kind, self.config.field)
+            if field > LAST_FIELD:
+                continue
             thousandths = int(round(value * 1000))
             self.waiting.append((now, thousandths, self.boot, self.count, field))
             print("field %d: %s, waiting: %d"
@@ -154,18 +118,8 @@ class Station:
         time.sleep(NAP_S)  # the reset takes hold while the SDK runs
 
 
-def main():
-    """Runs until Ctrl-C. ValueError: config.py needs work."""
-    config = settings.load()
-    import machine
-    import network
-    board = Board(machine, network)
-    config.mac = config.mac or wifitools.getmac(board.wlan)
-    station = Station(config, board)
-    try:
-        print("station %s, boot %d, %d readings carried over"
-              % (config.mac, station.boot, len(station.waiting)))
-        while True:
-            station.turn()
-    finally:
-        station.watchdog.stop()
+def field_of(kind, first):
+    """Where a driver's field is sent: 1 to FIELD, further temperatures to those beside it."""
+    if kind == 1:
+        return first
+    return kind + 1 if 4 <= first <= kind else kind

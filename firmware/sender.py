@@ -51,7 +51,7 @@ class Sender:
         if not len(self.waiting) or now < self.due:
             return True
         index = len(self.waiting) - 1 if self.probing else 0
-        path = backlog.update_path(self.config, self.salt, self.waiting.get(index), now)
+        path = backlog.update_path(self.config.path, self.salt, self.waiting.get(index), now)
         try:
             status, asked, words = wifitools.get(self.config.server, path)
         except OSError as error:

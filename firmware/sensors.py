@@ -1,59 +1,116 @@
-"""Which sensor is there, on a bus that a reset may have left in the middle of a byte."""
-import time
+"""The station's sensors: which are there, and what they say. A driver is loaded where it is used.
 
-from BMP280 import BMP280
-from MCP9808 import MCP9808
+A driver's class has the name of its file. It is made with the bus and an address, or with the
+module `machine` and a pin. Its read() gives pairs of field and value: field 1 is the first
+temperature, 2 humidity in %, 3 pressure in hPa, 4 to 9 further temperatures.
+"""
+import gc
+import sys
 
-SENSORS = (("MCP9808", MCP9808, 0x18), ("BMP280", BMP280, 0x76), ("BMP280", BMP280, 0x77))
-TRIES, PAUSE_MS = 4, 10  # together longer than a cycle of mains hum
+from bus import Bus, insist
+
+# The largest driver first, which needs most memory to be compiled; of several that are found, the
+# last is the most exact. A BME280's driver contains that of a BMP280. An SHT3x is not asked before
+# an SHT4x had its turn: the SHT3x's commands would heat an SHT4x.
+ON_BUS = (("BMP280", 0x76), ("BMP280", 0x77), ("BME280", 0x76), ("BME280", 0x77), ("AHT20", 0x38),
+          ("SHT4x", 0x44), ("SHT3x", 0x44), ("SHT3x", 0x45), ("MCP9808", 0x18))
+ON_PIN = ("DHT22", "DS18B20")
 NOBODY = 19  # ENODEV: no device acknowledged the address
 
 
-def free_bus(scl, sda):
-    """Clock out the byte at which a reset caught the sensor, so that it lets go of the line."""
-    for _ in range(9):
-        if sda.value():
-            break
-        scl.value(0)
-        time.sleep_ms(1)
-        scl.value(1)
-        time.sleep_ms(1)
-    for pin, level in ((scl, 0), (sda, 0), (scl, 1), (sda, 1)):  # STOP
-        pin.value(level)
-        time.sleep_ms(1)
+class Place:
+    """Where a sensor was found. `driver` is None while it does not answer."""
+
+    def __init__(self, name, where, driver=None):
+        self.name, self.where, self.driver = name, where, driver
 
 
-class Bus:
-    """I2C that tries again: one operation spoilt by noise does not cost a measurement of eight."""
+class Sensors:
+    """All sensors of a station. One that was found and is lost is looked for at each reading."""
 
-    def __init__(self, i2c):
-        self.i2c = i2c
+    def __init__(self, board, config):
+        self.board, self.config, self.bus = board, config, Bus()
+        on_pin = config.sensor in ON_PIN
+        self.places = [Place(config.sensor, config.pin)] if on_pin else []  # the most exact first
 
-    def readfrom_mem(self, *what):
-        return self.insist(self.i2c.readfrom_mem, what)
+    def read(self):
+        """Pairs of field and value. OSError when no sensor has a reading."""
+        self.look()
+        pairs = []
+        for place in self.places:
+            if place.driver:
+                self.read_one(place, pairs)
+        if not pairs:
+            raise OSError("no sensor has a reading")
+        return pairs
 
-    def writeto_mem(self, *what):
-        return self.insist(self.i2c.writeto_mem, what)
+    def read_one(self, place, pairs):
+        """Add what no sensor before had. A dead sensor stops no other."""
+        try:
+            fresh = insist(place.driver.read)
+        except OSError as error:
+            print(error)
+            place.driver = None
+            return
+        fields = [field for field, _ in pairs]
+        pairs.extend(pair for pair in fresh if pair[0] not in fields)
 
-    def insist(self, operation, what):
-        for _ in range(TRIES - 1):
+    def look(self):
+        """For those that are lost; as long as none was found, for all that SENSOR means."""
+        lost = [place for place in self.places if not place.driver]
+        if self.places and not lost:
+            return
+        if self.config.sensor not in ON_PIN:
+            self.bus.i2c = self.board.i2c(self.config.scl, self.config.sda)
+        for place in lost:
             try:
-                return operation(*what)
-            except OSError:
-                time.sleep_ms(PAUSE_MS)
-        return operation(*what)
-
-
-def find(i2c, wanted):
-    """The first known sensor that answers as itself. OSError when there is none.
-
-    Without pull-ups every address seems to answer, so each candidate has to prove itself.
-    """
-    for name, driver, address in SENSORS:
-        if wanted in ("auto", name):
-            try:
-                return driver(i2c, address)
+                place.driver = self.start(place.name, place.where)
             except OSError as error:
-                if error.args[0] != NOBODY:
-                    print(error)
-    raise OSError("no sensor found on I2C: check power, SCL on GPIO5, SDA on GPIO4")
+                print("%s: %s" % (place.name, error))
+        if not self.places:
+            self.look_everywhere()
+
+    def look_everywhere(self):
+        """Without pull-ups every address seems to answer, so each candidate proves itself."""
+        problems = []
+        for name, address in ON_BUS:
+            if wanted(name, self.config.sensor) and address not in [p.where for p in self.places]:
+                try:
+                    self.places.insert(0, Place(name, address, self.start(name, address)))
+                except OSError as error:
+                    if error.args[0] != NOBODY:
+                        problems.append(error)
+                except MemoryError:
+                    if not self.places:
+                        raise
+                    print("no memory for", name)
+        if not self.places:
+            for problem in problems:
+                print(problem)
+            raise OSError("no sensor found on I2C: check power, SCL on GPIO%d, SDA on GPIO%d"
+                          % (self.config.scl, self.config.sda))
+
+    def start(self, name, where):
+        """The driver of a sensor that answers as itself. OSError: it does not."""
+        try:
+            if name in ON_PIN:
+                return load(name)(self.board.machine, where)
+            self.bus.writeto(where, b"")  # nothing is loaded for an address where nobody is
+            return insist(load(name), self.bus, where)
+        except OSError:
+            if name not in [place.name for place in self.places]:
+                sys.modules.pop(name, None)
+                gc.collect()
+            raise
+
+
+def wanted(name, sensor):
+    """A BME280 may be called by its older brother's name, which shops do, too."""
+    return sensor in ("auto", name) or (sensor, name) == ("BMP280", "BME280")
+
+
+def load(name):
+    try:
+        return getattr(__import__(name), name)
+    except ImportError as error:
+        raise OSError("%s: %s" % (name, error))

@@ -16,8 +16,6 @@ MISSING = 63  # '?' in the place of bytes that never came: part of a number is n
 REQUEST = "GET %s HTTP/1.0\r\nHost: %s:%d\r\nConnection: close\r\n\r\n"
 TIMED_OUT = 110  # errno, as the board numbers it
 
-UNRESERVED = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:"
-
 
 def getmac(wlan):
     """The board's own address: '5c:cf:7f:01:02:03'."""
@@ -53,16 +51,10 @@ def leave(wlan):
 
 
 class Server:
-    """Where readings go. The URL is http or https, a host, a port if unusual, and no path."""
+    """Where readings go."""
 
-    def __init__(self, url):
-        scheme, _, rest = (url.rstrip("/") + "//").split("/", 2)
-        self.tls = scheme.lower() == "https:"
-        host, port = (rest.rstrip("/").split(":") + ["443" if self.tls else "80"])[:2]
-        known = scheme.lower() in ("http:", "https:")
-        if not (known and host and port.isdigit()) or "/" in host:
-            raise ValueError("SERVER must look like http://192.0.2.7:8000, not '%s'" % url)
-        self.host, self.port, self.address = host, int(port), None
+    def __init__(self, tls, host, port):
+        self.tls, self.host, self.port, self.address = tls, host, port, None
 
     def resolve(self):
         """Socket address, asked for once: a lookup can block for long, and names seldom move."""
@@ -70,12 +62,6 @@ class Server:
             kind = socket.SOCK_STREAM
             self.address = socket.getaddrinfo(self.host, self.port, 0, kind)[0][-1]
         return self.address
-
-
-def quote(text):
-    """Percent-encoded, so that any key or MAC stays one part of a path."""
-    return "".join(c if c in UNRESERVED else "".join("%%%02X" % b for b in c.encode())
-                   for c in text)
 
 
 def get(server, path):

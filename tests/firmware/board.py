@@ -7,7 +7,7 @@ sys.path[:] = [sys.argv[1], sys.argv[2], "."]  # fakes, firmware, the board's fl
 import world  # noqa: E402
 
 sky = world.world
-for name in ("time", "machine", "network", "socket"):
+for name in ("time", "machine", "network", "socket", "dht", "onewire"):  # not from the flash
     __import__(name)
 gc.collect()
 gc.threshold((gc.mem_free() + gc.mem_alloc()) // 4)  # as the board's _boot.py does

@@ -1,4 +1,4 @@
-"""An ESP8266 that waits for esptool on a pseudo-terminal: its ROM loader, then the stub.
+"""An ESP8266 or ESP32 that waits for esptool on a pseudo-terminal: its ROM loader, then the stub.
 
 What the emulation knows: SLIP frames, SYNC, registers, uploading a stub, and the stub's flash
 commands on 4 MB of flash. Checksums are verified; an unknown command is answered with an error.
@@ -8,13 +8,12 @@ import os
 import select
 import struct
 import zlib
+from typing import ClassVar
 
 from serialport import SerialPort
 
 FLASH_BYTES = 4 << 20
-REGISTERS = {0x40001000: 0xFFF0C101, 0x60000014: 451,  # the chip, and a 26 MHz crystal
-             0x3FF00050: 0x01020300, 0x3FF00054: 0x02000405, 0x3FF00058: 0xA000, 0x3FF0005C: 0}
-SPI_COMMAND, SPI_DATA, FLASH_CHIP = 0x60000200, 0x60000240, 0x1640EF  # a Winbond of 4 MB
+FLASH_CHIP = 0x1640EF  # a Winbond of 4 MB
 INVALID = b"\x01\x05"
 
 
@@ -30,8 +29,43 @@ def esp8266_image(filling, iram=0x40100000):
     return image + filling
 
 
+def esp32_image(filling, chip=0, offset=0x1000):
+    """Boot loader, table of partitions and application, as MicroPython's .bin has them."""
+    parts = {0: esp32_part(chip, b"boot loader" * 300),
+             0x8000 - offset: partition(1, 2, 0x9000, 0x6000, b"nvs")
+             + partition(0, 0, 0x10000, 0x1F0000, b"factory"),
+             0x10000 - offset: esp32_part(chip, filling)}
+    image = bytearray(b"\xff" * max(at + len(data) for at, data in parts.items()))
+    for at, data in parts.items():
+        image[at:at + len(data)] = data
+    return bytes(image)
+
+
+def esp32_part(chip, filling):
+    """One image with the longer header, its checksum, and the digest of all that."""
+    filling += b"\0" * (-len(filling) % 4)
+    image = struct.pack("<BBBBI", 0xE9, 1, 2, 0x20, 0x40080400)
+    image += struct.pack("<BBBBHBHHIB", 0xEE, 0, 0, 0, chip, 0, 0, 0xFFFF, 0, 1)
+    image += struct.pack("<II", 0x3FFB0000, len(filling)) + filling
+    checksum = 0xEF
+    for byte in filling:
+        checksum ^= byte
+    image += b"\0" * (15 - len(image) % 16) + bytes([checksum])
+    return image + hashlib.sha256(image).digest()
+
+
+def partition(kind, subtype, at, size, label):
+    return struct.pack("<HBBII16sI", 0x50AA, kind, subtype, at, size, label, 0)
+
+
 class RomLoader(SerialPort):
     """A chip for esptool; `flash` is what it wrote."""
+
+    registers: ClassVar = {
+        0x40001000: 0xFFF0C101, 0x60000014: 451,  # the chip, and a 26 MHz crystal
+        0x3FF00050: 0x01020300, 0x3FF00054: 0x02000405, 0x3FF00058: 0xA000, 0x3FF0005C: 0}
+    spi_command, spi_data = 0x60000200, 0x60000240
+    status_bytes = 2  # the stub has two always
 
     def __init__(self):
         super().__init__()
@@ -40,6 +74,7 @@ class RomLoader(SerialPort):
         self.erased = 0
         self.commands = []
         self.handlers = HANDLERS
+        self.registers = dict(self.registers)
         self.at, self.inflate = 0, None
 
     def serve(self):
@@ -63,6 +98,8 @@ class RomLoader(SerialPort):
         handler(self, operation, data, checksum)
 
     def answer(self, operation, status=b"\0\0", value=0):
+        if not self.stub:
+            status += b"\0" * (self.status_bytes - 2)
         self.send(struct.pack("<BBHI", 1, operation, len(status), value) + status)
 
     def send(self, frame):
@@ -77,13 +114,13 @@ class RomLoader(SerialPort):
 
     def read_register(self, operation, data, _checksum):
         address, = struct.unpack("<I", data)
-        self.answer(operation, value=REGISTERS.get(address, 0))
+        self.answer(operation, value=self.registers.get(address, 0))
 
     def write_register(self, operation, data, _checksum):
         """A finished SPI command: the command register reads 0, the data hold the chip's id."""
         address, = struct.unpack_from("<I", data)
-        if address == SPI_COMMAND:
-            REGISTERS[SPI_DATA] = FLASH_CHIP
+        if address == self.spi_command:
+            self.registers[self.spi_data] = FLASH_CHIP
         self.answer(operation)
 
     def accept(self, operation, _data, _checksum):
@@ -122,6 +159,16 @@ class RomLoader(SerialPort):
         self.flash[:] = b"\xff" * FLASH_BYTES
         self.erased += 1
         self.answer(operation)
+
+
+class Esp32RomLoader(RomLoader):
+    """An ESP32-D0WD of revision 3, with a 40 MHz crystal: other registers, longer answers."""
+
+    registers: ClassVar = {
+        0x40001000: 0x00F01D83, 0x3FF5A00C: 0x8000, 0x3FF5A014: 0x100000, 0x3FF6607C: 0x80000000,
+        0x3FF40014: 347, 0x3FF5A004: 0x01020304, 0x3FF5A008: 0x0506}
+    spi_command, spi_data = 0x3FF42000, 0x3FF42080
+    status_bytes = 4
 
 
 def status(block, checksum):

@@ -1,6 +1,8 @@
 """firmware/flash.py with the real esptool and the real ampy, against emulated boards."""
+import ast
 import os
 import pty
+import runpy
 import shutil
 import signal
 import subprocess
@@ -8,13 +10,17 @@ import sys
 import time
 import tomllib
 import tty
+import types
 
 import interpreter
 import pytest
+from esptool import targets
 from rawrepl import CONFIG, RawRepl
-from romloader import RomLoader, esp8266_image
+from romloader import Esp32RomLoader, RomLoader, esp32_image, esp32_part, esp8266_image
 from simulator import FIRMWARE
 from tools import needs
+
+program = types.SimpleNamespace(**runpy.run_path(str(FIRMWARE / "flash.py")))
 
 
 def flash(*arguments):
@@ -98,22 +104,108 @@ BAD_IMAGES = {
     "a web page": b"<!DOCTYPE html><html>Not found</html>",
     "nothing": b"",
     "one byte": b"\xe9",
-    "an ESP32's": esp8266_image(b"", iram=0x40080000),
+    "elsewhere in memory": esp8266_image(b"", iram=0x40080000),
     "cut short": esp8266_image(b"")[:2000],
     "a wrong bit": esp8266_image(b"").replace(b"\x10\x11\x12", b"\x10\x13\x12", 1),
-    "too large": esp8266_image(bytes(4 << 20)),
+    "too large": esp8266_image(bytes(16 << 20)),
+    "a chip without WiFi": esp32_image(b"code", chip=16, offset=0),
+    "a boot loader with a wrong bit": esp32_image(b"code").replace(b"loader", b"leader", 1),
+    "a boot loader whose digest is wrong": esp32_image(b"code")[:4]
+    + b"\5" + esp32_image(b"code")[5:],
+}
+BAD_APPLICATIONS = {
+    "cut short": esp32_image(b"code" * 1000)[:0xF800],
+    "cut at the table": esp32_image(b"code")[:0x7000],
+    "a wrong bit": esp32_image(b"code" * 1000)[:-100] + b"X" + esp32_image(b"code" * 1000)[-99:],
+    "another chip's": esp32_image(b"code")[:0xF000] + esp32_part(5, b"code"),
+    "only an update": esp32_part(0, b"code" * 1000),
 }
 
 
 @pytest.mark.parametrize("data", BAD_IMAGES.values(), ids=BAD_IMAGES)
-def test_what_is_no_esp8266_image_is_refused(tmp_path, data):
+def test_what_is_no_image_is_refused(tmp_path, data):
     """Before a byte goes to the board: there is no such port."""
     path = tmp_path / "image.bin"
     path.write_bytes(data)
     done = flash("--port", "/dev/nowhere", "--image", path)
     assert done.returncode == 1
-    assert "is not an ESP8266 image" in done.stderr
+    assert "is not an image for an ESP8266 or ESP32" in done.stderr
     assert "esptool" not in done.stdout
+
+
+@pytest.mark.parametrize("data", BAD_APPLICATIONS.values(), ids=BAD_APPLICATIONS)
+def test_an_esp32_image_without_its_application_is_refused(tmp_path, data):
+    path = tmp_path / "image.bin"
+    path.write_bytes(data)
+    done = flash("--port", "/dev/nowhere", "--image", path)
+    assert done.returncode == 1
+    assert "is incomplete, or only an update" in done.stderr
+    assert "esptool" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filling", [b"code" * 75_000, None], ids=["small", "large"])
+def test_an_esp32_image_is_written_where_its_rom_looks(tmp_path, filling):
+    """esptool finds the chip; the image goes to 0x1000, byte for byte."""
+    path = tmp_path / "esp32.bin"
+    path.write_bytes(esp32_image(filling or os.urandom(300_000)))
+    with Esp32RomLoader() as chip:
+        chip.flash[-3:] = b"old"
+        done = flash("--port", chip.port, "--image", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = path.read_bytes()
+    assert chip.flash[0x1000:0x1000 + len(written)] == written
+    assert chip.flash[:0x1000] == b"\xff" * 0x1000
+    assert chip.flash[-3:] == b"\xff" * 3
+    assert chip.erased == 1
+    assert "esptool --chip esp32 " in done.stdout
+    assert "verify-flash" in done.stdout
+
+
+@pytest.mark.parametrize(("chip", "offset"), [
+    (0, "0x1000"), (2, "0x1000"), (5, "0"), (9, "0"), (12, "0"), (13, "0"), (23, "0x2000")])
+def test_images_of_the_esp32s_kin_go_where_their_roms_look(tmp_path, monkeypatch, chip, offset):
+    """A stand-in for esptool tells what it was asked to do; the offsets are esptool's own."""
+    path = tmp_path / "image.bin"
+    number = int(offset, 16)
+    path.write_bytes(esp32_image(b"code", chip, number))
+    target = next(rom for rom in targets.CHIP_DEFS.values()
+                  if getattr(rom, "IMAGE_CHIP_ID", None) == chip)
+    assert number == target.BOOTLOADER_FLASH_OFFSET
+    name = target.CHIP_NAME
+    (tmp_path / "esptool.py").write_text(f"print('Connected to {name} on port:')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = flash("--port", os.devnull, "--image", path)
+    option = name.lower().replace("-", "")
+    assert done.returncode == 0, done.stderr
+    assert (f"esptool --chip {option} --port /dev/null --baud 115200 write-flash {offset} {path}"
+            in done.stdout)
+
+
+@pytest.mark.parametrize(("board", "image", "words"), [
+    (RomLoader, esp32_image(b"code"), "is for an ESP32, but the board has an ESP8266"),
+    (Esp32RomLoader, esp8266_image(b"code"), "is for an ESP8266, but the board has an ESP32")])
+def test_an_image_of_another_chip_erases_nothing(tmp_path, board, image, words):
+    path = tmp_path / "image.bin"
+    path.write_bytes(image)
+    with board() as chip:
+        done = flash("--port", chip.port, "--image", path)
+        told = flash("--port", chip.port, "--chip", "esp32c3", "--image", path)
+    assert (done.returncode, told.returncode) == (1, 1)
+    assert words in done.stderr
+    assert "but the board has an ESP32C3" in told.stderr
+    assert chip.erased == 0
+
+
+def test_a_chip_that_is_not_the_one_named_erases_nothing(tmp_path):
+    """esptool itself compares what --chip says with what it finds."""
+    path = tmp_path / "image.bin"
+    path.write_bytes(esp32_image(b"code"))
+    with RomLoader() as chip:
+        done = flash("--port", chip.port, "--chip", "esp32", "--image", path)
+    assert done.returncode == 1
+    assert "This chip is ESP8266, not ESP32" in done.stderr
+    assert chip.erased == 0
 
 
 def test_missing_image_is_told(tmp_path):
@@ -131,11 +223,27 @@ def test_files_are_copied_and_read_back(tmp_path):
         assert b"machine.reset()" in board.heard
         listing = ampy(board, "ls", "-l")
         sizes = {path.name: path.stat().st_size for path in FIRMWARE.glob("*.py")}
-        del sizes["flash.py"], sizes["config.example.py"]
+        for name in ("flash.py", "config.example.py", "DHT22.py", "DS18B20.py", "order.py"):
+            del sizes[name]     # the sensors on a data pin are not what SENSOR = "auto" finds
         for name, size in {**sizes, "config.py": len(CONFIG)}.items():
             assert f"/{name} - {size} bytes" in listing
         assert ampy(board, "get", "config.py").strip() == CONFIG.strip()
-    assert "11/11 main.py" in done.stdout
+    assert "21/21 main.py" in done.stdout
+    assert "DHT22" not in done.stdout
+
+
+def test_each_file_of_the_folder_is_copied_for_some_sensor():
+    """And each sensor's drivers with what they import."""
+    files = {sensor: program.board_files(sensor) for sensor in (None, "auto", *program.DRIVERS)}
+    names = {path.name for path in FIRMWARE.glob("*.py")} - {"flash.py", "config.example.py"}
+    assert set(files[None]) == names
+    assert set(files["auto"]) == names - {"DHT22.py", "DS18B20.py", "order.py"}
+    assert all(of_one[0] == "boot.py" and of_one[-1] == "main.py" for of_one in files.values())
+    for sensor, of_one in files.items():
+        wanted = {f"{node.module if isinstance(node, ast.ImportFrom) else node.names[0].name}.py"
+                  for name in of_one for node in ast.walk(ast.parse((FIRMWARE / name).read_text()))
+                  if isinstance(node, ast.Import | ast.ImportFrom)}
+        assert wanted & names <= set(of_one), sensor
 
 
 def ampy(board, *arguments):
@@ -160,6 +268,10 @@ def test_a_file_that_comes_back_changed_is_noticed(tmp_path, monkeypatch):
     (CONFIG.replace("SERVER", "OTHER"), "config.py has no SERVER"),
     (CONFIG.replace('"home"', '""'), "SSID is empty"),
     (CONFIG.replace("http://", ""), "SERVER must look like"),
+    (CONFIG.replace("home", "the name of your WiFi"), 'SSID is still "the name of your WiFi"'),
+    (CONFIG.replace("secret", "its password"), 'WIFI_PASSWORD is still "its password"'),
+    (CONFIG + 'SENSOR = "DHT11"\n', "SENSOR must be one of"),
+    (CONFIG + 'BOARD = "D1 mini"\nPIN = 10\n', "PIN must be D1 to D7"),
     ("API_KEY = \n", "invalid syntax"), (None, "cannot read")])
 def test_config_mistakes_are_told_before_copying(tmp_path, text, message):
     path = tmp_path / "station.py"

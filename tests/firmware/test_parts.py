@@ -8,6 +8,7 @@ from tools import needs
 pytestmark = needs("MicroPython")
 BACKLOG = """
 import backlog
+import boots
 class Rtc:
     data = b""
     def memory(self, data=None):
@@ -20,7 +21,7 @@ def all(): return [waiting.get(i) for i in range(len(waiting))]
 
 FLASH = """
 import os
-import backlog
+import boots
 class Cut(Exception): pass
 class Flash:
     '''Files as littlefs keeps them; power fails at operation number `fails`.'''
@@ -47,7 +48,7 @@ class File:
             self.flash.step()
             self.flash.files[self.name] += letter
 flash = Flash()
-def start(): return backlog.next_boot(flash, flash.open)
+def start(): return boots.next_boot(flash, flash.open)
 """
 
 
@@ -78,7 +79,7 @@ def test_readings_come_back_from_rtc_memory(script):
     """Older by what had passed when they were saved, and by what a restart takes."""
     said = script(BACKLOG + "for i in range(50): waiting.append((i, i, 7, i, 1))\n"
                   "backlog.save(rtc, waiting, salt, 1000)\nwaiting.length = 0\n"
-                  "backlog.restore(rtc, waiting, salt)\n"
+                  "boots.restore(rtc, waiting, salt)\n"
                   "print(len(rtc.data) <= 492, len(waiting), waiting.get(len(waiting) - 1))")
     assert said.strip() == f"True 32 ({49 - 1000 - 5}, 49, 7, 49, 1)"
 
@@ -88,7 +89,7 @@ def test_readings_come_back_from_rtc_memory(script):
 def test_damaged_rtc_memory_is_left_alone(script, damage):
     said = script(BACKLOG + "for i in range(9): waiting.append((i, i, 7, i, 1))\n"
                   "backlog.save(rtc, waiting, salt, 1000)\nwaiting.length = 0\n"
-                  f"rtc.data = {damage}\nbacklog.restore(rtc, waiting, salt)\n"
+                  f"rtc.data = {damage}\nboots.restore(rtc, waiting, salt)\n"
                   "print(len(waiting))")
     assert said.strip() == "0"
 
@@ -96,7 +97,7 @@ def test_damaged_rtc_memory_is_left_alone(script, damage):
 def test_rtc_memory_is_emptied_when_nothing_waits(script):
     said = script(BACKLOG + "waiting.append((1, 1, 1, 1, 1))\n"
                   "backlog.save(rtc, waiting, salt, 5)\nwaiting.remove(0)\n"
-                  "backlog.save(rtc, waiting, salt, 5)\nbacklog.restore(rtc, waiting, salt)\n"
+                  "backlog.save(rtc, waiting, salt, 5)\nboots.restore(rtc, waiting, salt)\n"
                   "print(len(waiting))")
     assert said.strip() == "0"
 
@@ -149,7 +150,7 @@ def test_decimal(script, thousandths, text):
 
 def test_any_key_stays_one_part_of_the_path(script):
     key = "K3y+/ %?#&=ä"
-    said = script(f"import wifitools\nprint(wifitools.quote({key!r}))").strip()
+    said = script(f"import settings\nprint(settings.quote({key!r}))").strip()
     assert urllib.parse.unquote(said) == key
     assert not set(said) & set("/ ?#&=")
 
@@ -159,14 +160,15 @@ def test_any_key_stays_one_part_of_the_path(script):
                                                         "True iot.example 443"),
     ("http://iot.example", "False iot.example 80"), ("HTTP://h:1/", "False h 1")])
 def test_server_url(script, url, parts):
-    said = script(f"import wifitools\ns = wifitools.Server({url!r})\nprint(s.tls, s.host, s.port)")
+    said = script(f"import settings\ns = settings.server_of({url!r})\n"
+                  "print(s.tls, s.host, s.port)")
     assert said.strip() == parts
 
 
 @pytest.mark.parametrize("url", ["", "192.0.2.7:8000", "ftp://h", "http://", "http://h:x",
                                  "http://h:8000/iot", "https://h/x"])
 def test_server_url_that_is_none(script, url):
-    said = script(f"import wifitools\ntry: wifitools.Server({url!r})\n"
+    said = script(f"import settings\ntry: settings.server_of({url!r})\n"
                   "except ValueError as error: print(error)")
     assert "SERVER must look like http://192.0.2.7:8000" in said
 
@@ -175,16 +177,51 @@ def test_server_url_that_is_none(script, url):
     ("del config.SERVER", "config.py has no SERVER"), ("config.SSID = ''", "SSID is empty"),
     ("config.API_KEY = 5", "config.py has no API_KEY"),
     ("config.PERIOD = 1.5", "PERIOD must be a whole number from 5 to 86400"),
-    ("config.FIELD = 10", "FIELD must be"), ("config.FIELD = 3", "FIELD 3 is where a BMP280"),
-    ("config.SENSOR = 'DHT22'", "SENSOR must be auto, MCP9808 or BMP280")])
+    ("config.FIELD = 10", "FIELD must be"),
+    ("config.FIELD = 3", "FIELD 3 is where auto sends pressure"),
+    ("config.FIELD = 2", "FIELD 2 is where auto sends humidity"),
+    ("config.FIELD = 2; config.SENSOR = 'DHT22'", "FIELD 2 is where DHT22 sends humidity"),
+    ("config.SENSOR = 'DHT11'", "SENSOR must be one of AHT20, BME280, BMP280, DHT22, DS18B20"),
+    ("config.SENSOR = 5", "SENSOR must be one of AHT20"),
+    ("config.BOARD = 'Uno'", "BOARD must be one of D1 mini, ESP32, ESP32-C3, ESP32-S2, ESP32-S3, "
+     "Feather Huzzah, NodeMCU; or leave it out"),
+    ("config.BOARD = 'D1 mini'; config.PIN = 9", "PIN must be D1 to D7, or GPIO 0, 2, 4, 5, 12"),
+    ("config.BOARD = 'D1 mini'; config.PIN = 'D0'", "PIN must be D1 to D7"),
+    ("config.BOARD = 'D1 mini'; config.PIN = 'D9'", "PIN must be D1 to D7"),
+    ("config.BOARD = 'ESP32'; config.PIN = 'D5'", "PIN must be a GPIO number; for D1"),
+    ("config.SDA = 49", "SDA must be a GPIO number")])
 def test_config_mistakes_are_told(script, change, message):
-    said = script(f"import config\n{change}\nimport settings\ntry: settings.load()\n"
+    said = script(f"import config\n{change}\nimport settings\ntry: settings.load('')\n"
                   "except ValueError as error: print(error)")
     assert message in said
 
 
+@pytest.mark.parametrize(("lines", "platform", "expected"), [
+    ("", "esp8266", "auto 5 4 14"), ("", "esp32", "auto 22 21 4"), ("", "rp2", "auto 5 4 14"),
+    ("config.BOARD = 'D1 mini'; config.SENSOR = 'DHT22'; config.PIN = 'D4'", "esp8266",
+     "DHT22 5 4 2"),
+    ("config.BOARD = 'NodeMCU'; config.SCL = 'D6'; config.SDA = 'D7'", "esp8266", "auto 12 13 14"),
+    ("config.BOARD = 'ESP32-C3'; config.SENSOR = 'SHT31'", "esp32", "SHT3x 9 8 4"),
+    ("config.SCL = 25; config.SDA = 26; config.PIN = 27; config.SENSOR = 'SHT45'", "esp32",
+     "SHT4x 25 26 27"),
+    ("config.FIELD = 3; config.SENSOR = 'MCP9808'", "esp32", "MCP9808 22 21 4")])
+def test_pins_by_name_of_the_board(script, lines, platform, expected):
+    said = script(f"import config\n{lines}\nimport settings\n"
+                  f"c = settings.check(config, '', {platform!r})\n"
+                  "print(c.sensor, c.scl, c.sda, c.pin)")
+    assert said.strip() == expected
+
+
+@pytest.mark.parametrize(("first", "fields"), [
+    (1, [1, 2, 3, 4, 5, 6, 7, 8, 9]), (4, [4, 2, 3, 5, 6, 7, 8, 9, 10]),
+    (6, [6, 2, 3, 4, 5, 7, 8, 9, 10]), (9, [9, 2, 3, 4, 5, 6, 7, 8, 10])])
+def test_further_thermometers_have_the_fields_beside_the_first(script, first, fields):
+    said = script(f"import run\nprint([run.field_of(kind, {first}) for kind in range(1, 10)])")
+    assert said.strip() == str(fields)
+
+
 def test_missing_config_is_told(script):
-    said = script("sys.path.pop()\nimport settings\ntry: settings.load()\n"
+    said = script("sys.path.pop()\nimport settings\ntry: settings.load('')\n"
                   "except ValueError as error: print(error)")
     assert "no config.py on the board" in said
 
@@ -192,7 +229,7 @@ def test_missing_config_is_told(script):
 def test_example_config_has_all_names_and_wants_filling(script):
     example = (FIRMWARE / "config.example.py").read_text()
     said = script(f"import config\nexec({example!r}, config.__dict__)\nimport settings\n"
-                  "try: settings.load()\nexcept ValueError as error: print(error)")
+                  "try: settings.load('')\nexcept ValueError as error: print(error)")
     assert said.strip() == "config.py: API_KEY is empty"
 
 

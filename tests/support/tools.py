@@ -23,6 +23,7 @@ PROGRAMS = {                    # program: Debian's package, what the tests do w
     "chromium": ("chromium", "shows the page, as a phone does"),
     "curl": ("curl", "sends what ThingSpeak's documentation and the guide tell to send"),
     "faketime": ("faketime", "moves the clock under a running server"),
+    "g++": ("g++", "compiles the Arduino sketch of the guide"),
     "influxd": ("influxdb", "is an engine that readings are forwarded to"),
     "ip": ("iproute2", "makes a private network, to install in"),
     "logrotate": ("logrotate", "turns the log of nginx"),

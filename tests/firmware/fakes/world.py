@@ -5,6 +5,7 @@ A scenario is a dictionary (`scenario.json` in the board's folder); windows are 
 """
 import gc
 import json
+import sys
 
 TICKS = 1 << 30
 START_MS = 1500  # from a reset to boot.py, about
@@ -80,6 +81,8 @@ class World:
         if milliseconds >= 1000:
             gc.collect()
             self.log("rest", f"{gc.mem_alloc()} {self.sockets}")
+            if self.get("modules"):
+                self.log("modules", " ".join(sys.modules))
         self.advance(milliseconds)
 
     def close(self, how):
@@ -91,3 +94,12 @@ class World:
 
 
 world = World()
+
+
+def noise(kind):
+    """Whether this operation is one of those that fail: at random one of so many."""
+    if not world.get(kind):
+        return False
+    draw = (world.state.get("noise", 1) * 48271) % 2147483647
+    world.state["noise"] = draw
+    return draw % world.get(kind) == 0

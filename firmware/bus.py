@@ -1,0 +1,46 @@
+"""The I2C bus: freed from a sensor that a reset caught in mid-byte, and patient with noise."""
+import time
+
+TRIES, PAUSE_MS = 4, 10  # together longer than a cycle of mains hum
+
+
+def free_bus(scl, sda):
+    """Clock out the byte at which a reset caught the sensor, so that it lets go of the line."""
+    for _ in range(9):
+        if sda.value():
+            break
+        scl.value(0)
+        time.sleep_ms(1)
+        scl.value(1)
+        time.sleep_ms(1)
+    for pin, level in ((scl, 0), (sda, 0), (scl, 1), (sda, 1)):  # STOP
+        pin.value(level)
+        time.sleep_ms(1)
+
+
+def insist(operation, *what):
+    """Try again: one operation spoilt by noise does not cost a measurement of eight."""
+    for _ in range(TRIES - 1):
+        try:
+            return operation(*what)
+        except OSError:
+            time.sleep_ms(PAUSE_MS)
+    return operation(*what)
+
+
+class Bus:
+    """I2C that tries again."""
+
+    i2c = None
+
+    def readfrom(self, *what):
+        return insist(self.i2c.readfrom, *what)
+
+    def writeto(self, *what):
+        return insist(self.i2c.writeto, *what)
+
+    def readfrom_mem(self, *what):
+        return insist(self.i2c.readfrom_mem, *what)
+
+    def writeto_mem(self, *what):
+        return insist(self.i2c.writeto_mem, *what)
