@@ -218,6 +218,41 @@ def test_an_engine_gets_all_whatever_comes_in_between(in_process, small_pieces, 
     assert problems_of(server.path) == []
 
 
+class Choosy(Memory):
+    """An engine that refuses some values, posts of many lines, and now and then anything."""
+    bad, most, troubles = frozenset(), 9, ()
+
+    def ask(self, path, body=None, headers=(), limit=0):
+        lines = (body or b"").decode().splitlines()
+        trouble = next(self.troubles, 204)
+        if trouble != 204:
+            return trouble, "", 0
+        if len(lines) > self.most:
+            return 413, "", 0
+        if self.bad & {float(re.search(r"value=(\S+)", line)[1]) for line in lines}:
+            return 400, "failed to parse line protocol", 0
+        return super().ask(path, body, headers, limit)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some.sets(some.integers(0, 39), max_size=38), some.integers(1, 9),
+       some.lists(some.sampled_from([204, 204, 204, 503, 401, 404, 500]), max_size=60))
+def test_an_engine_that_refuses_some_gets_all_the_others(
+        in_process, small_pieces, bad, most, troubles):
+    server = in_process(f"{next(NUMBERS)}.db")
+    engine = Choosy(server)
+    engine.bad, engine.most, engine.troubles = bad, most, iter(troubles)
+    for number in range(40):
+        put(server, (INSIDE, OUTSIDE)[number % 2], NOON - DAY + number * 1000, float(number))
+    for _ in range(300):
+        engine.step(20)
+        outbox = iot.part_of(server.writer, iot.Outbox)
+        if outbox.engine and not outbox.pending:
+            break
+    assert sorted(value for points in engine.points.values() for value in points.values()) == [
+        number for number in range(40) if number not in bad]
+
+
 def test_what_is_late_while_its_time_is_on_its_way_comes_after(server):
     for i in range(5):
         put(server, INSIDE, NOON + i * 1000, float(i))
