@@ -160,9 +160,8 @@ def test_import_of_an_older_table_from_a_pipe(database, tmp_path):
             date_time TEXT, mac TEXT, field TEXT, data TEXT); INSERT INTO data VALUES
             (7, 'k', '2018-07-30T12:00:00', '{INSIDE.mac}', '1', '21.5')""")
     db.close()
-    with subprocess.Popen(["cat", tmp_path / "older.db"], stdout=subprocess.PIPE) as cat:
-        subprocess.run([sys.executable, SCRIPT, "--db", database, "--import", "-"], check=True,
-                       stdin=cat.stdout, timeout=60, env=environment())
+    subprocess.run([sys.executable, SCRIPT, "--db", database, "--import", "-"], check=True,
+                   input=(tmp_path / "older.db").read_bytes(), timeout=60, env=environment())
     assert [row[4:] for row in rows_of(database)] == [(21.5, 7)]
 
 
