@@ -9836,12 +9836,12 @@ TRANSLATIONS = {
         "Draußen ist es {d} kühler.",
         "Il fait {d} de moins dehors.",
         "Fuera hay {d} menos.",
-        "Fuori è più fresco di {d}."),
+        "Fuori è {d} più fresco."),
     "warmer": (
         "Draußen ist es {d} wärmer.",
         "Il fait {d} de plus dehors.",
         "Fuera hay {d} más.",
-        "Fuori è più caldo di {d}."),
+        "Fuori è {d} più caldo."),
     "even": (
         "Draußen ist es etwa so warm wie drinnen.",
         "Il fait à peu près aussi chaud dehors que dedans.",
@@ -9852,32 +9852,32 @@ TRANSLATIONS = {
         "Jetzt ist es draußen {d} wärmer; wenn das so bleibt, ändert sich diese Antwort.",
         "Il fait maintenant {d} de plus dehors^; si cela dure, cette réponse changera.",
         "Ahora fuera hay {d} más; si sigue así, esta respuesta cambiará.",
-        "Ora fuori è più caldo di {d}; se continua così, questa risposta cambierà."),
+        "Ora fuori è {d} più caldo; se continua così, questa risposta cambierà."),
     "turned_cooler": (
         "Jetzt ist es draußen {d} kühler; wenn das so bleibt, ändert sich diese Antwort.",
         "Il fait maintenant {d} de moins dehors^; si cela dure, cette réponse changera.",
         "Ahora fuera hay {d} menos; si sigue así, esta respuesta cambiará.",
-        "Ora fuori è più fresco di {d}; se continua così, questa risposta cambierà."),
+        "Ora fuori è {d} più fresco; se continua così, questa risposta cambierà."),
     "warmer_close": (
         "Aber draußen ist es {d} wärmer: Fenster geschlossen halten.",
         "Mais il fait {d} de plus dehors~: garder les fenêtres fermées.",
         "Pero fuera hay {d} más: mantener las ventanas cerradas.",
-        "Ma fuori è più caldo di {d}: tenere le finestre chiuse."),
+        "Ma fuori è {d} più caldo: tenere le finestre chiuse."),
     "cold_colder": (
         "Draußen ist es {d} kälter: Fenster geschlossen halten.",
         "Il fait {d} de moins dehors~: garder les fenêtres fermées.",
         "Fuera hay {d} menos: mantener las ventanas cerradas.",
-        "Fuori è più freddo di {d}: tenere le finestre chiuse."),
+        "Fuori è {d} più freddo: tenere le finestre chiuse."),
     "cold_even": (
         "Draußen ist es kaum wärmer: Fenster geschlossen halten.",
         "Il fait à peine plus chaud dehors~: garder les fenêtres fermées.",
         "Fuera apenas hace más calor: mantener las ventanas cerradas.",
-        "Fuori fa appena più caldo: tenere le finestre chiuse."),
+        "Fuori è appena più caldo: tenere le finestre chiuse."),
     "cold_warmer": (
         "Draußen ist es {d} wärmer: Offene Fenster wärmen den Raum.",
         "Il fait {d} de plus dehors~: ouvrir les fenêtres réchauffe la pièce.",
         "Fuera hay {d} más: abrir las ventanas calienta la habitación.",
-        "Fuori è più caldo di {d}: aprire le finestre scalda la stanza."),
+        "Fuori è {d} più caldo: aprire le finestre scalda la stanza."),
     "cold_damp": (
         "Fenster geschlossen halten: Die Luft draußen ist warm und feucht und würde an kalten "
         "Wänden kondensieren.",
@@ -9894,13 +9894,13 @@ TRANSLATIONS = {
         "les murs froids.",
         "Mantener las ventanas cerradas: fuera hay {d} más y el aire se condensaría en las "
         "paredes frías.",
-        "Tenere le finestre chiuse: fuori è più caldo di {d} e l’aria farebbe condensa sui muri "
+        "Tenere le finestre chiuse: fuori è {d} più caldo e l’aria farebbe condensa sui muri "
         "freddi."),
     "cold_hot": (
         "Fenster geschlossen halten: Draußen ist es {d} wärmer.",
         "Garder les fenêtres fermées~: il fait {d} de plus dehors.",
         "Mantener las ventanas cerradas: fuera hay {d} más.",
-        "Tenere le finestre chiuse: fuori è più caldo di {d}."),
+        "Tenere le finestre chiuse: fuori è {d} più caldo."),
     "humid": (
         "Die Luft ist draußen feuchter: Taupunkt {outside} draußen, {inside} drinnen.",
         "L’air est plus humide dehors~: point de rosée {outside} dehors, {inside} dedans.",
@@ -9932,7 +9932,10 @@ TRANSLATIONS = {
         "Más fresco fuera desde las {at} aproximadamente.",
         "Più fresco fuori dalle {at} circa."),
     "row_cooler": (
-        "ab {at} kühler", "plus frais à {at}", "más fresco a las {at}", "più fresco dalle {at}"),
+        "ab {at} kühler",
+        "plus frais dès {at}",
+        "más fresco desde las {at}",
+        "più fresco dalle {at}"),
     "warmer_at": (
         "Draußen ab etwa {at} wärmer, mit einer Wahrscheinlichkeit von {chance}.",
         "Plus chaud dehors à partir de {at} environ, avec une probabilité de {chance}.",
@@ -9954,13 +9957,16 @@ TRANSLATIONS = {
         "Probablemente seguirá haciendo más fresco fuera durante 12 horas.",
         "Probabilmente fuori resterà più fresco per altre 12 ore."),
     "row_warmer": (
-        "ab {at} wärmer", "plus chaud à {at}", "más calor a las {at}", "più caldo dalle {at}"),
+        "ab {at} wärmer",
+        "plus chaud dès {at}",
+        "más calor desde las {at}",
+        "più caldo dalle {at}"),
     "row_open": (
         "offen bis {at}", "ouvrir jusqu’à {at}", "abrir hasta las {at}", "aprire fino alle {at}"),
     "too_few": (
-        "Es sind noch zu wenige Tage vergangen, um zu sagen, wie genau das ist.",
+        "Noch zu wenige Tage, um zu sagen, wie genau das ist.",
         "Trop peu de jours sont passés pour dire si cette prévision est précise.",
-        "Han pasado muy pocos días para saber si esta previsión es exacta.",
+        "Aún han pasado muy pocos días para saber si esta previsión es exacta.",
         "Sono passati troppo pochi giorni per dire quanto sia precisa questa previsione."),
     "record_cooler": (
         "An der Hälfte der letzten {count} Abende lag die Vorhersage höchstens {minutes} "
@@ -10082,7 +10088,7 @@ TRANSLATIONS = {
         "Gespeichert / Diese Messung ist Eintrag {entry}. / Sie steht schon auf der Seite.",
         "Enregistré / Cette mesure est l’entrée {entry}. / Elle est déjà sur la page.",
         "Guardado / Esta lectura es la entrada {entry}. / Ya está en la página.",
-        "Registrato / Questa misura è la voce {entry}. / È già sulla pagina."),
+        "Registrato / Questa misura è la voce {entry}. / È già nella pagina."),
     "purpose": (
         "Für Wetterstationen / Gekaufte Wetterstationen senden hierher, was sie messen. / "
         "--add-station NAME --mac ID --console sagt, was in ihre App einzugeben ist.",
@@ -10127,8 +10133,8 @@ TRANSLATIONS = {
         "de frappe.",
         "No encontrado / No hay nada en esta dirección. / Comprobar que no hay errores al "
         "escribirla.",
-        "Pagina non trovata / A questo indirizzo non c’è nulla. / Controllare che sia scritto "
-        "bene."),
+        "Pagina non trovata / A questo indirizzo non c’è nulla. / Controllare che l’indirizzo "
+        "sia scritto bene."),
     "error_405": (
         "Methode nicht erlaubt / Diese Adresse ist nicht für Browser gedacht. / Stattdessen die "
         "Seite öffnen.",
@@ -10157,7 +10163,7 @@ TRANSLATIONS = {
     "error_507": (
         "Kein Platz mehr / Die Festplatte des Servers ist voll. / Auf der Festplatte des "
         "Servers Platz schaffen.",
-        "Plus de place / Le disque du serveur est plein. / Libérer de la place sur le disque du "
+        "Disque plein / Le disque du serveur est plein. / Libérer de la place sur le disque du "
         "serveur.",
         "Sin espacio / El disco del servidor está lleno. / Liberar espacio en el disco del "
         "servidor.",
@@ -10166,8 +10172,8 @@ TRANSLATIONS = {
         "Fehler / Diese Anfrage hat der Server nicht beantwortet. / Zurück zur Seite.",
         "Erreur / Le serveur n’a pas répondu à cette requête. / Retour à la page.",
         "Error / El servidor no ha respondido a esta solicitud. / Volver a la página.",
-        "Errore / Il server non ha risposto a questa richiesta. / Torna alla pagina."),
-    "open_page": ("Zur Seite", "Ouvrir la page", "Abrir la página", "Apri la pagina"),
+        "Errore / Il server non ha risposto a questa richiesta. / Tornare alla pagina."),
+    "open_page": ("Zur Seite", "Ouvrir la page", "Abrir la página", "Aprire la pagina"),
     "compass": (
         "N NNO NO ONO O OSO SO SSO S SSW SW WSW W WNW NW NNW",
         "N NNE NE ENE E ESE SE SSE S SSO SO OSO O ONO NO NNO",
@@ -10194,7 +10200,7 @@ TRANSLATIONS = {
         "les lignes de son config.py~: / Ensuite, en ajouter une autre avec le rôle outside. Ou "
         "d’abord jeter un coup d’œil~: / Cette page se met à jour dès qu’il y a une station.",
         "Aún sin estaciones / Añadir una con la MAC que la estación muestra al arrancar, o con "
-        "una palabra que enviará como MAC. Esta orden muestra su clave y las líneas para su "
+        "una palabra que enviará como MAC. Este comando muestra su clave y las líneas para su "
         "config.py: / Después, añadir otra con el rol outside. O echar antes un vistazo: / Esta "
         "página se actualiza sola en cuanto haya una estación.",
         "Ancora nessuna stazione / Aggiungerne una con il MAC che la stazione mostra all’avvio, "
