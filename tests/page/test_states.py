@@ -10,6 +10,7 @@ from iotserver import DAY, HOUR, MINUTE
 HOUSES, STATES = 50, 20         # in each house so many states, weeks apart
 ROW = re.compile(r"((?:room|garden) \d) (?:(open|closed|comfortable|cold|no answer) )?"
                  r"(?:humidity \d+ % )?(?:(–)|(-?[\d.]+) °([CF]))")
+UNTIL = re.compile(r"(Cooler|Warmer|It will probably stay \w+) outside")
 HEADLINES = {"open": {"Open the windows:"}, "close": {"Keep the windows closed:"},
              "unknown": {"No answer:", "No answer yet:"},
              "comfortable": {"Comfortable inside:", "Cold inside:"}}
@@ -94,7 +95,7 @@ def check_room(verdict, line, rows, unit):
         assert (forecast["event"].title() + " outside" in line) == (
             headline != "Cold inside:" and reason.count(".") > 0 and forecast["at"] is not None)
     else:
-        assert not re.search("(Cooler|Warmer|Probably)[a-z ]* outside", line)
+        assert not UNTIL.search(line)
 
 
 def check_chart(page, rows):
@@ -128,7 +129,7 @@ def check_state(home, unit):
     headline = page.verdict.removeprefix(f"{verdicts[0]['station']} ")
     assert lines[0].lower().startswith(
         f"{verdicts[0]['station']}: {headline}".lower()), (lines[0], headline)
-    assert bool(until) == bool(re.search("(Cooler|Warmer|Probably)[a-z ]* outside", lines[0]))
+    assert bool(until) == bool(UNTIL.search(lines[0]))
     check_chart(page, rows)
 
 
