@@ -2062,7 +2062,7 @@ class ImportStep:
         return number
 
 
-ON_LOAD: list[Callable[["Database"], object]] = []      # called after memory was read
+ON_LOAD: list[Callable[["Database"], object]] = []      # whenever memory was (re)loaded
 # Small tables whose rows go with a station, or with its series; see Writer.remove_step.
 STATION_TABLES = ["series", "receipt", "gap", "course"]
 SERIES_TABLES: list[str] = []
@@ -4024,7 +4024,7 @@ class Heads:
         self.known: dict[tuple[Any, ...], Known] = {}
         self.size = 0                           # bytes of all of them
 
-    def find(self, head: bytes | bytearray, origin: Origin, is_first: bool
+    def read(self, head: bytes | bytearray, origin: Origin, is_first: bool
              ) -> tuple[Request, int] | None:
         """The same as read_head. The data has an empty line at its end and nowhere else."""
         line, _, block = head.decode("latin-1").partition("\r\n")
@@ -5761,7 +5761,7 @@ class Shares:
 
     @contextlib.asynccontextmanager
     async def hold(self, network: str) -> AsyncIterator[None]:
-        """Wait until this request may begin. It is in hand until the block ends."""
+        """Wait until this request may begin. It counts as in progress until the block ends."""
         self.counts[network] += 1
         lock = self.locks.setdefault(network, asyncio.Lock())
         try:
@@ -5923,7 +5923,7 @@ class Connection(asyncio.Protocol):
                 del buffer[:2]
             end = buffer.find(b"\r\n\r\n", 0, MAX_REMEMBERED) + 4
             try:
-                found = (self.server.heads.find(buffer[:end], self.origin, self.answered == 0)
+                found = (self.server.heads.read(buffer[:end], self.origin, self.answered == 0)
                          if end > 3 else
                          read_head(bytes(buffer[:MAX_HEAD + 1]), self.origin, self.answered == 0))
             except Refused as refused:
@@ -6455,7 +6455,7 @@ class Control(asyncio.Protocol):
     async def execute(self, line: bytes) -> bytes:
         self.heard = self.server.monotonic()
         method, arguments = json.loads(line)
-        if (call := self.find(method)) is None:
+        if (call := self.find_method(method)) is None:
             return as_json({"error": f"{method}: this server does not know it; is it older?"})
         self.server.turn.end()          # so the method sees all updates in the file
         try:
@@ -6466,7 +6466,7 @@ class Control(asyncio.Protocol):
         except sqlite3.Error as error:
             return as_json({"error": self.server.turn.fail(error).message})
 
-    def find(self, method: str) -> Callable[..., Any] | None:
+    def find_method(self, method: str) -> Callable[..., Any] | None:
         """The method of this name; None if a line may not call it."""
         if method == "address":
             return lambda: self.server.settings.link or self.server.where
@@ -6618,7 +6618,7 @@ def watch_space(server: Server) -> None:
 async def tell_news(server: Server) -> None:
     """Publish verdicts that a reading, silence or a command has changed."""
     await server.board.look()
-    server.turn.end()                           # so listeners get their greeting before an event
+    server.turn.end()               # first, because new listeners must get hello before any event
     if server.events.is_reset:
         server.events.is_reset = False
         server.events.publish(RESET)
@@ -6641,7 +6641,7 @@ class ClockWatch:
     def __init__(self) -> None:
         self.lead = time.time() - time.monotonic()
 
-    def look(self, server: Server) -> None:
+    def check(self, server: Server) -> None:
         before, self.lead = self.lead, server.clock() - server.monotonic()
         if abs(self.lead - before) > CLOCK_STEP:
             log(f"this machine's clock was set by {self.lead - before:+.0f} s, or it was "
@@ -6681,7 +6681,7 @@ Job = Callable[[Server], Awaitable[None] | None]
 JOBS: list[tuple[float, Job]] = [                  # with their periods in seconds
     (60, keep_courses),
     (1, close_expired), (1, tell_news), (1, lambda server: server.outlook.renew()),
-    (1, ClockWatch().look), (1, watch_file), (10, watch_space),
+    (1, ClockWatch().check), (1, watch_file), (10, watch_space),
     (15, lambda server: server.events.publish(b":\n\n")),      # so that no proxy closes it as idle
     # half the time after which systemd restarts the server; never if it does not watch
     (read_number("WATCHDOG_USEC") / 2e6 or math.inf, feed_watchdog)]
@@ -7174,7 +7174,7 @@ class CourierSocket(Control):
         """Never, because a courier stays connected and changes nothing."""
         return False
 
-    def find(self, method: str) -> Callable[..., Any] | None:
+    def find_method(self, method: str) -> Callable[..., Any] | None:
         known = COURIER_METHODS.get(method)
         return known and functools.partial(known, self.server)
 

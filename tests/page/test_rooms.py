@@ -360,7 +360,7 @@ def set_back(house, hours):
     house.server.monotonic = lambda: monotonic
     watch.lead = 0
     house.time -= 3600 * hours
-    watch.look(house.server)
+    watch.check(house.server)
 
 
 def test_a_clock_that_was_ahead_revives_no_station(house):

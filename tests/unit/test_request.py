@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from harness import INSIDE, OUTSIDE, InProcess, request, update_path
+from harness import INSIDE, OUTSIDE, InProcess, request, settings, update_path
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,7 +101,8 @@ def test_an_answer_becomes_bytes_once_it_is_known_what_is_true():
     ("GET", "*/*", "text/plain"), ("POST", "*/*", "application/json")])
 def test_a_refusal_has_the_form_that_was_asked_for(method, accept, kind):
     ask = parse(request(method, "/update", Accept=accept))
-    answer = iotserver.render_refusal(ask, iotserver.Refused(403, "no <b>", Retry_After="5"))
+    answer = iotserver.render_refusal(ask, iotserver.Refused(403, "no <b>", Retry_After="5"),
+                                      settings())
     assert (answer.status, answer.kind.partition(";")[0]) == (403, kind)
     assert ("Retry-After", "5") in answer.headers
     assert b"<b>" not in answer.body or kind != "text/html"
