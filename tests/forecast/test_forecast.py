@@ -372,6 +372,19 @@ def test_an_interval_is_as_wide_as_would_have_held_the_past_evenings():
     assert width(*[9] * 30) == (2, 10)      # it is not in the past, nor beyond the horizon
 
 
+def test_a_morning_has_a_wider_interval_because_only_narrow_ones_are_said():
+    """Of evenings and mornings that were equally far off."""
+    scores = [*[0.5] * 26, *[1.0] * 7]
+
+    def half(event):
+        said = iot.Forecast(event, NOON + 2 * HOUR, NOON + HOUR, NOON + 3 * HOUR, 0.9, 9, (), (),
+                            NOON)
+        found = iot.widen(said, [Outcome(event, 0, 0, score) for score in scores])
+        return (found.end - found.at) / HOUR
+    assert half("cooler") == pytest.approx(0.9)
+    assert half("warmer") == pytest.approx(1.15)
+
+
 @pytest.mark.parametrize(("ago", "is_known"), [(50, False), (100, True), (150, False)])
 def test_a_night_that_nobody_knows_has_no_outcome(ago, is_known):
     """Nor has the one after it, of which the difference to yesterday's curve is told."""
