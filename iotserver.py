@@ -3406,9 +3406,16 @@ SENTENCES = {
     "needs_roles": "This needs a station with the role inside and one with the role outside.",
     "cooler_range": "Cooler outside from about {at} ({start} to {end}).",
     "cooler_at": "Cooler outside from about {at}.", "row_cooler": "cooler from {at}",
-    "warmer_at": "Warmer outside at about {at}, with a chance of {chance}.",
-    "warmer_range": "Warmer outside some time between {start} and {end}, with a chance of "
-                    "{chance}.",
+    "cooler_soon": "Cooler outside any moment, probably by {end}.",
+    "warmer_at": "Warmer outside from about {at}.",
+    "warmer_soon": "Warmer outside any moment, probably by {end}.",
+    "open_until": "Leave them open until about {at}.",
+    "between": "Between {start} and {end}.",
+    "between_chance": "Between {start} and {end}, with a chance of {chance}.",
+    "brackets": "The range in brackets should be right on 8 days out of 10.",
+    "not_sure": "When that changes is not sure yet.",
+    "times_in": "Times are in {zone}.",
+    "both": "{inside} inside, {outside} outside.",
     "no_cooler": "It will probably stay warmer outside for 12 hours.",
     "no_warmer": "It will probably stay cooler outside for 12 hours.",
     "row_warmer": "warmer from {at}", "row_open": "open until {at}",
@@ -3481,6 +3488,7 @@ REASONS = (     # reason, least °C that it is cooler outside, answer, key; the 
 HOTTEST_FAHRENHEIT = 130.0      # °F that weather has; what looks like them is no °C
 POWER_ON = 85.0                 # °C that a DS18B20 says before it has measured
 NEAR = 30 * MINUTE              # how far from this time yesterday a reading may be
+SURE = 0.95                     # a chance above this is not said: nobody is sure
 SAME = 0.5                      # °C of difference below which two days count as equally warm
 FORECAST_STEP = 5 * MINUTE      # times of a forecast are rounded to this: it is no better
 LEAST_TOLD, MOST_TOLD = 5, 20   # past forecasts that are counted for how accurate they are
@@ -3572,12 +3580,14 @@ def choose_clock(cookie: str, languages: str) -> str:
 
 
 @remember
-def choose_zone(cookie: str) -> tzinfo:
-    """The time zone in the cookies of the page's script: by its name, else by its offset."""
+def choose_zone(cookie: str) -> tzinfo | None:
+    """The time zone in the cookies of the page's script: by its name, else by its offset. None,
+    the machine's, on the first visit."""
     told = dict(re.findall(r"(?:^|;\s*)(tz|offset)=([^;\s]+)", cookie))
-    zone, offset = find_zone(told.get("tz", "")), told.get("offset", "0")
-    has_offset = zone is UTC and re.fullmatch("-?[0-9]{1,3}", offset)
-    return timezone(timedelta(minutes=int(offset))) if has_offset else zone
+    if (zone := find_zone(told.get("tz", ""))) is not UTC:
+        return zone
+    has_offset = re.fullmatch("-?[0-9]{1,3}", told.get("offset", ""))
+    return timezone(timedelta(minutes=int(told["offset"]))) if has_offset else None
 
 
 def say_sentence(text: str) -> str:
@@ -3665,30 +3675,33 @@ def say_times(forecast: Forecast, now: int, locale: Locale) -> list[str]:
             for ms in (max(at, now), start, max(end, now))]
 
 
-def say_cooler(times: Sequence[str], locale: Locale, named: str = "") -> str:
-    """The forecast of an evening, with its interval unless that is a single time. named: the zone,
-    behind the last time."""
+def say_cooler(times: Sequence[str], locale: Locale) -> list[str]:
+    """The forecast of an evening, with its interval unless that is a single time, and how far the
+    interval may be trusted."""
     at, start, end = times
     if start == at == end:
-        return locale.say("cooler_at", at=at + named)
-    return locale.say("cooler_range", at=at, start=start, end=end + named)
+        return [locale.say("cooler_at", at=at)]
+    return [locale.say("cooler_range", at=at, start=start, end=end), locale.say("brackets")]
 
 
-def say_forecast(room: Place, now: int, locale: Locale) -> str:
-    """When it gets cooler or warmer outside. The zone is named if it is not the reader's own."""
+def say_forecast(room: Place, now: int, locale: Locale) -> list[str]:
+    """When it gets cooler or warmer outside: a sentence, and others that explain it."""
     forecast = room.forecast
     if forecast is None or (room.verdict and room.verdict.is_cold):
-        return ""
+        return []
     if forecast.at is None:
-        return locale.say(f"no_{forecast.event}")
+        return [locale.say(f"no_{forecast.event}")]
     times = at, start, end = say_times(forecast, now, locale)
-    named = locale.say_time(now, " %Z") if locale.zone in {None, UTC} else ""
+    if forecast.at - now < FORECAST_STEP:
+        last = -(-max(forecast.end or 0, now + 1) // FORECAST_STEP) * FORECAST_STEP
+        return [locale.say(f"{forecast.event}_soon", end=locale.say_time(last))]
     if forecast.event == "cooler":
-        return say_cooler(times, locale, named)
+        return say_cooler(times, locale)
+    is_open = room.verdict and room.verdict.state == "open"
     chance = locale.say("percent", number=f"{forecast.chance * 100:.0f}")
-    if start == end:
-        return locale.say("warmer_at", at=at + named, chance=chance)
-    return locale.say("warmer_range", start=start, end=end + named, chance=chance)
+    return [locale.say("open_until" if is_open else "warmer_at", at=at),
+            locale.say("between" if forecast.chance > SURE else "between_chance",
+                       start=start, end=end, chance=chance)]
 
 
 def say_change(room: Place, now: int, locale: Locale) -> str:
@@ -3711,10 +3724,12 @@ def say_record(forecast: Forecast, locale: Locale) -> str:
 
 
 def say_rooms(places: list[Place], now: int, locale: Locale) -> Iterator[str]:
-    """The answers in words, a line for each room."""
+    """The answers in words, a line for each room. The zone is named if it is not the reader's."""
+    zone = locale.say("times_in", zone=locale.say_time(now, "%Z"))
     for room, _ in rank_rooms(places):
-        text = f"{say_answer(room, now, locale)} {say_forecast(room, now, locale)}".strip()
-        yield locale.say("in_room", room=room.name, text=text) + "\n"
+        said = [say_answer(room, now, locale), *say_forecast(room, now, locale)[:1]]
+        named = [zone] if said[1:] and locale.zone in {None, UTC} else []
+        yield locale.say("in_room", room=room.name, text=" ".join((*said, *named))) + "\n"
 
 
 def describe_rooms(places: list[Place], now: int, locale: Locale = ENGLISH
@@ -4277,7 +4292,7 @@ STYLE = """
   --hue5: #c2185b; --hue6: #1b7a2f; --hue7: #007180;
   /* Sizes of text, gaps and corners; --touch is the least height of what a finger touches. */
   --small: .8125rem; --lead: 1.25rem; --number: 2.6rem; --row: 1.75rem;
-  --headline: clamp(1.3rem, 9.5vw, 2.6rem);
+  --headline: clamp(1.3rem, 9vw, 2.6rem);
   --gap: .5rem; --pad: 1rem; --round: 1.1rem; --touch: 2.75rem;
 }
 @media (prefers-color-scheme: dark) {
@@ -4305,16 +4320,22 @@ small { font-size: 1rem; color: var(--dim) }
 /* Cards: the answer, rows of numbers, the chart, tiles, stations. */
 section, figure { padding: var(--pad); border-radius: var(--round); background: var(--card) }
 .answer, .pill { color: #fff; border: 1px solid transparent }       /* seen in forced colors */
-.answer { padding: 1.25rem 1.25rem .9rem }
-.answer small { display: block; color: inherit; letter-spacing: 0; margin-bottom: .25rem }
-.answer .reason { font-size: var(--lead); margin-top: .35rem }
+.answer { padding: 1.25rem 1.25rem .9rem; display: grid; grid-template-columns: 1fr auto }
+.answer > * { grid-column: 1 / -1 } .answer > h1 { grid-column: 1 }
+.answer .window { grid-area: 1 / 2; width: min(3rem, 12.5vw); margin: .3rem 0 0 .75rem }
+.window path { fill: #fff3 } .answer .room { margin-bottom: .25rem; font-size: min(1rem, 6vw) }
+.both { font-weight: 600; margin-top: .35rem } .answer :is(.both, .reason) { font-size: 1.125rem }
+.unsure { font-size: var(--small); margin-top: .5rem }
+.zone { color: var(--dim); font-size: var(--small); padding: 0 var(--pad) }
+.answer small { display: block; color: inherit; letter-spacing: 0 }
+.answer .reason { margin-top: 0 }
 .answer summary { font-size: var(--lead); font-weight: 600; line-height: 1.3; color: inherit }
 .answer details { border-top: 1px solid #fff5; margin-top: .75rem }
 .stale { font-weight: 600; padding-block: .25rem }
 .stale:empty { display: none }
-.lost .answer { background: var(--unknown) }
-.lost :is(.answer, .rows) :is(h1, h2, .big, .pill, summary) { font-weight: 400 }
-.lost .rows :is(h2, .big) { color: var(--dim) } .lost .pill { background: var(--unknown) }
+.lost :is(.answer, .pill) { background-image: linear-gradient(#0006, #0006) }
+.lost :is(.answer, .rows) :is(h1, h2, .big, .pill, summary, .both) { font-weight: 400 }
+.lost .rows :is(h2, .big) { color: var(--dim) }
 .open { background: var(--open) } .close { background: var(--close) }
 .comfortable { background: var(--comfortable) } .cold { background: var(--cold) }
 .unknown { background: var(--unknown) }
@@ -5005,7 +5026,7 @@ MAX_PAGES = 64                  # pages kept: one for each range, unit, language
 
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 # Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
-CHART_POINTS, SPARK_POINTS = 480, 36
+CHART_POINTS, SPARK_POINTS = 440, 36
 MAX_TILES = 30                  # tiles on a page; further values are listed with their station
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
@@ -5033,7 +5054,7 @@ class View(NamedTuple):
 def choose_answer(verdict: Verdict, locale: Locale) -> tuple[str, str]:
     """A room's answer in a word or two, and its color."""
     answer, _ = explain_verdict(verdict, locale.unit)
-    return locale.say(f"pill_{answer}"), answer
+    return locale.say(f"pill_{answer}"), "cold" if verdict.is_cold else answer
 
 
 def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
@@ -5230,28 +5251,52 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], local
         note=LINE_BELOW(css="note", text=note) if note else "")
 
 
-ANSWER = Template('<section class="answer $css"><h1>$room$headline</h1>\n'
+ANSWER = Template('<section class="answer $css"><h1>$room$headline</h1>$window\n$both'
                   '<p class="reason">$reason</p>$until<p class="stale"></p></section>\n')
 ROOM = Template('<small class="room">$name</small> ')
-UNTIL = Template('<details><summary>$when</summary><p class="record">$record The range in '
-                 'brackets should be right on 8 days out of 10.</p></details>')
+WINDOW = Template('<svg class="window" viewBox="0 0 24 24" aria-hidden="true">'
+                  '<path d="$d"/></svg>')
+WINDOWS = {"close": "M3 2H21V22H3ZM12 2V22M9.5 10.5v3M14.5 10.5v3",
+           "open": "M7 2H17M7 20H17M7 2L1 5V23L7 20ZM17 2L23 5V23L17 20Z"}
+UNTIL = Template('<details><summary>$when</summary><p class="record">$record</p></details>')
 Notice: TypeAlias = tuple[str, dict[str, str]]     # a key of SENTENCES, and its holes
 NOTICE = Template("<section><p>$text</p></section>\n")
 
 
-def render_answer(places: list[Place], locale: Locale, now: int) -> tuple[Markup, str, str]:
-    """The card at the top, its headline as text, and its color."""
+def render_answer(places: list[Place], locale: Locale, now: int, since: int | None
+                  ) -> tuple[Markup, str, str]:
+    """The card at the top, its headline as text, and its color. since: when history begins."""
     rooms = rank_rooms(places)
     room, verdict = rooms[0] if rooms else (None, None)
     headline, reason, caveats = say_verdict(room, now, locale)
-    when = say_forecast(room, now, locale) if room else ""
-    css = "cold" if verdict and verdict.is_cold else verdict.state if verdict else "unknown"
+    window, both, until, css = "", "", Markup(), "unknown"
+    if room and verdict:
+        _, css = choose_answer(verdict, locale)
+        css = css if verdict.is_cold else verdict.state
+        window = WINDOWS.get(explain_verdict(verdict, locale.unit)[0], "")
+        until = render_until(room, now, locale, since)
+    if verdict and verdict.inside is not None and verdict.outside is not None:
+        inside, outside = (f"{locale.say_number(in_unit(celsius, locale.unit))}°"
+                           for celsius in (verdict.inside, verdict.outside))
+        both = locale.say("both", inside=inside, outside=outside)
     card = ANSWER(
-        css=css, headline=headline, reason=" ".join((reason, *caveats)),
+        css=css, headline=headline, reason=" ".join((reason, *caveats)), until=until,
         room=ROOM(name=room.name) if room and rooms[1:] else "",
-        until=UNTIL(when=when, record=say_record(room.forecast, locale))
-        if room and room.forecast and when else "")
+        window=WINDOW(d=window) if window else "",
+        both=LINE_BELOW(css="both", text=both) if both else "")
     return card, headline, css
+
+
+def render_until(room: Place, now: int, locale: Locale, since: int | None) -> Markup:
+    """When the answer for a room changes: what is said at once, and what unfolds."""
+    verdict = cast(Verdict, room.verdict)
+    if said := say_forecast(room, now, locale):
+        record = say_record(cast(Forecast, room.forecast), locale)
+        return UNTIL(when=said[0], record=" ".join((*said[1:], record)))
+    has_days = since is not None and now - since >= FEWEST_DAYS * DAY
+    if room.forecast or verdict.difference is None or verdict.is_cold or not has_days:
+        return mark_up("")
+    return LINE_BELOW(css="unsure", text=locale.say("not_sure"))
 
 
 async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str, list[Latest]],
@@ -5339,11 +5384,10 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
 
 async def render_stations(reader: Reader, stations: list[Station], places: list[Place],
                           latest: Mapping[str, list[Latest]], told: set[int], locale: Locale,
-                          now: int) -> Markup:
+                          now: int, since: int | None) -> Markup:
     """The list of stations; those silent for long are folded away. The series in told have a row
     or a tile of their own."""
-    entries, since = reader.entries(s.id for s in stations), await reader.first_hour()
-    by_id = {place.id: place for place in places}
+    entries, by_id = reader.entries(s.id for s in stations), {place.id: place for place in places}
     rows: tuple[list[Markup], list[Markup]] = ([], [])
     for number, station in enumerate(stations):
         if number % MAX_ROWS == 0:
@@ -5419,7 +5463,8 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
         lines += [await read_line(reader, place, view, now, CHART_POINTS // max(len(shown), 2))
                   ] if place.series is not None else []
     latest = await read_latest(reader, stations, now)
-    answer, headline, state = render_answer(places, view.locale, now)
+    since = await reader.first_hour()
+    answer, headline, state = render_answer(places, view.locale, now, since)
     told, fields = choose_tiles(stations, latest, shown, now)
     more = len(rooms) - MAX_ROOMS
     body = [answer, [NOTICE(text=view.locale.say(key, **holes)) for key, holes in notes],
@@ -5427,7 +5472,10 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
             [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
             render_figure(places, lines, view, now, comfort),
             await render_tiles(reader, fields, shown, view.locale, now),
-            await render_stations(reader, stations, places, latest, told, view.locale, now)]
+            await render_stations(reader, stations, places, latest, told, view.locale, now, since),
+            [LINE_BELOW(css="zone", text=view.locale.say(
+                "times_in", zone=view.locale.say_time(now, "%Z")))] if not view.locale.zone
+            else []]
     states = " ".join(verdict.state for _, verdict in rooms[:MAX_ROOMS])
     return render_page(headline, MAIN(now=now, states=states or "unknown", body=body,
                                       expires=find_expiry(places), words=words),
@@ -6994,8 +7042,8 @@ async def get_verdict(request: Request, server: "Server") -> Answer:
     if request.path.startswith("/api/"):
         verdicts = await render_array(describe_rooms(places, now, Locale(language)))
         return Answer(b'{"verdicts":%b}' % verdicts, JSON, headers=ANY_ORIGIN)
-    locale = choose_locale(request, server.settings)
-    locale = Locale(language, locale.unit, None if locale.zone is UTC else locale.zone)
+    locale = choose_locale(request, server.settings)._replace(language=language)
+    locale = locale._replace(clock="%H:%M")
     lines = say_rooms(places, now, locale)
     text = "".join([line async for chunk in in_steps(lines) for line in chunk])
     text = text or say_answer(None, now, locale) + "\n"
@@ -8561,7 +8609,8 @@ def say_message(station: Station, topic: str, state: str, room: Place, now: int,
                 locale.say("station_silent", name=name, ago=ago))
     if topic == "plan":
         forecast = cast(Forecast, room.forecast)
-        return locale.say("title_plan"), say_cooler(say_times(forecast, now, locale), locale)
+        return locale.say("title_plan"), say_cooler(
+            say_times(forecast, now, locale), locale)[0]
     verdict = cast(Verdict, room.verdict)
     inside, outside = (" / ".join(locale.say_number(in_unit(celsius, unit))
                                   for unit in locale.unit)
@@ -9940,16 +9989,52 @@ TRANSLATIONS = {
         "plus frais dès {at}",
         "más fresco desde las {at}",
         "più fresco dalle {at}"),
+    "cooler_soon": (
+        "Draußen gleich kühler, wohl bis {end}.",
+        "Plus frais dehors d’un moment à l’autre, sans doute avant {end}.",
+        "Más fresco fuera en cualquier momento, probablemente antes de las {end}.",
+        "Più fresco fuori da un momento all’altro, probabilmente entro le {end}."),
     "warmer_at": (
-        "Draußen ab etwa {at} wärmer, mit einer Wahrscheinlichkeit von {chance}.",
-        "Plus chaud dehors à partir de {at} environ, avec une probabilité de {chance}.",
-        "Más calor fuera desde las {at} aproximadamente, con una probabilidad del {chance}.",
-        "Più caldo fuori dalle {at} circa (probabilità: {chance})."),
-    "warmer_range": (
-        "Draußen wärmer zwischen {start} und {end}, mit einer Wahrscheinlichkeit von {chance}.",
-        "Plus chaud dehors entre {start} et {end}, avec une probabilité de {chance}.",
-        "Más calor fuera entre las {start} y las {end}, con una probabilidad del {chance}.",
-        "Più caldo fuori tra le {start} e le {end} (probabilità: {chance})."),
+        "Draußen ab etwa {at} wärmer.",
+        "Plus chaud dehors à partir de {at} environ.",
+        "Más calor fuera desde las {at} aproximadamente.",
+        "Più caldo fuori dalle {at} circa."),
+    "warmer_soon": (
+        "Draußen gleich wärmer, wohl bis {end}.",
+        "Plus chaud dehors d’un moment à l’autre, sans doute avant {end}.",
+        "Más calor fuera en cualquier momento, probablemente antes de las {end}.",
+        "Più caldo fuori da un momento all’altro, probabilmente entro le {end}."),
+    "open_until": (
+        "Offen lassen bis etwa {at}.",
+        "Les laisser ouvertes jusqu’à {at} environ.",
+        "Dejarlas abiertas hasta las {at} aproximadamente.",
+        "Lasciarle aperte fin verso le {at}."),
+    "between": (
+        "Zwischen {start} und {end}.",
+        "Entre {start} et {end}.",
+        "Entre las {start} y las {end}.",
+        "Tra le {start} e le {end}."),
+    "between_chance": (
+        "Zwischen {start} und {end}, mit einer Wahrscheinlichkeit von {chance}.",
+        "Entre {start} et {end}, avec une probabilité de {chance}.",
+        "Entre las {start} y las {end}, con una probabilidad del {chance}.",
+        "Tra le {start} e le {end}, con una probabilità del {chance}."),
+    "brackets": (
+        "Die Spanne in Klammern sollte an 8 von 10 Tagen stimmen.",
+        "L’intervalle entre parenthèses devrait être juste 8 jours sur 10.",
+        "El intervalo entre paréntesis debería acertar 8 de cada 10 días.",
+        "L’intervallo tra parentesi dovrebbe essere giusto 8 giorni su 10."),
+    "not_sure": (
+        "Wann sich das ändert, ist noch nicht sicher.",
+        "On ne sait pas encore quand cela changera.",
+        "Aún no es seguro cuándo cambiará.",
+        "Non è ancora certo quando cambierà."),
+    "times_in": ("Zeiten in {zone}.", "Heures de {zone}.", "Horas de {zone}.", "Orari di {zone}."),
+    "both": (
+        "{inside} drinnen, {outside} draußen.",
+        "{inside} dedans, {outside} dehors.",
+        "{inside} dentro, {outside} fuera.",
+        "{inside} in casa, {outside} fuori."),
     "no_cooler": (
         "Draußen bleibt es wohl 12 Stunden lang wärmer.",
         "Il devrait faire plus chaud dehors que dedans pendant encore 12 heures.",

@@ -201,20 +201,48 @@ def clock_minutes(text):
 
 # -- tests ----------------------------------------------------------------------------------------
 
+def looks_of_the_window(page):
+    """The drawing, which is as large as a thumb and stands right of the headline."""
+    window, words = page.locator(".window"), headline(page).bounding_box()
+    box = window.bounding_box()
+    assert 44 <= box["width"] <= 49
+    assert box["x"] >= words["x"] + words["width"]
+    assert abs(box["y"] - words["y"]) < 20
+    return window.locator("path").get_attribute("d")
+
+
+@pytest.mark.parametrize(("inside", "outside", "reason"), [
+    (27.9, 34.1, "It is 6.2 °C warmer outside."), (28.5, 25.1, "It is 3.4 °C cooler outside.")])
+def test_numbers_and_reason_are_two_lines_on_a_phone(
+        database, start, visit, inside, outside, reason):
+    house = start()
+    house.send_both(inside, outside)
+    page = visit(house.address, locale="en-GB")
+    expect(page.locator(".both")).to_have_text(f"{inside}° inside, {outside}° outside.")
+    expect(page.locator(".reason")).to_have_text(reason)
+    for part in (".both", ".reason"):
+        assert page.locator(part).bounding_box()["height"] < 40
+
+
 def test_each_verdict_and_the_change_without_reload(house, visit):
     page = visit(house.address)
     expect(headline(page)).to_have_text("Open the windows")
+    expect(page.locator(".both")).to_have_text("82.4° inside, 75.2° outside.")
     expect(page.locator(".reason")).to_have_text("It is 7.2 °F cooler outside.")
+    seen = [looks_of_the_window(page)]
     picture(page, "open")
     house.send(OUTSIDE, 31, 31)
     expect(headline(page)).to_have_text("Keep the windows closed")
     expect(page.locator(".reason")).to_have_text("It is 5.4 °F warmer outside.")
     expect(page).to_have_title("Keep the windows closed")
+    seen.append(looks_of_the_window(page))
+    assert seen[0] != seen[1], "without a color, too, open is not closed"
     picture(page, "close")
     house.put_forward(50)
     house.send_both(20.5, 15)
     expect(headline(page)).to_have_text("Comfortable inside")
     expect(page.locator(".reason")).to_have_text("Nothing to do.")
+    assert page.locator(".window").count() == 0, "it says no more than the words"
     picture(page, "comfortable")
     house.put_forward(95)                   # the pause before has taught patience
     expect(headline(page)).to_have_text("No answer")
@@ -278,24 +306,32 @@ def test_an_expired_verdict_is_asked_for_with_patience(house, visit):
     assert 1 <= len(asked) <= 3
 
 
+def answer_color(page):
+    return page.locator(".answer").evaluate("card => getComputedStyle(card).backgroundColor")
+
+
 def test_offline_and_back(house, visit):
     page = visit(house.address, allowed="ERR_INTERNET_DISCONNECTED|ERR_FAILED|Failed to load")
     expect(headline(page)).to_have_text(OPEN)
+    before = answer_color(page)
     page.context.set_offline(True)
     expect(stale(page)).to_have_text(NO_CONNECTION)
     assert re.fullmatch(r"As of \d+:\d\d\s[AP]M, no connection", stale(page).inner_text())
     said = stale(page).inner_text().lower().replace("am,", "AM,").replace("pm,", "PM,")
     expect(page).to_have_title(f"Open the windows ({said})")
     expect(headline(page)).to_have_text("Open the windows")     # it is as true as it was then
-    dimmed = page.locator(".answer").evaluate("card => getComputedStyle(card).backgroundColor")
+    assert answer_color(page) == before, "it is not that of no answer"
+    dimmed = page.locator(".answer").evaluate("card => getComputedStyle(card).backgroundImage")
+    assert "rgba(0, 0, 0" in dimmed
     picture(page, "offline")
     house.send(OUTSIDE, 31, 31)
     page.context.set_offline(False)
     expect(headline(page)).to_have_text(CLOSE)
     expect(stale(page)).to_be_empty()
     expect(page).to_have_title("Keep the windows closed")
+    assert answer_color(page) != before
     assert page.locator(".answer").evaluate(
-        "card => getComputedStyle(card).backgroundColor") != dimmed
+        "card => getComputedStyle(card).backgroundImage") == "none"
     assert is_same_page(page)
 
 
@@ -394,10 +430,10 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     expect(page.locator("details")).to_have_attribute("open", "")   # a new reading leaves it open
 
 
-def say_forecast(forecast, zone, named=""):
+def say_forecast(forecast, zone):
     at, start, end = (format(datetime.fromtimestamp(round(forecast[key] / 300_000) * 300, zone),
                              "%-I:%M %p") for key in ("at", "from", "to"))
-    return f"Cooler outside from about {at} ({start} to {end}{named})."
+    return f"Cooler outside from about {at} ({start} to {end})."
 
 
 WINTER_TIME = datetime(2027, 10, 31, 1, tzinfo=UTC)    # when Berlin puts its clocks back
@@ -418,9 +454,10 @@ def test_the_forecast_in_two_zones_and_where_the_clocks_are_put_back(
         expect(line).to_have_text(say_forecast(forecast, zone))
         record = page.locator(".answer .record")
         expect(record).to_be_hidden()
+        expect(page.locator(".zone")).to_have_count(0)
         line.click()
         expect(record).to_be_visible()
-        expect(record).to_have_text(re.compile("^On half of the last .* evenings, "))
+        expect(record).to_have_text(re.compile("10. On half of the last .* evenings, "))
         house.send(INSIDE, 25.1)                        # a new reading leaves it open
         expect(page.locator(".big").first).to_contain_text("77.2", timeout=20_000)  # if busy
         expect(record).to_be_visible()
@@ -433,7 +470,8 @@ def test_the_forecast_in_two_zones_and_where_the_clocks_are_put_back(
             re.compile(r"M inside \d\d\.\d °F outside \d\d\.\d °F$"))
     page = visit(house.address, java_script_enabled=False)
     expect(page.locator(".answer summary")).to_have_text(
-        say_forecast(forecast, UTC, " UTC"))
+        say_forecast(forecast, datetime.now().astimezone().tzinfo))
+    expect(page.locator(".zone")).to_have_text(re.compile(r"^Times are in \S+\.$"))
     picture(page, "forecast-in-winter" if is_that_night else "forecast")
     ends = [datetime.fromtimestamp(forecast[key] / 1000, zones[0]) for key in ("from", "to")]
     assert (ends[0].utcoffset() != ends[1].utcoffset()) >= is_that_night
@@ -539,7 +577,7 @@ def test_values_by_keyboard_and_by_pointer(house, visit):
     assert slider.get_attribute("aria-valuetext").replace(", inside", " inside").replace(
         ", outside", " outside") == " ".join(first.split())
     assert slider.input_value() == "0"
-    chart = page.locator("svg").first
+    chart = page.locator("figure svg")
     seen = set()
     for part in (0.2, 0.5, 0.8):
         box = chart.bounding_box()
@@ -561,9 +599,9 @@ def test_a_new_reading_leaves_the_chart_under_the_finger(house, visit):
     day_of_weather(house)
     page = visit(house.address)
     page.locator("summary").click()
-    page.evaluate("""window.kept = ['svg', 'input', 'details', 'nav a', 'h1'].map(
+    page.evaluate("""window.kept = ['figure svg', 'input', 'details', 'nav a', 'h1'].map(
         query => document.querySelector(query))""")
-    box = page.locator("svg").first.bounding_box()
+    box = page.locator("figure svg").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
     page.mouse.down()
     seen = read_out(page).inner_text()
@@ -573,7 +611,7 @@ def test_a_new_reading_leaves_the_chart_under_the_finger(house, visit):
         assert page.evaluate("kept.every(element => element.isConnected)")
         passed = clock_minutes(read_out(page).inner_text()) - clock_minutes(seen)
         assert passed % 1440 <= 1           # when a minute begins, the axis goes on with it
-    box = page.locator("svg").first.bounding_box()      # a longer reason may have moved it
+    box = page.locator("figure svg").bounding_box()      # a longer reason may have moved it
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
     assert read_out(page).inner_text() != seen
     assert page.evaluate("kept[2].open")
@@ -606,7 +644,7 @@ def test_range_switch_without_reload(house, visit):
         page.keyboard.press("Enter")
         expect(page.locator("a[aria-current=true]")).to_have_text(name)
         expect(page.get_by_role("link", name=name)).to_be_focused()
-        data = page.locator("svg").first.evaluate("chart => ({...chart.dataset})")
+        data = page.locator("figure svg").evaluate("chart => ({...chart.dataset})")
         assert int(data["end"]) - int(data["start"]) == days * 86_400_000
         assert page.url.endswith(f"range={name}")
     assert is_same_page(page)

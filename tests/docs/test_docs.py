@@ -175,7 +175,7 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
     room = iot.Place("inside", "inside", 0, 1, [], None, forecast=evening)
     assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
         *(re.sub(r"{d}", "{}", text[:1].lower() + text[1:]) for text in iot.SENTENCES.values()),
-        iot.say_forecast(room, iot.DAY, iot.Locale(zone=ZoneInfo("UTC"))),
+        *iot.say_forecast(room, iot.DAY, iot.Locale(zone=ZoneInfo("UTC"))),
         iot.say_record(evening, iot.ENGLISH)}
     assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == {
         f"{text}:" for key, text in iot.SENTENCES.items()

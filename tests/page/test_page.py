@@ -83,7 +83,7 @@ def test_ranges(home):
     starts = {}
     for name, length in {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}.items():
         page = home.page(f"/?range={name}")
-        chart = page.all("svg")[0][0]
+        chart = page.all("svg", role="img")[0][0]
         starts[name] = int(chart["data-end"]) - int(chart["data-start"])
         assert starts[name] == length
         assert [text for a, text in page.all("a") if a.get("aria-current") == "true"] == [name]
@@ -112,7 +112,7 @@ def test_several_inside_stations_get_their_answers(house):
         house.store(name, HALF_HOUR, value)
     page = house.page()
     card = page.one("section", class_="answer")
-    assert card == "attic Open the windows It is 5 °C cooler outside."
+    assert card == "attic Open the windows 31.0° inside, 26.0° outside. It is 5 °C cooler outside."
     others, numbers = (text for _, text in page.all("section", class_="rows"))
     assert others.startswith("cellar closed 19.0 °C")
     assert numbers.startswith("attic 31.0 °C")
@@ -141,7 +141,7 @@ def test_each_state_has_its_own_help(house, stations, sends, verdict, helps):
     page = house.page()
     assert page.verdict.startswith(verdict)
     assert helps in page.text
-    for attributes, _ in page.all("svg"):
+    for attributes, _ in page.all("svg", role="img"):
         assert attributes["aria-label"], "a picture without words"
 
 
@@ -197,7 +197,7 @@ def test_units_by_flag_and_language(house, flag, language, unit):
     assert [text for _, text in page.all("p", class_="big")] == {
         "C": ["28.0 °C", "24.0 °C"], "F": ["82.4 °F", "75.2 °F"]}[unit]
     assert {"C": "°F", "F": "°C"}[unit] not in page.text
-    assert page.all("svg")[0][0]["data-unit"] == f"°{unit}"
+    assert page.all("svg", role="img")[0][0]["data-unit"] == f"°{unit}"
     response = house.get("/")
     assert {"accept-language", "cookie"} <= set(response.headers["vary"].lower().split(", "))
 
@@ -271,7 +271,7 @@ def test_hostile_names_and_labels_are_only_text(house, name):
     page = check_policy(house.get("/"))
     assert [text for _, text in page.all("h2")][:2] == [name, f"{name}2"]
     assert {name, f"{name}2"} <= {a.get("data-name") for a, _ in page.all("path")}
-    assert name in page.all("svg")[0][0]["aria-label"]
+    assert name in page.all("svg", role="img")[0][0]["aria-label"]
     assert [text for _, text in page.all("span", class_="second") if text == name.strip()]
     assert len(page.all("script")) == len(page.all("main")) == len(page.all("style")) == 1
     house.time += 14 * 60
@@ -828,7 +828,7 @@ def test_the_comfort_limit_is_a_labelled_line(house):
     house.store("outside", HALF_HOUR, 29)
     page = house.page()
     (line, _), = page.all("path", class_="limit")
-    chart = page.all("svg")[0][0]
+    chart = page.all("svg", role="img")[0][0]
     low, high, top, height = (float(chart[f"data-{k}"]) for k in ("low", "high", "top", "height"))
     assert low <= 24, "it is in the picture, even where no line goes"
     y = float(re.search(r" ([\d.]+)H", line["d"])[1])
@@ -844,7 +844,7 @@ def test_long_charts_have_a_band_from_each_days_minimum_to_its_maximum(house, sp
     house.store("inside", minutes, [20 + d % 5 + (m // 180) % 3 for m, d
                                     in zip(minutes, local, strict=True)])
     page = house.page(f"/?range={span}")
-    chart = page.all("svg")[0][0]
+    chart = page.all("svg", role="img")[0][0]
     band = next(a["d"] for a, _ in page.all("path", class_="band") if a["d"])
     corners = re.findall(r"([\d.]+) ([\d.]+)", band)
     count = len(corners) // 2
@@ -859,7 +859,7 @@ def test_long_charts_have_a_band_from_each_days_minimum_to_its_maximum(house, sp
 def test_days_have_their_names_in_their_middle(home):
     home.store("inside", range(-7 * 1440, -40, 60), 25)
     page = home.page("/?range=7d", Cookie="tz=Europe/Berlin")
-    chart = page.all("svg")[0][0]
+    chart = page.all("svg", role="img")[0][0]
     per_day = float(chart["data-width"]) / 7
     names = {text: float(a["x"]) for a, text in page.all("text", class_="mark")
              if re.fullmatch("[A-Z][a-z]{2}", text)}

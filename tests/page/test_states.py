@@ -10,10 +10,11 @@ from iotserver import DAY, HOUR, MINUTE
 HOUSES, STATES = 50, 20         # in each house so many states, weeks apart
 ROW = re.compile(r"((?:room|garden) \d) (?:(open|closed|comfortable|cold|no answer) )?"
                  r"(?:humidity \d+ % )?(?:(–)|(-?[\d.]+) °([CF]))")
-UNTIL = re.compile(r"(Cooler|Warmer|It will probably stay \w+) outside")
 HEADLINES = {"open": {"Open the windows:"}, "close": {"Keep the windows closed:"},
              "unknown": {"No answer:", "No answer yet:"},
              "comfortable": {"Comfortable inside:", "Cold inside:"}}
+SAID = {"cooler": "(?:Cooler outside |It will probably stay warmer )",
+        "warmer": "(?:Warmer outside |Leave them open |It will probably stay cooler )"}
 PILLS = {"open": "open", "close": "closed", "unknown": "no answer"}
 
 
@@ -92,16 +93,15 @@ def check_room(verdict, line, rows, unit):
                                  headline == "Cold inside:" else "comfortable")
     if forecast := verdict["forecast"]:
         assert forecast["event"] == ("cooler" if verdict["difference"] < 0 else "warmer")
-        assert (forecast["event"].title() + " outside" in line) == (
-            headline != "Cold inside:" and reason.count(".") > 0 and forecast["at"] is not None)
+        assert bool(re.search(SAID[forecast["event"]], line)) == (headline != "Cold inside:")
     else:
-        assert not UNTIL.search(line)
+        assert not re.search("|".join(SAID.values()), line)
 
 
 def check_chart(page, rows):
     """The chart's ends are the large numbers, unless a note says what came last instead."""
     ends = dict(re.findall(r"(room \d|garden \d): from [^,]*, last (-?[\d.]+)",
-                           page.all("svg")[0][0]["aria-label"])) if page.all("svg") else {}
+                           "".join(a["aria-label"] for a, _ in page.all("svg", role="img")[:1])))
     notes = {text.split()[0] + " " + text.split()[1] for _, text in page.all("li")
              if "came last" in text}
     for name, (_, number) in rows.items():
@@ -124,12 +124,13 @@ def check_state(home, unit):
     assert page.all("main")[0][0]["data-state"].split() == [v["state"] for v in verdicts]
     for verdict, line in zip(verdicts, lines, strict=True):
         check_room(verdict, line, rows, unit)
-    until = "".join(text for _, text in page.all("summary")[:1] if "outside" in text
-                    and "When" not in text)
+    until = "".join(text for _, text in page.all("summary")[:1]
+                    if re.match("|".join(SAID.values()), text))
     headline = page.verdict.removeprefix(f"{verdicts[0]['station']} ")
     assert lines[0].lower().startswith(
         f"{verdicts[0]['station']}: {headline}".lower()), (lines[0], headline)
-    assert bool(until) == bool(UNTIL.search(lines[0]))
+    assert until == "".join(re.findall(f"(?:{'|'.join(SAID.values())}).*", lines[0])).replace(
+        " Times are in UTC.", "")
     check_chart(page, rows)
 
 

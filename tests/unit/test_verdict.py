@@ -460,13 +460,15 @@ def test_choose_unit(unit, setting, languages):
 
 
 @pytest.mark.parametrize(("zone", "cookie"), [
-    ("UTC", ""), ("Europe/Berlin", "tz=Europe/Berlin"), ("America/Los_Angeles", "a=b; tz="
-     "America/Los_Angeles; c=d"), ("UTC", "tz=Nowhere/Else"), ("UTC", "tz=../../etc/passwd"),
-    ("UTC", "xtz=Europe/Berlin"), ("UTC", "tz=/etc/localtime"), ("UTC", "tz=" + "a" * 65),
-    ("UTC", "tz="), ("UTC", "tz=%00"), ("UTC", "tz=Europe"),
+    ("None", ""), ("Europe/Berlin", "tz=Europe/Berlin"), ("America/Los_Angeles", "a=b; tz="
+     "America/Los_Angeles; c=d"), ("None", "tz=Nowhere/Else"), ("None", "tz=../../etc/passwd"),
+    ("None", "xtz=Europe/Berlin"), ("None", "tz=/etc/localtime"), ("None", "tz=" + "a" * 65),
+    ("None", "tz="), ("None", "tz=%00"), ("None", "tz=Europe"), ("None", "offset=x"),
+    ("UTC", "tz=UTC"), ("UTC", "offset=0"), ("UTC+02:00", "tz=Nowhere/Else; offset=120"),
     ("America/Argentina/Buenos_Aires", "tz=America/Argentina/Buenos_Aires"),
     ("Etc/GMT+5", "tz=Etc/GMT+5")])
 def test_choose_zone(zone, cookie):
+    """None is the machine's, until the page's script has told the reader's."""
     assert str(iot.choose_zone(cookie)) == zone
 
 
