@@ -3,12 +3,10 @@
 Datasheet: Maxim (Analog Devices), DS18B20, 19-7487 Rev 6. The timing is done by the image's own
 module.
 """
-import gc
-import sys
 import time
 
 import onewire
-from bus import insist
+from bus import forget, insist
 
 FAMILY = 0x28
 CONVERT, READ = 0x44, 0xBE
@@ -68,6 +66,5 @@ def in_order(found):
     """The sensors in the order of their fields. What knows it is needed only now."""
     import order
     roms = order.in_order(found)
-    sys.modules.pop("order", None)
-    gc.collect()
+    forget("order")
     return roms

@@ -1,4 +1,9 @@
-"""The I2C bus: freed from a sensor that a reset caught in mid-byte, and patient with noise."""
+"""What start and sensors share: the I2C bus, patience with noise, and to forget a module.
+
+The bus is freed from a sensor that a reset caught in mid-byte.
+"""
+import gc
+import sys
 import time
 
 TRIES, PAUSE_MS = 4, 10  # together longer than a cycle of mains hum
@@ -44,3 +49,11 @@ class Bus:
 
     def writeto_mem(self, *what):
         return insist(self.i2c.writeto_mem, *what)
+
+
+def forget(name):
+    """Its names are cleared, too: a stale pointer on the stack can keep a module alive."""
+    module = sys.modules.pop(name, None)
+    if module:
+        module.__dict__.clear()
+    gc.collect()

@@ -27,8 +27,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # main.py comes last: until it is there, a half-copied station does not start.
-FIRST_FILES = ("boot.py", "settings.py", "wifitools.py", "hardware.py", "bus.py", "backlog.py",
-               "boots.py", "sender.py", "sensors.py")
+FIRST_FILES = ("boot.py", "settings.py", "wifitools.py", "secure.py", "hardware.py", "bus.py",
+               "backlog.py", "boots.py", "sender.py", "sensors.py")
 LAST_FILES = ("start.py", "run.py", "main.py")
 DRIVERS = {  # what SENSOR needs; "auto" is all that an I2C bus may have
     "MCP9808": ("MCP9808.py",), "SHT3x": ("crc8.py", "SHT3x.py"), "SHT4x": ("crc8.py", "SHT4x.py"),
@@ -282,10 +282,14 @@ def read(path):
 
 def copy_files(port, options):
     need("ampy", "serial")
-    sensor = check_config(options.config) if options.config else None
-    sources = [(HERE / name, name) for name in board_files(sensor)]
+    sources = []
+    sensor = None
     if options.config:
-        sources.insert(0, (options.config, "config.py"))
+        checked = check_config(options.config)
+        sources, sensor = [(options.config, "config.py")], checked.sensor
+        if checked.server.authority:
+            sources.append(authority(options.config.parent / checked.server.authority))
+    sources += [(HERE / name, name) for name in board_files(sensor)]
     check_port(port)
     ampy = ["ampy", "--port", port, "--delay", str(options.delay)]
     for number, (path, name) in enumerate(sources, 1):
@@ -315,7 +319,7 @@ def board_files(sensor):
 
 
 def check_config(path):
-    """The same look at config.py as the station itself takes; return its SENSOR."""
+    """The same look at config.py as the station itself takes; return the settings."""
     read(path)
     sys.path.insert(0, str(HERE))
     import settings
@@ -327,7 +331,15 @@ def check_config(path):
     for name, value in vars(config).items():
         if name.isupper() and value in PLACEHOLDERS:
             raise Problem(f'{path}: {name} is still "{value}": write your own there')
-    return checked.sensor
+    return checked
+
+
+def authority(path):
+    """The file of CA, beside config.py, as a source to copy."""
+    if not read(path).startswith(b"\x30\x82"):
+        raise Problem(f"{path} is no certificate in DER. To make it one: openssl x509 "
+                      f"-in {shlex.quote(str(path))} -outform DER -out {path.stem}.der")
+    return path, path.name
 
 
 # ---------------------------------------------------------------- listening

@@ -10,8 +10,8 @@ import gc
 import time
 
 # What takes most memory to be compiled comes first.
-import sender
 import sensors
+import sender
 import backlog
 import wifitools
 from hardware import NAP_S, Clock, Watchdog

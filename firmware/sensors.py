@@ -4,10 +4,7 @@ A driver's class has the name of its file. It is made with the bus and an addres
 module `machine` and a pin. Its read() gives pairs of field and value: field 1 is the first
 temperature, 2 humidity in %, 3 pressure in hPa, 4 to 9 further temperatures.
 """
-import gc
-import sys
-
-from bus import Bus, insist
+from bus import Bus, forget, insist
 
 # The largest driver first, which needs most memory to be compiled; of several that are found, the
 # last is the most exact. A BME280's driver contains that of a BMP280. An SHT3x is not asked before
@@ -56,18 +53,20 @@ class Sensors:
         pairs.extend(pair for pair in fresh if pair[0] not in fields)
 
     def look(self):
-        """For those that are lost; as long as none was found, for all that SENSOR means."""
+        """For those that are lost; when none is left, for all that SENSOR means."""
         lost = [place for place in self.places if not place.driver]
         if self.places and not lost:
             return
-        if self.config.sensor not in ON_PIN:
+        on_bus = self.config.sensor not in ON_PIN
+        if on_bus:
             self.bus.i2c = self.board.i2c(self.config.scl, self.config.sda)
         for place in lost:
             try:
                 place.driver = self.start(place.name, place.where)
             except OSError as error:
                 print("%s: %s" % (place.name, error))
-        if not self.places:
+        if on_bus and not [place for place in self.places if place.driver]:
+            self.places = []
             self.look_everywhere()
 
     def look_everywhere(self):
@@ -99,8 +98,7 @@ class Sensors:
             return insist(load(name), self.bus, where)
         except OSError:
             if name not in [place.name for place in self.places]:
-                sys.modules.pop(name, None)
-                gc.collect()
+                forget(name)
             raise
 
 

@@ -43,7 +43,8 @@ def check(config, mac, platform=sys.platform):
     mac, sensor = config.MAC_ADDRESS or mac, sensor_of(config)
     path = "/update/API_key=%s/mac=%s" % (quote(config.API_KEY), quote(mac))
     return namedtuple("Config", names)(
-        mac, path, config.SSID, config.WIFI_PASSWORD, server_of(config.SERVER),
+        mac, path, config.SSID, config.WIFI_PASSWORD,
+        server_of(config.SERVER, authority_of(config, platform)),
         whole(config, "PERIOD", 60, 5, 86400), field_of(config, sensor), sensor,
         *pins(config, OF_PLATFORM.get(platform)))
 
@@ -54,7 +55,17 @@ def quote(text):
                    for c in text)
 
 
-def server_of(url):
+def authority_of(config, platform):
+    """CA: the file with the certificate that the server's is checked with; '' is no check."""
+    name = getattr(config, "CA", "")
+    if not isinstance(name, str) or "/" in name or name and not config.SERVER.startswith("https:"):
+        raise ValueError("config.py: CA is the name of a file, and needs a SERVER with https")
+    if name and (platform == "esp8266" or is_small(getattr(config, "BOARD", None))):
+        raise ValueError("config.py: CA needs an ESP32; an ESP8266 cannot check certificates")
+    return name
+
+
+def server_of(url, authority=""):
     """The URL is http or https, a host, a port if unusual, and no path."""
     scheme, _, rest = (url.rstrip("/") + "//").split("/", 2)
     tls = scheme.lower() == "https:"
@@ -62,7 +73,7 @@ def server_of(url):
     known = scheme.lower() in ("http:", "https:")
     if not (known and host and port.isdigit()) or "/" in host:
         raise ValueError("SERVER must look like http://192.0.2.7:8000, not '%s'" % url)
-    return wifitools.Server(tls, host, int(port))
+    return wifitools.Server(tls, host, int(port), authority)
 
 
 def sensor_of(config):
@@ -89,9 +100,13 @@ def pins(config, board):
     if board is not None and board not in BOARDS:
         raise ValueError("config.py: BOARD must be one of %s; or leave it out, and set SCL, SDA "
                          "or PIN" % ", ".join(sorted(BOARDS)))
-    small = board is not None and not board.startswith("ESP32")
-    return [pin_of(getattr(config, name, usual), name, small)
+    return [pin_of(getattr(config, name, usual), name, is_small(board))
             for name, usual in zip(("SCL", "SDA", "PIN"), BOARDS[board or "D1 mini"])]
+
+
+def is_small(board):
+    """Whether a board of that name has an ESP8266."""
+    return board is not None and not board.startswith("ESP32")
 
 
 def pin_of(pin, name, small):

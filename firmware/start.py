@@ -4,9 +4,9 @@ To compile a file takes four times the memory that it keeps. So the largest come
 sensors' drivers last, and what is needed only now is dropped.
 """
 import gc
-import sys
 
 import wifitools
+from bus import forget
 from hardware import Board
 
 
@@ -30,9 +30,3 @@ def once(name, function, *what):
     result = getattr(__import__(name), function)(*what)
     forget(name)
     return result
-
-
-def forget(name):
-    """Its names are cleared, too: a stale pointer on the stack can keep a module alive."""
-    sys.modules.pop(name).__dict__.clear()
-    gc.collect()

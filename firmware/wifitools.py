@@ -51,10 +51,11 @@ def leave(wlan):
 
 
 class Server:
-    """Where readings go."""
+    """Where readings go. `authority` is the file with the certificate that vouches for it."""
 
-    def __init__(self, tls, host, port):
-        self.tls, self.host, self.port, self.address = tls, host, port, None
+    def __init__(self, tls, host, port, authority):
+        self.tls, self.host, self.port, self.authority = tls, host, port, authority
+        self.address = None
 
     def resolve(self):
         """Socket address, asked for once: a lookup can block for long, and names seldom move."""
@@ -76,17 +77,12 @@ def get(server, path):
         stream.settimeout(SOCKET_S)
         stream.connect(address)
         if server.tls:
-            stream = encrypted(stream, server.host)
+            import secure  # costs heap, so only where it is used
+            stream = secure.encrypted(stream, server)
         stream.write((REQUEST % (path, server.host, server.port)).encode())
         return read_answer(octets(stream, deadline))
     finally:
         stream.close()
-
-
-def encrypted(stream, host):
-    """TLS without a look at the certificate: the board cannot check one."""
-    import ssl  # costs heap, so only where it is used
-    return ssl.wrap_socket(stream, server_hostname=host)
 
 
 def octets(stream, deadline):

@@ -1,5 +1,6 @@
 """firmware/flash.py with the real esptool and the real ampy, against emulated boards."""
 import ast
+import fnmatch
 import os
 import pty
 import runpy
@@ -11,6 +12,7 @@ import time
 import tomllib
 import tty
 import types
+from pathlib import Path
 
 import interpreter
 import pytest
@@ -228,8 +230,51 @@ def test_files_are_copied_and_read_back(tmp_path):
         for name, size in {**sizes, "config.py": len(CONFIG)}.items():
             assert f"/{name} - {size} bytes" in listing
         assert ampy(board, "get", "config.py").strip() == CONFIG.strip()
-    assert "21/21 main.py" in done.stdout
+    assert "22/22 main.py" in done.stdout
     assert "DHT22" not in done.stdout
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"-----BEGIN CERTIFICATE-----", "is no certificate in DER. To make it one: openssl x509 -in"),
+    (None, "cannot read")])
+def test_an_authority_that_cannot_be_copied_is_told_before_copying(tmp_path, data, words):
+    path = tmp_path / "station.py"
+    path.write_text(CONFIG.replace("http:", "https:") + 'CA = "ca.der"\n')
+    if data:
+        (tmp_path / "ca.der").write_bytes(data)
+    done = flash("--port", "/dev/nowhere", "--files", "--config", path)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "ampy" not in done.stdout
+
+
+@needs("node", "npm")
+@pytest.mark.slow
+def test_the_authority_is_copied_too(tmp_path):
+    path = tmp_path / "station.py"
+    path.write_text(CONFIG.replace("http:", "https:") + 'CA = "ca.der"\nSENSOR = "DHT22"\n')
+    (tmp_path / "ca.der").write_bytes(b"\x30\x82" + bytes(range(256)) * 4)
+    with RawRepl(*interpreter.webassembly()) as board:
+        done = flash("--port", board.port, "--files", "--config", path, "--delay", "0")
+        assert done.returncode == 0, done.stdout + done.stderr
+        listing = ampy(board, "ls", "-l")
+    assert "/ca.der - 1026 bytes" in listing
+    assert "/DHT22.py" in listing
+    assert "BMP280" not in listing
+
+
+@pytest.mark.parametrize(("name", "ignored"), [
+    ("config.py", True), ("config-outside.py", True), ("password", True), ("esp32.bin", True),
+    ("old.csv", True), ("ca.der", True), ("firmware/config.example.py", False),
+    ("tests/data/falkensee_two_weeks.csv", False), ("firmware/flash.py", False)])
+def test_what_a_household_makes_is_ignored_by_git(name, ignored):
+    """The last line that fits decides, as in git."""
+    verdict = False
+    for line in (FIRMWARE.parent / ".gitignore").read_text().splitlines():
+        pattern = line.lstrip("!")
+        if fnmatch.fnmatch(name if "/" in pattern else Path(name).name, pattern):
+            verdict = not line.startswith("!")
+    assert verdict == ignored
 
 
 def test_each_file_of_the_folder_is_copied_for_some_sensor():

@@ -189,7 +189,11 @@ def test_server_url_that_is_none(script, url):
     ("config.BOARD = 'D1 mini'; config.PIN = 'D0'", "PIN must be D1 to D7"),
     ("config.BOARD = 'D1 mini'; config.PIN = 'D9'", "PIN must be D1 to D7"),
     ("config.BOARD = 'ESP32'; config.PIN = 'D5'", "PIN must be a GPIO number; for D1"),
-    ("config.SDA = 49", "SDA must be a GPIO number")])
+    ("config.SDA = 49", "SDA must be a GPIO number"),
+    ("config.CA = 'ca.der'", "CA is the name of a file, and needs a SERVER with https"),
+    ("config.SERVER = 'https://h'; config.CA = 'a/ca.der'", "CA is the name of a file"),
+    ("config.SERVER = 'https://h'; config.CA = 'ca.der'; config.BOARD = 'NodeMCU'",
+     "CA needs an ESP32; an ESP8266 cannot check certificates")])
 def test_config_mistakes_are_told(script, change, message):
     said = script(f"import config\n{change}\nimport settings\ntry: settings.load('')\n"
                   "except ValueError as error: print(error)")

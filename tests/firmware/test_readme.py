@@ -67,7 +67,7 @@ def test_what_registration_prints_is_a_config_that_is_copied(commands, tmp_path)
     copy, = [words for words in commands if "--files" in words]
     with RawRepl(*interpreter.webassembly()) as board:
         said = run([*copy, "--delay", "0"], tmp_path, board.port)
-    assert "1/21 config.py" in said
+    assert "1/22 config.py" in said
     assert "The board has all files" in said
 
 

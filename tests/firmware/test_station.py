@@ -2,6 +2,7 @@
 import datetime
 import itertools
 import re
+import shutil
 
 import pytest
 from tools import needs
@@ -337,6 +338,14 @@ def test_a_dead_sensor_stops_no_other(board, iot):
     assert_well(story)
 
 
+def test_a_sensor_that_is_exchanged_is_found_without_a_restart(board, iot):
+    story = board().live(40 * MINUTE, exchanged=[20 * MINUTE, "BME280"],
+                         sensor_fails=[[19 * MINUTE, 20 * MINUTE]])
+    assert [len(iot.values(field)) for field in "123"] == [39, 20, 20]
+    assert story.ends == ["end"]
+    assert_well(story)
+
+
 def test_a_dead_thermometer_on_the_wire_leaves_the_others_their_fields(board, iot):
     """Also over a reset without it."""
     story = board(SENSOR="DS18B20").live(HOUR, sensor="DS18B20", thermometers=3, button=1800,
@@ -478,24 +487,35 @@ def test_older_config_gets_a_clear_message(board):
     assert not (station.folder / "boot.txt").exists()
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A self-signed one, as at home; RSA, since the board knows nothing else."""
+def make_certificate(path):
+    """A self-signed one, as at home, in PEM with its key; beside it, the certificate alone as DER.
+
+    RSA, since an ESP8266 knows nothing else.
+    """
     rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
     from cryptography import x509  # noqa: PLC0415 - comes with the extra that has esptool
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     key = rsa.generate_private_key(65537, 2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "iot")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "iot.example")])
     now = datetime.datetime.now(datetime.UTC)
     made = (x509.CertificateBuilder().subject_name(name).issuer_name(name)
-            .public_key(key.public_key()).serial_number(1).not_valid_before(now)
-            .not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256()))
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
+            .public_key(key.public_key()).serial_number(1)
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("iot.example")]), False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+            .sign(key, hashes.SHA256()))
     plain = serialization.NoEncryption()
     form = serialization.PrivateFormat.TraditionalOpenSSL
     path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain)
                      + made.public_bytes(serialization.Encoding.PEM))
+    path.with_suffix(".der").write_bytes(made.public_bytes(serialization.Encoding.DER))
     return path
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    return make_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
 
 
 def test_https(board, line, iot, certificate):
@@ -503,4 +523,35 @@ def test_https(board, line, iot, certificate):
     story = board(wire.url).live(10 * MINUTE)
     assert len(wire.seen) == 10
     assert_all_stored_once(story, iot)
+    assert_well(story)
+
+
+def test_an_esp32_checks_the_certificate(board, line, iot, certificate):
+    """With the authority's certificate, and the time of the network, since it has dates."""
+    wire = line(lambda number, path: None, certificate)
+    url = wire.url.replace("127.0.0.1", "iot.example")
+    station = board(url, CA="server.der", BOARD="ESP32")
+    shutil.copy(certificate.with_suffix(".der"), station.folder)
+    story = station.live(10 * MINUTE, pins=[22, 21], ntp_fails=[[0, 2 * MINUTE]])
+    assert len(wire.seen) == 10
+    assert_all_stored_once(story, iot)
+    assert 2 <= len(story.all("ntp")) <= 8
+    assert_well(story)
+
+
+@pytest.mark.parametrize("wrong", ["authority", "name"])
+def test_another_certificate_gets_neither_key_nor_reading(board, line, iot, certificate, tmp_path,
+                                                          wrong):
+    """Somebody else's, or the right one under another name: readings wait."""
+    wire = line(lambda number, path: None, certificate)
+    url = wire.url.replace("127.0.0.1", "iot.example") if wrong == "authority" else wire.url
+    station = board(url, CA="ca.der", BOARD="ESP32")
+    known = make_certificate(tmp_path / "ca.pem") if wrong == "authority" else certificate
+    shutil.copy(known.with_suffix(".der"), station.folder / "ca.der")
+    story = station.live(10 * MINUTE, pins=[22, 21])
+    assert wire.seen == []
+    assert iot.values() == []
+    assert "no answer: " in story.output
+    assert "waiting: 10" in story.output
+    assert story.ends == ["end"]
     assert_well(story)

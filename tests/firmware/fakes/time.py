@@ -20,3 +20,7 @@ def sleep_ms(milliseconds):
 
 def sleep(seconds):
     world.rest(int(seconds * 1000))
+
+
+def gmtime():
+    return (world.state.get("clock", 2000), 1, 1, 0, 0, 0, 5, 1)
