@@ -485,7 +485,6 @@ class Command(NamedTuple):
 
 COMMANDS: list[Command] = []    # the sections below fill these tables
 OPTIONS: list[Setting] = []
-EXTRA_OPTIONS: dict[str, str] = {}      # options that wings add to a command: option -> command
 
 
 def part_of(owner: Any, kind: Callable[[Any], T]) -> T:
@@ -1908,25 +1907,18 @@ def refuse_taken(stations: Iterable[Station], key: str | None, name: str = "", m
         raise StoreError("another station has this key already; choose another one")
 
 
-class Fellow(NamedTuple):
-    """A station that is registered together with another one, whose key also writes for it."""
+class Newcomer(NamedTuple):
+    """A station to register."""
     name: str
     mac: str
     role: str | None
-    labels: Iterable[str]       # of fields 1, 2, ...
+    labels: Iterable[str] = ()  # of fields 1, 2, ...
 
 
-class Kind(NamedTuple):
-    """What --add-station registers, and how it says what to do next."""
-    name: str
-    role: str | None
-    labels: Iterable[str]
-    fellows: Sequence[Fellow]
-    say: Callable[..., str]
-
-
-# Kinds by the option that asks for them. Without such an option it is a plain station.
-STATION_KINDS: dict[str, Callable[[argparse.Namespace, str], Kind]] = {}
+# By option of --add-station: the stations that it registers together, of which the first one's key
+# writes for all, and what says how to go on. Without an option it is one plain station.
+STATION_KINDS: dict[str, Callable[
+    [argparse.Namespace, str], tuple[list[Newcomer], Callable[..., str]]]] = {}
 
 
 def hash_seq(field: int, seq: str) -> bytes:
@@ -2385,12 +2377,12 @@ class Writer(Database):
         return find_station(self.stations.values(), name)
 
     def add_station(self, name: str, mac: str, role: str | None, key: str | None, now: int,
-                    labels: Iterable[str] = (), parts: Iterable[Fellow] = ()) -> None:
+                    labels: Iterable[str] = (), parts: Iterable[Newcomer] = ()) -> None:
         """Register a station, or complete one that an import has left without a key. key is the
         SHA-256 in hex, or None; it also writes for the parts. labels are of fields 1, 2, ..."""
         with self.change() as db:
             first = None
-            for part in (Fellow(name, mac, role, labels), *itertools.starmap(Fellow, parts)):
+            for part in (Newcomer(name, mac, role, labels), *itertools.starmap(Newcomer, parts)):
                 id = self._register(*part[:3], None if first else key, now)
                 db.execute("UPDATE station SET console = ? WHERE id = ?", (first, id))
                 db.executemany(LABEL, [
@@ -8353,9 +8345,10 @@ def name_part(name: str, mac: str, slot: str) -> tuple[str, str]:
     return f"{name.removesuffix(' outside')} {title}", f"{mac}-{slot.lower()}"
 
 
-def console_parts(name: str, mac: str) -> tuple[Iterable[str], list[Fellow]]:
-    """The labels of a console's station outside, and the stations to register with it."""
-    return CONSOLE_LABELS, [Fellow(*name_part(name, mac, "in"), "inside", CONSOLE_LABELS[:3])]
+def console_stations(name: str, mac: str) -> list[Newcomer]:
+    """A console's stations, outside and inside."""
+    return [Newcomer(name, mac, "outside", CONSOLE_LABELS),
+            Newcomer(*name_part(name, mac, "in"), "inside", CONSOLE_LABELS[:3])]
 
 
 # Weather Underground's path with what a console appends to it, or Ecowitt's path with the key.
@@ -8452,13 +8445,13 @@ Wunderground:  Path:         /weatherstation/updateweatherstation.php?
 {start}""".strip()
 
 
-def console_kind(args: argparse.Namespace, name: str) -> Kind:
+def console_kind(args: argparse.Namespace, name: str
+                 ) -> tuple[list[Newcomer], Callable[..., str]]:
     """A console: a station outside, whose key writes for one inside. Raises Usage."""
     require(not args.role, "--console needs no --role: a console is both inside and outside")
     require(len(args.mac) <= MAX_CONSOLE,
             f"--mac: at most {MAX_CONSOLE} characters with --console")
-    name = f"{name} outside"
-    return Kind(name, "outside", *console_parts(name, args.mac.lower()), say_console)
+    return console_stations(f"{name} outside", args.mac.lower()), say_console
 
 
 def say_refusal(refused: Refused) -> str:
@@ -8510,7 +8503,6 @@ UPDATE_ROOTS += ["/weatherstation/", "/data/report/"]
 STATION_KINDS["console"] = console_kind
 CSV_KINDS.append((lambda header: header[:1] == ["Time"], read_ecowitt))
 TABLE_KINDS["archive"] = read_archive
-EXTRA_OPTIONS["console"] = "add-station"
 OPTIONS.append(Setting("console", None, None, parse_switch,
                        "register a bought weather station, which measures outside and inside"))
 REFUSALS |= dict.fromkeys(
@@ -10397,24 +10389,22 @@ def stations_of(path: Path) -> list[Station]:
         return reader.stations()
 
 
-def plain_kind(args: argparse.Namespace, name: str) -> Kind:
-    return Kind(name, None if args.role == "none" else args.role, (), (), say_station)
-
-
 def add_station(args: argparse.Namespace, path: Path, name: str) -> None:
     require(args.mac, "--add-station needs --mac: the station's MAC or any word, like --mac attic")
-    make = next((make for option, make in STATION_KINDS.items()
-                 if getattr(args, option)), plain_kind)
-    kind, mac, key = make(args, name), args.mac.lower(), args.key or secrets.token_urlsafe(16)
-    parse_name(kind.name)
+    mac, key = args.mac.lower(), args.key or secrets.token_urlsafe(16)
+    role = None if args.role == "none" else args.role
+    (first, *others), say = next(
+        (make(args, name) for option, make in STATION_KINDS.items() if getattr(args, option)),
+        ([Newcomer(name, mac, role)], say_station))
+    parse_name(first.name)
     with contextlib.closing(open_writer(path, may_create=True)) as writer:
         digest, stations = hash_key(key).hex(), stations_of(path)
-        for its_name, its_mac in ((kind.name, mac), *(fellow[:2] for fellow in kind.fellows)):
-            refuse_taken(stations, digest, its_name, its_mac)
+        for one in (first, *others):
+            refuse_taken(stations, digest, one.name, one.mac)
         running = str(writer.address()) if isinstance(writer, Remote) else ""
-        print(kind.say(args, kind.name, key, *find_addresses(args, running)))
+        print(say(args, first.name, key, *find_addresses(args, running)))
         finish_output()                 # before a station is stored, its key has to be printed
-        writer.add_station(kind.name, mac, kind.role, digest, now_ms(), kind.labels, kind.fellows)
+        writer.add_station(*first[:3], digest, now_ms(), first.labels, others)
 
 
 def find_addresses(args: argparse.Namespace, running: str) -> tuple[str, str, str]:
@@ -10828,7 +10818,7 @@ def import_file(args: argparse.Namespace, path: Path, name: str) -> None:
 COMMANDS[:0] = [
     Command("add-station", ("NAME",), add_station,
             "register a station; prints its key and the lines of its config.py",
-            ("mac", "role", "key")),
+            ("mac", "role", "key", *STATION_KINDS)),
     Command("edit-station", ("NAME",), edit_station,
             "change a station's name, MAC, role or offset; id, keys and readings stay",
             ("name", "mac", "role", "offset")),
@@ -10875,11 +10865,7 @@ OPTIONS[:0] = [
 
 def takers(option: str) -> str:
     """The flags that take an option, in words."""
-    return " or ".join(f"--{c.flag}" for c in COMMANDS if takes(c, option))
-
-
-def takes(command: Command, option: str) -> bool:
-    return option in command.options or EXTRA_OPTIONS.get(option) == command.flag
+    return " or ".join(f"--{c.flag}" for c in COMMANDS if option in c.options)
 
 
 def add_flag(group: "argparse._ArgumentGroup", s: Setting, text: str, given: str | None) -> None:
@@ -10930,7 +10916,7 @@ def find_command(args: argparse.Namespace) -> Command | None:
     found = next((c for c in COMMANDS if getattr(args, c.flag) is not None), None)
     for option in (s.name for s in OPTIONS):
         require(getattr(args, option.replace("-", "_")) is None
-                or (found and takes(found, option)), f"--{option} needs {takers(option)}")
+                or (found and option in found.options), f"--{option} needs {takers(option)}")
     parse_settings(args, OPTIONS)
     return found
 

@@ -132,7 +132,8 @@ def unchunk(raw):
 
 def add_console(writer, name, mac, key, now):
     """Register a console, by the name and MAC of its station outside, as the command does."""
-    writer.add_station(name, mac, "outside", key, now, *iotserver.console_parts(name, mac))
+    outside, *others = iotserver.console_stations(name, mac)
+    writer.add_station(*outside[:3], key, now, outside.labels, others)
 
 
 def wait_for(condition, seconds=HANGS):
