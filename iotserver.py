@@ -78,7 +78,7 @@ Vocabulary
     outcome   how far off a forecast was
     courier   the process that carries messages; the server itself never connects to anything
     wing      a section that enters itself into tables (SETTINGS, COMMANDS, OPTIONS, JOBS, ERRANDS,
-              FAMILIES, PROTOCOLS, ON_LOAD, ON_SERVER, ON_START, ON_STOP, and enter for routes);
+              FAMILIES, PROTOCOLS, ON_LOAD, ON_SERVER, ON_STOP, and enter for routes);
               part_of makes and finds its own object of a server or a Writer
 
     parse makes a value of text or raises, find looks up and may return None, read asks a file or
@@ -180,7 +180,7 @@ from email.message import EmailMessage
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, BinaryIO, NamedTuple, NoReturn, Protocol, TextIO, TypeAlias, TypeVar, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, TypeVar, cast
 
 __version__ = "2.0"
 
@@ -2326,7 +2326,7 @@ class Database:
         self.db.executemany("UPDATE series SET label = ? WHERE station = ? AND field = ? "
                             "AND label IS ?", batch.labels)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
-        for follow_up in tuple(self.on_write):      # one of them may end
+        for follow_up in self.on_write:
             follow_up(batch)
         hours, odd = summarize(batch.readings, self.thermometers)
         self.db.executemany(ADD_HOUR, [(*place, *summary) for place, summary in hours.items()])
@@ -6567,18 +6567,7 @@ class Remote:
 
 # -- the whole -----------------------------------------------------------------------------------
 
-class Guard(Protocol):
-    """Decides who may read from a private server."""
-
-    def admit(self, request: Request) -> None:
-        """Raise Refused unless the client may read."""
-
-    def page_headers(self, request: Request) -> Headers:
-        """The headers by which the page's reader is recognized the next time."""
-
-
 ON_SERVER: list[Callable[["Server"], None]] = []        # called when it is made
-ON_START: list[Callable[["Server"], None]] = []         # called when it listens
 ON_STOP: list[Callable[["Server"], Awaitable[None]]] = []       # awaited as it stops
 # Each may return a database that replaces that of --db until the stack is closed.
 STAND_INS: list[Callable[[argparse.Namespace, contextlib.ExitStack], Path | None]] = []
@@ -6598,7 +6587,9 @@ class Server:
         self.settings, self.writer, self.reader = settings, writer, reader
         self.clock, self.monotonic = clock, monotonic
         self.access = Access(writer, settings.rate_limit, monotonic)
-        self.guard: Guard | None = None         # of a private server
+        # Of a private server: admit(request) raises Refused unless the client may read, and
+        # page_headers(request) gives the headers by which it is recognized the next time.
+        self.guard: Any = None
         self.heads, self.turn = Heads(), Turn(self)
         self.shares = Shares(self.turn.end)
         writer.end_turn, writer.changed = self.turn.end, self.changed
@@ -6837,8 +6828,6 @@ async def serve(server: Server) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         server.loop.add_signal_handler(number, stopped.set)
     announce(server)
-    for begin in ON_START:
-        begin(server)
     notify("READY=1")
     works = [asyncio.create_task(run_job(server, *job)) for job in JOBS]
     stop = asyncio.create_task(stopped.wait())
@@ -7224,31 +7213,16 @@ class CourierSocket(Control):
 
 
 # Each errand of a courier runs in a thread with a connection to the server of its own, so one that
-# blocks delays no other. It calls the methods in COURIER_METHODS.
-class Errand(Protocol):
-    """One job of a courier, done step by step."""
-
-    def step(self, server: Remote) -> float:
-        """Do one step, and return the seconds until the next."""
-
-
-# By setting: makes the errands that it asks for.
-ERRANDS: dict[str, Callable[[argparse.Namespace], Sequence[Errand]]] = {}
+# blocks delays no other. Its step(server) calls methods in COURIER_METHODS and returns the seconds
+# until the next step.
+ERRANDS: dict[str, Callable[[argparse.Namespace], Sequence[Any]]] = {}      # made by setting
 COURIER_METHODS: dict[str, Callable[..., Any]] = {}     # each is called with the server first
-
-
-class Child:
-    """A courier that this server has started."""
-
-    def __init__(self, server: Server):
-        self.process: subprocess.Popen[bytes] | None = None
 
 
 def keep_courier(server: Server) -> None:
     """Start the courier if an errand is set, and start it again when it has ended. Its settings go
     into its environment, because every user of the machine can read command lines."""
-    courier, settings = part_of(server, Child), server.settings
-    child = courier.process
+    settings, child = server.settings, server.parts.get("courier")
     is_wanted = any(getattr(settings, setting) for setting in ERRANDS)
     if not is_wanted or server.is_stopping or (child and child.poll() is None):
         return
@@ -7256,26 +7230,20 @@ def keep_courier(server: Server) -> None:
         log(f"the courier ended with status {child.returncode}; restarting it")
     told = {s.variable: getattr(settings, s.name.replace("-", "_")) for s in SETTINGS
             if s.is_carried}
-    courier.process = subprocess.Popen(
+    server.parts["courier"] = subprocess.Popen(
         [sys.executable, *("-I",) * sys.flags.isolated, __file__, "--courier",
          "--db", str(server.writer.path)],
         env={**os.environ, **told, PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def start_courier(server: Server) -> None:
-    with contextlib.suppress(OSError):          # the job tries again
-        keep_courier(server)
-
-
 JOBS.append((RESTART_SECONDS, keep_courier))
 PROTOCOLS.append(CourierSocket)
-ON_START.append(start_courier)
 
 
 async def end_courier(server: Server) -> None:
     """Give the courier time to report what it has sent, then end it."""
-    if child := part_of(server, Child).process:
+    if child := server.parts.get("courier"):
         child.terminate()
         deadline = server.monotonic() + STOP_SECONDS
         while child.poll() is None and server.monotonic() < deadline:
@@ -7452,7 +7420,7 @@ def parse_pause(text: str) -> float:
     return min(max(seconds, 0), MAX_PAUSE)
 
 
-def run_errand(errand: Errand, path: Path, stopped: threading.Event, is_first: bool) -> None:
+def run_errand(errand: Any, path: Path, stopped: threading.Event, is_first: bool) -> None:
     """Do the steps of an errand until the courier is stopped. While the server is away, wait; the
     first errand says so for all."""
     failures = 0
@@ -9047,13 +9015,9 @@ def parse_engine(text: str) -> Destination:
 Position: TypeAlias = tuple[int, int]       # in a series: a time and an entry number
 
 
-class Piece(NamedTuple):
-    """Readings of one series for an engine, as (time, value) pairs without texts."""
-    station: str
-    role: str | None
-    field: int
-    label: str | None
-    points: list[tuple[int, float]]
+# Readings of one series for an engine: station, role, field, label, and (time, value) pairs
+# without texts.
+Piece: TypeAlias = tuple[str, str | None, int, str | None, list[tuple[int, float]]]
 
 
 class Outbox:
@@ -9071,7 +9035,7 @@ class Outbox:
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
         self.pending: dict[int, Position] = {}
         self.begin("")
-        self.follow()
+        database.on_write.append(self.mark)
 
     def begin(self, session: str) -> None:
         """Begin a session from the positions in the file. The series that the last one took come
@@ -9083,20 +9047,16 @@ class Outbox:
         # When readings were taken, in monotonic seconds, and by series the position behind them.
         self.taken: collections.deque[tuple[float, dict[int, Position]]] = collections.deque()
 
-    def follow(self) -> None:
-        """Mark what is stored from now on if there is an engine, else stop marking."""
-        if (self.mark in self.database.on_write) != bool(self.engine):
-            (self.database.on_write.append if self.engine else
-             self.database.on_write.remove)(self.mark)
-
     def mark(self, batch: Batch) -> None:
-        """Mark what is being stored as unsent. The caller has begun a transaction."""
-        readings, now = batch.readings, batch.now
-        if now - self.asked >= FORWARD_MEMORY:
+        """Mark what is being stored as unsent if there is an engine. The caller has begun a
+        transaction."""
+        if self.engine is None:
+            return
+        if batch.now - self.asked >= FORWARD_MEMORY:
             self.forget()
             return
         first: dict[int, int] = {}
-        for series, ms, _, _ in readings:
+        for series, ms, _, _ in batch.readings:
             if ms < first.get(series, LATEST_TIME):
                 first[series] = ms
         marks = []
@@ -9117,7 +9077,6 @@ class Outbox:
         self.db.execute("DELETE FROM unsent")
         self.engine, self.unsent = None, {}
         self.begin("")
-        self.follow()
 
     def serve(self, engine: str, now: int) -> bool:
         """Whether all that an engine lacks is marked. An engine that asks for the first time, or
@@ -9142,7 +9101,6 @@ class Outbox:
         self.unsent |= dict.fromkeys(unknown, (0, 0))
         if is_known:
             self.engine, self.asked = engine, now
-            self.follow()
         return is_known
 
     def take(self, reader: sqlite3.Connection, until: int, monotonic: float) -> list[Piece]:
@@ -9160,8 +9118,8 @@ class Outbox:
             for names in reader.execute("""
                     SELECT name, role, field, label FROM series JOIN station
                     ON station.id = station WHERE series.id = ?""", (series,)).fetchall():
-                pieces.append(Piece._make((*names, [
-                    (ms, value) for ms, _, value in ready if not isinstance(value, str)])))
+                pieces.append((*names, [
+                    (ms, value) for ms, _, value in ready if not isinstance(value, str)]))
             limit -= len(ready)
             if not limit:
                 break
@@ -9244,7 +9202,7 @@ class Forwarder:
                 refused = self.post(lines)
                 self.say("it takes readings" if not refused else
                          f"it refuses some readings, which are skipped: {refused[0].words}")
-                self.remember_oldest(itertools.starmap(Piece, pieces))
+                self.remember_oldest(pieces)
             self.check_oldest(server)
         except Undelivered as error:
             self.accepted = ""
@@ -9318,9 +9276,9 @@ class Forwarder:
 
     def remember_oldest(self, pieces: Iterable[Piece]) -> None:
         """Remember the oldest reading that was ever sent, to ask for it a little later."""
-        for piece in pieces:
-            if piece.points and (not self.oldest or piece.points[0][0] < self.oldest[0]):
-                self.oldest = piece.points[0][0], piece.station, piece.field
+        for station, _, field, _, points in pieces:
+            if points and (not self.oldest or points[0][0] < self.oldest[0]):
+                self.oldest = points[0][0], station, field
                 self.check_at = time.monotonic() + CHECK_SECONDS
 
     def check_oldest(self, server: Remote) -> None:
@@ -9823,7 +9781,7 @@ def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | N
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
     with contextlib.closing(Writer(path)) as writer:
         JOBS.append((5, fill_demo(writer, now_ms()).send))
-    ON_START.append(lambda server: server.board.notes.update(demo=("demo", {})))
+    ON_SERVER.append(lambda server: server.board.notes.update(demo=("demo", {})))
     return path
 
 
