@@ -3452,6 +3452,24 @@ SENTENCES = {
     "ago": "{ago} ago", "reading": "{name} {value}", "no_reading": "{name} no reading",
     "offline": "as of {clock}, no connection", "offline_day": "as of %a, {clock}, no connection",
     "touch": "Touch the chart to read values", "point_at": "Point at the chart to read values",
+    # The chart, tiles and stations.
+    "now": "now", "comfort": "comfort {value}", "cooler_outside": "cooler outside",
+    "expected": "expected", "likely_change": "likely change", "ranges": "24h / 7d / 30d / 1y",
+    "expected_line": "{name}, expected", "line_empty": "{name}: no readings",
+    "line_said": "{name}: from {low} to {high}, last {last}", "no_lines": "no readings yet",
+    "not_drawn": "{count} not drawn: as far off as {value}",
+    "odd_not_drawn": "impossible readings not drawn",
+    "spark": "Last 24 hours: {low} to {high}", "chart_failed": "This chart could not be drawn.",
+    "chart_range": "Range of the chart", "chart_time": "Time on the chart",
+    "cooler_times": "When it was cooler outside / from / until",
+    "low": "Low {value} at {at}", "high": "High {value} at {at}",
+    "as_yesterday": "as warm as yesterday", "warmer_than_yesterday": "{d} warmer than a day ago",
+    "cooler_than_yesterday": "{d} cooler than a day ago", "no_reading_yet": "no reading yet",
+    "stations": "Stations", "exact_times": "Exact times", "never": "never", "every": "every {ago}",
+    "state_ok": "ok", "state_silent": "silent", "state_new": "new", "folded": "{n} more",
+    "history": "History since {day}", "no_history": "No history yet",
+    "beyond": "And {n} more, in /api/stations.",
+    "more_rooms": "And 1 more room, less urgent. / And {n} more rooms, less urgent.",
     # Signs and units, and words of dates in the forms of strftime.
     "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
     "compass": "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW", "field": "field {n}",
@@ -3505,10 +3523,16 @@ class Locale(NamedTuple):
     def say_number(self, value: float, *, is_short: bool = False) -> str:
         """A number with one decimal; a short one without a last .0."""
         text = f"{round(value, 1) + 0.0:.1f}" if abs(value) < 1e5 else f"{value:.1e}"
-        return (text.removesuffix(".0") if is_short else text).replace(".", self.say("point"))
+        return self.say_digits(text.removesuffix(".0") if is_short else text)
+
+    def say_digits(self, text: str) -> str:
+        """A number as text, with the language's decimal sign."""
+        return text.replace(".", self.say("point"))
 
     def say_quantity(self, number: str, unit: str) -> str:
-        return self.say("quantity", number=number, unit=unit)
+        """A number with its unit. Without a number, the space that belongs to it is kept."""
+        key = "percent" if unit == "%" else "quantity"
+        return self.say(key, number=number, unit=unit) if unit else number
 
     def say_time(self, ms: int, form: str = "") -> str:
         """An instant in words: the time of day, or in a form of strftime or with such a key."""
@@ -3524,6 +3548,10 @@ class Locale(NamedTuple):
         seconds = max(ms // 1000, 0)
         length, key = next((age for age in AGES if seconds >= age[0]), AGES[-1])
         return self.say(key, n=seconds // length)
+
+    def say_count(self, key: str, n: int) -> str:
+        """One of two sentences: the first is for a single one."""
+        return self.say(key, n=n).split(" / ")[n != 1]
 
 
 ENGLISH = Locale()              # for programs
@@ -4741,7 +4769,7 @@ STROKE = Template('<path class="$css" d="$d"/>')
 TEXT_AT = Template('<text class="$css" x="$x" y="$y" text-anchor="$anchor">$text</text>')
 CURVE = Template('<g class="$css"><path class="band" d="$band"/>'
                  '<path data-name="$name" d="$curve"/>$newest</g>\n')
-NO_CHART = Template("<p>This chart could not be drawn.</p>")()
+NO_CHART = Template("<p>$text</p>")
 
 
 class Chart(NamedTuple):
@@ -4764,6 +4792,11 @@ class Chart(NamedTuple):
     def y(self, value: float) -> float:
         low, *_, high = self.bounds
         return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def say_name(self, line: Line) -> str:
+        """A line's name, also of its expected part."""
+        is_expected = line.css.endswith(" expected")
+        return self.locale.say("expected_line", name=line.name) if is_expected else line.name
 
     def path(self, corners: Iterable[tuple[int, float]]) -> str:
         return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
@@ -4861,7 +4894,7 @@ def render_curve(line: Line, chart: Chart) -> Markup:
     if line.points and "expected" not in line.css:
         newest = STROKE(css="newest", d=chart.path(
             [(line.points[-1].time, line.points[-1].mean)]) + "h0")
-    return CURVE(css=line.css, band=band, name=line.name, curve=curve, newest=newest)
+    return CURVE(css=line.css, band=band, name=chart.say_name(line), curve=curve, newest=newest)
 
 
 def render_axes(chart: Chart) -> list[Markup]:
@@ -4870,7 +4903,7 @@ def render_axes(chart: Chart) -> list[Markup]:
     shapes = [shape for mark in chart.bounds for shape in (
         STROKE(css="grid", d=f"M{LEFT} {chart.y(mark):g}H{right}"),
         TEXT_AT(css="mark", x=LEFT - 5, y=f"{chart.y(mark) + 4.5:g}", anchor="end",
-                text=f"{mark:g}"))]
+                text=chart.locale.say_digits(f"{mark:g}")))]
     ticks, behind = time_ticks(chart.start, chart.end, chart.locale)
     for ms, text in ticks:
         if behind:
@@ -4884,7 +4917,8 @@ def render_axes(chart: Chart) -> list[Markup]:
     if chart.present is not None:
         x = chart.x(chart.present)
         shapes += [STROKE(css="present", d=f"M{x:g} {TOP}V{bottom}"),
-                   TEXT_AT(css="mark", x=f"{x:g}", y=TOP - 5, anchor="middle", text="now")]
+                   TEXT_AT(css="mark", x=f"{x:g}", y=TOP - 5, anchor="middle",
+                           text=chart.locale.say("now"))]
     return shapes
 
 
@@ -4904,8 +4938,7 @@ def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
     ends: dict[str, tuple[tuple[float, float, str], Line]] = {}
     for line in lines:
         if line.points and line.css.startswith("hue"):
-            plain = line._replace(name=line.name.removesuffix(", expected"))
-            ends[plain.name] = find_end(chart, plain), plain
+            ends[line.name] = find_end(chart, line), line
     names, lowest = [], TOP + 0.0
     spots = [(chart.x(p.time), chart.y(p.mean)) for line in lines for p in line.points]
     for i, ((y, x, anchor), line) in enumerate(sorted(ends.values())):
@@ -4919,7 +4952,8 @@ def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
                   for beside in range(0, width, LETTER_WIDTH)]
         lowest += LINE_HEIGHT
     if chart.comfort is not None:
-        text = f"comfort {chart.comfort:.3g} {chart.unit}"
+        text = chart.locale.say("comfort", value=chart.locale.say_quantity(
+            chart.locale.say_digits(f"{chart.comfort:.3g}"), chart.unit))
         y = chart.y(chart.comfort)
         names.append(TEXT_AT(css="words", x=find_clear(spots, y, len(text)), y=f"{y - 4:g}",
                              anchor="start", text=text))
@@ -4936,11 +4970,15 @@ def find_clear(spots: list[tuple[float, float]], y: float, length: int) -> int:
 
 def describe_lines(chart: Chart, lines: list[Line]) -> str:
     """The chart in words, for screen readers."""
-    return ", ".join(
-        f"{line.name}: from {min(p.minimum for p in line.points):.1f} to "
-        f"{max(p.maximum for p in line.points):.1f} {chart.unit}, "
-        f"last {line.points[-1].mean:.1f} {chart.unit}" if line.points
-        else f"{line.name}: no readings" for line in lines) or "no readings yet"
+    said, locale = [], chart.locale
+    for line in lines:
+        name, values = chart.say_name(line), [p.mean for p in line.points[-1:]]
+        values += [m for p in line.points for m in (p.minimum, p.maximum)]
+        said.append(locale.say("line_empty", name=name) if not values else locale.say(
+            "line_said", name=name, low=locale.say_number(min(values)), **{
+                key: locale.say_quantity(locale.say_number(value), chart.unit)
+                for key, value in (("high", max(values)), ("last", values[0]))}))
+    return ", ".join(said) or locale.say("no_lines")
 
 
 def draw_chart(chart: Chart) -> Markup:
@@ -4964,8 +5002,8 @@ def draw_chart(chart: Chart) -> Markup:
     said = describe_lines(chart, kept)
     if far or any(line.has_odd for line in lines):
         farthest = max((max(p.maximum, -p.minimum) for p in far), default=0)
-        note = (f"{len(far)} not drawn: as far off as {farthest:.3g}" if far else
-                "impossible readings not drawn")
+        note = chart.locale.say("not_drawn" if far else "odd_not_drawn", count=len(far),
+                                value=chart.locale.say_digits(f"{farthest:.3g}"))
         shapes.append(TEXT_AT(css="mark", x=2, y=TOP - 8, anchor="start", text=note))
         said += f"; {note}"
     return CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=WIDTH - LEFT - RIGHT,
@@ -4979,11 +5017,11 @@ def render_chart(chart: Chart) -> Markup:
         return draw_chart(chart)
     except (ArithmeticError, ValueError) as error:
         log(f"a chart could not be drawn: {error!r}")
-        return NO_CHART
+        return NO_CHART(text=chart.locale.say("chart_failed"))
 
 
 SPARK = Template('<svg viewBox="0 0 240 60" preserveAspectRatio="none" role="img" '
-                 'aria-label="last 24 hours: $low to $high"><path class="$css" d="$d"/></svg>')
+                 'aria-label="$said"><path class="$css" d="$d"/></svg>')
 
 
 def render_spark(points: list[Point], unit: str, now: int, locale: Locale) -> Markup | str:
@@ -5004,8 +5042,9 @@ def render_spark(points: list[Point], unit: str, now: int, locale: Locale) -> Ma
     else:
         css, d = "line", "".join("M" + "L".join(place(p.time, p.mean) for p in piece) + "h0"
                                  for piece in segments(points))
-    return SPARK(low=locale.say_number(low), high=f"{locale.say_number(high)} {unit}".strip(),
-                 css=css, d=d)
+    return SPARK(css=css, d=d, said=locale.say(
+        "spark", low=locale.say_number(low),
+        high=locale.say_quantity(locale.say_number(high), unit)))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -5050,19 +5089,20 @@ def choose_answer(verdict: Verdict, locale: Locale) -> tuple[str, str]:
 
 
 def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
-    """A field's newest value as people read it, and its unit. The value of a direction is a point
-    of the compass, and its unit the degrees."""
+    """A field's newest value as people read it, and its unit with the space before it. The value
+    of a direction is a point of the compass, and its unit the degrees."""
     (name, unit), value = series.name_and_unit, series.value
     if not isinstance(value, (int, float)):     # a ThingSpeak client's text, or nothing
         return str(value)[:40], ""
     if unit == "°C":
-        return locale.say_number(in_unit(value, locale.unit)), f"°{locale.unit}"
+        return (locale.say_number(in_unit(value, locale.unit)),
+                locale.say_quantity("", f"°{locale.unit}"))
     if unit == "°" and re.search("wind|direction", name):
         points = locale.say("compass").split()
-        return points[round(value % 360 / 22.5) % 16], f"{value % 360:.0f}°"
-    if unit == "%" or 100 <= abs(value) < 1e5:
-        return f"{value:.0f}", unit
-    return locale.say_number(value, is_short=True), unit
+        return points[round(value % 360 / 22.5) % 16], f" {value % 360:.0f}°"
+    is_whole = unit == "%" or 100 <= abs(value) < 1e5
+    return (f"{value:.0f}" if is_whole else locale.say_number(value, is_short=True),
+            locale.say_quantity("", unit))
 
 
 # -- the page, out of the store ------------------------------------------------------------------
@@ -5110,7 +5150,7 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
     if forecast is None or room.outside is None:
         return chart
     curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
-    expected = [Line(f"{line.name}, expected", f"{line.css} expected", line.points[-1:] + [
+    expected = [Line(line.name, f"{line.css} expected", line.points[-1:] + [
         Point(ms, value, value, value) for ms, value in zip(
             itertools.count(forecast.asked + QUARTER, QUARTER),
             (in_unit(celsius, unit) for celsius in curves[line.name])) if ms > chart.end])
@@ -5120,31 +5160,32 @@ def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
         interval=(forecast.start, forecast.end) if forecast.start and forecast.end else None)
 
 
-LINK = Template('<a href="/?range=$name" aria-current="$current">$name</a>')
-FIGURE = Template('<figure class="$css"><nav aria-label="Range of the chart">$links</nav>\n$chart'
+LINK = Template('<a href="/?range=$name" aria-current="$current">$text</a>')
+FIGURE = Template('<figure class="$css"><nav aria-label="$range">$links</nav>\n$chart'
                   "</figure>\n")
 NO_LINES = Template('<p>$text</p>\n')
 READOUT = Template('<output data-touch="$touch" data-point="$point"></output>\n$chart'
                    '<input type="range" max="1000" value="$value" '
-                   'aria-label="Time on the chart">\n<figcaption>$swatches$spans</figcaption>\n')
+                   'aria-label="$time">\n<figcaption>$swatches$spans</figcaption>\n')
 SWATCH = Template('<span class="swatch $css">$text</span>')
-SPANS = Template("<details><summary>When it was cooler outside</summary><table><thead>\n"
-                 "<tr><th>from</th><th>until</th></tr></thead><tbody>$rows</tbody></table>"
-                 "</details>")
+SPANS = Template("<details><summary>$title</summary><table><thead>\n<tr><th>$start</th>"
+                 "<th>$end</th></tr></thead><tbody>$rows</tbody></table></details>")
 SPAN = Template("<tr><td>$start</td><td>$end</td></tr>\n")
 
 
 def render_figure(places: list[Place], lines: list[Line], view: View, now: int, comfort: float
                   ) -> Markup:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
-    rooms = rank_rooms(places)
-    links = [LINK(name=name, current=str(name == view.range).lower()) for name in RANGES]
-    css = "many" if len(lines) > 3 else "few"
+    rooms, say = rank_rooms(places), view.locale.say
+    figure = functools.partial(FIGURE, css="many" if len(lines) > 3 else "few", links=[
+        LINK(name=name, text=text, current=str(name == view.range).lower())
+        for name, text in zip(RANGES, say("ranges").split(" / "), strict=True)],
+        range=say("chart_range"))
     points = {line.name: line.points for line in lines}
     if not any(points.values()):
         roles = {place.role for place in places}
         missing = next((role for role in ("outside", "inside") if role not in roles), "")
-        return FIGURE(css=css, links=links, chart=NO_LINES(text=view.locale.say(
+        return figure(chart=NO_LINES(text=say(
             "no_chart" if missing else "chart_begins", role=missing)))
     length = RANGES[view.range]
     # For the room of the headline. The points of longer ranges hold days and nights together.
@@ -5159,20 +5200,21 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
     rows = [SPAN(**{name: view.locale.say_time(ms, "date_clock")
                     for name, ms in (("start", a), ("end", b))})
             for a, b in spans[-20:]]
-    return FIGURE(css=css, links=links, chart=READOUT(
-        touch=view.locale.say("touch"), point=view.locale.say("point_at"),
+    title, start, end = say("cooler_times").split(" / ")
+    return figure(chart=READOUT(
+        touch=say("touch"), point=say("point_at"), time=say("chart_time"),
         chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
-        swatches=[SWATCH(css=css, text=text) for css, text, is_there in (
-            ("cooler", "cooler outside", spans), ("dashed", "expected", chart.present),
-            ("change", "likely change", chart.interval)) if is_there],
-        spans=SPANS(rows=rows) if rows else ""))
+        swatches=[SWATCH(css=css, text=say(key)) for css, key, is_there in (
+            ("cooler", "cooler_outside", spans), ("dashed", "expected", chart.present),
+            ("change", "likely_change", chart.interval)) if is_there],
+        spans=SPANS(title=title, start=start, end=end, rows=rows) if rows else ""))
 
 
 ROWS = Template('<section class="rows$css"><ul>$rows</ul></section>\n')
 ROW = Template('<li><h2 class="$css">$name</h2> $pill$humidity<p class="big">$value'
-               '<small> $unit</small></p>\n<p>$status</p>$day$note</li>\n')
+               '<small>$unit</small></p>\n<p>$status</p>$day$note</li>\n')
 PILL = Template('<b class="pill $css">$answer</b> ')
-HUMIDITY = Template('<span class="second"><span class="say">humidity </span>$value %</span>')
+HUMIDITY = Template('<span class="second"><span class="say">$name </span>$value</span>')
 LINE_BELOW = Template('<p class="$css">$text</p>')
 
 
@@ -5183,9 +5225,9 @@ async def say_day(reader: Reader, place: Place, locale: Locale, heard: int) -> s
     if any(len(reader.recent(series, ms - SAYING_TIME, ms + 1)) < 3 for ms, _ in found):
         found = find_extremes(read_believed(reader, place, start, heard + 1))   # may be doubted
     return " · ".join(
-        f"{word} {locale.say_number(in_unit(value, locale.unit))} at "
-        f"{locale.say_time(ms)}"
-        for word, (ms, value) in zip(("Low", "High"), found, strict=False))
+        locale.say(key, value=locale.say_number(in_unit(value, locale.unit)),
+                   at=locale.say_time(ms))
+        for key, (ms, value) in zip(("low", "high"), found, strict=False))
 
 
 def read_believed(reader: Reader, place: Place, start: int, end: int) -> list[Sample]:
@@ -5201,9 +5243,9 @@ def say_yesterday(reader: Reader, place: Place, locale: Locale) -> str:
     near = read_believed(reader, place, then - NEAR, then + NEAR + 1)
     for _, before in sorted(near, key=lambda sample: abs(sample[0] - then))[:1]:
         if abs(celsius - before) < SAME:
-            return "as warm as yesterday"
-        word = "warmer" if celsius >= before else "cooler"
-        return f"{say_degrees(celsius - before, locale)} {word} than a day ago"
+            return locale.say("as_yesterday")
+        return locale.say("warmer_than_yesterday" if celsius >= before else
+                          "cooler_than_yesterday", d=say_degrees(celsius - before, locale))
     return ""
 
 
@@ -5220,14 +5262,15 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], local
     if place.said:
         heard, celsius = place.last.time, place.last.shown
         value = locale.say_number(in_unit(celsius, locale.unit))
-        unit = f"°{locale.unit}"
+        unit = locale.say_quantity("", f"°{locale.unit}")
         status = [say_trend(place.readings, now, locale)]
         day = await say_day(reader, place, locale, heard)
     change = say_change(place, now, locale) if is_row else ""
     if change or place.said:                    # on a narrow phone both would not fit into a line
         status = [change] if change else [*status, say_yesterday(reader, place, locale)]
-    status += [render_ago(heard, locale, now) if heard else "no reading yet"]
-    humidity = [HUMIDITY(value=f"{series.value:.0f}") for series in fields
+    status += [render_ago(heard, locale, now) if heard else locale.say("no_reading_yet")]
+    humidity = [HUMIDITY(name=say_label("humidity", locale), value=locale.say_quantity(
+                    f"{series.value:.0f}", "%")) for series in fields
                 if series.kind == "humidity" and isinstance(series.value, (int, float))]
     note = " ".join(say_waiting(place, locale))
     if is_row and place.verdict and place.verdict.difference is None:
@@ -5309,7 +5352,7 @@ async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str
 
 
 TILES = Template('<section><h2 class="$css">$name</h2><ul class="tiles">$tiles</ul></section>\n')
-TILE = Template('<li><span class="second">$name</span> <b>$value<small> $unit</small></b>$ago'
+TILE = Template('<li><span class="second">$name</span> <b>$value<small>$unit</small></b>$ago'
                 '<div class="$css">$spark</div></li>\n')
 Fields: TypeAlias = list[tuple[Station, list[Latest]]]
 
@@ -5334,11 +5377,10 @@ async def render_tiles(reader: Reader, fields: Fields, places: list[Place], loca
     return cards
 
 
-STATIONS = Template('<section class="stations">\n<h2>Stations</h2><p>$history · $weight</p>'
-                    '<ul>$rows</ul>$more<button type="button">Exact times</button></section>\n')
-STATION = Template('<li>$name<b class="state"> $state</b><p>$heard$every · $entries</p>'
-                   "$values</li>\n")
-FOLDED = Template("<details><summary>$count more</summary><ul>$rows</ul>$beyond</details>")
+STATIONS = Template('<section class="stations">\n<h2>$title</h2><p>$history</p>'
+                    '<ul>$rows</ul>$more<button type="button">$exact</button></section>\n')
+STATION = Template('<li>$name<b class="state"> $state</b><p>$heard</p>$values</li>\n')
+FOLDED = Template("<details><summary>$title</summary><ul>$rows</ul>$beyond</details>")
 
 
 def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) -> int:
@@ -5353,7 +5395,7 @@ def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) 
 
 
 def render_station(reader: Reader, station: Station, place: Place | None, fields: list[Latest],
-                   entries: int, rest: list[Latest], locale: Locale, now: int) -> Markup:
+                   rest: list[Latest], locale: Locale, now: int) -> Markup:
     """A station in the list: whether it is heard, and its values without a row or a tile. An
     inside or outside one is heard while its temperatures are."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
@@ -5363,14 +5405,15 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
     else:
         heard = last_sign(reader, station, fields, now)
         is_silent = now - heard > silence_limit(times, max(SILENT_AT_LEAST, station.silence))
-    values = ", ".join(" ".join((say_label(series.name_and_unit[0], locale),
-                                 *say_field(series, locale))).strip() for series in rest)
+    values = ", ".join(f"{say_label(series.name_and_unit[0], locale)} "
+                       f"{''.join(say_field(series, locale))}" for series in rest)
+    every = usual_interval(times) if len(times) > 1 else 0
     return STATION(
-        name=station.name, state="new" if not heard else "silent" if is_silent else "ok",
-        heard=render_ago(heard, locale, now) if heard else "never",
-        every=f" · every {locale.say_ago(every)}" if (
-            every := usual_interval(times)) >= 1000 and len(times) > 1 else "",
-        entries=f"{entries:,} {'entry' if entries == 1 else 'entries'}",
+        name=station.name, state=locale.say(
+            "state_new" if not heard else "state_silent" if is_silent else "state_ok"),
+        heard=join_parts([
+            render_ago(heard, locale, now) if heard else locale.say("never"),
+            locale.say("every", ago=locale.say_ago(every)) if every >= 1000 else ""]),
         values=LINE_BELOW(css="values", text=values) if values else "")
 
 
@@ -5379,7 +5422,7 @@ async def render_stations(reader: Reader, stations: list[Station], places: list[
                           now: int, since: int | None) -> Markup:
     """The list of stations; those silent for long are folded away. The series in told have a row
     or a tile of their own."""
-    entries, by_id = reader.entries(s.id for s in stations), {place.id: place for place in places}
+    by_id = {place.id: place for place in places}
     rows: tuple[list[Markup], list[Markup]] = ([], [])
     for number, station in enumerate(stations):
         if number % MAX_ROWS == 0:
@@ -5387,18 +5430,16 @@ async def render_stations(reader: Reader, stations: list[Station], places: list[
         fields = latest[station.name]
         rest = [one for one in fields if one.series not in told and one.time is not None]
         rows[is_stale(station, fields, now)].append(render_station(
-            reader, station, by_id.get(station.id), fields, entries.get(station.id, 0),  # removed
-            rest, locale, now))
+            reader, station, by_id.get(station.id), fields, rest, locale, now))
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
     count = reader.count_stations() - len(shown)
-    beyond = count - len(folded)
+    beyond = [LINE_BELOW(css="beyond", text=locale.say("beyond", n=count - len(folded)))
+              ] if count > len(folded) else []
     return STATIONS(
-        rows=shown, weight=format_bytes(sum(reader.weights())),
-        history=f"History since {locale.say_time(since, 'date')}" if since else
-        "No history yet", more=FOLDED(
-            count=count, rows=folded, beyond=LINE_BELOW(
-                css="beyond", text=f"And {beyond} more, in /api/stations.") if beyond else "")
-        if count else "")
+        rows=shown, title=locale.say("stations"), exact=locale.say("exact_times"),
+        history=locale.say("history", day=locale.say_time(since, "date")) if since else
+        locale.say("no_history"), more=FOLDED(
+            title=locale.say("folded", n=count), rows=folded, beyond=beyond) if count else "")
 
 
 def is_stale(station: Station, fields: list[Latest], now: int) -> bool:
@@ -5461,7 +5502,7 @@ async def render_overview(reader: Reader, places: list[Place], view: View, now: 
     more = len(rooms) - MAX_ROOMS
     body = [answer, [NOTICE(text=view.locale.say(key, **holes)) for key, holes in notes],
             await render_numbers(reader, shown, latest, view.locale, now),
-            [NOTICE(text=f"And {more} more rooms, less urgent.")] if more > 0 else [],
+            [NOTICE(text=view.locale.say_count("more_rooms", more))] if more > 0 else [],
             render_figure(places, lines, view, now, comfort),
             await render_tiles(reader, fields, shown, view.locale, now),
             await render_stations(reader, stations, places, latest, told, view.locale, now, since),
@@ -10275,6 +10316,117 @@ TRANSLATIONS = {
         "Indicare il grafico per leggere i valori"),
     "moment": (
         "%-d. %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}"),
+    "now": ("jetzt", "maintenant", "ahora", "ora"),
+    "comfort": ("Komfort {value}", "confort {value}", "confort {value}", "comfort {value}"),
+    "cooler_outside": (
+        "draußen kühler", "plus frais dehors", "más fresco fuera", "più fresco fuori"),
+    "expected": ("erwartet", "prévu", "previsto", "previsto"),
+    "likely_change": (
+        "wahrscheinlicher Wechsel", "changement probable", "cambio probable", "cambio probabile"),
+    "ranges": (
+        "24 h / 7 d / 30 d / 1 Jahr",
+        "24 h / 7 j / 30 j / 1 an",
+        "24 h / 7 d / 30 d / 1 año",
+        "24 h / 7 g / 30 g / 1 anno"),
+    "expected_line": ("{name}, erwartet", "{name}, prévu", "{name}, previsto", "{name}, previsto"),
+    "line_empty": (
+        "{name}: keine Messungen",
+        "{name}~: aucune mesure",
+        "{name}: sin lecturas",
+        "{name}: nessuna misura"),
+    "line_said": (
+        "{name}: {low} bis {high}, zuletzt {last}",
+        "{name}~: de {low} à {high}, dernière mesure {last}",
+        "{name}: de {low} a {high}, última {last}",
+        "{name}: da {low} a {high}, ultima {last}"),
+    "no_lines": (
+        "noch keine Messungen",
+        "pas encore de mesures",
+        "aún sin lecturas",
+        "ancora nessuna misura"),
+    "not_drawn": (
+        "{count} nicht gezeichnet, bis zu {value}",
+        "non tracé~: {count}, jusqu’à {value}",
+        "{count} sin dibujar, hasta {value}",
+        "non disegnati: {count}, fino a {value}"),
+    "odd_not_drawn": (
+        "unmögliche Messungen nicht gezeichnet",
+        "mesures impossibles non tracées",
+        "lecturas imposibles sin dibujar",
+        "misure impossibili non disegnate"),
+    "spark": (
+        "Letzte 24 Stunden: {low} bis {high}",
+        "24 dernières heures~: {low} à {high}",
+        "Últimas 24 horas: {low} a {high}",
+        "Ultime 24 ore: {low} – {high}"),
+    "chart_failed": (
+        "Dieses Diagramm konnte nicht gezeichnet werden.",
+        "Ce graphique n’a pas pu être tracé.",
+        "No se pudo dibujar este gráfico.",
+        "Impossibile disegnare questo grafico."),
+    "chart_range": (
+        "Zeitraum des Diagramms",
+        "Période du graphique",
+        "Período del gráfico",
+        "Periodo del grafico"),
+    "chart_time": (
+        "Zeitpunkt im Diagramm",
+        "Instant sur le graphique",
+        "Momento en el gráfico",
+        "Momento sul grafico"),
+    "cooler_times": (
+        "Wann es draußen kühler war / von / bis",
+        "Quand il faisait plus frais dehors / début / fin",
+        "Cuándo hizo más fresco fuera / desde / hasta",
+        "Quando fuori era più fresco / da / a"),
+    "low": (
+        "Tiefstwert {value} um {at}",
+        "Min {value} à {at}",
+        "Mín {value} a las {at}",
+        "Min {value} alle {at}"),
+    "high": (
+        "Höchstwert {value} um {at}",
+        "Max {value} à {at}",
+        "Máx {value} a las {at}",
+        "Max {value} alle {at}"),
+    "as_yesterday": ("so warm wie gestern", "comme hier", "como ayer", "come ieri"),
+    "warmer_than_yesterday": (
+        "{d} wärmer als gestern", "{d} de plus qu’hier", "{d} más que ayer", "{d} in più di ieri"),
+    "cooler_than_yesterday": (
+        "{d} kühler als gestern",
+        "{d} de moins qu’hier",
+        "{d} menos que ayer",
+        "{d} in meno di ieri"),
+    "no_reading_yet": (
+        "noch keine Messung", "pas encore de mesure", "aún sin lectura", "ancora nessuna misura"),
+    "stations": ("Stationen", "Stations", "Estaciones", "Stazioni"),
+    "exact_times": ("Genaue Zeiten", "Heures exactes", "Horas exactas", "Orari esatti"),
+    "never": ("nie", "jamais", "nunca", "mai"),
+    "every": ("alle {ago}", "toutes les {ago}", "cada {ago}", "ogni {ago}"),
+    "state_ok": ("ok", "ok", "ok", "ok"),
+    "state_silent": ("stumm", "muette", "sin datos", "senza dati"),
+    "state_new": ("neu", "nouvelle", "nueva", "nuova"),
+    "folded": ("{n} weitere", "{n} de plus", "{n} más", "ancora {n}"),
+    "history": (
+        "Verlauf seit {day}",
+        "Historique depuis le {day}",
+        "Historial desde el {day}",
+        "Storico dal {day}"),
+    "no_history": (
+        "Noch kein Verlauf",
+        "Pas encore d’historique",
+        "Aún sin historial",
+        "Ancora nessuno storico"),
+    "beyond": (
+        "Und {n} mehr, in /api/stations.",
+        "Encore {n}, sur /api/stations.",
+        "Y {n} más, en /api/stations.",
+        "Ancora {n}, in /api/stations."),
+    "more_rooms": (
+        "Und 1 weiterer Raum, weniger dringend. / Und {n} weitere Räume, weniger dringend.",
+        "Et 1 autre pièce, moins urgente. / Et {n} autres pièces, moins urgentes.",
+        "Y 1 habitación más, menos urgente. / Y {n} habitaciones más, menos urgentes.",
+        "E un’altra stanza, meno urgente. / E altre {n} stanze, meno urgenti."),
     "quantity": ("{number}~{unit}", "{number}~{unit}", "{number}~{unit}", "{number}~{unit}"),
     "percent": ("{number}~%", "{number}~%", "{number}~%", "{number}~%"),
     "point": (",", ",", ",", ","),

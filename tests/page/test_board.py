@@ -74,7 +74,7 @@ NO_LIMITS = {"start": 0, "end": iotserver.LATEST_TIME, "below": None, "above": N
 
 
 @pytest.mark.parametrize(("line", "gone", "new"), [
-    (["label", ["inside", 2, "den"]], "humidity </span>50 %", ">den</span> <b>50"),
+    (["label", ["inside", 2, "den"]], "humidity </span>50%", ">den</span> <b>50"),
     (["add_station", ["attic", "aa", None, None, 0]], "", "<li>attic<b"),
     (["add_station", ["attic", "aa", None, "00" * 32, 0, [], [["loft", "b", None, []]]]],
      "", "<li>loft<b"),

@@ -48,7 +48,7 @@ def test_complete_without_javascript(home):
     assert page.one("p", class_="reason") == "It is 4 °C cooler outside."
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
     assert [text for _, text in page.all("li")][1] == (
-        "outside humidity 56 % 24.0 °C steady · 0 s ago Low 24.0 at 11:30 · High 24.0 at 11:30")
+        "outside humidity 56% 24.0 °C steady · 0 s ago Low 24.0 at 11:30 · High 24.0 at 11:30")
     assert re.findall(r"(steady|rising|falling) · (\d+ \w+) ago", page.text) == [
         ("steady", "0 s")] * 2
     assert [a["href"] for a, _ in page.all("a")][:4] == [
@@ -57,17 +57,16 @@ def test_complete_without_javascript(home):
     charts = page.all("svg", role="img")
     assert len(charts) == 2
     for chart, words in zip(charts, ("inside: from 28.0 to 28.0 °C, last 28.0 °C, outside: from "
-                                     "24.0", "last 24 hours: 1013.2 to 1013.2 hPa"), strict=True):
+                                     "24.0", "Last 24 hours: 1013.2 to 1013.2 hPa"), strict=True):
         assert words in chart[0]["aria-label"]
     assert "pressure 1013 hPa" in page.text
     drawn = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
     assert {"inside", "outside"} <= drawn.keys()
     assert all(re.match(r"M[\d.]+ [\d.]+L", d) for d in drawn.values())
     assert len(page.all("rect", class_="shade")) == 1
-    rows = [text for _, text in page.all("li") if text.endswith("entries")]
-    assert rows == ["inside ok 0 s ago · every 1 min · 31 entries",
-                    "outside ok 0 s ago · every 1 min · 93 entries"]
-    assert re.search(r"History since Mon 30 Jul 2018 · [\d.]+ [KM]B", page.text)
+    rows = [text for _, text in page.all("li") if " ok " in text]
+    assert rows == ["inside ok 0 s ago · every 1 min", "outside ok 0 s ago · every 1 min"]
+    assert "History since Mon 30 Jul 2018 inside" in page.text, "without an operator's words"
     assert page.one("title") == "Open the windows"
 
 
@@ -762,12 +761,12 @@ def console(house, **more):
 def test_each_field_of_a_console_is_on_the_page_with_its_unit(house):
     page = console(house).page()
     rows = [text for _, text in page.all("li")]
-    assert rows[0].startswith("garden inside humidity 48 % 25.6 °C")
-    assert rows[1].startswith("garden outside humidity 54 % 30.9 °C")
+    assert rows[0].startswith("garden inside humidity 48% 25.6 °C")
+    assert rows[1].startswith("garden outside humidity 54% 30.9 °C")
     tiles = [text for a, text in page.all("ul", class_="tiles")]
     assert tiles == [
         "pressure 1012 hPa wind 3.2 m/s gusts 5.1 m/s wind from SW 225° rain 1.4 mm/h "
-        "sun 612 W/m² UV index 5", "pressure 1002 hPa", "temperature 21.5 °C humidity 60 %"]
+        "sun 612 W/m² UV index 5", "pressure 1002 hPa", "temperature 21.5 °C humidity 60%"]
     kinds = [a["class"] for a, _ in page.all("path") if a.get("class") in {
         "line", "bars", "spots"}]
     assert kinds == ["line"] * 3 + ["spots", "bars"] + ["line"] * 5
