@@ -468,6 +468,9 @@ SETTINGS = [
             "°C or °F on the page; auto follows the browser's language"),
     Setting("comfort", "TEMP", "22C", parse_temperature,
             "the warmest comfortable temperature inside, like 22C or 72F"),
+    Setting("smoke", "N|off", "55.5",
+            lambda text: math.inf if text == "off" else parse_number(text),
+            "µg/m³ of PM2.5 outside from which windows stay closed"),
     Setting("link", "URL", "", str,
             "this server's own address, as people type it: for links in messages. Also needed "
             "behind your own proxy, and for a name of your own domain", is_carried=True),
@@ -749,9 +752,11 @@ def parse_name(text: str) -> str:
 LABELS = {1: "temperature °C", 2: "humidity %", 3: "pressure hPa"}   # unless --label was used
 UNITS_SHOWN = frozenset({           # the last word of a label is one of these, or no unit
     "%", "°", "°C", "°F", "hPa", "kPa", "mbar", "m/s", "km/h", "mph", "mm", "mm/h", "cm", "W/m²",
-    "lux", "lx", "ppm", "ppb", "µg/m³", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
+    "lux", "lx", "ppm", "ppb", "µg/m³", "ug/m3", "V", "mV", "mA", "W", "kWh", "dB", "dBm"})
 HUMIDITY_WORDS = ("humed", "umid", "feucht")    # in humidity, humidité, umidità, humedad, Feuchte
 POSSIBLE = -60.0, 60.0          # °C as sent; sensors report 85 when they start, -127 when missing
+POSSIBLE_AIR = 0.0, 1000.0      # µg/m³ of dust, mm/h of rain
+POSSIBLE_HUMIDITY = 1.0, 100.0  # %
 ANY_NUMBER = -math.inf, math.inf
 
 
@@ -764,8 +769,13 @@ def split_label(field: int, label: str | None) -> tuple[str, str]:
 
 @remember
 def field_kind(field: int, label: str | None) -> str:
-    """What a field is for verdict and page alike: temperature, humidity or other."""
+    """What a field is for verdict and page alike: temperature, humidity, dust, rain, hourly rain
+    (the sum of the last hour) or other."""
     name, unit = split_label(field, label)
+    if name.lower().startswith("pm2.5") and unit in {"", "µg/m³", "ug/m3"}:
+        return "dust"
+    if "rain" in name.lower() and unit == "mm/h":
+        return "hourly rain" if "hourly" in name.lower() else "rain"
     if field == 1 and unit in {"", "°C"}:
         return "temperature"
     is_humidity = unit == "%" and any(word in name.lower() for word in HUMIDITY_WORDS)
@@ -1323,6 +1333,7 @@ def writing(name: str, path: Path) -> Iterator[TextIO]:
 PAGE_ROWS = 500                 # rows read at a time while streaming; no read transaction is held
 STEP_READINGS = 2000            # readings that one step of a question reads: about 2 ms
 STEP_HOURS = 2000               # hourly summaries that one step reads: about 2 ms
+MAX_SENSORS = 8                 # sensors of the air outside that are asked: 10 ms each
 MAX_SCAN = 20_000               # readings read for one chart; with more, it shows hourly summaries
 
 QUARTER = 15 * MINUTE           # the step of forecasts
@@ -1363,6 +1374,15 @@ class Latest(NamedTuple):
     @property
     def name_and_unit(self) -> tuple[str, str]:
         return split_label(self.field, self.label)
+
+
+class Sensor(NamedTuple):
+    """A field of a station outside."""
+    name: str                   # of its station
+    heard: int | None           # when that was heard last, by any field
+    series: int
+    label: str | None
+    kind: str                   # see field_kind
 
 
 class Note(NamedTuple):
@@ -1590,9 +1610,11 @@ class Reader:
             first = likely
         return max(start or 0, first * HOUR), min(end, (last + 1) * HOUR)
 
-    def recent(self, series: int | None, start: int, end: int) -> list[Sample]:
-        """The last possible temperature of each minute of [start, end). The query jumps from
-        minute to minute, so its cost does not grow with the readings in a minute."""
+    def recent(self, series: int | None, start: int, end: int,
+               limits: tuple[float, float] = POSSIBLE) -> list[Sample]:
+        """The last possible value, of a temperature unless other limits are given, of each minute
+        of [start, end). The query jumps from minute to minute, so its cost does not grow with the
+        readings in a minute."""
         return self.db.execute("""
             WITH RECURSIVE last (time) AS (
                 SELECT ?3 + 60000 UNION ALL SELECT (
@@ -1604,7 +1626,7 @@ class Reader:
                 SELECT round(value + ?6, 6) FROM main.reading r WHERE series = ?1
                 AND r.time = last.time AND value BETWEEN ?4 AND ?5 ORDER BY entry DESC LIMIT 1)
             FROM last WHERE time < ?3 ORDER BY time""",
-            (series, start, end, *POSSIBLE, self.offsets.get(series or 0, 0))).fetchall()
+            (series, start, end, *limits, self.offsets.get(series or 0, 0))).fetchall()
 
     def thermometer(self, station: int) -> int | None:
         """The series of a station's temperature; None if field 1 is something else, or new."""
@@ -1828,6 +1850,22 @@ def read_humidity(db: sqlite3.Connection, station: int, now: int) -> Sample | No
         AND field_kind(field, label) = 'humidity'
         ORDER BY time DESC, entry DESC LIMIT 1""", (station, now)).fetchone()
     return row
+
+
+def read_sensors(db: sqlite3.Connection, *kinds: str) -> list[Sensor]:
+    """Up to MAX_SENSORS fields of stations outside that are of these kinds."""
+    return [Sensor(*row) for row in db.execute("""
+        SELECT name, heard, series.id, label, field_kind(field, label) AS kind
+        FROM series JOIN station ON station.id = series.station
+        WHERE role = 'outside' AND (field = 2 OR label LIKE 'pm2.5%' OR label LIKE '%rain%')
+        AND kind IN (SELECT value FROM json_each(?)) LIMIT ?""", (json.dumps(kinds), MAX_SENSORS))]
+
+
+def is_thermometer(reader: Reader, station: Station) -> bool:
+    """Whether a station has sent a temperature, or nothing yet."""
+    return not station.last_entry or bool(ask(
+        reader.db, "SELECT EXISTS (SELECT 1 FROM main.hour WHERE series = ?)",
+        (reader.thermometer(station.id),)))
 
 
 def read_courses(db: sqlite3.Connection) -> list[tuple[int, int, str, int, str, int]]:
@@ -3061,6 +3099,13 @@ RECENT_WINDOW = 4 * HOUR        # how much is read before a course: for silence,
 REPLAY_WINDOW = 10 * DAY        # how much is replayed for a room without a course
 COLD_MARGIN = 4.0               # °C below the comfort limit: the WHO advises 18 °C at least
 DEW_MARGIN = 2.0                # °C between dew points, or to a wall, which is colder than the air
+SENSITIVE = 35.5                # µg/m³ of PM2.5: EPA 2024, "unhealthy for sensitive groups"
+SMOKE = 55.5                    # likewise "unhealthy"
+FOG = 90.0                      # % of humidity from which cheap sensors count droplets as dust
+HOT = 32.0                      # °C inside from which closed windows are a danger, too
+DUST_TIME = 30 * MINUTE         # the span of readings whose median counts, and of clean air
+SMOKE_TIME = 6 * HOUR           # how long smoke outlives a sensor that falls silent in it
+RAIN_TIME = 15 * MINUTE         # how long it rains after the last sign of it
 TREND_TIME = 30 * MINUTE
 TREND_STEADY = 0.25             # °C in TREND_TIME: sensors waver by 0.1
 
@@ -3077,6 +3122,19 @@ class Course(NamedTuple):
 START = Course()
 
 
+class Air(NamedTuple):
+    """The air outside, as its sensors know it."""
+    dust: float | None = None   # µg/m³ of PM2.5 that were known last
+    is_fresh: bool = False      # whether that still holds
+    is_smoke: bool = False
+    is_bad: bool = False        # for sensitive people
+    changed: int = 0            # when smoke began or ended last
+    missed: tuple[Sensor, int] | None = None    # for want of which it is not known; when it sent
+    rain: float | None = None   # mm/h; None unless it is fresh
+    is_raining: bool = False
+    until: int = LATEST_TIME    # when this changes unless readings come
+
+
 class Verdict(NamedTuple):
     """The answer for one inside station."""
     state: str                  # open, close, comfortable, unknown
@@ -3088,12 +3146,14 @@ class Verdict(NamedTuple):
     outside: float | None = None
     believed: float | None = None       # the difference of what both stations say, in °C
     dew_points: tuple[float | None, float | None] = (None, None)    # °C inside, outside
-    reason: str = ""            # a key of REASONS
+    reason: str = ""            # a name in REASONS
+    air: Air = Air()
+    caveats: Sequence[str] = ()     # keys of CAVEATS
 
     @property
     def is_cold(self) -> bool:
         """Whether the verdict is about a room that is too cold."""
-        return self.reason in {"cold", "damp", "wet", "hot"}
+        return self.reason in {"cold", "damp", "wet", "hot", "cold_smoke"}
 
 
 def dew_point(celsius: float, humidity: float) -> float:
@@ -3107,15 +3167,11 @@ def dew_point(celsius: float, humidity: float) -> float:
 
 
 def find_reason(verdict: Verdict, comfort: float) -> str:
-    """The key of REASONS that explains a verdict: its state, except for humid air and for cold
-    rooms. Warm air would wet the walls of a cold room, which is how mold begins."""
-    inside, outside = verdict.inside, verdict.outside
-    if inside is None or outside is None:
-        return verdict.state
-    dew_inside, dew_outside = verdict.dew_points
-    if verdict.state == "open" and dew_inside is not None and dew_outside is not None:
-        return "humid" if dew_outside > dew_inside + DEW_MARGIN else "open"
-    if verdict.state != "comfortable" or inside >= comfort - COLD_MARGIN:
+    """The name in REASONS of what explains a verdict: its state, except for cold rooms. Warm air
+    would wet the walls of a cold room, which is how mold begins."""
+    inside, outside, (_, dew_outside) = verdict.inside, verdict.outside, verdict.dew_points
+    if (verdict.state != "comfortable" or inside is None or outside is None
+            or inside >= comfort - COLD_MARGIN):
         return verdict.state
     if outside - inside < OPEN_MARGIN:
         return "cold"
@@ -3187,6 +3243,119 @@ def judge(course: Course, inside: Said, outside: Said, now: int) -> Verdict:
                    inside.value - outside.value)
 
 
+# -- air -----------------------------------------------------------------------------------------
+
+Level: TypeAlias = tuple[int, float, int]   # when, µg/m³ of dust, the last instant of freshness
+Found: TypeAlias = Mapping[Sensor, Sequence[Sample]]    # what the sensors outside sent
+
+
+def combine_dust(sensors: Iterable[Sequence[Sample]]) -> Iterator[Level]:
+    """What sensors of dust say together: of two the higher, of more the middle one. Each says the
+    median of DUST_TIME, or with fewer than three readings in it its newest."""
+    recent: dict[int, list[Sample]] = {}
+    newest, limits = dict[int, Level](), collections.Counter[int]()
+    merged = heapq.merge(*([(ms, number, value) for ms, value in readings]
+                           for number, readings in enumerate(sensors)))
+    for ms, instant in itertools.groupby(merged, operator.itemgetter(0)):
+        for _, one, value in instant:
+            past = recent.get(one, [])
+            limits[one] = learn_silence(limits[one], ms - past[-1][0] if past else 0)
+            recent[one] = [*(old for old in past if old[0] >= ms - DUST_TIME), (ms, value)]
+            newest[one] = ms, value if len(recent[one]) < 3 else statistics.median(
+                value for _, value in recent[one]), ms + max(limits[one], SILENT_AT_LEAST)
+        fresh = [level for level in newest.values() if level[2] >= ms]
+        yield (ms, statistics.median_high(value for _, value, _ in fresh),
+               max(end for _, _, end in fresh))
+
+
+def is_foggy(humidities: Sequence[Sample], ms: int) -> bool:
+    """Whether it was foggy in the DUST_TIME up to then. humidities are in order of time."""
+    recent = humidities[bisect.bisect_left(humidities, (ms - DUST_TIME, 0)):
+                        bisect.bisect_right(humidities, (ms, math.inf))]
+    return bool(recent) and statistics.median(value for _, value in recent) >= FOG
+
+
+def follow_smoke(dust: Sequence[Level], humidities: Sequence[Sample], limit: float, now: int
+                 ) -> tuple[bool, int, int]:
+    """Whether there is smoke at now, when that began or ended, and when smoke will end unless
+    readings come."""
+    is_smoke, changed, clean, over, end = False, 0, 0, 0, 0
+    for (ms, value, fresh), following in zip(dust, [*(ms for ms, *_ in dust[1:]), now],
+                                             strict=True):
+        if value >= limit and value >= limit * (1 + is_foggy(humidities, ms)):
+            is_smoke, changed, clean = True, changed if is_smoke else ms, 0
+        elif not clean or ms > end:             # what was before a silence confirms nothing
+            clean = ms
+        end, over = fresh, max(ms + SMOKE_TIME, fresh + 1)
+        if clean and clean + DUST_TIME <= end:
+            over = clean + DUST_TIME
+        if is_smoke and following >= over:
+            is_smoke, changed = False, over
+    return is_smoke, changed, over
+
+
+def find_dust(found: Found, limit: float, now: int) -> Air:
+    """The air outside at now, but for rain. limit: µg/m³ that are smoke; infinite turns it off."""
+    sensors = [sensor for sensor in found if sensor.kind == "dust"]
+    if not (dust := [*combine_dust(found[sensor] for sensor in sensors)]):
+        return Air()
+    humidities = sorted(one for sensor in found if sensor.kind == "humidity"
+                        for one in found[sensor])
+    is_smoke, changed, over = follow_smoke(dust, humidities, limit, now)
+    (ms, value, end), last = dust[-1], max(sensors, key=lambda sensor: found[sensor][-1])
+    is_bad = SENSITIVE < limit < math.inf and value >= SENSITIVE * (1 + is_foggy(humidities, ms))
+    return Air(value, now <= end, is_smoke, is_bad and now <= end, changed,
+               None if now <= end or is_smoke or limit == math.inf else (last, found[last][-1][0]),
+               until=min(at for at in (over if is_smoke else 0, end + 1, LATEST_TIME) if at > now))
+
+
+def find_air(found: Found, limit: float, now: int) -> Air:
+    """The air outside at now, from what its sensors sent in the last 24 hours. It rains for
+    RAIN_TIME after each reading above 0, or where that is the sum of an hour, above the last."""
+    air = find_dust(found, limit, now)
+    for sensor, readings in found.items():
+        if "rain" in sensor.kind:
+            (ms, value), is_sum = readings[-1], sensor.kind == "hourly rain"
+            wet = max((at + RAIN_TIME for (_, before), (at, one) in itertools.pairwise(
+                [(0, math.inf), *readings]) if one > (before if is_sum else 0)), default=0)
+            end = ms + silence_limit(at for at, _ in readings)
+            air = air._replace(rain=max(value, air.rain or 0) if now <= end else air.rain,
+                               is_raining=air.is_raining or now < wet, until=min(
+                                   at for at in (air.until, wet, end + 1) if at > now))
+    return air
+
+
+def is_more_humid(inside: float | None, outside: float | None) -> bool:
+    """Whether a dew point outside is clearly above that inside."""
+    return inside is not None and outside is not None and outside > inside + DEW_MARGIN
+
+
+# What speaks against opening although it is cooler outside: the key of the sentence, and whether
+# it is said of a verdict. The first two that apply are said.
+CAVEATS: tuple[tuple[str, Callable[[Verdict], bool]], ...] = (
+    ("smoke", lambda v: v.reason == "smoke"),
+    ("keep_closed", lambda v: v.reason in {"comfortable_smoke", "cold_smoke"}),
+    ("hot_inside", lambda v: "smoke" in v.reason and (v.inside or 0) >= HOT),
+    ("sensitive", lambda v: v.state == "open" and v.air.is_bad),
+    ("humid", lambda v: v.state == "open" and is_more_humid(*v.dew_points)),
+    ("rain", lambda v: v.air.is_raining and (
+        v.state == "open" or (v.reason == "comfortable" and (v.difference or 0) > 0))))
+
+
+def apply_air(verdict: Verdict, air: Air) -> Verdict:
+    """The verdict of a room, which knows temperatures only, when its windows open to this air."""
+    state, reason, since = verdict.state, verdict.reason, verdict.since
+    if verdict.inside is not None and verdict.outside is not None:
+        since = max(since or 0, air.changed)
+        if air.is_smoke and state == "comfortable":
+            reason = "cold_smoke" if verdict.is_cold else "comfortable_smoke"
+        elif air.is_smoke:
+            is_cooler = round(verdict.outside, 1) <= round(verdict.inside, 1)
+            state, reason = "close", "smoke" if is_cooler else "close"
+    verdict = verdict._replace(air=air, state=state, reason=reason, since=since)
+    return verdict._replace(caveats=[key for key, test in CAVEATS if test(verdict)][:2])
+
+
 # -- rooms ---------------------------------------------------------------------------------------
 
 HUES = 8                        # colors of lines
@@ -3213,6 +3382,11 @@ class Place(NamedTuple):
     forecast: Forecast | None = None
 
     @property
+    def told_forecast(self) -> Forecast | None:
+        """What people are told: nothing that they would open for while there is smoke."""
+        return None if self.verdict and self.verdict.air.is_smoke else self.forecast
+
+    @property
     def last(self) -> Said:
         return self.said[-1] if self.said else UNHEARD
 
@@ -3233,11 +3407,14 @@ Forecasts: TypeAlias = Mapping[tuple[int, int], Forecast | None]    # by series,
 
 async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping[int, Course],
                       forecasts: Forecasts, stations: Iterable[Station] | None = None,
-                      known: Mapping[int, Place] = MappingProxyType({})) -> list[Place]:
+                      known: Mapping[int, Place] = MappingProxyType({}), smoke: float = SMOKE
+                      ) -> list[Place]:
     """The inside and outside stations, with the verdict of each room, which goes on from its
     course. A known place is read again only if another part of its past is needed: so memory
-    never differs from what a restart reads."""
-    given = [station for station in stations or reader.stations() if station.role]
+    never differs from what a restart reads. smoke: µg/m³ of dust that close the windows."""
+    wanted = [station for station in stations or reader.stations() if station.role]
+    given = [station for station in wanted
+             if station.id in known or is_thermometer(reader, station)]
     begins = {station.id: find_course(courses, station.id, now) for station in given
               if station.role == "inside"}
     since = min((course.at for course in begins.values()), default=now // QUARTER * QUARTER)
@@ -3256,15 +3433,33 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
     # If all are silent, it is the one that was heard last.
     outside = next((place for place in outsides if now <= place.last.end), max(
         outsides, key=lambda place: place.heard or 0, default=None))
+    air = await read_air(reader, smoke, now)
     for number, place in enumerate(places):
         if place.role == "inside":
-            room = (place if place.verdict and place.outside is outside else
-                    await answer_room(reader, place, begins[place.id], outside, now, comfort))
+            room = (place if place.verdict and place.outside is outside
+                    and place.verdict.air == air else
+                    await answer_room(reader, place, begins[place.id], outside, air, now, comfort))
+            if outside is None and room.verdict and any(one.role == "outside" for one in wanted):
+                room = room._replace(verdict=room.verdict._replace(reason="no_thermometer"))
             forecast = fresh_forecast(room, forecasts, now)
             places[number] = (room if forecast is room.forecast else
                               room._replace(forecast=forecast))
         await pause()
     return places
+
+
+async def read_air(reader: Reader, smoke: float, now: int) -> Air:
+    """The air outside at now."""
+    start, found = now // QUARTER * QUARTER - DAY, dict[Sensor, Sequence[Sample]]()
+    for sensor in read_sensors(reader.db, "dust", "rain", "hourly rain"):
+        found[sensor] = reader.recent(sensor.series, start, now + 1, POSSIBLE_AIR)
+        await pause()
+    if any(value >= min(SENSITIVE, smoke) for readings in found.values() for _, value in readings):
+        for sensor in read_sensors(reader.db, "humidity"):
+            found[sensor] = reader.recent(sensor.series, start, now + 1, POSSIBLE_HUMIDITY)
+            await pause()
+    return find_air({sensor: readings for sensor, readings in found.items() if readings},
+                    smoke, now)
 
 
 def find_course(courses: Mapping[int, Course], station: int, now: int) -> Course:
@@ -3308,8 +3503,8 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
         humidity=read_humidity(reader.db, station.id, now))
 
 
-async def answer_room(reader: Reader, room: Place, begin: Course, outside: Place | None, now: int,
-                      comfort: float) -> Place:
+async def answer_room(reader: Reader, room: Place, begin: Course, outside: Place | None, air: Air,
+                      now: int, comfort: float) -> Place:
     """A room with its verdict, which goes on from the course that it begins with."""
     course = settled = begin
     inside, others = (
@@ -3328,8 +3523,8 @@ async def answer_room(reader: Reader, room: Place, begin: Course, outside: Place
     verdict = verdict._replace(dew_points=(
         find_dew_point(room, verdict.inside, now),
         find_dew_point(outside or room, verdict.outside, now)))
-    return room._replace(outside=outside, settled=settled, verdict=verdict._replace(
-        reason=find_reason(verdict, comfort)))
+    return room._replace(outside=outside, settled=settled, verdict=apply_air(
+        verdict._replace(reason=find_reason(verdict, comfort)), air))
 
 
 def find_dew_point(place: Place, celsius: float | None, now: int) -> float | None:
@@ -3392,9 +3587,17 @@ SENTENCES = {
     "cold_wet": "Keep the windows closed: it is {d} warmer outside, and its moisture would "
                 "condense on cold walls.",
     "cold_hot": "Keep the windows closed: it is {d} warmer outside.",
+    "smoke": "But the air outside is full of smoke or dust: PM2.5 {pm} µg/m³.",
+    "keep_closed": "Keep the windows closed.",
+    "hot_inside": "It is hot inside, too: find a cooler place if you can.",
+    "sensitive": "The air outside is bad for sensitive people: PM2.5 {pm} µg/m³.",
+    "rain": "It is raining: mind the windows.",
+    "air_unknown": "“{name}” has been silent for {ago}: the air outside is not known.",
+    "field_of": "{label}, {name}",
     "humid": "The air is more humid outside: dew point {outside} outside, {inside} inside.",
     "station_silent": "“{name}” has been silent for {ago}.",
     "no_temperature": "“{name}” has sent no temperature yet.",
+    "needs_thermometer": "This needs a station with the role outside that sends a temperature.",
     "needs_roles": "This needs a station with the role inside and one with the role outside.",
     "cooler_range": "Cooler outside from about {at} ({start} to {end}).",
     "cooler_at": "Cooler outside from about {at}.", "row_cooler": "cooler from {at}",
@@ -3494,7 +3697,11 @@ REASONS = (     # reason, least °C that it is cooler outside, answer, key; the 
     ("cold", 0.05, "close", "cold_colder"), ("cold", -OPEN_MARGIN, "close", "cold_even"),
     ("cold", -math.inf, "cold", "cold_warmer"), ("damp", -math.inf, "close", "cold_damp"),
     ("wet", -math.inf, "close", "cold_wet"), ("hot", -math.inf, "close", "cold_hot"),
-    ("unknown", -math.inf, "unknown", ""))
+    ("smoke", 0.05, "close", "cooler"), ("smoke", -math.inf, "close", "even"),
+    ("comfortable_smoke", -math.inf, "close", "smoke"),
+    ("cold_smoke", -math.inf, "close", "smoke"),
+    ("no_thermometer", -math.inf, "unknown", "needs_thermometer"),
+    ("unknown", -math.inf, "unknown", "needs_roles"))
 HOTTEST_FAHRENHEIT = 130.0      # °F that weather has; what looks like them is no °C
 POWER_ON = 85.0                 # °C that a DS18B20 says before it has measured
 NEAR = 30 * MINUTE              # how far from this time yesterday a reading may be
@@ -3648,7 +3855,7 @@ def shown_difference(verdict: Verdict, unit: str) -> float:
 
 def explain_verdict(verdict: Verdict, unit: str) -> tuple[str, str]:
     """The answer and the key of its reason, from the first row of REASONS that applies."""
-    why = "open" if verdict.reason == "humid" else verdict.reason or verdict.state
+    why = verdict.reason or verdict.state
     difference = shown_difference(verdict, unit[0])
     return next((answer, key) for name, least, answer, key in REASONS
                 if name == why and difference >= least)
@@ -3660,22 +3867,34 @@ def say_verdict(room: Place | None, now: int, locale: Locale) -> tuple[str, str,
     if room is None or verdict is None or verdict.difference is None:
         silent = room if verdict and verdict.silent == "inside" else room and room.outside
         if silent is None:
-            return locale.say("headline_none"), locale.say("needs_roles"), []
+            missing = explain_verdict(verdict, "C")[1] if verdict else "needs_roles"
+            return locale.say("headline_none"), locale.say(missing), []
         key = "no_temperature" if silent.heard is None else "station_silent"
         return locale.say("headline_unknown"), locale.say(
             key, name=silent.name, ago=locale.say_ago(now - (silent.heard or now))), []
     headline = locale.say(f"headline_{'cold' if verdict.is_cold else verdict.state}")
     reason = locale.say(explain_verdict(verdict, locale.unit)[1], d=" / ".join(
         say_degrees(shown_difference(verdict, unit), locale._replace(unit=unit))
-        for unit in locale.unit))
-    return headline, reason, [*say_caveats(verdict, locale)]
+        for unit in locale.unit), **describe_air(verdict, locale))
+    return headline, reason, [
+        locale.say(key, **describe_air(verdict, locale)) for key in verdict.caveats]
 
 
-def say_caveats(verdict: Verdict, locale: Locale) -> Iterator[str]:
-    """What speaks against opening although it is cooler outside."""
-    if verdict.reason == "humid":
-        inside, outside = (say_whole(dew, locale) for dew in verdict.dew_points if dew is not None)
-        yield locale.say("humid", outside=outside, inside=inside)
+def describe_air(verdict: Verdict, locale: Locale) -> dict[str, str]:
+    """What fills the holes of the sentences about air."""
+    return {"pm": f"{verdict.air.dust or 0:.0f}", **{
+        side: say_whole(dew, locale) for side, dew in zip(
+            ("inside", "outside"), verdict.dew_points, strict=True) if dew is not None}}
+
+
+def say_missed(verdict: Verdict | None, now: int, locale: Locale) -> list[str]:
+    """That the air outside is not known, because a sensor of dust is silent; for the page."""
+    if verdict is None or verdict.air.missed is None:
+        return []
+    sensor, ms = verdict.air.missed
+    name = sensor.name if (sensor.heard or 0) < ms + SILENT_AT_LEAST else locale.say(
+        "field_of", label=split_label(0, sensor.label)[0], name=sensor.name)
+    return [locale.say("air_unknown", name=name, ago=locale.say_ago(now - ms))]
 
 
 def say_answer(room: Place | None, now: int, locale: Locale, key: str = "answer",
@@ -3706,7 +3925,7 @@ def say_cooler(times: Sequence[str], locale: Locale) -> list[str]:
 
 def say_forecast(room: Place, now: int, locale: Locale) -> list[str]:
     """When it gets cooler or warmer outside: a sentence, and others that explain it."""
-    forecast = room.forecast
+    forecast = room.told_forecast
     if forecast is None or (room.verdict and room.verdict.is_cold):
         return []
     if forecast.at is None:
@@ -3726,7 +3945,7 @@ def say_forecast(room: Place, now: int, locale: Locale) -> list[str]:
 
 def say_change(room: Place, now: int, locale: Locale) -> str:
     """When the answer for a room changes, in few words: its forecast without the interval."""
-    forecast = room.forecast
+    forecast = room.told_forecast
     if forecast is None or forecast.at is None or (room.verdict and room.verdict.is_cold):
         return ""
     is_open = room.verdict and room.verdict.state == "open" and forecast.event == "warmer"
@@ -3761,6 +3980,8 @@ def describe_rooms(places: list[Place], now: int, locale: Locale = ENGLISH
         "difference": verdict.difference and round(verdict.difference, 2),
         **{f"{side}_dew_point": dew and round(dew, 1) for side, dew in zip(
             ("inside", "outside"), verdict.dew_points, strict=True)},
+        "pm25": round(verdict.air.dust or 0, 1) if verdict.air.is_fresh else None,
+        "rain": verdict.air.rain,
         "text": say_answer(room, now, locale),
         "forecast": room.forecast and {
             "event": room.forecast.event, "at": room.forecast.at, "from": room.forecast.start,
@@ -5146,7 +5367,7 @@ def render_ago(ms: int, locale: Locale, now: int) -> Markup:
 
 def continue_chart(chart: Chart, room: Place, unit: str) -> Chart:
     """The chart with the expected lines of a room, if there is a forecast for it."""
-    forecast = room.forecast
+    forecast = room.told_forecast
     if forecast is None or room.outside is None:
         return chart
     curves = {room.name: forecast.inside, room.outside.name: forecast.outside}
@@ -5315,7 +5536,8 @@ def render_answer(places: list[Place], locale: Locale, now: int, since: int | No
                            for celsius in (verdict.inside, verdict.outside))
         both = locale.say("both", inside=inside, outside=outside)
     card = ANSWER(
-        css=css, headline=headline, reason=" ".join((reason, *caveats)), until=until,
+        css=css, headline=headline, until=until,
+        reason=" ".join((reason, *caveats, *say_missed(verdict, now, locale))),
         room=ROOM(name=room.name) if room and rooms[1:] else "",
         window=WINDOW(d=window) if window else "",
         both=LINE_BELOW(css="both", text=both) if both else "")
@@ -5554,13 +5776,15 @@ class Board:
         self.expires, self.touched = LATEST_TIME, set()     # a command may come meanwhile
         try:
             self.current = await read_places(self.reader, now, self.settings.comfort, self.courses,
-                                             self.forecasts, known=known)
+                                             self.forecasts, known=known,
+                                             smoke=self.settings.smoke)
         except BaseException:                   # also when the client is gone that has asked
             self.expires = 0
             raise
         self.expires = min(self.expires, find_expiry(self.current),
                            now // QUARTER * QUARTER + QUARTER, *(
-            place.humid_until + 1 for place in self.current if place.humid_until >= now))
+            place.humid_until + 1 for place in self.current if place.humid_until >= now),
+            *(place.verdict.air.until for place in self.current if place.verdict))
         self.pages.clear()
 
     def settle(self) -> dict[int, Course]:
@@ -8569,7 +8793,8 @@ def awake_since(quiet: Sequence[Clock], now: int) -> int | None:
 def choose_kind(verdict: Verdict) -> str:
     """What the verdict asks people to do: open, close, or nothing (an empty text)."""
     is_warmer = verdict.believed is not None and verdict.believed < -CLOSE_MARGIN
-    if verdict.state == "comfortable" and is_warmer and not verdict.is_cold:
+    if verdict.state == "comfortable" and (
+            verdict.air.is_smoke or (is_warmer and not verdict.is_cold)):
         return "close"
     return verdict.state if verdict.state in {"open", "close"} else ""
 
@@ -8608,11 +8833,11 @@ def say_message(station: Station, topic: str, state: str, room: Place, now: int,
         ago = locale.say_ago(now - (room.heard or now))
         return (locale.say("title_silent", name=name),
                 locale.say("station_silent", name=name, ago=ago))
-    if topic == "plan":
-        forecast = cast(Forecast, room.forecast)
-        return locale.say("title_plan"), say_cooler(
-            say_times(forecast, now, locale), locale)[0]
     verdict = cast(Verdict, room.verdict)
+    if topic == "plan":
+        times = say_times(cast(Forecast, room.forecast), now, locale)
+        smoke = [locale.say("smoke", **describe_air(verdict, locale))] * verdict.air.is_smoke
+        return locale.say("title_plan"), " ".join((say_cooler(times, locale)[0], *smoke))
     inside, outside = (" / ".join(locale.say_number(in_unit(celsius, unit))
                                   for unit in locale.unit)
                        for celsius in (verdict.inside, verdict.outside) if celsius is not None)
@@ -8666,12 +8891,12 @@ class Post:
         """The messages for one of the courier's destinations, from what is true now."""
         self.admit(id)
         places = await self.server.board.look()
+        by_name = {place.name: place for place in places}
         now, told, stations = self.server.now(), self.store.told, [
-            station for station in self.server.writer.stations.values() if station.role]
+            station for station in self.server.writer.stations.values() if station.name in by_name]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
         rooms = {room["station"]: room for room in describe_rooms(places, now, self.locale)}
-        by_name = {place.name: place for place in places}
         if changes := [row for row in self.look(stations, by_name, rooms, clock, now)
                        if row[2] != told[""].get(row[:2], ("", 0))[0]]:
             self.store.tell("", changes)
@@ -9673,7 +9898,7 @@ REVIEW = ("time", "inside", "state", "difference", "event", "at", "from", "to", 
 REVIEW_DAYS = 90                # days before the end where no start is given: a season
 
 
-def review_hours(reader: Reader, start: int, end: int, comfort: float
+def review_hours(reader: Reader, start: int, end: int, comfort: float, smoke: float = SMOKE
                  ) -> Iterator[tuple[float, int, list[Place], list[Outcome]]]:
     """Replay verdicts and forecasts. For each full hour yield the share of the work that is done,
     the hour, its rooms and the outcomes of forecasts; rooms and outcomes are empty before the
@@ -9693,7 +9918,8 @@ def review_hours(reader: Reader, start: int, end: int, comfort: float
         if now >= midnight:
             known = {pair: forecast for pair, (forecast, _) in said.items()}
             courses = {place.id: place.settled for place in places}
-            places = finish(read_places(reader, now, comfort, courses, known, stations))
+            places = finish(read_places(
+                reader, now, comfort, courses, known, stations, smoke=smoke))
         yield (now - hours[0]) / (end - hours[0]), now, [
             room for room in places if room.verdict and now >= start], [
             outcome for _, outcome in said.values() if outcome and now >= start]
@@ -9722,7 +9948,8 @@ def review(args: argparse.Namespace, path: Path, name: str) -> None:
         reader.use_offsets()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(REVIEW)
-        for done, now, rooms, outcomes in review_hours(reader, start, end, args.comfort):
+        for done, now, rooms, outcomes in review_hours(
+                reader, start, end, args.comfort, args.smoke):
             rows = [review_row(now, room) for room in rooms]
             writer.writerows(rows)
             for _, room_name, state, *_ in rows:
@@ -9950,6 +10177,42 @@ TRANSLATIONS = {
         "L’air est plus humide dehors~: point de rosée {outside} dehors, {inside} dedans.",
         "El aire es más húmedo fuera: punto de rocío {outside} fuera, {inside} dentro.",
         "L’aria fuori è più umida: punto di rugiada {outside} fuori, {inside} in casa."),
+    "smoke": (
+        "Aber die Luft draußen ist voller Rauch oder Staub: PM2,5 {pm}~µg/m³.",
+        "Mais l’air extérieur est chargé de fumée ou de poussière~: PM2,5 {pm}~µg/m³.",
+        "Pero el aire de fuera está cargado de humo o polvo: PM2,5 {pm}~µg/m³.",
+        "Ma l’aria fuori è piena di fumo o polvere: PM2,5 {pm}~µg/m³."),
+    "keep_closed": (
+        "Fenster geschlossen halten.",
+        "Garder les fenêtres fermées.",
+        "Mantener las ventanas cerradas.",
+        "Tenere le finestre chiuse."),
+    "hot_inside": (
+        "Auch drinnen ist es heiß: wenn möglich einen kühleren Ort aufsuchen.",
+        "Il fait chaud dedans aussi~: si possible, aller dans un lieu plus frais.",
+        "Dentro también hace calor: si es posible, buscar un lugar más fresco.",
+        "Fa caldo anche in casa: se possibile, cercare un posto più fresco."),
+    "sensitive": (
+        "Die Luft draußen ist schlecht für empfindliche Menschen: PM2,5 {pm}~µg/m³.",
+        "L’air extérieur est mauvais pour les personnes sensibles~: PM2,5 {pm}~µg/m³.",
+        "El aire de fuera es malo para las personas sensibles: PM2,5 {pm}~µg/m³.",
+        "L’aria fuori è cattiva per le persone sensibili: PM2,5 {pm}~µg/m³."),
+    "rain": (
+        "Es regnet: auf die Fenster achten.",
+        "Il pleut~: attention aux fenêtres.",
+        "Está lloviendo: cuidado con las ventanas.",
+        "Piove: attenzione alle finestre."),
+    "air_unknown": (
+        "„{name}“ schweigt seit {ago}: Die Luft draußen ist nicht bekannt.",
+        "«~{name}~» n’envoie plus rien depuis {ago}~: l’air extérieur n’est pas connu.",
+        "«{name}» lleva {ago} sin enviar datos: no se conoce el aire de fuera.",
+        "«{name}» non invia dati da {ago}: l’aria fuori non è nota."),
+    "field_of": ("{label}, {name}", "{label}, {name}", "{label}, {name}", "{label}, {name}"),
+    "needs_thermometer": (
+        "Dafür braucht es eine Station mit der Rolle outside, die eine Temperatur sendet.",
+        "Il faut une station avec le rôle outside qui envoie une température.",
+        "Hace falta una estación con el rol outside que envíe una temperatura.",
+        "Serve una stazione con il ruolo outside che invii una temperatura."),
     "station_silent": (
         "„{name}“ schweigt seit {ago}.",
         "«~{name}~» n’envoie plus rien depuis {ago}.",

@@ -173,8 +173,9 @@ def test_the_words_of_the_verdict_in_the_readme_are_those_of_the_page():
     evening = iot.Forecast("cooler", at, start, end, 0.9, 60, (), (), past=(
         iot.Outcome("cooler", 18 * iot.MINUTE, 0, 1.0),) * 20)
     room = iot.Place("inside", "inside", 0, 1, [], None, forecast=evening)
-    assert {re.sub(r"\d+ °C", "{}", words) for words in told} <= {
-        *(re.sub(r"{d}", "{}", text[:1].lower() + text[1:]) for text in iot.SENTENCES.values()),
+    sentences = [re.sub("{(d|pm)}", "{}", text) for text in iot.SENTENCES.values()]
+    assert {re.sub(r"\d+ °C|\d+(?= µg/m³)", "{}", words) for words in told} <= {
+        *sentences, *(text[:1].lower() + text[1:] for text in sentences),
         *iot.say_forecast(room, iot.DAY, iot.Locale(zone=ZoneInfo("UTC"))),
         iot.say_record(evening, iot.ENGLISH)}
     assert set(re.findall(r"\*\*([^*]+:)\*\*", text)) == {

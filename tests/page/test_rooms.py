@@ -152,6 +152,7 @@ def test_answers_for_programs_and_in_lines(rooms):
     assert first == {
         "station": "attic", "state": "open", "since": first["since"], "inside": 31, "outside": 26,
         "difference": 5, "inside_dew_point": None, "outside_dew_point": None,
+        "pm25": None, "rain": None,
         "text": "Open the windows: it is 5 °C cooler outside.", "forecast": None}
     assert now - HOUR < first["since"] <= now
     assert [(v["station"], v["state"], v["inside"], v["difference"]) for v in others] == [

@@ -8,7 +8,7 @@ from harness import INSIDE, NOON, OUTSIDE, basic
 import iotserver
 
 PARTS = {"station", "state", "since", "inside", "outside", "difference", "inside_dew_point",
-         "outside_dew_point", "text", "forecast"}
+         "outside_dew_point", "pm25", "rain", "text", "forecast"}
 
 
 def send(server, inside, outside):

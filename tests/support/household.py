@@ -58,11 +58,12 @@ class Household:
         self.house.close()
 
     def send(self, **values):
-        """A reading of each station, now; carried is what there is to carry by then."""
+        """A reading of each station, now, of field 1 unless the value is {field: value}."""
         now, server = round(self.house.time * 1000), self.house.server
         stations = {station.name: station for station in server.writer.stations.values()}
         for name, value in values.items():
-            server.writer.add(stations[name], iotserver.Reading(1, value, 0, None), now)
+            for field, number in (value if isinstance(value, dict) else {1: value}).items():
+                server.writer.add(stations[name], iotserver.Reading(field, number, 0, None), now)
         server.turn.end()
 
     def carry(self):

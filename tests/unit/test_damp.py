@@ -14,7 +14,7 @@ def test_dew_points_are_those_of_tables(celsius, humidity, dew):
 
 def say(state, inside, outside, dews=(None, None), comfort=22.0, unit="C"):
     verdict = iot.Verdict(state, inside - outside, 0, 0, None, inside, outside, dew_points=dews)
-    verdict = verdict._replace(reason=iot.find_reason(verdict, comfort))
+    verdict = iot.apply_air(verdict._replace(reason=iot.find_reason(verdict, comfort)), iot.Air())
     room = iot.Place(1, "x", "inside", 0, verdict=verdict)
     return iot.say_answer(room, 0, iot.Locale(unit=unit))
 
