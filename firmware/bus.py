@@ -41,14 +41,19 @@ class Bus:
     def readfrom(self, *what):
         return insist(self.i2c.readfrom, *what)
 
-    def writeto(self, *what):
-        return insist(self.i2c.writeto, *what)
+    def writeto(self, address, data):
+        insist(self.write, address, data)
 
     def readfrom_mem(self, *what):
         return insist(self.i2c.readfrom_mem, *what)
 
-    def writeto_mem(self, *what):
-        return insist(self.i2c.writeto_mem, *what)
+    def writeto_mem(self, address, register, data):
+        insist(self.write, address, bytes([register]) + data)
+
+    def write(self, address, data):
+        """MicroPython calls it no error when a byte is not acknowledged; the chip missed it."""
+        if self.i2c.writeto(address, data) != len(data):
+            raise OSError("not acknowledged by 0x%02x" % address)
 
 
 def forget(name):

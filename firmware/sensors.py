@@ -66,6 +66,8 @@ class Sensors:
             except OSError as error:
                 print("%s: %s" % (place.name, error))
         if on_bus and not [place for place in self.places if place.driver]:
+            for place in self.places:
+                forget(place.name)
             self.places = []
             self.look_everywhere()
 

@@ -275,6 +275,24 @@ def test_aht20_that_is_not_calibrated_is_initialized(script):
     assert said.startswith("((1, 7.2")
 
 
+def test_a_command_that_is_not_acknowledged_is_sent_again(script):
+    """MicroPython returns the number of acknowledged bytes and raises nothing."""
+    said = script("""
+from bus import Bus
+class Deaf:
+    sent = []
+    def writeto(self, address, data):
+        self.sent.append(data)
+        return len(data) - (len(self.sent) < 3)
+bus = Bus()
+bus.i2c = Deaf()
+bus.writeto(0x38, b"ab")
+bus.writeto_mem(0x76, 0xF4, b"U")
+print(Deaf.sent)
+""")
+    assert said.strip() == r"[b'ab', b'ab', b'ab', b'\xf4U']"
+
+
 # -- on a data pin --------------------------------------------------------------------------------
 
 DHT = BUS + "import machine\nfrom DHT22 import DHT22\nsensor = DHT22(machine, 14)\n"
