@@ -56,9 +56,10 @@ Wings, which nothing above them names: each can be deleted
     25. Metrics       for Prometheus
     26. Review        what would have been said
     27. Demo          a simulated house
-    28. Languages     the page, messages and errors in other languages
+    28. Wall          the answer for a tablet on the wall
+    29. Languages     the page, messages and errors in other languages
 Roof
-    29. Commands      the command line, main
+    30. Commands      the command line, main
 
 Vocabulary
     station   a device, known by its MAC; has a name, perhaps a role (inside, outside), a key
@@ -3943,13 +3944,13 @@ def say_forecast(room: Place, now: int, locale: Locale) -> list[str]:
                        start=start, end=end, chance=chance)]
 
 
-def say_change(room: Place, now: int, locale: Locale) -> str:
+def say_change(room: Place, now: int, locale: Locale, form: str = "row") -> str:
     """When the answer for a room changes, in few words: its forecast without the interval."""
     forecast = room.told_forecast
     if forecast is None or forecast.at is None or (room.verdict and room.verdict.is_cold):
         return ""
     is_open = room.verdict and room.verdict.state == "open" and forecast.event == "warmer"
-    return locale.say("row_open" if is_open else f"row_{forecast.event}",
+    return locale.say(f"{form}_{'open' if is_open else forecast.event}",
                       at=say_times(forecast, now, locale)[0])
 
 
@@ -4846,10 +4847,11 @@ MAX_LANGUAGE = 128              # characters of Accept-Language that are read; b
 MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
 
 
-def page_headers(style: str, framing: str = "; frame-ancestors 'none'") -> Headers:
+def page_headers(style: str, framing: str = "; frame-ancestors 'none'", script: str = SCRIPT
+                 ) -> Headers:
     """The headers of a page with this style: what it may load, and who may embed it."""
     css, code = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-                 for text in (style, SCRIPT))
+                 for text in (style, script))
     policy = (f"default-src 'none'; style-src 'sha256-{css}'; script-src 'sha256-{code}'; "
               "img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; "
               f"base-uri 'none'; form-action 'none'{framing}")
@@ -4869,12 +4871,12 @@ def choose_locale(request: Request, settings: argparse.Namespace) -> Locale:
 
 
 def render_page(title: str, main: Markup, language: str = "en", script: Markup | str = "",
-                style: str = STYLE, state: str = "open") -> bytes:
-    """A whole page, in the colors of an answer."""
+                style: str = STYLE, state: str = "open", head: Markup | str = "") -> bytes:
+    """A whole page, in the colors of an answer, with what else its head has."""
     themes = [THEME(scheme=scheme, color=color)
               for scheme, color in zip(("light", "dark"), ANSWER_COLORS[state], strict=True)]
-    return PAGE(language=language, title=title, themes=themes, style=Markup(style), main=main,
-                script=script).encode()
+    return PAGE(language=language, title=title, themes=[*themes, head], style=Markup(style),
+                main=main, script=script).encode()
 
 
 def render_message(locale: Locale, key: str, phrase: str = "", technical: str = "",
@@ -5519,28 +5521,37 @@ Notice: TypeAlias = tuple[str, dict[str, str]]     # a key of SENTENCES, and its
 NOTICE = Template("<section><p>$text</p></section>\n")
 
 
+def dress_answer(verdict: Verdict | None, locale: Locale) -> tuple[str, str | Markup]:
+    """The color of an answer, and the window that is drawn beside it."""
+    if verdict is None:
+        return "unknown", ""
+    _, css = choose_answer(verdict, locale)
+    drawn = WINDOWS.get(explain_verdict(verdict, locale.unit)[0])
+    return css if verdict.is_cold else verdict.state, WINDOW(d=drawn) if drawn else ""
+
+
+def say_numbers(verdict: Verdict | None, locale: Locale) -> list[str]:
+    """The numbers inside and outside, if both are known."""
+    if verdict is None or verdict.inside is None or verdict.outside is None:
+        return []
+    return [f"{locale.say_number(in_unit(celsius, locale.unit))}°"
+            for celsius in (verdict.inside, verdict.outside)]
+
+
 def render_answer(places: list[Place], locale: Locale, now: int, since: int | None
                   ) -> tuple[Markup, str, str]:
     """The card at the top, its headline as text, and its color. since: when history begins."""
     rooms = rank_rooms(places)
     room, verdict = rooms[0] if rooms else (None, None)
     headline, reason, caveats = say_verdict(room, now, locale)
-    window, both, until, css = "", "", Markup(), "unknown"
-    if room and verdict:
-        _, css = choose_answer(verdict, locale)
-        css = css if verdict.is_cold else verdict.state
-        window = WINDOWS.get(explain_verdict(verdict, locale.unit)[0], "")
-        until = render_until(room, now, locale, since)
-    if verdict and verdict.inside is not None and verdict.outside is not None:
-        inside, outside = (f"{locale.say_number(in_unit(celsius, locale.unit))}°"
-                           for celsius in (verdict.inside, verdict.outside))
-        both = locale.say("both", inside=inside, outside=outside)
+    css, window = dress_answer(verdict, locale)
+    numbers = dict(zip(("inside", "outside"), say_numbers(verdict, locale), strict=False))
+    both = LINE_BELOW(css="both", text=locale.say("both", **numbers)) if numbers else ""
     card = ANSWER(
-        css=css, headline=headline, until=until,
+        css=css, headline=headline, window=window, both=both,
         reason=" ".join((reason, *caveats, *say_missed(verdict, now, locale))),
-        room=ROOM(name=room.name) if room and rooms[1:] else "",
-        window=WINDOW(d=window) if window else "",
-        both=LINE_BELOW(css="both", text=both) if both else "")
+        until=render_until(room, now, locale, since) if room else "",
+        room=ROOM(name=room.name) if room and rooms[1:] else "")
     return card, headline, css
 
 
@@ -10060,7 +10071,137 @@ STAND_INS.append(make_demo)
 
 
 # ------------------------------------------------------------------------------------------------
-# 28. Languages
+# 28. Wall
+#    Law: the answer and two numbers for a tablet on the wall, readable at 3 m, and nothing else.
+# ------------------------------------------------------------------------------------------------
+SENTENCES |= {
+    "wall_cooler": "Cooler from {at}", "wall_warmer": "Warmer from {at}",
+    "wall_open": "Open until {at}", "wall_lost": "No connection since {at}",
+    "wall_inside": "inside", "wall_outside": "outside"}
+
+WALL_COLORS = tuple("".join(f".{state} {{ background: {colors[i]} }} "
+                            for state, colors in ANSWER_COLORS.items()) for i in range(2))
+# Sizes are parts of the screen. A browser that does not know min() has the size before it.
+WALL_STYLE = f"""
+:root {{ color-scheme: light dark }}
+* {{ box-sizing: border-box; margin: 0; padding: 0 }}
+body {{ background: #000; font: 600 5vmin/1.15 system-ui, sans-serif }}
+main {{ height: 100vh; padding: 4vmin; color: #fff; display: flex; flex-direction: column }}
+main {{ overflow: hidden; font-variant-numeric: tabular-nums; transition: opacity .6s }}
+{WALL_COLORS[0]}
+header {{ display: flex; justify-content: space-between }}
+h1 {{ font-size: 12vmin; line-height: 1.05; letter-spacing: -.02em; overflow-wrap: anywhere }}
+.room {{ display: block; font-size: 5vmin; letter-spacing: 0 }}
+.window {{ flex: none; width: 17vmin; height: 17vmin; margin-left: 3vmin }}
+.window path {{ fill: #fff3; stroke: #fff; stroke-width: 1.5 }}
+header + p {{ font-size: 6.5vmin; margin: 2vmin 0 auto }}
+ul {{ display: flex; list-style: none; border-top: 1px solid #fff8; padding-top: 2vmin }}
+li {{ flex: 1 }}
+b {{ display: block; font-size: 15vw; font-size: min(26vh, 15vw); line-height: 1 }}
+b.long {{ font-size: 12vw }}
+.lost {{ position: fixed; bottom: 0; left: 0; right: 0; padding: 1vmin 4vmin }}
+.lost {{ background: #000; color: #fff; font-size: 5vmin }}
+.lost:empty {{ display: none }} .night main {{ opacity: .35 }}
+@media (orientation: portrait) {{
+  ul {{ display: block }} b {{ font-size: 26vw; font-size: min(26vh, 30vw) }}
+  b.long {{ font-size: 23vw }}
+}}
+@media (prefers-color-scheme: dark) {{ {WALL_COLORS[1]}}}
+@media (prefers-reduced-motion: reduce) {{ main {{ transition: none }} }}
+"""
+# For the browser of an old tablet: ES2017, so no optional chaining and no AbortSignal.timeout.
+WALL_SCRIPT = """
+const find = query => document.querySelector(query);
+let heard = Date.now(), changed = 0, asked = 0, soon = 0;
+// From 22 to 7 o'clock it is dim, but for 5 minutes after a change.
+function tick() {
+  const hour = new Date().getHours(), isBright = Date.now() - changed < 300000;
+  document.body.className = (hour >= 22 || hour < 7) && !isBright ? 'night' : '';
+  if (Date.now() - asked > 30000) refresh();
+  if (Date.now() - heard > 60000) lose();
+}
+function lose() {
+  const at = new Date(heard).toLocaleTimeString([], {hour: 'numeric', minute: '2-digit'});
+  find('.lost').textContent = find('main').dataset.lost.replace('{at}', at);
+}
+async function refresh() {
+  const mine = asked = Date.now();
+  try {
+    const answer = await fetch('/wall', {cache: 'no-store', credentials: 'same-origin',
+                                         headers: {Accept: 'text/html'}});
+    if (!answer.ok) throw 0;
+    const next = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    if (mine !== asked) return;         // a later answer is on its way
+    const newer = next.querySelector('main');
+    if (newer.dataset.state !== find('main').dataset.state) changed = Date.now();
+    find('main').replaceWith(newer);
+    document.title = next.title;
+    find('.lost').textContent = '';
+    heard = Date.now();
+    tick();
+  } catch (error) { if (mine === asked) lose(); }
+}
+function listen() {
+  const events = new EventSource('/events');
+  for (const kind of ['hello', 'reading', 'verdict', 'reset'])
+    events.addEventListener(kind, () => {
+      if (!soon) soon = setTimeout(() => { soon = 0; refresh(); }, 250);
+    });
+  events.onerror = () => {
+    refresh();
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  };
+}
+for (const told of ['tz=' + Intl.DateTimeFormat().resolvedOptions().timeZone,
+                    'offset=' + -new Date().getTimezoneOffset()])
+  document.cookie = told + ';path=/;max-age=31536000;samesite=lax';
+addEventListener('offline', lose);
+addEventListener('online', refresh);
+setInterval(tick, 1000);
+listen();
+"""
+WALL_HEAD = Template('<noscript><meta http-equiv="refresh" content="60"></noscript>\n')()
+WALL = Template("""<main class="$css" data-state="$css" data-lost="$lost">
+<header><h1>$room$headline</h1>$window</header><p>$words</p>
+<ul>$numbers</ul></main><p class="lost" role="status"></p>""")
+WALL_NUMBER = Template('<li>$side<b class="$css">$number</b></li>')
+WALL_ROOM = Template('<span class="room">$name</span> ')
+WALL_LIVE = Template("<script>$script</script>")(script=Markup(WALL_SCRIPT))
+WALL_HEADERS = page_headers(WALL_STYLE, script=WALL_SCRIPT)
+
+
+def render_wall(places: list[Place], locale: Locale, now: int) -> bytes:
+    """The page for the wall: for the most urgent room, what to do and until when."""
+    rooms = rank_rooms(places)
+    room, verdict = rooms[0] if rooms else (None, None)
+    headline, reason, caveats = say_verdict(room, now, locale)
+    css, window = dress_answer(verdict, locale)
+    words = " ".join(caveats) or (say_change(room, now, locale, "wall") if room else "") or reason
+    numbers = zip(("wall_inside", "wall_outside"), say_numbers(verdict, locale), strict=False)
+    main = WALL(css=css, lost=locale.say("wall_lost", at="{at}"), headline=headline, words=words,
+                window=window, room=WALL_ROOM(name=room.name) if room and rooms[1:] else "",
+                numbers=[WALL_NUMBER(side=locale.say(side), number=number,
+                                     css="long" if len(number) > len("99.9°") else "")
+                         for side, number in numbers])
+    return render_page(headline, main, locale.language, WALL_LIVE, WALL_STYLE, css,
+                       WALL_HEAD)
+
+
+async def get_wall(request: Request, server: Server) -> Answer:
+    """The answer for a tablet on the wall."""
+    locale = choose_locale(request, server.settings)
+    body = render_wall(await server.board.look(), locale, server.now())
+    tag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+    return answer_page(request, server, Answer(body, HTML, headers=(
+        *WALL_HEADERS, ("ETag", tag), ("Content-Language", locale.language),
+        ("Vary", "Accept-Language, Cookie"), ("Cache-Control", server.board.cache_control))))
+
+
+enter(Route("GET", "/wall", get_wall))
+
+
+# ------------------------------------------------------------------------------------------------
+# 29. Languages
 #    Law: a column of whole sentences for each language; without this wing there is English.
 # ------------------------------------------------------------------------------------------------
 COLUMNS = ("de", "fr", "es", "it")
@@ -10716,6 +10857,19 @@ TRANSLATIONS = {
         "janv. févr. mars avr. mai juin juil. août sept. oct. nov. déc.",
         "ene feb mar abr may jun jul ago sep oct nov dic",
         "gen feb mar apr mag giu lug ago set ott nov dic"),
+    "wall_cooler": (
+        "Ab {at} kühler", "Plus frais à {at}", "Más fresco a las {at}", "Più fresco dalle {at}"),
+    "wall_warmer": (
+        "Ab {at} wärmer", "Plus chaud à {at}", "Más calor a las {at}", "Più caldo dalle {at}"),
+    "wall_open": (
+        "Offen bis {at}", "Ouvrir jusqu’à {at}", "Abrir hasta las {at}", "Aprire fino alle {at}"),
+    "wall_lost": (
+        "Keine Verbindung seit {at}",
+        "Hors connexion depuis {at}",
+        "Sin conexión desde las {at}",
+        "Senza connessione dalle {at}"),
+    "wall_inside": ("drinnen", "dedans", "dentro", "in casa"),
+    "wall_outside": ("draußen", "dehors", "fuera", "fuori"),
 }
 
 
@@ -10733,7 +10887,7 @@ enter_languages(COLUMNS, TRANSLATIONS)
 
 
 # ------------------------------------------------------------------------------------------------
-# 29. Commands
+# 30. Commands
 #    Law: data on stdout, everything else on stderr; 0 done, 1 could not, 2 wrong usage.
 # ------------------------------------------------------------------------------------------------
 MOST_OFFSET = 10.0              # °C; a larger error means a broken thermometer

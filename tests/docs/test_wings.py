@@ -64,8 +64,8 @@ def cut_down(tmp_path):
     return cut_down
 
 
-def test_there_are_ten_wings_and_the_index_names_them():
-    assert len(WINGS) == 10
+def test_there_are_eleven_wings_and_the_index_names_them():
+    assert len(WINGS) == 11
     assert without(()) == SOURCE
 
 
