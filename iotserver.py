@@ -812,17 +812,18 @@ def summarize(readings: Iterable[tuple[int, int, int, Value]], thermometers: Con
     return found
 
 
-async def thin(samples: Iterable[Summary], origin: int, width: int) -> list[Point]:
-    """A Point for each bucket that is not empty, from summaries in order of time. Buckets are
-    width ms long and counted from origin."""
+async def thin(samples: Iterable[Summary], edges: Sequence[int]) -> list[Point]:
+    """A Point for each bucket that is not empty, from summaries in order of time. A bucket ends at
+    the edge where the next one begins."""
     points = []
-    for bucket, group in itertools.groupby(samples, lambda s: (s.time - origin) // width):
+    for after, group in itertools.groupby(samples, lambda s: bisect.bisect_right(edges, s.time)):
         await pause()
         if not (held := [sample for sample in group if sample.counted]):
             continue
-        count = sum(s.counted for s in held)
-        points.append(Point(origin + bucket * width, sum(s.total / count for s in held),
-                            min(s.minimum for s in held), max(s.maximum for s in held), width))
+        count, start = sum(s.counted for s in held), edges[after - 1]
+        points.append(Point(start, sum(s.total / count for s in held),
+                            min(s.minimum for s in held), max(s.maximum for s in held),
+                            edges[min(after, len(edges) - 1)] - start))
     return points
 
 
@@ -1710,11 +1711,11 @@ class Reader:
         count = sum(hour.size for hour in hours)
         if count > limit and (width >= HOUR or count > MAX_SCAN):
             return [point._replace(time=max(start, point.time))
-                    for point in await thin(hours, origin, many * HOUR)]
+                    for point in await thin(hours, range(origin, end + many * HOUR, many * HOUR))]
         if count > limit:
             samples = await self.samples(series, start, end, width)
             if sum(1 if sample.pruned else sample.size for sample in samples) > limit:
-                return await thin(samples, start, width)
+                return await thin(samples, range(start, end + width, width))
         limits = ANY_NUMBER if as_sent else self.possible(series)
         return [sample.point for sample in await self.samples(series, start, end, limits=limits)
                 if sample.counted]
@@ -3674,14 +3675,17 @@ SENTENCES = {
     "history": "History since {day}", "no_history": "No history yet",
     "beyond": "And {n} more, in /api/stations.",
     "more_rooms": "And 1 more room, less urgent. / And {n} more rooms, less urgent.",
+    "daily_range": "daily low to high",
+    "day_range": "{day}: {name} {low} to {high}, mean {mean}",
+    "day_so_far": "{day}: {name} {low} to {high} so far",
     # Signs and units, and words of dates in the forms of strftime.
     "quantity": "{number} {unit}", "percent": "{number}%", "point": ".",
     "compass": "N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW", "field": "field {n}",
     "labels": "temperature / humidity / pressure / wind / gusts / wind from / rain / "
               "hourly rain / sun / UV index",
     "seconds": "{n} s", "minutes": "{n} min", "hours": "{n} h", "days": "{n} d",
-    "day": "%d %b", "date": "%a %d %b %Y", "date_clock": "%a %d %b, {clock}",
-    "moment": "%d %b %Y, {clock}",
+    "day": "%d %b", "date": "%a %d %b %Y", "weekday": "%a %d %b",
+    "date_clock": "%a %d %b, {clock}", "moment": "%d %b %Y, {clock}",
     "exact": "%a %d %b %Y {clock} %Z", "weekdays": "Mon Tue Wed Thu Fri Sat Sun",
     "months": "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"}
 LANGUAGES: dict[str, Mapping[str, str]] = {"en": SENTENCES}     # by their codes in BCP 47
@@ -4611,33 +4615,43 @@ button, .button { display: inline-block; min-height: var(--touch); margin-top: v
 button, .button { padding: .6rem 1rem; border: 0; border-radius: .8rem; font: inherit }
 button, .button { background: var(--paper); color: inherit; text-decoration: none }
 output { display: block; min-height: 2.9rem; padding-top: .5rem; font-size: .9rem }
-.many output { min-height: 5.9rem; align-content: end }
 output:empty::before { content: attr(data-touch); color: var(--dim) }
-output span { display: block } output b { font-weight: 600 }
+output span, output b { display: inline-block; margin-right: .5rem } output b { font-weight: 600 }
+.few output span { display: block }
 /* Charts. Text sizes are in units of the drawing, which a phone shows at nearly 1 : 1. */
 svg { display: block; width: 100%; height: auto; touch-action: pan-y; overflow: visible }
 svg * { pointer-events: none; stroke-linejoin: round; stroke-linecap: round }
-svg text { font-size: min(.84rem, 17px); fill: var(--dim) }
-svg .end { fill: currentColor; font-weight: 600 }
-svg :is(.end, .words) { stroke: var(--card); stroke-width: 4px; paint-order: stroke }
+svg text { font-size: min(.84rem, 14px); fill: var(--dim) }
+svg .end { fill: currentColor; font-weight: 600; letter-spacing: -.02em }
+svg .level { dominant-baseline: central }
 path { fill: none; stroke: currentColor; stroke-width: 2; vector-effect: non-scaling-stroke }
 .expected path { stroke-dasharray: 5 6 }
 .newest { stroke-width: 7 }
-path.band { fill: currentColor; stroke: none; opacity: .2 }
+path.band { fill: currentColor; opacity: .2 }
+figure { overflow: hidden } figure input { width: 74.5%; margin-left: 7.2% }
 .bars { stroke-width: 3; stroke-linecap: butt } .spots { stroke-width: 2.5 }
 .grid { stroke: var(--line); stroke-width: 1 }
 .limit { stroke: var(--dim); stroke-dasharray: 1 4; stroke-width: 1.5 }
 .present, .cursor { stroke: var(--dim); stroke-width: 1 }
 .cursor { stroke: var(--ink) } .dots { stroke: var(--ink); stroke-width: 9 }
 .shade { fill: var(--cool) } .interval { fill: var(--line) }
-.swatch, output b { display: inline-block; margin-right: .5rem }
-.swatch { padding: 0 .5rem; border-radius: .3rem; background: var(--cool); font-size: .875rem }
+.swatch { display: inline-block; margin-right: .5rem; padding: 0 .5rem; border-radius: .3rem }
+.swatch { background: var(--cool); font-size: .875rem }
 .dashed { background: none; border: 1px dashed } .change { background: var(--line) }
+.daily { background: var(--line) } .few .key { display: none }
+.key { padding: 0; background: none; font-weight: 600 } .key.comfort { color: var(--dim) }
+.many .key.comfort { display: none }
+.key::before { content: ""; display: inline-block; width: 1rem; margin-right: .3rem }
+.key::before { border-top: 3px solid; vertical-align: middle }
+.key.comfort::before { border-top-style: dotted }
 table { border-collapse: collapse; font-size: var(--small) }
 th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
 .say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
 @media (scripting: none) { input, output, button { display: none } }
-@media (max-width: 22rem) { svg :is(.mark, .words) { font-size: min(1.05rem, 17px) } }
+@media (max-width: 22.49rem) {  /* no room for the margin: the drawing goes on behind the edge */
+  figure svg { width: 120% } figure input { width: 89%; margin-left: 8.6% }
+  svg :is(.end, .words) { display: none } figure .key.key { display: inline-block }
+}
 @media (hover: hover) { output:empty::before { content: attr(data-point) } }
 @media (min-width: 46rem) {
   figure svg text { font-size: min(.45rem, 10px) }
@@ -4729,41 +4743,60 @@ function renew(old, next) {
   nexts.forEach((node, i) => olds[i] ? renew(olds[i], node) : old.append(node));
   olds.slice(nexts.length).forEach(node => node.remove());
 }
+// The points of a path: steps of time, and hundredths below the highest mark.
+function points(path) {
+  let x = 0, y = 0;
+  return [...(path?.getAttribute('d') || '').matchAll(/(-?\\d+) ?(-?\\d+)/g)].map(
+    ([, dx, dy]) => [x += +dx, y += +dy]);
+}
+const nearest = (all, x) => all.reduce((best, one) =>
+  best && Math.abs(best[0] - x) < Math.abs(one[0] - x) ? best : one, null);
 function show() {
-  const slider = find('input'), chart = find('svg[data-left]'), d = chart.dataset;
-  const part = slider.value / slider.max, ms = +d.start + part * (d.end - d.start);
-  const x = +d.left + part * d.width;
-  const said = [[stamp(ms, 'date_clock'), '']];
+  const slider = find('input'), chart = find('svg[data-start]'), d = chart.dataset;
+  const reach = d.day ? slider.step * .6 : 26, groups = [...chart.querySelectorAll('g')];
+  const near = (all, x) => [nearest(all, x)].filter(p => p && Math.abs(p[0] - x) <= reach)[0];
+  const lines = groups.map(group => points(group.querySelector(d.day ? '.band' : '.line')));
+  const x = (near(lines.flat(), +slider.value) || [+slider.value])[0];
+  const ms = +d.start + x / 1440 * (d.end - d.start), isFew = groups.length <= 4;
+  const said = [[d.day ? stamp(ms, 'weekday') : stamp(ms, 'date_clock'), '']], short = [''];
   let dots = '';
-  for (const line of chart.querySelectorAll('path[data-name]')) {
-    let best = null;
-    for (const [, px, py] of line.getAttribute('d').matchAll(/([\\d.]+) ([\\d.]+)/g))
-      if (!best || Math.abs(px - x) <= Math.abs(best[0] - x)) best = [px, py];
-    const value = best && d.high - (best[1] - d.top) / d.height * (d.high - d.low);
-    const isNear = best && Math.abs(best[0] - x) < 6, group = line.closest('g');
-    if (isNear) dots += `M${best[0]} ${best[1]}h0`;
-    if (isNear || (ms <= now() && !group.classList.contains('expected')))
-      said.push([say(isNear ? 'reading' : 'no_reading', {name: line.dataset.name,
-        value: isNear && say('quantity', {number: number(value), unit: d.unit})}),
-        group.classList[0]]);
-  }
-  chart.querySelector('.cursor').setAttribute('d', 'M' + x + ' ' + d.top + 'v' + d.height);
+  groups.forEach((group, i) => {
+    const {name} = group.dataset, css = group.classList[0], point = near(lines[i], x);
+    if (!point && (ms > now() || group.classList.contains('expected'))) return;
+    const mean = d.day && ms >= d.day ? null : near(points(group.querySelector('.line')), x);
+    const value = y => number(d.high - y / 100), unit = y => say('quantity',
+      {number: value(y), unit: d.unit});
+    if (mean) dots += `M${mean[0]} ${mean[1]}h0`;
+    if (!point) said.push([say('no_reading', {name}), css]), short.push('–');
+    else if (!d.day) {
+      said.push([say('reading', {name, value: unit(point[1])}), css]);
+      short.push(value(point[1]));
+    } else {
+      const [high, low] = lines[i].filter(p => p[0] === point[0]).map(p => p[1]);
+      said.push([say(mean ? 'day_range' : 'day_so_far', {day: said[0][0], name, low: value(low),
+        high: mean ? value(high) : unit(high), mean: mean && unit(mean[1])}), css]);
+      short.push(value(low) + '–' + value(high));
+    }
+  });
+  chart.querySelector('.cursor').setAttribute('d', `M${x} 0V${(d.high - d.low) * 100}`);
   chart.querySelector('.dots').setAttribute('d', dots);
   slider.setAttribute('aria-valuetext', said.map(([text]) => text).join(', '));
+  // Names do not fit beside the values of many lines; the legend has them in the same colors.
+  const isShort = said.length > (d.day ? 3 : isFew ? 5 : 1) && said.length > 3;
   find('output').replaceChildren(...said.flatMap(([text, css], i) => {
     const part = document.createElement(i ? 'b' : 'span');
-    part.textContent = text;
+    part.textContent = i && isShort ? short[i] : text;
     part.className = css;
-    return i ? [' ', part] : [part];
+    return i ? [' ', part] : d.day && !isShort ? [] : [part];
   }));
 }
 document.addEventListener('input', show);
 function point(event) {
-  const chart = event.target.closest?.('svg[data-left]'), slider = find('input');
+  const chart = event.target.closest?.('svg[data-start]'), slider = find('input');
   if (!chart || !slider) return;
   const box = chart.getBoundingClientRect(), d = chart.dataset;
   const x = (event.clientX - box.left) / box.width * chart.viewBox.baseVal.width;
-  slider.value = (x - d.left) / d.width * slider.max;
+  slider.value = (x - d.left) / d.inner * 1440;
   show();
 }
 for (const kind of ['pointermove', 'pointerdown']) document.addEventListener(kind, point);
@@ -4971,10 +5004,13 @@ class Line(NamedTuple):
 
 # Sizes are in the units of the drawing; the script reads them from its attributes.
 WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 26, 6, 18, 22    # margins
-LINE_HEIGHT = 15                # least distance between the names of two lines
-MAX_END = 18                    # characters of a line's name
-LETTER_WIDTH = 7                # average width of a bold letter
+LEFT, RIGHT, TOP, BOTTOM = 26, 66, 18, 22   # margins; names stand in the right one
+INNER, TALL = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+# Points of lines are whole steps: of the axis of time, and of a hundredth of a degree.
+STEPS, GRAIN = 1440, 100
+LINE_HEIGHT = 15                # between two rows of text in the margin
+MAX_NAMED, MAX_END = 4, 10      # lines that have their names there, and characters of a name
+LETTER_WIDTH = 8                # of the marks of the axis of time, at most
 BESIDE = 6                      # points on each side of a gap whose distances are compared with it
 FAR_OFF = 1000                  # multiple of the spread beyond which a value is not drawn
 # For charts of up to so many hours: the hours between two marks, the text of a mark, and how many
@@ -4984,14 +5020,14 @@ TICKS = (
     (192, 24, "%a", DAY // 2), (1440, 168, "day", 0), (math.inf, 1488, "%b", 15 * DAY))
 
 CHART = Template("""<svg viewBox="0 0 $width $height" role="img" aria-label="$said"
- data-left="$left" data-width="$inner" data-top="$top" data-height="$high"
- data-low="$least" data-high="$most" data-start="$start" data-end="$end" data-unit="$unit">
-$shapes<path class="cursor" d="M0 0"/><path class="dots" d="M0 0"/></svg>""")
+ data-left="$left" data-inner="$inner" data-low="$least" data-high="$most" data-start="$start"
+ data-end="$end" data-unit="$unit" data-day="$day">$shapes<path class="cursor" transform="$scale"
+ d="M0 0"/><path class="dots" transform="$scale" d="M0 0"/></svg>""")
 BOX = Template('<rect class="$css" x="$x" y="$y" width="$width" height="$height"/>')
 STROKE = Template('<path class="$css" d="$d"/>')
 TEXT_AT = Template('<text class="$css" x="$x" y="$y" text-anchor="$anchor">$text</text>')
-CURVE = Template('<g class="$css"><path class="band" d="$band"/>'
-                 '<path data-name="$name" d="$curve"/>$newest</g>\n')
+CURVE = Template('<g class="$css" data-name="$name" transform="$scale">$shapes</g>\n')
+NOTE = Template('<p class="second">$text</p>')
 NO_CHART = Template("<p>$text</p>")
 
 
@@ -5007,22 +5043,41 @@ class Chart(NamedTuple):
     bounds: Sequence[float] = ()
     present: int | None = None                  # where the expected part begins, if there is one
     comfort: float | None = None                # the comfort limit
+    today: int | None = None        # of a chart with a point a day: when the unfinished day began
 
     def x(self, ms: int) -> float:
         part = (ms - self.start) / (self.end - self.start)
-        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + part * INNER, 1)
 
     def y(self, value: float) -> float:
         low, *_, high = self.bounds
-        return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+        return round(TOP + (high - value) / (high - low) * TALL, 1)
 
     def say_name(self, line: Line) -> str:
         """A line's name, also of its expected part."""
         is_expected = line.css.endswith(" expected")
         return self.locale.say("expected_line", name=line.name) if is_expected else line.name
 
-    def path(self, corners: Iterable[tuple[int, float]]) -> str:
-        return "M" + "L".join(f"{self.x(ms):g} {self.y(value):g}" for ms, value in corners)
+    @property
+    def scale(self) -> str:
+        """From the steps of a line's points to the drawing."""
+        low, *_, high = self.bounds
+        return (f"translate({LEFT} {TOP})"
+                f"scale({INNER / STEPS:.6g} {TALL / GRAIN / (high - low):.6g})")
+
+    def path(self, *pieces: Iterable[tuple[int, float]]) -> str:
+        """Each point in steps from the one before it: the shortest that SVG knows. The script
+        reads values off it, which are hundredths below the highest mark."""
+        d, x, y = "", 0, 0
+        for piece in pieces:
+            numbers = []
+            for ms, value in piece:
+                step = round((ms - self.start) * STEPS / (self.end - self.start))
+                drop = round((self.bounds[-1] - value) * GRAIN)
+                numbers += [step - x, drop - y]
+                x, y = step, drop
+            d += "m" + " ".join(map(str, numbers)).replace(" -", "-") + "h0" * (len(numbers) == 2)
+        return d
 
 
 def nice_step(span: float, count: int) -> float:
@@ -5107,17 +5162,19 @@ def leave_out(points: list[Point]) -> list[Point]:
 
 
 def render_curve(line: Line, chart: Chart) -> Markup:
-    """A line, with a band from minimum to maximum where it is thinned, and a dot at its end."""
-    band = curve = newest = ""
-    for piece in segments(line.points):
-        curve += chart.path((p.time, p.mean) for p in piece) + "h.1" * (len(piece) == 1)
-        if any(p.minimum < p.maximum for p in piece):
-            band += chart.path([*((p.time, p.maximum) for p in piece),
-                                *((p.time, p.minimum) for p in reversed(piece))]) + "Z"
-    if line.points and "expected" not in line.css:
-        newest = STROKE(css="newest", d=chart.path(
-            [(line.points[-1].time, line.points[-1].mean)]) + "h0")
-    return CURVE(css=line.css, band=band, name=chart.say_name(line), curve=curve, newest=newest)
+    """A line, with a band from minimum to maximum where it is thinned, and a dot at its end. Of a
+    day that is not over there is the band only: its mean would mislead."""
+    pieces = [*segments(line.points)]
+    bands = [[*((p.time, p.maximum) for p in piece),
+              *((p.time, p.minimum) for p in reversed(piece))] for piece in pieces
+             if chart.today is not None or any(p.minimum < p.maximum for p in piece)]
+    curves = [[(p.time, p.mean) for p in piece if chart.today is None or p.time < chart.today]
+              for piece in pieces]
+    paths = [("band", chart.path(*bands)), ("line", chart.path(*filter(None, curves)))]
+    if line.points and chart.today is None and "expected" not in line.css:
+        paths.append(("newest", chart.path([(line.points[-1].time, line.points[-1].mean)])))
+    return CURVE(css=line.css, name=chart.say_name(line), scale=chart.scale,
+                 shapes=[STROKE(css=css, d=d) for css, d in paths if d])
 
 
 def render_axes(chart: Chart) -> list[Markup]:
@@ -5125,14 +5182,16 @@ def render_axes(chart: Chart) -> list[Markup]:
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     shapes = [shape for mark in chart.bounds for shape in (
         STROKE(css="grid", d=f"M{LEFT} {chart.y(mark):g}H{right}"),
-        TEXT_AT(css="mark", x=LEFT - 5, y=f"{chart.y(mark) + 4.5:g}", anchor="end",
+        TEXT_AT(css="level", x=LEFT - 5, y=f"{chart.y(mark):g}", anchor="end",
                 text=chart.locale.say_digits(f"{mark:g}")))]
     ticks, behind = time_ticks(chart.start, chart.end, chart.locale)
+    free = 0.0                                  # marks that would touch are left out
     for ms, text in ticks:
         if behind:
             shapes.append(STROKE(css="grid", d=f"M{chart.x(ms):g} {TOP}V{bottom}"))
-        if ms + behind < chart.end:
-            x = min(chart.x(ms + behind), right - 3.4 * len(text))
+        x, half = chart.x(ms + behind), LETTER_WIDTH * len(text) / 2
+        if ms + behind < chart.end and x - half >= free:
+            free = x + half + 2
             shapes.append(TEXT_AT(css="mark", x=f"{x:g}", y=HEIGHT - 4, anchor="middle",
                                   text=text))
     if chart.comfort is not None:
@@ -5145,62 +5204,46 @@ def render_axes(chart: Chart) -> list[Markup]:
     return shapes
 
 
-def find_end(chart: Chart, line: Line) -> tuple[float, float, str]:
-    """Where the name of a line is written, and its anchor: behind the line if there is room,
-    else above its last part, or below its end where the line falls steeply."""
-    x, y = chart.x(line.points[-1].time), chart.y(line.points[-1].mean)
-    width = LETTER_WIDTH * min(len(line.name), MAX_END)
-    if x + width + 8 < WIDTH - RIGHT:
-        return y + 4, x + 8, "start"
-    beside = [chart.y(p.mean) for p in line.points if chart.x(p.time) >= x - width]
-    return min(beside) - 7 if y - min(beside) < 20 else y + 16, WIDTH - RIGHT - 2, "end"
-
-
-def render_ends(chart: Chart, lines: list[Line]) -> list[Markup]:
-    """The names of the lines at their ends, without overlaps, and that of the comfort limit."""
-    ends: dict[str, tuple[tuple[float, float, str], Line]] = {}
-    for line in lines:
-        if line.points and line.css.startswith("hue"):
-            ends[line.name] = find_end(chart, line), line
-    names, lowest = [], TOP + 0.0
-    spots = [(chart.x(p.time), chart.y(p.mean)) for line in lines for p in line.points]
-    for i, ((y, x, anchor), line) in enumerate(sorted(ends.values())):
-        last = HEIGHT - BOTTOM - 4 - LINE_HEIGHT * (len(ends) - 1 - i)  # leaves room for the rest
-        lowest = min(max(y, lowest), last)
-        text = line.name if len(line.name) <= MAX_END else line.name[:MAX_END - 1] + "…"
-        names.append(TEXT_AT(css=f"end {line.css.partition(' ')[0]}", x=f"{x:g}", y=f"{lowest:g}",
-                             anchor=anchor, text=text))
-        width = LETTER_WIDTH * len(text)
-        spots += [(x + beside - width * (anchor == "end"), lowest - 5)
-                  for beside in range(0, width, LETTER_WIDTH)]
-        lowest += LINE_HEIGHT
+def render_margin(chart: Chart, lines: list[Line]) -> list[Markup]:
+    """The names of the lines right of their ends, and that of the comfort limit, one below the
+    other. Beside more lines than MAX_NAMED they would say nothing: the legend names them."""
+    ends = {line.css.split()[0]: chart.y(line.points[-1].mean) for line in lines if line.points}
+    labels = [(ends[line.css], f"end {line.css}", [
+        line.name if len(line.name) <= MAX_END else line.name[:MAX_END - 1] + "…"])
+        for line in lines if line.css in ends and len(ends) <= MAX_NAMED]
     if chart.comfort is not None:
-        text = chart.locale.say("comfort", value=chart.locale.say_quantity(
-            chart.locale.say_digits(f"{chart.comfort:.3g}"), chart.unit))
-        y = chart.y(chart.comfort)
-        names.append(TEXT_AT(css="words", x=find_clear(spots, y, len(text)), y=f"{y - 4:g}",
-                             anchor="start", text=text))
-    return names
+        labels.append((chart.y(chart.comfort), "words", say_comfort(chart).split(" ", 1)))
+    texts, free = [], float(TOP - 4)
+    left = LINE_HEIGHT * sum(len(rows) for *_, rows in labels)
+    for y, css, rows in sorted(labels):
+        free = min(max(y - LINE_HEIGHT * len(rows) / 2, free), HEIGHT - BOTTOM + 6 - left)
+        for row in rows:
+            texts.append(TEXT_AT(css=css, x=WIDTH - RIGHT + 5, y=f"{free + 11:g}", anchor="start",
+                                 text=row))
+            free, left = free + LINE_HEIGHT, left - LINE_HEIGHT
+    return texts
 
 
-def find_clear(spots: list[tuple[float, float]], y: float, length: int) -> int:
-    """Where so many characters just above y are farthest from all spots."""
-    width = 6 * length                          # this text is not bold
-    gaps = [(x, abs(spot - y + 6)) for x, spot in spots]
-    return max(range(LEFT + 2, WIDTH - RIGHT - width, 4), key=lambda left: min(
-        (gap for x, gap in gaps if left - 2 <= x <= left + width + 2), default=HEIGHT))
+def say_comfort(chart: Chart) -> str:
+    limit = chart.locale.say_number(round(chart.comfort or 0, 1), is_short=True)
+    return chart.locale.say("comfort", value=chart.locale.say_quantity(limit, chart.unit))
 
 
 def describe_lines(chart: Chart, lines: list[Line]) -> str:
     """The chart in words, for screen readers."""
-    said, locale = [], chart.locale
+    locale, said = chart.locale, []
     for line in lines:
-        name, values = chart.say_name(line), [p.mean for p in line.points[-1:]]
-        values += [m for p in line.points for m in (p.minimum, p.maximum)]
+        name, *values = chart.say_name(line), *(p.mean for p in line.points[-1:])
+        holes = {"day": locale.say_time(line.points[-1].time, "weekday")} if values else {}
+        newest = line.points[-1:] if chart.today is not None else line.points
+        values += [m for p in newest for m in (p.minimum, p.maximum)]
+        key = "line_said" if chart.today is None else (
+            "day_so_far" if values and line.points[-1].time >= chart.today else "day_range")
         said.append(locale.say("line_empty", name=name) if not values else locale.say(
-            "line_said", name=name, low=locale.say_number(min(values)), **{
-                key: locale.say_quantity(locale.say_number(value), chart.unit)
-                for key, value in (("high", max(values)), ("last", values[0]))}))
+            key, name=name, low=locale.say_number(min(values)), **holes, **{
+                hole: locale.say_quantity(locale.say_number(value), chart.unit)
+                for hole, value in (("high", max(values)), ("last", values[0]),
+                                    ("mean", values[0]))}))
     return ", ".join(said) or locale.say("no_lines")
 
 
@@ -5213,7 +5256,7 @@ def draw_chart(chart: Chart) -> Markup:
     values = [v for line in kept for p in line.points for v in (p.minimum, p.maximum)]
     values += [chart.comfort] if chart.comfort is not None else []
     chart = chart._replace(bounds=value_ticks([*chart.bounds, *values], 5))
-    height = HEIGHT - TOP - BOTTOM
+    height = TALL
     strip = height if chart.end - chart.start <= 2 * DAY else 5     # on long charts at the bottom
     shapes = [BOX(css=css, x=f"{chart.x(a):g}", y=TOP + height - high,
                   width=f"{chart.x(b) - chart.x(a):.1f}", height=high)
@@ -5221,17 +5264,17 @@ def draw_chart(chart: Chart) -> Markup:
                                        ("interval", height, filter(None, [chart.interval])))
               for a, b in spans]
     shapes += render_axes(chart) + [render_curve(line, chart) for line in kept]
-    shapes += render_ends(chart, kept)
-    said = describe_lines(chart, kept)
+    shapes += render_margin(chart, kept)
+    said, note = describe_lines(chart, kept), ""
     if far or any(line.has_odd for line in lines):
         farthest = max((max(p.maximum, -p.minimum) for p in far), default=0)
         note = chart.locale.say("not_drawn" if far else "odd_not_drawn", count=len(far),
                                 value=chart.locale.say_digits(f"{farthest:.3g}"))
-        shapes.append(TEXT_AT(css="mark", x=2, y=TOP - 8, anchor="start", text=note))
         said += f"; {note}"
-    return CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=WIDTH - LEFT - RIGHT,
-                 top=TOP, high=height, least=chart.bounds[0], most=chart.bounds[-1],
-                 start=chart.start, end=chart.end, unit=chart.unit, shapes=shapes)
+    drawn = CHART(width=WIDTH, height=HEIGHT, said=said, left=LEFT, inner=INNER,
+                 least=chart.bounds[0], most=chart.bounds[-1], start=chart.start, end=chart.end,
+                 unit=chart.unit, day=chart.today or "", scale=chart.scale, shapes=shapes)
+    return mark_up([drawn, NOTE(text=note)] if note else [drawn])
 
 
 def render_chart(chart: Chart) -> Markup:
@@ -5279,8 +5322,9 @@ MAX_PAGES = 64                  # pages kept: one for each range, unit, language
 
 
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
+DAILY = {"30d", "1y"}           # ranges in which a point is a day
 # Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
-CHART_POINTS, SPARK_POINTS = 440, 36
+CHART_POINTS, SPARK_POINTS = 480, 36
 MAX_TILES = 30                  # tiles on a page; further values are listed with their station
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
@@ -5290,7 +5334,8 @@ MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expir
                 'data-words="$words">\n$body</main>')
 SCRIPT_WORDS = (                # keys of sentences that the script says
     "ago", "seconds", "minutes", "hours", "days", "offline", "offline_day", "reading",
-    "no_reading", "date_clock", "moment", "weekdays", "months", "quantity", "point")
+    "no_reading", "day_range", "day_so_far", "weekday", "date_clock", "moment", "weekdays",
+    "months", "quantity", "point")
 LIVE = Template('<p class="say" aria-live="polite"></p><script>$script</script>')
 NO_STATION = Template("""<section><h1>$title</h1><p>$first</p>
 <p><code>python3 iotserver.py --db $db --add-station inside --role inside --mac 5c:cf:7f:3b:0d:e8
@@ -5339,15 +5384,21 @@ def choose_places(places: list[Place]) -> list[Place]:
     return [place for place in places if place.name in shown]
 
 
+def day_edges(start: int, end: int, zone: tzinfo | None) -> list[int]:
+    """The midnights from the day of start to the one after end. A day may have 23 hours."""
+    edges = [find_midnight(start, zone)]
+    while edges[-1] <= end:
+        edges.append(find_midnight(edges[-1] + 36 * HOUR, zone))
+    return edges
+
+
 async def read_line(reader: Reader, place: Place, view: View, now: int, count: int) -> Line:
-    """A line of the chart. On 30 days and a year each point has the minimum and the maximum of
-    one or more days. A bucket's point is in the middle of its time."""
+    """A line of the chart. On 30 days and a year each point is a day, at its noon."""
     start, series = now - RANGES[view.range], cast(int, place.series)
-    if view.range in {"30d", "1y"}:
-        origin = find_midnight(start, view.locale.zone)
-        width = max(DAY, round((now - origin) / count / DAY) * DAY)
-        hours = await reader.hours(series, origin, now + 1)
-        points = await thin(hours, origin, width)
+    if view.range in DAILY:
+        edges = day_edges(start, now, view.locale.zone)
+        hours = await reader.hours(series, edges[0], now + 1)
+        points = await thin(hours, edges)
     else:
         hours = await reader.hours(series, start, now + 1)
         points = await reader.points(series, start, now + 1, count)
@@ -5387,9 +5438,9 @@ LINK = Template('<a href="/?range=$name" aria-current="$current">$text</a>')
 FIGURE = Template('<figure class="$css"><nav aria-label="$range">$links</nav>\n$chart'
                   "</figure>\n")
 NO_LINES = Template('<p>$text</p>\n')
-READOUT = Template('<output data-touch="$touch" data-point="$point"></output>\n$chart'
-                   '<input type="range" max="1000" value="$value" '
-                   'aria-label="$time">\n<figcaption>$swatches$spans</figcaption>\n')
+READOUT = Template('<output data-touch="$touch" data-point="$point"></output>\n$chart<input '
+                   'type="range" max="$last" step="$step" min="$first" value="$value" '
+                   'aria-label="$label">\n<figcaption>$swatches$spans</figcaption>\n')
 SWATCH = Template('<span class="swatch $css">$text</span>')
 SPANS = Template("<details><summary>$title</summary><table><thead>\n<tr><th>$start</th>"
                  "<th>$end</th></tr></thead><tbody>$rows</tbody></table></details>")
@@ -5400,7 +5451,7 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
                   ) -> Markup:
     """The chart of temperatures, its ranges, and what can be read off it in words."""
     rooms, say = rank_rooms(places), view.locale.say
-    figure = functools.partial(FIGURE, css="many" if len(lines) > 3 else "few", links=[
+    figure = functools.partial(FIGURE, css="many" if len(lines) > MAX_NAMED else "few", links=[
         LINK(name=name, text=text, current=str(name == view.range).lower())
         for name, text in zip(RANGES, say("ranges").split(" / "), strict=True)],
         range=say("chart_range"))
@@ -5417,20 +5468,46 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
                                       points.get(room.outside.name, []), now)]
     unit = view.locale.unit
     chart = Chart(lines, f"°{unit}", now - length, now, view.locale, shaded=spans,
-                  comfort=in_unit(comfort, unit) if rooms else None)
+                  comfort=in_unit(comfort, unit) if rooms else None,
+                  today=find_midnight(now, view.locale.zone) if view.range in DAILY else None)
     for room, _ in rooms[:1] if view.range == "24h" else []:
         chart = continue_chart(chart, room, unit)
     rows = [SPAN(**{name: view.locale.say_time(ms, "date_clock")
                     for name, ms in (("start", a), ("end", b))})
             for a, b in spans[-20:]]
     title, start, end = say("cooler_times").split(" / ")
+    first, last, step = find_steps(chart)
     return figure(chart=READOUT(
-        touch=say("touch"), point=say("point_at"), time=say("chart_time"),
-        chart=render_chart(chart), value=1000 * length // (chart.end - chart.start),
-        swatches=[SWATCH(css=css, text=say(key)) for css, key, is_there in (
-            ("cooler", "cooler_outside", spans), ("dashed", "expected", chart.present),
-            ("change", "likely_change", chart.interval)) if is_there],
+        touch=say("touch"), point=say("point_at"), label=say("chart_time"),
+        chart=render_chart(chart), value=STEPS * length // (chart.end - chart.start),
+        first=f"{first:.4g}", step=f"{step:.4g}", last=f"{last:.5g}",
+        swatches=render_legend(chart, lines),
         spans=SPANS(title=title, start=start, end=end, rows=rows) if rows else ""))
+
+
+def find_steps(chart: Chart) -> tuple[float, float, float]:
+    """First and last position of the slider, and the distance between two, which is that of the
+    points of a line: one arrow key is one point."""
+    distance = min((usual_interval([p.time for p in line.points]) for line in chart.lines
+                    if len(line.points) > 1), default=MINUTE)
+    scale = STEPS / (chart.end - chart.start)
+    if chart.today is None:
+        return 0, STEPS, max(distance * scale, 1)
+    # The noon of the present day may be still to come.
+    return ((chart.today + DAY // 2 - chart.start) % DAY * scale, STEPS + DAY * scale / 2,
+            DAY * scale)
+
+
+def render_legend(chart: Chart, lines: list[Line]) -> list[Markup]:
+    """What shades and dashes mean, and the names of the lines for where no margin has them."""
+    say = chart.locale.say
+    rows = [("cooler", say("cooler_outside"), chart.shaded),
+            ("dashed", say("expected"), chart.present),
+            ("change", say("likely_change"), chart.interval),
+            ("daily", say("daily_range"), chart.today is not None),
+            *((f"key {line.css}", line.name, True) for line in lines),
+            ("key comfort", say_comfort(chart), chart.comfort is not None)]
+    return [SWATCH(css=css, text=text) for css, text, is_there in rows if is_there]
 
 
 ROWS = Template('<section class="rows$css"><ul>$rows</ul></section>\n')
@@ -8332,7 +8409,7 @@ async def get_chart(read: Read) -> Answer:
                async for entry in select_entries(read)
                if (value := to_number(entry.values.get(field))) is not None][::-1]
     start, end = (samples[0].time, samples[-1].time + 1) if samples else (now - DAY, now)
-    points = (await thin(samples, start, -(-(end - start) // CHART_POINTS))
+    points = (await thin(samples, range(start, 2 * end, -(-(end - start) // CHART_POINTS)))
               if len(samples) > CHART_POINTS else [s.point for s in samples])
     await pause()
     bounds = [bound for name in ("yaxismin", "yaxismax")
@@ -10430,6 +10507,19 @@ TRANSLATIONS = {
         "{inside} dedans, {outside} dehors.",
         "{inside} dentro, {outside} fuera.",
         "{inside} in casa, {outside} fuori."),
+    "daily_range": (
+        "Tagestief bis -hoch", "min à max du jour", "mín a máx del día", "min – max del giorno"),
+    "day_range": (
+        "{day}: {name} {low} bis {high}, Mittel {mean}",
+        "{day}~: {name} {low} à {high}, moyenne {mean}",
+        "{day}: {name} {low} a {high}, media {mean}",
+        "{day}: {name} {low} – {high}, media {mean}"),
+    "day_so_far": (
+        "{day}: {name} bisher {low} bis {high}",
+        "{day}~: {name} {low} à {high} jusqu’ici",
+        "{day}: {name} {low} a {high} hasta ahora",
+        "{day}: {name} finora {low} – {high}"),
+    "weekday": ("%a %-d. %b", "%a %-d %b", "%a %-d %b", "%a %-d %b"),
     "no_cooler": (
         "Draußen bleibt es wohl 12 Stunden lang wärmer.",
         "Il devrait faire plus chaud dehors que dedans pendant encore 12 heures.",

@@ -3,6 +3,7 @@
 Pictures of the states are left in tests/output/.
 """
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -462,10 +463,10 @@ def test_the_forecast_in_two_zones_and_where_the_clocks_are_put_back(
         expect(page.locator(".big").first).to_contain_text("77.2", timeout=20_000)  # if busy
         expect(record).to_be_visible()
         house.send(INSIDE, 25)
-        page.locator("input").fill("900")
+        page.locator("input").fill("1296")
         expect(read_out(page)).to_contain_text(
             re.compile(r"M inside, expected \d\d\.\d °F outside, expected \d\d\.\d °F$"))
-        page.locator("input").fill("300")
+        page.locator("input").fill("432")
         expect(read_out(page)).to_contain_text(
             re.compile(r"M inside \d\d\.\d °F outside \d\d\.\d °F$"))
     page = visit(house.address, java_script_enabled=False)
@@ -481,7 +482,7 @@ def test_without_javascript(house, visit):
     day_of_weather(house)
     page = visit(house.address, java_script_enabled=False)
     expect(headline(page)).to_have_text(re.compile("^(Open|Keep) the windows"))
-    expect(page.locator("svg path[data-name=inside]")).to_be_visible()
+    expect(page.locator("svg g[data-name=inside] .line")).to_be_visible()
     for useless in ("input", "output"):
         expect(page.locator(useless).first).to_be_hidden()
     page.get_by_role("link", name="7d").click()
@@ -625,9 +626,9 @@ def test_value_read_is_the_value_sent(database, start, visit):
     page = visit(house.address, locale="en-GB", timezone_id="UTC")
     expect(headline(page)).to_have_text(COMFORTABLE)
     slider = page.locator("input")
-    slider.fill("100")
+    slider.fill("144")
     expect(read_out(page)).to_contain_text("inside no reading outside no reading")
-    slider.fill("1000")
+    slider.fill("1440")
     expect(read_out(page)).to_contain_text("inside 20.0 °C outside 15.0 °C")
     house.put_forward(9)
     house.send(OUTSIDE, 14)
@@ -865,6 +866,83 @@ def test_text_of_the_axes_is_12_px_on_a_phone(house, visit):
     assert min(sizes) >= 12
 
 
+COVERED = """() => {
+  const svg = document.querySelector('figure svg'), found = [];
+  const words = [...svg.querySelectorAll('text')]
+    .filter(t => getComputedStyle(t).display !== 'none')
+    .map(t => [t.textContent, t.getBoundingClientRect()]);
+  for (const path of svg.querySelectorAll('.line, .band, .present, .limit')) {
+    const map = path.getScreenCTM(), length = path.getTotalLength();
+    for (let i = 0; i <= 600; i++) {
+      const spot = path.getPointAtLength(length * i / 600).matrixTransform(map);
+      for (const [text, box] of words)
+        if (spot.x > box.left && spot.x < box.right && spot.y > box.top + 2
+            && spot.y < box.bottom - 2) found.push(text + ' lies on ' + path.classList);
+    }
+  }
+  words.forEach(([one, a], i) => words.slice(i + 1).forEach(([other, b]) => {
+    if (a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom)
+      found.push(one + ' lies on ' + other); }));
+  return [...new Set(found)];
+}"""
+
+
+@pytest.mark.parametrize("lines", [1, 2, 4, 8])
+def test_no_word_lies_on_a_line_in_any_range(run, start, visit, lines):
+    """At any width from 320 px on, with one line or eight, in the last day or the last year."""
+    names = [(f"Wohnzimmer {i}", "outside" if i == 1 else "inside") for i in range(lines)]
+    for i, (name, role) in enumerate(names):
+        run("--add-station", name, "--mac", f"m{i}", "--role", role, "--key", f"key{i}")
+    house = start()
+    for i in range(lines):
+        house.send(SimpleNamespace(mac=f"m{i}", key=f"key{i}"), *[
+            22 + i + 6 * math.sin(m / 23 + i) for m in range(480)], every=3600)
+    page = visit(house.address, locale="en-GB")
+    for name in ("24h", "7d", "30d", "1y"):
+        page.goto(f"{house.address}?range={name}")
+        for width in (320, 360, 390, 768, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate(COVERED) == [], (name, width)
+            shown = page.locator("svg .end").first.is_visible() if lines <= 4 else False
+            legend = page.locator(".key").first.is_visible()
+            assert legend == (not shown), "either the margin or the legend names them"
+
+
+def test_on_long_ranges_the_readout_says_what_a_day_was(house, visit):
+    house.send(INSIDE, *[26, 27, 28] * 160, every=3600)
+    house.send(OUTSIDE, *[18, 25, 34.1] * 160, every=3600)
+    page = visit(house.address + "?range=30d", locale="en-GB", timezone_id="Europe/Berlin")
+    slider = page.locator("input")
+    slider.press("Home")
+    slider.press("End")
+    expect(read_out(page)).to_have_text(re.compile(
+        r"^ ?\w{3} \d\d \w{3}: inside 2\d\.\d to 28\.0 °C so far "
+        r"\w{3} \d\d \w{3}: outside [\d.]+ to 34\.1 °C so far$"))
+    assert page.locator(".dots").get_attribute("d") == "", "an unfinished day has no mean"
+    seen = []
+    for _ in range(3):                          # one arrow key is one day
+        slider.press("ArrowLeft")
+        seen.append(read_out(page).inner_text())
+        assert re.search(r"^\w{3} \d\d \w{3}: inside 26\.0 to 28\.0, mean 27\.0 °C", seen[-1])
+        assert re.search(r": outside 18\.0 to 34\.1, mean 25\.7 °C$", seen[-1])
+    days = [datetime.strptime(text[4:10] + " 2024", "%d %b %Y").timetuple().tm_yday
+            for text in seen]
+    assert {(a - b) % 366 for a, b in itertools.pairwise(days)} <= {1}
+    assert page.locator(".newest").count() == 0
+
+
+def test_one_arrow_key_is_one_point(house, visit):
+    day_of_weather(house)
+    page = visit(house.address)
+    slider, spots = page.locator("input"), []
+    slider.press("End")
+    for _ in range(6):
+        slider.press("ArrowLeft")
+        spots.append(int(re.match(r"M(\d+)", page.locator(".dots").get_attribute("d"))[1]))
+    steps = {a - b for a, b in itertools.pairwise(spots)}
+    assert steps <= {4, 5, 6}, "five minutes are a point"
+
+
 def test_one_reading_alone_is_seen(database, start, visit):
     house = start()
     house.send(INSIDE, 26)
@@ -875,8 +953,7 @@ def test_one_reading_alone_is_seen(database, start, visit):
         const {strokeWidth, strokeLinecap} = getComputedStyle(e);
         return [strokeWidth, strokeLinecap]; }""")
     assert style == ["7px", "round"]
-    axis = page.locator("figure svg").evaluate("e => +e.dataset.left + +e.dataset.width")
-    assert float(re.match(r"M([\d.]+)", dot.get_attribute("d"))[1]) == pytest.approx(axis, abs=1)
+    assert int(re.match(r"m(\d+)", dot.get_attribute("d"))[1]) == pytest.approx(1440, abs=4)
 
 
 def test_first_page_comes_alive_by_itself(run, start, visit):

@@ -9,10 +9,13 @@ import pathlib
 import re
 import select
 import socket
+import statistics
 import struct
 import time
 import xml.etree.ElementTree as ET
 import zlib
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from harness import (
@@ -28,7 +31,7 @@ from harness import (
     receive,
     request,
 )
-from house import HALF_HOUR, Page
+from house import HALF_HOUR, Page, corners_of
 from tools import skip
 
 import iotserver as iot
@@ -60,9 +63,9 @@ def test_complete_without_javascript(home):
                                      "24.0", "Last 24 hours: 1013.2 to 1013.2 hPa"), strict=True):
         assert words in chart[0]["aria-label"]
     assert "pressure 1013 hPa" in page.text
-    drawn = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
+    drawn = page.paths()
     assert {"inside", "outside"} <= drawn.keys()
-    assert all(re.match(r"M[\d.]+ [\d.]+L", d) for d in drawn.values())
+    assert all(len(corners_of(d)[0]) > 20 for d in drawn.values())
     assert len(page.all("rect", class_="shade")) == 1
     rows = [text for _, text in page.all("li") if " ok " in text]
     assert rows == ["inside ok 0 s ago · every 1 min", "outside ok 0 s ago · every 1 min"]
@@ -96,12 +99,11 @@ def test_gap_is_a_gap_and_thinned_lines_have_a_band(house):
     minutes = [m for m in range(-1440, 1) if not -800 < m < -600]
     house.store("inside", minutes, [25 + m % 7 for m in minutes])
     house.store("outside", [-20, -10, 0], 20)
-    paths = {a["data-name"]: a["d"] for a, _ in house.page().all("path") if "data-name" in a}
-    bands = [a["d"] for a, _ in house.page().all("path", class_="band")]
-    assert paths["inside"].count("M") == 2
-    assert paths["outside"].count("M") == 1
-    assert bands[0].count("Z") == 2
-    assert bands[1] == ""
+    paths, bands = house.page().paths(), house.page().paths("band")
+    assert paths["inside"].count("m") == 2
+    assert paths["outside"].count("m") == 1
+    assert bands["inside"].count("m") == 2
+    assert bands.keys() == {"inside"}
 
 
 def test_several_inside_stations_get_their_answers(house):
@@ -269,7 +271,7 @@ def test_hostile_names_and_labels_are_only_text(house, name):
                     "td", "script"}
     page = check_policy(house.get("/"))
     assert [text for _, text in page.all("h2")][:2] == [name, f"{name}2"]
-    assert {name, f"{name}2"} <= {a.get("data-name") for a, _ in page.all("path")}
+    assert {name, f"{name}2"} <= page.paths().keys()
     assert name in page.all("svg", role="img")[0][0]["aria-label"]
     assert [text for _, text in page.all("span", class_="second") if text == name.strip()]
     assert len(page.all("script")) == len(page.all("main")) == len(page.all("style")) == 1
@@ -297,7 +299,9 @@ def test_size_with_much_of_everything(house):
     more = sum(len(house.get(path).body)
                for path in ("/icon.svg", "/manifest.webmanifest", "/worker.js"))
     sizes = {name: len(house.get(f"/?range={name}").body) + more for name in iot.RANGES}
+    assert sizes.pop("1y") <= 90_000, "five lines of 365 days, each with three values"
     assert max(sizes.values()) <= 60_000, sizes
+    assert len(house.get("/?range=1y", Accept_Encoding="gzip").body) <= 30_000
 
 
 def test_etag(home):
@@ -768,7 +772,7 @@ def test_each_field_of_a_console_is_on_the_page_with_its_unit(house):
         "pressure 1012 hPa wind 3.2 m/s gusts 5.1 m/s wind from SW 225° rain 1.4 mm/h "
         "sun 612 W/m² UV index 5", "pressure 1002 hPa", "temperature 21.5 °C humidity 60%"]
     kinds = [a["class"] for a, _ in page.all("path") if a.get("class") in {
-        "line", "bars", "spots"}]
+        "line", "bars", "spots"}][len(page.paths()):]
     assert kinds == ["line"] * 3 + ["spots", "bars"] + ["line"] * 5
     american = console(house, units="F", file="us.db").page()
     assert "temperature 70.7 °F" in american.text
@@ -828,40 +832,52 @@ def test_the_comfort_limit_is_a_labelled_line(house):
     page = house.page()
     (line, _), = page.all("path", class_="limit")
     chart = page.all("svg", role="img")[0][0]
-    low, high, top, height = (float(chart[f"data-{k}"]) for k in ("low", "high", "top", "height"))
+    low, high = (float(chart[f"data-{k}"]) for k in ("low", "high"))
+    top, height = iot.TOP, iot.TALL
     assert low <= 24, "it is in the picture, even where no line goes"
     y = float(re.search(r" ([\d.]+)H", line["d"])[1])
     assert y == pytest.approx(top + (high - 24) / (high - low) * height, abs=0.1)
-    assert "comfort 24 °C" in [text for _, text in page.all("text")]
+    words = [(float(a["x"]), text) for a, text in page.all("text", class_="words")]
+    assert [text for _, text in words] == ["comfort", "24 °C"]
+    assert all(x > iot.WIDTH - iot.RIGHT for x, _ in words), "in the margin"
 
 
 @pytest.mark.parametrize(("span", "days"), [("30d", 30), ("1y", 365)])
-def test_long_charts_have_a_band_from_each_days_minimum_to_its_maximum(house, span, days):
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Los_Angeles"])
+def test_on_long_charts_a_point_is_a_day_of_the_readers(house, span, days, zone):
+    """Each full day has its lowest, highest and mean; the present one has no mean and no dot."""
     house = house(("inside", "inside"), ("outside", "outside"))
-    minutes = range(-days * 1440 - 1440, 1, 180)
-    local = [(m + 12 * 60) // 1440 for m in minutes]    # its day; now is noon
-    house.store("inside", minutes, [20 + d % 5 + (m // 180) % 3 for m, d
-                                    in zip(minutes, local, strict=True)])
-    page = house.page(f"/?range={span}")
+    minutes, now = range(-days * 1440 - 2880, 1, 60), house.time
+    when = [datetime.fromtimestamp(now + 60 * m - 1, ZoneInfo(zone)) for m in minutes]
+    values = [20 + t.toordinal() % 5 + t.hour / 10 for t in when]
+    house.store("inside", [m - 1 / 60 for m in minutes], values)
+    page = house.page(f"/?range={span}", Cookie=f"tz={zone}")
     chart = page.all("svg", role="img")[0][0]
-    band = next(a["d"] for a, _ in page.all("path", class_="band") if a["d"])
-    corners = re.findall(r"([\d.]+) ([\d.]+)", band)
-    count = len(corners) // 2
-    assert days - 2 <= count <= days + 1 or span == "1y"
-    low, high, top, height = (float(chart[f"data-{k}"]) for k in ("low", "high", "top", "height"))
-    values = [high - (float(y) - top) / height * (high - low) for _, y in corners]
-    spans = {round(a - b) for a, b in zip(values[2:count - 2], values[::-1][2:], strict=False)}
-    assert spans <= {2, 3, 4, 5, 6}
-    assert 2 in spans or span == "1y"
+    band, = corners_of(page.paths("band")["inside"])
+    line, = corners_of(page.paths()["inside"])
+    count = len(band) // 2
+    assert len(line) == count - 1 >= days - 1
+    assert page.paths("newest") == {}
+    high = float(chart["data-high"])
+    for (x, y), (left, top), (right, bottom) in zip(line, band, band[::-1], strict=False):
+        assert x == left == right
+        ms = int(chart["data-start"]) + x / iot.STEPS * (
+            int(chart["data-end"]) - int(chart["data-start"]))
+        day = datetime.fromtimestamp(ms / 1000, ZoneInfo(zone)).date()
+        readings = [v for v, t in zip(values, when, strict=True) if t.date() == day]
+        assert high - bottom / iot.GRAIN == pytest.approx(min(readings), abs=.006)
+        assert high - top / iot.GRAIN == pytest.approx(max(readings), abs=.006)
+        assert high - y / iot.GRAIN == pytest.approx(statistics.mean(readings), abs=.006)
+    assert "daily low to high" in page.text
+    assert "so far" in chart["aria-label"]
 
 
 def test_days_have_their_names_in_their_middle(home):
     home.store("inside", range(-7 * 1440, -40, 60), 25)
     page = home.page("/?range=7d", Cookie="tz=Europe/Berlin")
-    chart = page.all("svg", role="img")[0][0]
-    per_day = float(chart["data-width"]) / 7
+    per_day = iot.INNER / 7
     names = {text: float(a["x"]) for a, text in page.all("text", class_="mark")
              if re.fullmatch("[A-Z][a-z]{2}", text)}
     assert len(names) >= 6
-    midnight = float(chart["data-left"]) + float(chart["data-width"]) - 14 / 24 * per_day
+    midnight = iot.LEFT + iot.INNER - 14 / 24 * per_day
     assert names["Sun"] == pytest.approx(midnight - per_day / 2, abs=0.3)   # now is a Monday

@@ -129,21 +129,33 @@ def test_each_room_has_its_line(rooms):
     assert dashed == ["expected"], "dashes are for what is expected only"
 
 
-def test_eight_lines_have_eight_hues_and_no_name_lies_over_another(house):
+def test_eight_lines_have_eight_hues_and_the_legend_names_them(house):
     rooms = [(f"a room with a long name {i}", "inside") for i in range(6)]
     house = house(*rooms, ("shade", "outside"), ("sun", "outside"))
     for i, (name, _) in enumerate([*rooms, ("shade", 0), ("sun", 0)]):
         house.store(name, HALF_HOUR, 25 + i / 100)
     page = house.page()
     assert len({a["class"] for a, _ in page.all("g")}) == iot.HUES == 8
-    ends = [(float(a["y"]), text) for a, text in page.all("text", class_="end")]
-    assert len(ends) == 8
-    assert all(len(text) <= iot.MAX_END for _, text in ends)
-    heights = sorted(y for y, _ in ends)
-    assert all(b - a > iot.LINE_HEIGHT - 0.01 for a, b in itertools.pairwise(heights))
-    assert heights[-1] <= iot.HEIGHT - iot.BOTTOM
+    assert page.all("text", class_="end") == []
+    named = {text: a["class"].split()[-1] for a, text in page.all("span", class_="key")}
+    lines = {a["data-name"]: a["class"] for a, _ in page.all("g")}
+    assert lines.items() <= named.items()
     for scheme in iot.STYLE.split("@media (prefers-color-scheme: dark)")[:2]:
         assert len(set(re.findall(r"--hue\d: (#\w+)", scheme))) == 8
+
+
+def test_up_to_four_names_stand_in_the_margin_and_none_lies_over_another(house):
+    rooms = [(f"a room with a long name {i}", "inside") for i in range(3)]
+    house = house(*rooms, ("shade", "outside"))
+    for name, _ in [*rooms, ("shade", 0)]:
+        house.store(name, HALF_HOUR, 22)        # as the comfort limit
+    texts = [(float(a["y"]), float(a["x"]), text) for css in ("end", "words")
+             for a, text in house.page().all("text", class_=css)]
+    assert len(texts) == 4 + 2
+    assert all(x > iot.WIDTH - iot.RIGHT and len(text) <= iot.MAX_END for _, x, text in texts)
+    heights = sorted(y for y, *_ in texts)
+    assert all(b - a > iot.LINE_HEIGHT - 0.01 for a, b in itertools.pairwise(heights))
+    assert heights[-1] <= iot.HEIGHT
 
 
 def test_answers_for_programs_and_in_lines(rooms):
@@ -173,7 +185,7 @@ def test_shade_is_of_the_outside_that_the_verdict_looks_at(house):
     assert page.verdict.startswith("Open the windows: it is 8 °C cooler")
     (shade, _), = page.all("rect", class_="shade")
     chart = page.all("svg", role="img")[0][0]
-    middle = (int(chart["data-left"]) + int(chart["data-width"])
+    middle = (int(chart["data-left"]) + int(chart["data-inner"])
               * (1 - 300 * MINUTE / DAY))           # five hours before the chart's end
     assert abs(float(shade["x"]) - middle) < 3
 
@@ -312,8 +324,7 @@ def test_a_reading_of_the_future_is_shown_nowhere(house):
     house.store("outside", [20 * 60], 99)
     house.store("outside", [-48 * 365 * 1440], 99)
     page = house.page()
-    lines = [{a["data-name"]: a["d"] for a, _ in p.all("path") if "data-name" in a}
-             for p in (before, page)]
+    lines = [p.paths() for p in (before, page)]
     assert lines[0] == lines[1]
     assert page.verdict == before.verdict
     assert [text for _, text in page.all("p", class_="big")] == ["28.0 °C", "24.0 °C"]
@@ -441,8 +452,8 @@ def test_all_count_silence_by_one_rule(house):
     page = house.page()
     assert page.verdict == "Open the windows: it is 8 °C cooler outside."
     assert [row_of(page, name).split()[1] for name in ("inside", "shade", "garden")] == ["ok"] * 3
-    lines = {a["data-name"]: a["d"] for a, _ in page.all("path") if "data-name" in a}
-    assert {line.count("M") for line in lines.values()} == {1}
+    lines = page.paths()
+    assert {line.count("m") for line in lines.values()} == {1}
     (shade, _), = page.all("rect", class_="shade")
     assert float(shade["width"]) > 100
     assert float(shade["x"]) + float(shade["width"]) == pytest.approx(iot.WIDTH - iot.RIGHT)
@@ -461,8 +472,8 @@ def test_pruned_and_slower_lines_stay_whole(house):
     while house.writer.prune_step(round(house.time * 1000) - 10 * HOUR):
         pass
     house.server.board.expires = 0
-    lines = {a["data-name"]: a["d"] for a, _ in house.page().all("path") if "data-name" in a}
-    assert {name: line.count("M") for name, line in lines.items()} == {"inside": 1, "outside": 1}
+    lines = house.page().paths()
+    assert {name: line.count("m") for name, line in lines.items()} == {"inside": 1, "outside": 1}
 
 
 def test_a_pruned_hour_is_drawn_as_wide_as_it_is(house):
@@ -473,8 +484,8 @@ def test_a_pruned_hour_is_drawn_as_wide_as_it_is(house):
     while house.writer.prune_step(round(house.time * 1000) - 90 * MINUTE):
         pass
     house.server.board.expires = 0
-    lines = [a["d"] for a, _ in house.page().all("path") if "data-name" in a]
-    assert [line.count("M") for line in lines] == [1, 1]
+    lines = [*house.page().paths().values()]
+    assert [line.count("m") for line in lines] == [1, 1]
 
 
 # -- many stations --------------------------------------------------------------------------------

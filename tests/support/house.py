@@ -1,12 +1,26 @@
 """A server in this process with stations, and its page taken apart."""
+import html
 import html.parser
 import itertools
+import re
 
 from harness import NOON, InProcess
 
 from iotserver import MINUTE
 
 HALF_HOUR = range(-30, 1)
+
+
+def corners_of(d):
+    """The pieces of a path of a chart: its points in steps from the left and the top."""
+    x = y = 0
+    pieces = []
+    for piece in d.split("m")[1:]:
+        pieces.append([])
+        for dx, dy in re.findall(r"(-?\d+) ?(-?\d+)", piece):
+            x, y = x + int(dx), y + int(dy)
+            pieces[-1].append((x, y))
+    return pieces
 
 
 class House(InProcess):
@@ -67,6 +81,12 @@ class Page(html.parser.HTMLParser):
     def one(self, tag, **wanted):
         (_, text), = self.all(tag, **wanted)
         return text
+
+    def paths(self, css="line"):
+        """The paths of a kind on the chart, by the name of the line."""
+        return {html.unescape(name): found[1] for name, shapes in re.findall(
+            r'<g class="[^"]*" data-name="([^"]*)"[^>]*>(.*?)</g>', self.source)
+            if (found := re.search(rf'<path class="{css}" d="([^"]*)"', shapes))}
 
     @property
     def verdict(self):
