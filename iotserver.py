@@ -10490,7 +10490,7 @@ TRANSLATIONS = {
         "Zwischen {start} und {end}, mit einer Wahrscheinlichkeit von {chance}.",
         "Entre {start} et {end}, avec une probabilité de {chance}.",
         "Entre las {start} y las {end}, con una probabilidad del {chance}.",
-        "Tra le {start} e le {end}, con una probabilità del {chance}."),
+        "Tra le {start} e le {end} (probabilità: {chance})."),
     "brackets": (
         "Die Spanne in Klammern sollte an 8 von 10 Tagen stimmen.",
         "L’intervalle entre parenthèses devrait être juste 8 jours sur 10.",

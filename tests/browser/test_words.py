@@ -1,5 +1,6 @@
 """The page's words in a real Chromium: each is in the table, and has room in every language."""
 import contextlib
+import itertools
 import re
 import time
 
@@ -37,14 +38,23 @@ WORDS = """() => {
   }
   return said;
 }"""
-# Elements whose text is cut off or stands out of the screen.
-CUT_OFF = """() => [...document.querySelectorAll('body *')].filter(element => {
-  if (element.closest('svg, script, style, .say')) return false;
-  const box = element.getBoundingClientRect();
-  return box.width && (box.right > innerWidth + 1 || box.left < -1
-    || (element.scrollWidth > element.clientWidth + 1
-        && getComputedStyle(element).display !== 'inline'));
-}).map(element => element.outerHTML.slice(0, 120))"""
+# Texts that stand out of their card or of the screen, or of a control of their own.
+CUT_OFF = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || parent.closest('svg, script, style, .say')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const box = parent.closest('a, button, .pill, section, figure, main').getBoundingClientRect();
+    const left = Math.max(box.left, 0) - 1, right = Math.min(box.right, innerWidth) + 1;
+    for (const part of range.getClientRects())
+      if (part.right > right || part.left < left)
+        found.push(`${node.data.trim()}: ${part.left} to ${part.right}`);
+  }
+  return found;
+}"""
 
 
 # -- houses ---------------------------------------------------------------------------------------
@@ -190,7 +200,7 @@ def test_each_word_of_the_page_is_in_the_table(serving, visit, house):
             found |= words_outside(page)
         assert (found, points) == (set(), set())
     server.kill()
-    page.wait_for_function("document.querySelector('main.lost')", timeout=30_000)
+    page.locator("main.lost").wait_for(timeout=30_000)
     assert words_outside(page) == set()
 
 
@@ -203,19 +213,19 @@ def test_each_word_of_an_error_is_in_the_table(serving, visit, path):
 
 # -- room for it ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_there_is_room_for_it_on_a_phone(serving, visit, language):
-    for house in ("two", "rooms", "console"):
-        server = serving(house)
-        for width in (320, 390):
-            page = visit(server, language=language, viewport={"width": width, "height": 844})
-            for summary in page.locator("summary").all():
-                summary.click()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.evaluate(CUT_OFF) == [], (house, width)
-            lines = page.locator(".reason").evaluate(
-                "part => part.getBoundingClientRect().height / parseFloat("
-                "getComputedStyle(part).lineHeight)")
-            assert width < 390 or round(lines) <= 3
-        server.kill()
-        (server.folder / "iot.db").unlink()
+@pytest.mark.parametrize("house", ["two", "rooms", "console"])
+def test_there_is_room_for_it_on_a_phone(serving, visit, house):
+    """At 320 px nothing is cut off or scrolls sideways; at 390 px a reason takes three lines."""
+    server = serving(house)
+    for language, width in itertools.product(LANGUAGES, (320, 390)):
+        page = visit(server, language=language, viewport={"width": width, "height": 844})
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert page.evaluate("document.documentElement.lang") == language
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT_OFF) == [], (language, width)
+        lines = page.locator(".reason").evaluate(
+            "part => part.getBoundingClientRect().height / parseFloat("
+            "getComputedStyle(part).lineHeight)")
+        assert width < 390 or round(lines) <= 3, language
+        page.context.close()

@@ -18,6 +18,7 @@ def column(sentences):
     """The sentences of that language. A row of several has brackets around each of them."""
     def bracket(key, text):
         between = LISTS.get(key, " / ")
+        text = f"title / text / {text}" if key.startswith("error") else text    # English has none
         return between.join(f"⟦{part}⟧" for part in text.split(between))
     return {key: (text.replace(".", ",") if key in BARE else bracket(key, text),)
             for key, text in sentences.items()}
