@@ -183,7 +183,7 @@ from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO, TypeAlias, TypeVar, cast
 
-__version__ = "2.0"
+__version__ = "2.1"
 
 MINUTE = 60_000                 # ms
 HOUR = 60 * MINUTE              # ms; summaries are of UTC hours, which no change of clocks splits
@@ -6026,7 +6026,8 @@ RESOLVER = Path("/etc/resolv.conf")
 @functools.lru_cache(64)
 def is_lan(address: str) -> bool:
     """Whether an address is private, like that of a home network or of the machine itself."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_private
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return not (getattr(found, "ipv4_mapped", None) or found).is_global     # 100.64.0.0/10: a VPN
 
 
 def search_endings() -> tuple[str, ...]:

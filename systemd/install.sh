@@ -148,7 +148,9 @@ check_for_nginx() {
 }
 
 check_port() {
-    [ ! -e "$socket" ] || return 0
+    for known in "$socket" "$socket.d"; do      # it runs already; or it has a port of your choice
+        [ ! -e "$known" ] || return 0
+    done
     ! "$python" -Ic 'import socket; socket.create_connection(("127.0.0.1", 80), 2)' 2> /dev/null ||
         fail 'another program uses port 80. This shows which one: ss -ltnp "sport = :80"'
 }
@@ -475,4 +477,4 @@ install_units
 }
 start
 [ -n "$acted" ] || echo "nothing to do"
-[ -z "$home" ] || [ -n "$dry$root" ] || say_addresses
+[ -z "$home" ] || [ -n "$dry$root" ] || [ -e "$socket.d" ] || say_addresses

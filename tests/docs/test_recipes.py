@@ -125,7 +125,7 @@ class Guide:
                       f"/update/mac={MACS[station]}/field=1/data={value}/age={age}")
 
 
-MACS = dict(re.findall(r"--add-station (\w+) .*--mac ([0-9a-f:]{17})", README))
+MACS = dict(re.findall(r"--add-station (\w+) --role \w+ --mac (\w+)", README))
 
 
 def wait_for(condition):
@@ -161,15 +161,21 @@ def test_each_block_does_what_the_page_says(guide, tmp_path):     # noqa: PLR091
     assert "serves" in guide.start("Try it")
     assert re.search("windows .* inside .* outside ", guide.page())
     guide.stop()
+    screenless, = re.findall("`(python3 iotserver.py --demo .*?)`", README)
+    assert " serves http://" in guide.start("", screenless)
+    guide.stop()
     assert not list(guide.folder.glob("*.db"))
     # Quick start
     assert re.search(r"serves http://\S+/ from \S*iot\.db, 0 stations",
                      guide.start("Quick start"))
-    keys = re.findall("its API key, shown only now: (.*)", guide.paste("Quick start"))
-    assert len(keys) == 2
-    guide.paste("Quick start", " ".join(keys) + "\n")
-    assert guide.paste("Quick start").split() == ["1", "1"]
-    verdict, = re.findall(r"says \*(Open.*?)\*", README)
+    said = guide.paste("Quick start")
+    keys = re.findall("its API key, shown only now: (.*)", said)
+    guide.environment |= dict(zip(("INSIDE", "OUTSIDE"), keys, strict=True))
+    inside, outside = re.findall("(?m)^curl .*", said.replace(":8000", f":{guide.port}"))
+    shown, wanted = re.search("change `(.*?)` to `(.*?)`", README).groups()
+    assert shown in outside
+    assert [guide.type(inside), guide.type(outside.replace(shown, wanted))] == ["1", "1"]
+    verdict, = re.findall(r"says \*(Open.*?)\*", " ".join(README.split()))
     assert verdict.replace("windows. ", "windows ") in guide.page()
     told, = re.findall(r"It prints `(inside: .*?)`", " ".join(README.split()))
     assert guide.paste("Quick start").strip() == told
@@ -214,6 +220,7 @@ def test_each_block_does_what_the_page_says(guide, tmp_path):     # noqa: PLR091
     # HTTP
     guide.start("", "python3 iotserver.py")
     told, = re.findall('(?s)They answer .*?`({"stored".*?})`', README)
+    guide.paste("HTTP", f"{keys[1]}\n")
     said = guide.paste("HTTP").split()
     assert said[0] == said[1]
     assert re.sub(r"\d+", "N", said[2]) == re.sub(r"\d+", "N", told)
