@@ -14,7 +14,7 @@ from tools import ROOT, need, needs
 
 import iotserver
 
-pytestmark = [needs("chromium"), pytest.mark.wings("Languages", "Consoles", "Private page")]
+pytestmark = [needs("chromium"), pytest.mark.wings("Languages", "Consoles", "Wall")]
 BRACKETS = ROOT / "tests" / "support" / "brackets.py"
 EVENING = 1_815_497_220.0       # 14 July 2027, 18:47 in Berlin
 DAYS = 12                       # of history: enough for a forecast
@@ -26,8 +26,11 @@ WORDS = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const text = walker.currentNode.data.trim();
-    if (text && !walker.currentNode.parentElement.closest('script, style, code')) said.push(text);
+    if (text && !walker.currentNode.parentElement.closest('script, style, code, svg'))
+      said.push(text);
   }
+  for (const chart of document.querySelectorAll('svg'))     // where a sentence may take two lines
+    said.push([...chart.querySelectorAll('text')].map(part => part.textContent).join(' '));
   for (const element of document.querySelectorAll('*')) {
     for (const name of ['aria-label', 'aria-valuetext', 'title', 'alt', 'placeholder'])
       if (element.getAttribute(name)) said.push(element.getAttribute(name));
@@ -111,6 +114,7 @@ HOUSES = {                      # stations, what fills them
     "roles": ((("garden", None),), lambda house: house.store("garden", [-5000], 26.4)),
     "none": ((), lambda house: None)}
 NAMES = {name for stations, _ in HOUSES.values() for name, _ in stations}
+CUT_NAMES = {name[:cut] + "…" for name in NAMES for cut in range(5, len(name))}
 
 
 @pytest.fixture
@@ -168,7 +172,7 @@ def words_outside(page):
     found = set()
     for text in page.evaluate(WORDS):
         rest = outside(text)
-        for known in sorted(NAMES | UNITS, key=len, reverse=True):
+        for known in sorted(NAMES | CUT_NAMES | UNITS, key=len, reverse=True):
             rest = rest.replace(known, " ")
         if re.search(r"[^\W\d_]", rest):
             found.add(f"{rest.strip()}  in  {text}")
@@ -184,7 +188,7 @@ def points_outside(page):
 def test_each_word_of_the_page_is_in_the_table(serving, visit, house):
     """Also what unfolds, what a finger on the chart reads out, exact times, and a lost server."""
     server = serving(house)
-    for path in ("/", "/?range=7d", "/?range=30d")[:3 if house == "two" else 1]:
+    for path in ("/wall", "/", "/?range=7d", "/?range=30d")[:4 if house == "two" else 2]:
         page = visit(server, path)
         assert "⟦" in page.title()
         for summary in page.locator("summary").all():

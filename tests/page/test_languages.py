@@ -3,7 +3,9 @@ import re
 import string
 
 import pytest
+from brackets import BARE, CODE, LISTS, column, outside
 from harness import finish
+from house import Page
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -12,9 +14,6 @@ import iotserver as iot
 pytestmark = pytest.mark.wings("Languages")
 
 DE = {"Accept-Language": "de-DE,de;q=0.9,en;q=0.8"}
-# Signs and forms, which have no words.
-BARE = {"point", "weekdays", "months", "compass", "day", "date", "date_clock", "exact", "moment",
-        "quantity", "percent", "reading", "answer", "answer_with_numbers", "in_room"}
 
 
 def holes(text):
@@ -36,7 +35,7 @@ def test_each_language_has_each_sentence_with_its_holes(language):
         assert text == text.strip(), key
         assert "~" not in text, key
         assert "  " not in text, key
-        if key not in BARE:
+        if key not in {*BARE, *LISTS}:
             assert (text[-1] in ".:;?!") == (english[-1] in ".:;?!"), key
         parts = 3 if key.startswith("error") else english.count(" / ") + 1
         assert language == "en" or text.count(" / ") + 1 == parts, key
@@ -226,9 +225,8 @@ def made_up(monkeypatch):
     monkeypatch.setattr(iot, "LANGUAGES", dict(iot.LANGUAGES))
     monkeypatch.setattr(iot, "SETTINGS", list(iot.SETTINGS))
     iot.choose_language.cache_clear()
-    iot.enter_languages(("eo",), {
-        key: (text if key in BARE else f"⟦{text}⟧",) for key, text in iot.SENTENCES.items()})
-    yield "eo"
+    iot.enter_languages((CODE,), column(iot.SENTENCES))
+    yield CODE
     iot.choose_language.cache_clear()
 
 
@@ -236,7 +234,7 @@ def test_a_language_is_one_column(made_up, home):
     assert home.page("/", **{"Accept-Language": made_up}).one("title") == "⟦Open the windows⟧"
     setting = next(setting for setting in iot.SETTINGS if setting.name == "language")
     assert setting.parse(made_up) == made_up
-    assert setting.metavar.endswith("|eo")
+    assert setting.metavar.endswith(f"|{CODE}")
 
 
 def test_a_column_that_lacks_a_sentence_is_no_language():
@@ -266,3 +264,29 @@ def test_messages_are_in_the_language_of_the_house(house, flags, title, text):
     station = house.writer.find("inside")
     assert iot.say_message(station, "verdict", "open", place, round(house.time * 1000),
                            iot.choose_household(house.server.settings)) == (title, text)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 429, 500, 503, 507])
+def test_each_word_of_a_refusal_is_in_the_table(made_up, status):
+    settings = iot.argparse.Namespace(language="auto", units="auto")
+    request = iot.Request(headers={"accept": "text/html", "accept-language": made_up})
+    answer = iot.render_refusal(request, iot.Refused(status, "English"), settings)
+    page = Page(answer.body.decode())
+    assert outside(re.sub("English.", "", page.text)).split() == []
+    assert outside(page.one("title")) == ""
+
+
+@pytest.mark.wings("Messages")
+def test_each_word_of_a_message_is_in_the_table(made_up, house):
+    house = house(("inside", "inside"), ("outside", "outside"))
+    house.store("inside", range(-30, 1), 28)
+    house.store("outside", range(-30, 1), 24)
+    locale, station = iot.Locale(made_up, "CF", None), house.writer.find("inside")
+    place = next(place for place in finish(house.server.board.look()) if place.verdict)
+    place = place._replace(forecast=iot.Forecast("cooler", JULY, JULY - iot.HOUR, JULY + iot.HOUR,
+                                                 0.9, 40, (), ()))
+    for topic, state in (("verdict", "open"), ("verdict", "close"), ("silence", "silent"),
+                         ("silence", "back"), ("plan", "2018-07-30")):
+        for text in iot.say_message(station, topic, state, place, JULY, locale):
+            assert "⟦" in text
+            assert not re.search("[A-Za-z]{2}", outside(text)), text
