@@ -10,7 +10,7 @@ import sys
 CODE = "eo"
 # Signs and forms, which have no words; their parts are other sentences.
 BARE = {"point", "day", "date", "date_clock", "exact", "moment", "quantity", "percent", "answer",
-        "answer_with_numbers", "in_room", "reading"}
+        "in_room", "reading"}
 LISTS = {"weekdays": " ", "months": " ", "compass": " "}        # words, and what is between them
 
 
