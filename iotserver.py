@@ -3668,7 +3668,7 @@ SENTENCES = {
     "spark": "Last 24 hours: {low} to {high}", "chart_failed": "This chart could not be drawn.",
     "chart_range": "Range of the chart", "chart_time": "Time on the chart",
     "cooler_times": "When it was cooler outside / from / until",
-    "low": "Low {value} at {at}", "high": "High {value} at {at}",
+    "today": "Today: low {low} at {low_at}, high {high} at {high_at}",
     "as_yesterday": "as warm as yesterday", "warmer_than_yesterday": "{d} warmer than a day ago",
     "cooler_than_yesterday": "{d} cooler than a day ago", "no_reading_yet": "no reading yet",
     "stations": "Stations", "exact_times": "Exact times", "never": "never", "every": "every {ago}",
@@ -4574,13 +4574,16 @@ section, figure { padding: var(--pad); border-radius: var(--round); background: 
 .both { font-weight: 600; margin-top: .35rem } .answer :is(.both, .reason) { font-size: 1.125rem }
 .unsure { font-size: var(--small); margin-top: .5rem }
 .zone { color: var(--dim); font-size: var(--small); padding: 0 var(--pad) }
-.answer small { display: block; color: inherit; letter-spacing: 0 }
-.answer .reason { margin-top: 0 }
+.answer small { display: block; color: inherit; letter-spacing: 0 } .answer .reason { margin: 0 }
 .answer summary { font-size: var(--lead); font-weight: 600; line-height: 1.3; color: inherit }
 .answer details { border-top: 1px solid #fff5; margin-top: .75rem }
 .stale { font-weight: 600; padding-block: .25rem }
 .stale:empty { display: none }
-.lost :is(.answer, .pill) { background-image: linear-gradient(#0006, #0006) }
+.pill:not(.open) { background: none; color: inherit } .pill.close { border-color: var(--close) }
+.pill.cold { border-color: var(--cold) } .pill.comfortable { border-color: var(--comfortable) }
+.pill.unknown { border-color: var(--unknown) } [aria-pressed=true] { outline: 2px solid }
+.silent .big { color: var(--dim) } .silent time { font-weight: 700; color: var(--ink) }
+.lost :is(.answer, .pill.open) { background-image: linear-gradient(#0006, #0006) }
 .lost :is(.answer, .rows) :is(h1, h2, .big, .pill, summary, .both) { font-weight: 400 }
 .lost .rows :is(h2, .big) { color: var(--dim) }
 .open { background: var(--open) } .close { background: var(--close) }
@@ -4593,7 +4596,7 @@ section, figure { padding: var(--pad); border-radius: var(--round); background: 
 .rows h2 { flex-grow: 1 } .rows li > p { flex-basis: 100% }
 .rows .big { flex-basis: auto; margin-left: auto; line-height: 1.15; white-space: nowrap }
 .rows .big { font-size: var(--number); color: var(--ink) }
-.many .big { font-size: var(--row) }
+.many .big { font-size: var(--row) } .many li { padding: .3rem 0 }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)) }
 .tiles { gap: var(--gap) 1.25rem; margin-top: .25rem }
 .tiles b { display: block; font-weight: 400; font-size: 1.4rem; line-height: 1.25 }
@@ -4659,6 +4662,30 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
   .rows ul { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem }
   .rows li:nth-child(2) { border-top: 0 }
 }
+@media (min-width: 70rem) {     /* a banner; below it numbers left, chart right */
+  main { max-width: 90rem; grid-template: auto / 25rem 1fr; gap: 0 var(--gap) }
+  main { grid-template-rows: repeat(39, auto) 1fr } main > * { margin-bottom: var(--gap) }
+  main > :first-child { grid-column: 1 / -1 } main > figure { grid-area: 2 / 2 / 41; margin: 0 }
+  .answer { grid-template-columns: auto 1fr minmax(20rem, 28rem) }
+  .answer > * { grid-column: 1 / 3 } .answer .window { justify-self: start }
+  .answer :is(details, .unsure) { grid-area: 1 / 3 / span 3; align-self: center; margin: 0 }
+  .answer details { border: 0; border-left: 1px solid #fff5; padding-left: 1.5rem }
+  .rows ul { display: block } .rows li:nth-child(2) { border-top: 1px solid var(--line) }
+  figure svg text { font-size: min(.34rem, 8px) }
+}
+@media print {
+  :root { --ink: #000; --dim: #333; --paper: #fff; --card: #fff; --line: #bbb; --cool: #ddd }
+  .answer, .pill.open { color: #000; background: none; border: 2px solid }
+  nav, input, output, button, summary::after { display: none }
+}
+@media (forced-colors: active) {
+  section, figure, button, nav a, .swatch { border: 1px solid }
+  .swatch, figure svg { forced-color-adjust: none } .swatch { color: #000; background-color: #fff }
+  figure svg { background: var(--card) }
+}
+@media screen and (prefers-reduced-motion: no-preference) {
+  .answer { transition: background-color .6s }
+}
 """
 
 SCRIPT = """
@@ -4686,6 +4713,7 @@ function ago(ms) {
   return say('ago', {ago: say(key, {n: Math.floor(s / length)})});
 }
 function tellTimes() {
+  find('button')?.setAttribute('aria-pressed', isExact);
   for (const time of document.querySelectorAll('time')) {
     const ms = Date.parse(time.dateTime);
     time.textContent = isExact ? stamp(ms, 'moment', '2-digit') : ago(ms);
@@ -4807,7 +4835,7 @@ document.addEventListener('click', event => {
     event.preventDefault();
     history.replaceState(null, '', link.href);
     refresh();
-  } else if (event.target.closest('time, button')) {
+  } else if (event.target.closest('button')) {
     isExact = !isExact;
     tellTimes();
   }
@@ -5325,8 +5353,9 @@ MAX_PAGES = 64                  # pages kept: one for each range, unit, language
 RANGES = {"24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY, "1y": 365 * DAY}
 DAILY = {"30d", "1y"}           # ranges in which a point is a day
 # Points of all lines of the chart together, and of one tile, so that a page stays below 60 KB.
-CHART_POINTS, SPARK_POINTS = 480, 36
+CHART_POINTS, SPARK_POINTS = 460, 36
 MAX_TILES = 30                  # tiles on a page; further values are listed with their station
+FEW_PLACES = 3                  # up to which each has its low and high
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
 STALE = 30 * DAY                # silence after which a station without a role is folded away
@@ -5512,23 +5541,25 @@ def render_legend(chart: Chart, lines: list[Line]) -> list[Markup]:
 
 
 ROWS = Template('<section class="rows$css"><ul>$rows</ul></section>\n')
-ROW = Template('<li><h2 class="$css">$name</h2> $pill$humidity<p class="big">$value'
+ROW = Template('<li class="$state"><h2 class="$css">$name</h2> $pill$humidity<p class="big">$value'
                '<small>$unit</small></p>\n<p>$status</p>$day$note</li>\n')
 PILL = Template('<b class="pill $css">$answer</b> ')
 HUMIDITY = Template('<span class="second"><span class="say">$name </span>$value</span>')
 LINE_BELOW = Template('<p class="$css">$text</p>')
 
 
-async def say_day(reader: Reader, place: Place, locale: Locale, heard: int) -> str:
-    """The lowest and the highest temperature of the day of the newest reading."""
-    series, start = cast(int, place.series), find_midnight(heard, locale.zone)
+async def say_day(reader: Reader, place: Place, locale: Locale, heard: int, now: int) -> str:
+    """The lowest and the highest temperature of the present day."""
+    series, start = cast(int, place.series), find_midnight(now, locale.zone)
     found = await reader.extremes(series, start, heard + 1)
     if any(len(reader.recent(series, ms - SAYING_TIME, ms + 1)) < 3 for ms, _ in found):
         found = find_extremes(read_believed(reader, place, start, heard + 1))   # may be doubted
-    return " · ".join(
-        locale.say(key, value=locale.say_number(in_unit(value, locale.unit)),
-                   at=locale.say_time(ms))
-        for key, (ms, value) in zip(("low", "high"), found, strict=False))
+    if not found:
+        return ""
+    (low_at, low), (high_at, high) = found[0], found[-1]
+    return locale.say("today", low_at=locale.say_time(low_at), high_at=locale.say_time(high_at),
+                      **{key: locale.say_number(in_unit(value, locale.unit))
+                         for key, value in (("low", low), ("high", high))})
 
 
 def read_believed(reader: Reader, place: Place, start: int, end: int) -> list[Sample]:
@@ -5556,20 +5587,22 @@ def join_parts(parts: Iterable[Markup | str]) -> list[Markup | str]:
 
 
 async def render_place(reader: Reader, place: Place, fields: list[Latest], locale: Locale,
-                       now: int, is_row: bool = False) -> Markup:
+                       now: int, is_row: bool, has_day: bool) -> Markup:
     """A temperature in large digits with humidity, and the day's lowest and highest. A room's row
-    also has its answer, and when that changes."""
+    also has its answer, and when that changes. Of a silent station the time comes first."""
     value, unit, status, heard, day = "–", "", [], place.heard, ""
     if place.said:
         heard, celsius = place.last.time, place.last.shown
         value = locale.say_number(in_unit(celsius, locale.unit))
         unit = locale.say_quantity("", f"°{locale.unit}")
         status = [say_trend(place.readings, now, locale)]
-        day = await say_day(reader, place, locale, heard)
+        day = await say_day(reader, place, locale, heard, now) if has_day else ""
     change = say_change(place, now, locale) if is_row else ""
     if change or place.said:                    # on a narrow phone both would not fit into a line
         status = [change] if change else [*status, say_yesterday(reader, place, locale)]
-    status += [render_ago(heard, locale, now) if heard else locale.say("no_reading_yet")]
+    ago = render_ago(heard, locale, now) if heard else locale.say("no_reading_yet")
+    is_silent = now > place.last.end
+    status = [ago, *status] if is_silent else [*status, ago]
     humidity = [HUMIDITY(name=say_label("humidity", locale), value=locale.say_quantity(
                     f"{series.value:.0f}", "%")) for series in fields
                 if series.kind == "humidity" and isinstance(series.value, (int, float))]
@@ -5577,13 +5610,14 @@ async def render_place(reader: Reader, place: Place, fields: list[Latest], local
     if is_row and place.verdict and place.verdict.difference is None:
         note = f"{say_verdict(place, now, locale)[1]} {note}".strip()
     # On a narrow phone a row has no room for humidity beside its answer and its number.
-    below = join_parts([*humidity * is_row, day])
+    status[1:1] = humidity * is_row
     pill = [PILL(answer=answer, css=css) for answer, css in (
         [choose_answer(place.verdict, locale)] if is_row and place.verdict else [])]
     return ROW(
-        css=place.css, name=place.name, value=value, unit=unit, pill=pill,
+        css=place.css, state="silent" if is_silent else "heard", name=place.name, value=value,
+        unit=unit, pill=pill,
         humidity=[] if is_row else humidity, status=join_parts(status),
-        day=LINE_BELOW(css="day", text=below) if below else "",
+        day=LINE_BELOW(css="day", text=day) if day else "",
         note=LINE_BELOW(css="note", text=note) if note else "")
 
 
@@ -5646,20 +5680,17 @@ def render_until(room: Place, now: int, locale: Locale, since: int | None) -> Ma
 
 
 async def render_numbers(reader: Reader, shown: list[Place], latest: Mapping[str, list[Latest]],
-                         locale: Locale, now: int) -> list[Markup]:
-    """A row for each room but the first; then the numbers of the headline, and those of outside
-    stations that no room is compared with."""
+                         locale: Locale, now: int) -> Markup | str:
+    """The numbers of the headline, a row for each other room with its answer, and outside stations
+    that the first is not compared with. Of many, only the first two have their low and high."""
     rooms = [room for room, _ in rank_rooms(shown)]
     first = [place for room in rooms[:1] for place in (room, room.outside) if place]
     names = {place.name for place in (*first, *rooms)}
-    rest = [place for place in shown if place.name not in names]
-    css = " many" if len(shown) > 3 else ""
-
-    async def render(places: list[Place], *, is_row: bool) -> list[Markup]:
-        rows = [await render_place(reader, place, latest.get(place.name, []), locale, now, is_row)
-                for place in places]
-        return [ROWS(css=css, rows=rows)] if rows else []
-    return await render(rooms[1:], is_row=True) + await render(first + rest, is_row=False)
+    rows = [await render_place(
+        reader, place, latest.get(place.name, []), locale, now, place in rooms[1:],
+        len(shown) <= FEW_PLACES or number < 2) for number, place in enumerate(
+            [*first, *rooms[1:], *(place for place in shown if place.name not in names)])]
+    return ROWS(css=" many" if len(shown) > FEW_PLACES else "", rows=rows) if rows else ""
 
 
 TILES = Template('<section><h2 class="$css">$name</h2><ul class="tiles">$tiles</ul></section>\n')
@@ -10875,17 +10906,12 @@ TRANSLATIONS = {
         "Quand il faisait plus frais dehors / début / fin",
         "Cuándo hizo más fresco fuera / desde / hasta",
         "Quando fuori era più fresco / da / a"),
-    "low": (
-        "Tiefstwert {value} um {at}",
-        "Min {value} à {at}",
-        "Mín {value} a las {at}",
-        "Min {value} alle {at}"),
-    "high": (
-        "Höchstwert {value} um {at}",
-        "Max {value} à {at}",
-        "Máx {value} a las {at}",
-        "Max {value} alle {at}"),
     "as_yesterday": ("so warm wie gestern", "comme hier", "como ayer", "come ieri"),
+    "today": (
+        "Heute: Tiefstwert {low} um {low_at}, Höchstwert {high} um {high_at}",
+        "Aujourd’hui~: min {low} à {low_at}, max {high} à {high_at}",
+        "Hoy: mín {low} a las {low_at}, máx {high} a las {high_at}",
+        "Oggi: min {low} alle {low_at}, max {high} alle {high_at}"),
     "warmer_than_yesterday": (
         "{d} wärmer als gestern", "{d} de plus qu’hier", "{d} más que ayer", "{d} in più di ieri"),
     "cooler_than_yesterday": (

@@ -418,11 +418,13 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     assert unit == "C" or not re.search(r"\d:\d\d(?!\s[AP]M)", text)
     expect(page.locator("details td").last).to_have_text(lately)
     page.locator("summary").first.click()
-    seen = page.locator("time").first
-    seen.click()
+    seen, button = page.locator("time").first, page.get_by_role("button", name="Exact times")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
     expect(seen).to_have_text(re.compile(str(now.year)))
     assert bool(re.search("[AP]M", seen.inner_text())) == (unit == "F")
-    page.get_by_role("button", name="Exact times").press("Enter")       # back again, by keyboard
+    button.press("Enter")       # back again, by keyboard
     expect(seen).to_have_text(re.compile("ago"))
     picture(page, f"locale-{locale}")
     expect(page.locator("details")).to_have_attribute("open", "")
@@ -780,7 +782,9 @@ def test_four_rooms_and_the_beginning_of_the_chart_are_on_one_screen(run, start,
     house = many_rooms(run, start)
     page = visit(house.address, locale=locale)
     expect(headline(page)).to_have_text(re.compile("Schlafzimmer oben"))
-    assert page.locator("figure").bounding_box()["y"] < 844
+    assert page.locator("figure svg").bounding_box()["y"] < 844, "not only the card"
+    silent = page.locator(".silent")
+    assert silent.count() == 0
     assert page.locator(".pill").all_inner_texts() == ["closed"] * 3
     colors = page.locator("h2[class^=hue]").evaluate_all(
         "all => all.map(e => getComputedStyle(e).color)")
@@ -816,6 +820,44 @@ def test_no_word_breaks_and_nothing_is_cut_off(run, start, visit, width, size):
     assert float(after[:-2]) == float(before[:-2]) * int(size[:-1]) / 100
     assert page.evaluate(BROKEN) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+def test_on_a_large_screen_all_is_seen_without_scrolling(house, visit, width, height):
+    """A banner, below it the numbers left and the chart right."""
+    day_of_weather(house)
+    page = visit(house.address, viewport={"width": width, "height": height})
+    boxes = {query: page.locator(query).first.bounding_box()
+             for query in (".answer", ".rows", "figure", "figure svg")}
+    assert boxes["figure"]["x"] > boxes[".rows"]["x"] + 390
+    assert abs(boxes["figure"]["y"] - boxes[".rows"]["y"]) < 2
+    assert boxes["figure svg"]["y"] + boxes["figure svg"]["height"] < height
+    if height == 1080:
+        assert boxes["figure"]["y"] + boxes["figure"]["height"] <= height
+
+
+def test_on_paper_the_answer_is_black_and_no_control_is_printed(house, visit):
+    day_of_weather(house)
+    page = visit(house.address, color_scheme="dark")
+    page.emulate_media(media="print")
+    style = page.locator(".answer").evaluate(
+        "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]")
+    assert style == ["rgb(0, 0, 0)", "rgba(0, 0, 0, 0)"]
+    for control in ("nav", "input", "output", "button"):
+        expect(page.locator(control).first).to_be_hidden()
+
+
+def test_a_silent_stations_number_is_dim_and_its_age_comes_first(house, visit):
+    house.put_forward(120)
+    page = visit(house.address)
+    row = page.locator(".rows li").first
+    expect(row).to_have_class("silent")
+    assert re.match(r"\d h ago", row.locator("p").nth(1).inner_text())
+    weight, = {row.locator("time").evaluate("e => getComputedStyle(e).fontWeight")}
+    assert weight == "700"
+    ink, dim = (page.locator(query).first.evaluate("e => getComputedStyle(e).color")
+                for query in ("h2", ".silent .big"))
+    assert ink != dim
 
 
 def test_what_is_touched_is_as_high_as_a_finger_and_what_takes_focus_does_something(house, visit):

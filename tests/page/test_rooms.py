@@ -48,7 +48,8 @@ def test_headline_of_the_most_urgent_room(house):
     assert page.verdict == "attic Open the windows: it is 5 °C cooler outside."
     assert page.one("title") == "Open the windows"
     assert [text.split(" ")[0] for _, text in page.all("li")[:4]] == [
-        "bath", "cellar", "attic", "garden"]
+        "attic", "garden", "bath", "cellar"]
+    assert ["Today: " in text for _, text in page.all("li")[:4]] == [True, True, False, False]
     assert page.all("main")[0][0]["data-state"] == "open unknown comfortable"
 
 
