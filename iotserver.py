@@ -1860,7 +1860,8 @@ def read_sensors(db: sqlite3.Connection, *kinds: str) -> list[Sensor]:
         SELECT name, heard, series.id, label, field_kind(field, label) AS kind
         FROM series JOIN station ON station.id = series.station
         WHERE role = 'outside' AND (field = 2 OR label LIKE 'pm2.5%' OR label LIKE '%rain%')
-        AND kind IN (SELECT value FROM json_each(?)) LIMIT ?""", (json.dumps(kinds), MAX_SENSORS))]
+        AND kind IN (SELECT value FROM json_each(?)) ORDER BY series.id LIMIT ?""",
+        (json.dumps(kinds), MAX_SENSORS))]
 
 
 def is_thermometer(reader: Reader, station: Station) -> bool:
