@@ -10100,10 +10100,14 @@ COMMANDS.append(Command(
 # 27. Demo
 #    Law: the house is simulated and never touches a real database.
 # ------------------------------------------------------------------------------------------------
-DEMO_STATIONS = (("inside", "5c:cf:7f:3b:0d:e8"), ("outside", "6c:rf:7f:2b:0e:g8"))
+DEMO_STATIONS = (                # name, MAC, role
+    ("inside", "5c:cf:7f:3b:0d:e8", "inside"), ("outside", "6c:rf:7f:2b:0e:g8", "outside"),
+    ("bedroom", "5c:cf:7f:21:a4:07", "inside"))
 DEMO_SUNRISE = 5.5              # hours after midnight here, as in Central Europe in July
 DEMO_DAYLIGHT = 14.0            # hours from sunrise to sunset
-SENTENCES["demo"] = "This is a demo: two simulated stations in a heat wave, whatever the season."
+DEMO_HEAT = 14 * DAY            # of heat wave, before which the year had its seasons
+DEMO_WINTER = 18.0              # °C by which half a year ago was colder
+SENTENCES["demo"] = "This is a demo: a simulated house in a heat wave, whatever the season."
 
 
 def wander(ms: int, period: int) -> float:
@@ -10114,11 +10118,16 @@ def wander(ms: int, period: int) -> float:
     return before + (after - before) * (1 - math.cos(math.pi * rest / period)) / 2
 
 
+def simulate_clouds(ms: int) -> float:
+    """How much of the sky they cover, from 0 to 1."""
+    return min(1.0, max(0.0, 0.3 + 0.6 * wander(ms, 31 * HOUR)))
+
+
 def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
     """Degrees Celsius, and the sun's strength from 0 to 1, in a zone offset ms ahead of UTC. Days
     differ in heat and clouds. The temperature rises like a sine and falls like an exponential
     (Parton and Logan 1981)."""
-    clouds = min(1.0, max(0.0, 0.3 + 0.6 * wander(ms, 31 * HOUR)))
+    clouds = simulate_clouds(ms)
     hour = (ms + offset - DEMO_SUNRISE * HOUR) % DAY / HOUR
     day, night = min(hour, DEMO_DAYLIGHT), max(0, hour - DEMO_DAYLIGHT) / (24 - DEMO_DAYLIGHT)
     shape = math.sin(math.pi * day / (DEMO_DAYLIGHT + 3.7)) * (
@@ -10129,43 +10138,67 @@ def simulate_outside(ms: int, offset: int) -> tuple[float, float]:
     return 20 + spells + noise + 15 * (1 - 0.2 * clouds) * shape, sun
 
 
+def simulate_humidity(celsius: float, dew: float) -> float:
+    """% at a temperature, from the dew point in °C: Magnus' formula, as in dew_point."""
+    damp, wet = (17.62 * value / (243.12 + value) for value in (dew, celsius))
+    return round(min(97.0, 100 * math.exp(damp - wet)), 1)
+
+
 class DemoHouse:
-    """A room that follows the weather and the sun; its windows open when that cools it."""
+    """Two rooms that follow the weather and the sun; their windows open when that cools them. It
+    begins a year before the heat wave's last day."""
 
     def __init__(self, start: int):
-        self.at, self.inside = start, 26.0
+        self.at, self.summer = start, start + 365 * DAY
+        self.rooms = [26.0, 25.0]
 
-    def advance(self, now: int) -> tuple[float, float]:
-        """Move on to now, and return what the stations measure, in the order of DEMO_STATIONS."""
+    def advance(self, now: int) -> tuple[dict[int, float], ...]:
+        """Move on to now, and return what the stations measure by field, in the order of
+        DEMO_STATIONS."""
         local = datetime.fromtimestamp(now / 1000).astimezone().utcoffset() or timedelta()
         outside, sun = simulate_outside(now, local // MILLISECOND)
-        is_open = self.inside > 25 and outside < self.inside - 0.5 and sun < 0.1
-        share = 1 - math.exp((self.at - now) / ((20 if is_open else 60) * HOUR))
-        self.inside = max(24.8, self.inside + (outside - 0.2 + 3 * sun - self.inside) * share)
+        past = max(0, self.summer - now - DEMO_HEAT) / (365 * DAY - DEMO_HEAT)
+        cold = DEMO_WINTER * (1 - math.cos(math.tau * past)) / 2
+        outside -= cold
+        for i, (glass, least) in enumerate(((3, 24.8), (1.5, 24.0))):
+            inside = self.rooms[i]
+            is_open = inside > least + 0.2 and outside < inside - 0.5 and sun < 0.1
+            share = 1 - math.exp((self.at - now) / ((20 if is_open else 60) * HOUR))
+            self.rooms[i] = max(least - cold / 4, inside + (
+                outside - 0.2 + glass * sun - inside) * share)      # heated in winter
         self.at = now
-        return round(self.inside + 0.1 * wander(now, 7 * MINUTE), 1), round(outside, 1)
+        dew = min(outside - 0.5, 13 - 0.8 * cold + 2 * wander(now, 3 * DAY))
+        rain = 12 * max(0, simulate_clouds(now) - 0.7) * max(0, wander(now, 2 * HOUR))
+        first, second = ({1: round(inside + 0.1 * wander(now, 7 * MINUTE), 1),
+                          2: simulate_humidity(inside, max(dew, 4) + 1)} for inside in self.rooms)
+        return first, {1: round(outside, 1), 2: simulate_humidity(outside, dew),
+                       3: round(1015 + 8 * wander(now, 53 * HOUR), 1), 4: round(rain, 1)}, second
 
     def send(self, server: Server) -> None:
         """Store a reading of each simulated station, in the way of real ones."""
         now = server.now()
-        for (_, mac), value in zip(DEMO_STATIONS, self.advance(now), strict=True):
-            server.writer.add(server.writer.by_mac[mac], Reading(1, value, 0, None), now)
+        for (_, mac, _), values in zip(DEMO_STATIONS, self.advance(now), strict=True):
+            server.writer.add_entry(server.writer.by_mac[mac], now, values, now)
         server.turn.end()
 
 
 def fill_demo(writer: Writer, now: int) -> DemoHouse:
-    """Register two stations and store a year of their readings."""
+    """Register the stations and store a year of temperatures, with all the rest of the last
+    days."""
     house = DemoHouse(now - 365 * DAY)
-    for name, mac in DEMO_STATIONS:
-        writer.add_station(name, mac, name, hash_key(secrets.token_hex()).hex(), now)
-    writer.import_rows(((ms, name, mac, 1, value, None)
-                        for ms in range(house.at, now, 10 * MINUTE) for (name, mac), value
-                        in zip(DEMO_STATIONS, house.advance(ms), strict=True)), now)
+    for name, mac, role in DEMO_STATIONS:
+        writer.add_station(name, mac, role, hash_key(secrets.token_hex()).hex(), now)
+    writer.label("outside", 4, "Rain mm/h")
+    writer.import_rows(((ms, name, mac, field, value, None)
+                        for ms in range(house.at, now, 10 * MINUTE) for (name, mac, _), values
+                        in zip(DEMO_STATIONS, house.advance(ms), strict=True)
+                        for field, value in values.items()
+                        if field == 1 or ms > now - DEMO_HEAT), now)
     return house
 
 
 def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | None:
-    """With --demo, the path of a temporary database whose stations go on sending."""
+    """Make the demo database and the job that keeps feeding it; return its path."""
     if not args.demo:
         return None
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.db"
@@ -10177,7 +10210,7 @@ def make_demo(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path | N
 
 SETTINGS.append(Setting(
     "demo", None, "", parse_switch,
-    "serve a temporary database with two simulated stations and a year of history"))
+    "serve a temporary database with a simulated house and a year of its history"))
 STAND_INS.append(make_demo)
 
 
@@ -10684,14 +10717,14 @@ TRANSLATIONS = {
         "{name} ha ricevuto la misura di {at}, ma non ce l’ha. Conserva misure così vecchie? "
         "VictoriaMetrics: -retentionPeriod=100y; InfluxDB: la retention policy del database."),
     "demo": (
-        "Dies ist eine Vorführung: zwei simulierte Stationen in einer Hitzewelle, gleich welche "
-        "Jahreszeit ist.",
-        "Ceci est une démonstration~: deux stations simulées pendant une canicule, quelle que "
-        "soit la saison.",
-        "Esto es una demostración: dos estaciones simuladas en una ola de calor, sea cual sea "
-        "la época del año.",
-        "Questa è una dimostrazione: due stazioni simulate in un’ondata di caldo, qualunque sia "
-        "la stagione."),
+        "Das ist eine Vorführung: ein simuliertes Haus in einer Hitzewelle, egal zu welcher "
+        "Jahreszeit.",
+        "Ceci est une démonstration~: une maison simulée en pleine canicule, quelle que soit la "
+        "saison.",
+        "Esto es una demostración: una casa simulada en plena ola de calor, sea cual sea la "
+        "estación del año.",
+        "Questa è una dimostrazione: una casa simulata durante un’ondata di caldo, in qualsiasi "
+        "stagione."),
     "stored": (
         "Gespeichert / Diese Messung ist Eintrag {entry}. / Sie steht schon auf der Seite.",
         "Enregistré / Cette mesure est l’entrée {entry}. / Elle est déjà sur la page.",
