@@ -192,6 +192,9 @@ END
 # C or F on the page; without it, the page follows the browser's language.
 #IOTSERVER_UNITS=F
 
+# en, de, fr, es or it; without it, the page follows the browser, and messages are in English.
+#IOTSERVER_LANGUAGE=de
+
 # The warmest comfortable temperature inside.
 #IOTSERVER_COMFORT=72F
 
@@ -218,6 +221,9 @@ END
 
 # No messages in these hours.
 #IOTSERVER_QUIET="22:30-07:00 Europe/Berlin"
+
+# The language of the test and of the message of alive=; all others have that of the server.
+#IOTSERVER_LANGUAGE=de
 
 END
 }
