@@ -3677,6 +3677,7 @@ SENTENCES = {
     "history": "History since {day}", "no_history": "No history yet",
     "beyond": "And {n} more, in /api/stations.",
     "more_rooms": "And 1 more room, less urgent. / And {n} more rooms, less urgent.",
+    "week": "Cooler outside for {hours} h this week; hottest {outside} outside, {inside} inside.",
     "daily_range": "daily low to high",
     "day_range": "{day}: {name} {low} to {high}, mean {mean}",
     "day_so_far": "{day}: {name} {low} to {high} so far",
@@ -4684,9 +4685,7 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
   .swatch, figure svg { forced-color-adjust: none } .swatch { color: #000; background-color: #fff }
   figure svg { background: var(--card) }
 }
-@media screen and (prefers-reduced-motion: no-preference) {
-  .answer { transition: background-color .6s }
-}
+@media screen and (prefers-reduced-motion: no-preference) { .answer { transition: .6s } }
 """
 
 SCRIPT = """
@@ -5387,6 +5386,11 @@ def choose_answer(verdict: Verdict, locale: Locale) -> tuple[str, str]:
     return locale.say(f"pill_{answer}"), "cold" if verdict.is_cold else answer
 
 
+AMERICAN = {                    # with °F: the unit, its size, and digits behind the point
+    "m/s": ("mph", 2.23694, 1), "mm": ("in", 1 / 25.4, 2), "mm/h": ("in/h", 1 / 25.4, 2),
+    "hPa": ("inHg", 0.02953, 2)}
+
+
 def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
     """A field's newest value as people read it, and its unit with the space before it. The value
     of a direction is a point of the compass, and its unit the degrees."""
@@ -5399,6 +5403,10 @@ def say_field(series: Latest, locale: Locale) -> tuple[str, str]:
     if unit == "°" and re.search("wind|direction", name):
         points = locale.say("compass").split()
         return points[round(value % 360 / 22.5) % 16], f" {value % 360:.0f}°"
+    if locale.unit == "F" and unit in AMERICAN:
+        there, factor, digits = AMERICAN[unit]
+        return (locale.say_digits(f"{value * factor:.{digits}f}"),
+                locale.say_quantity("", there))
     is_whole = unit == "%" or 100 <= abs(value) < 1e5
     return (f"{value:.0f}" if is_whole else locale.say_number(value, is_short=True),
             locale.say_quantity("", unit))
@@ -5471,7 +5479,7 @@ FIGURE = Template('<figure class="$css"><nav aria-label="$range">$links</nav>\n$
 NO_LINES = Template('<p>$text</p>\n')
 READOUT = Template('<output data-touch="$touch" data-point="$point"></output>\n$chart<input '
                    'type="range" max="$last" step="$step" min="$first" value="$value" '
-                   'aria-label="$label">\n<figcaption>$swatches$spans</figcaption>\n')
+                   'aria-label="$label">\n<figcaption>$swatches$week$spans</figcaption>\n')
 SWATCH = Template('<span class="swatch $css">$text</span>')
 SPANS = Template("<details><summary>$title</summary><table><thead>\n<tr><th>$start</th>"
                  "<th>$end</th></tr></thead><tbody>$rows</tbody></table></details>")
@@ -5513,7 +5521,20 @@ def render_figure(places: list[Place], lines: list[Line], view: View, now: int, 
         chart=render_chart(chart), value=STEPS * length // (chart.end - chart.start),
         first=f"{first:.4g}", step=f"{step:.4g}", last=f"{last:.5g}",
         swatches=render_legend(chart, lines),
+        week=NOTE(text=say_week(chart, rooms[0][0], spans))
+        if spans and view.range == "7d" else "",
         spans=SPANS(title=title, start=start, end=end, rows=rows) if rows else ""))
+
+
+def say_week(chart: Chart, room: Place, spans: list[tuple[int, int]]) -> str:
+    """How long it was cooler outside, and how hot it was. Nobody knows what the windows did."""
+    hottest = {line.name: max((p.maximum for p in line.points), default=math.nan)
+               for line in chart.lines}
+    inside, outside = (
+        chart.locale.say_quantity(chart.locale.say_number(hottest[place.name]), chart.unit)
+        for place in (room, cast(Place, room.outside)))
+    return chart.locale.say("week", hours=round(sum(b - a for a, b in spans) / HOUR),
+                            inside=inside, outside=outside)
 
 
 def find_steps(chart: Chart) -> tuple[float, float, float]:
@@ -10576,6 +10597,15 @@ TRANSLATIONS = {
         "{inside} in casa, {outside} fuori."),
     "daily_range": (
         "Tagestief bis -hoch", "min à max du jour", "mín a máx del día", "min – max del giorno"),
+    "week": (
+        "Diese Woche {hours}~h draußen kühler; am heißesten {outside} draußen, {inside} "
+        "drinnen.",
+        "Plus frais dehors pendant {hours}~h cette semaine^; au plus chaud {outside} dehors, "
+        "{inside} dedans.",
+        "Más fresco fuera durante {hours}~h esta semana; máximas {outside} fuera, {inside} "
+        "dentro.",
+        "Più fresco fuori per {hours}~h questa settimana; massime {outside} fuori, {inside} "
+        "in casa."),
     "day_range": (
         "{day}: {name} {low} bis {high}, Mittel {mean}",
         "{day}~: {name} {low} à {high}, moyenne {mean}",

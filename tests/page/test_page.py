@@ -777,6 +777,8 @@ def test_each_field_of_a_console_is_on_the_page_with_its_unit(house):
     american = console(house, units="F", file="us.db").page()
     assert "temperature 70.7 °F" in american.text
     assert "°C" not in american.text
+    assert "pressure 29.90 inHg wind 7.2 mph gusts 11.4 mph" in american.text
+    assert "rain 0.06 in/h" in american.text
 
 
 @pytest.mark.parametrize(("degrees", "word"), [
@@ -881,3 +883,13 @@ def test_days_have_their_names_in_their_middle(home):
     assert len(names) >= 6
     midnight = iot.LEFT + iot.INNER - 14 / 24 * per_day
     assert names["Sun"] == pytest.approx(midnight - per_day / 2, abs=0.3)   # now is a Monday
+
+
+def test_a_week_in_a_sentence_on_seven_days_only(home):
+    home.store("inside", range(-7 * 1440, -40, 60), 27.9)
+    home.store("outside", range(-7 * 1440, -40, 60), [
+        34.3 if m // 60 % 24 < 12 else 20 for m in range(-7 * 1440, -40, 60)])
+    said = "Cooler outside for 84 h this week; hottest 34.3 °C outside, 28.0 °C inside."
+    assert said in home.page("/?range=7d").text
+    for name in ("24h", "30d", "1y"):
+        assert "this week" not in home.page(f"/?range={name}").text
