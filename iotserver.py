@@ -987,13 +987,7 @@ MIGRATIONS = ("""
         last    INTEGER NOT NULL,
         PRIMARY KEY (station, first)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE series (
-        id      INTEGER PRIMARY KEY,    -- from 0: SQLite keeps 0 and 1 in no bytes at all
-        station INTEGER NOT NULL REFERENCES station,
-        field   INTEGER NOT NULL CHECK (field BETWEEN 1 AND 9),
-        label   TEXT,
-        UNIQUE (station, field)
-    ) STRICT;
+    CREATE TABLE series (id, station, field, label);            -- the next text makes it anew
     CREATE TABLE reading (              -- clustered: a series lies together, in order of time
         series INTEGER NOT NULL,
         time   INTEGER NOT NULL,
@@ -1022,20 +1016,14 @@ MIGRATIONS = ("""
         pruned  INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (series, hour)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE receipt (              -- seq of a stored reading, to answer its repetition
-        station INTEGER NOT NULL REFERENCES station,
-        field   INTEGER NOT NULL,
-        seq     TEXT NOT NULL,
-        entry   INTEGER NOT NULL,
-        time    INTEGER NOT NULL,       -- when it arrived
-        PRIMARY KEY (station, field, seq)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX receipt_time ON receipt (time);
+    CREATE TABLE receipt (station, field, seq, entry);          -- likewise
 """, f"""
     ALTER TABLE station ADD COLUMN silence INTEGER NOT NULL DEFAULT {SILENT_AT_LEAST};
     ALTER TABLE series RENAME TO old_series;
     CREATE TABLE series (
-        id      INTEGER PRIMARY KEY AUTOINCREMENT,      -- never used again: listeners know it
+        -- From 0, since SQLite keeps 0 and 1 in no bytes at all; never used again, since listeners
+        -- know it.
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
         station INTEGER NOT NULL REFERENCES station,
         field   INTEGER NOT NULL CHECK (field BETWEEN 1 AND 9),
         label   TEXT,
@@ -1062,16 +1050,6 @@ MIGRATIONS = ("""
         time        INTEGER NOT NULL,   -- since then it is true; then it was told
         PRIMARY KEY (destination, station, topic)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE outcome (              -- of the forecasts of full hours; empty: worked out anew
-        inside   INTEGER NOT NULL,      -- series
-        outside  INTEGER NOT NULL,
-        asked    INTEGER NOT NULL,
-        event    TEXT NOT NULL,
-        score    REAL NOT NULL,
-        error    INTEGER NOT NULL,
-        baseline INTEGER NOT NULL,
-        PRIMARY KEY (inside, outside, asked)
-    ) STRICT, WITHOUT ROWID;
     CREATE TABLE forward (              -- who gets all readings: a hash of the engine's address
         target TEXT PRIMARY KEY,
         asked  INTEGER NOT NULL         -- when it was last asked for what is next, about
@@ -1082,7 +1060,7 @@ MIGRATIONS = ("""
         entry  INTEGER NOT NULL
     ) STRICT;
 """, """
-    DROP TABLE outcome;                 -- forecasts follow from readings alone
+    DROP TABLE IF EXISTS outcome;       -- an older second text made it
     ALTER TABLE station ADD COLUMN offset REAL NOT NULL DEFAULT 0;      -- °C; of field 1
     CREATE TABLE course (               -- what the verdict of a room goes on from after a restart
         station      INTEGER PRIMARY KEY REFERENCES station,    -- the inside one

@@ -101,13 +101,79 @@ def test_seqs_of_other_fields_and_stations_are_others():
 
 # -- files of an older version --------------------------------------------------------------------
 
+FIRST_LAYOUT = """
+CREATE TABLE station (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    name       TEXT NOT NULL UNIQUE,
+    mac        TEXT NOT NULL UNIQUE,
+    role       TEXT CHECK (role IN ('inside', 'outside')),
+    key        BLOB UNIQUE,
+    next_key   BLOB UNIQUE,
+    read_key   BLOB,
+    created    INTEGER NOT NULL,
+    heard      INTEGER,
+    last_entry INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE gap (
+    station INTEGER NOT NULL REFERENCES station,
+    first   INTEGER NOT NULL,
+    last    INTEGER NOT NULL,
+    PRIMARY KEY (station, first)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE series (
+    id      INTEGER PRIMARY KEY,
+    station INTEGER NOT NULL REFERENCES station,
+    field   INTEGER NOT NULL CHECK (field BETWEEN 1 AND 9),
+    label   TEXT,
+    UNIQUE (station, field)
+) STRICT;
+CREATE TABLE reading (
+    series INTEGER NOT NULL,
+    time   INTEGER NOT NULL,
+    entry  INTEGER NOT NULL,
+    value  ANY NOT NULL,
+    PRIMARY KEY (series, time, entry)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE note (
+    station   INTEGER NOT NULL REFERENCES station,
+    entry     INTEGER NOT NULL,
+    time      INTEGER NOT NULL,
+    status    TEXT,
+    latitude  ANY,
+    longitude ANY,
+    elevation ANY,
+    PRIMARY KEY (station, entry)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX note_time ON note (station, time);
+CREATE TABLE hour (
+    series  INTEGER NOT NULL,
+    hour    INTEGER NOT NULL,
+    count   INTEGER NOT NULL,
+    minimum REAL NOT NULL,
+    maximum REAL NOT NULL,
+    total   REAL NOT NULL,
+    pruned  INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (series, hour)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE receipt (
+    station INTEGER NOT NULL REFERENCES station,
+    field   INTEGER NOT NULL,
+    seq     TEXT NOT NULL,
+    entry   INTEGER NOT NULL,
+    time    INTEGER NOT NULL,
+    PRIMARY KEY (station, field, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX receipt_time ON receipt (time);
+"""
+
+
 @pytest.fixture
 def older(tmp_path):
     """A file of the first layout, with two stations, a seq, a label, a gap and pruned hours."""
     path = tmp_path / "first.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"""PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;
-            {iotserver.MIGRATIONS[0]};
+            {FIRST_LAYOUT};
             PRAGMA application_id = {iotserver.APPLICATION_ID}; PRAGMA user_version = 1;
             INSERT INTO station (name, mac, role, key, created, heard, last_entry) VALUES
                 ('inside', '{INSIDE.mac}', 'inside', x'{iotserver.hash_key(INSIDE.key).hex()}',
