@@ -2101,6 +2101,7 @@ class Database:
                 raise StoreError(f"{path}: {error}; {advise(error)}") from None
             self.opened = {      # our file, its log, its index
                 suffix: os.stat(beside(path, suffix)) for suffix in ("", "-wal", "-shm")}
+            self.log = beside(path, "-wal").open("rb")      # which can be read when it is removed
             stack.pop_all()             # all is well: they stay open
 
     def _prepare(self) -> None:
@@ -2174,26 +2175,18 @@ class Database:
             for suffix in filter(self.is_in_place, ("-wal", "-shm")):
                 beside(self.path, suffix).unlink()
         elif not self.is_in_place("-wal"):
-            number = self._find_log()
             with partial.open("wb") as file:
-                while piece := os.pread(number, 1 << 20, file.tell()):
-                    file.write(piece)
+                self.log.seek(0)
+                shutil.copyfileobj(self.log, file)
             sync(partial)
             partial.replace(wal)
             sync(self.path.parent)
-
-    def _find_log(self) -> int:
-        """SQLite's descriptor of the log, which stays open when the log is removed."""
-        for number in map(int, os.listdir("/dev/fd")):
-            with contextlib.suppress(OSError):          # that of the listing is closed
-                if os.path.samestat(os.fstat(number), self.opened["-wal"]):
-                    return number
-        raise StoreError(f"{self.path}: its log is gone")
 
     def close(self) -> None:
         if not self.is_in_place():
             self.save_log()
         self.opened = {}
+        self.log.close()                # this drops no lock: SQLite has none on the log
         self.db.close()                 # checkpoints and removes the log
         self.lock.close()
 
