@@ -8962,30 +8962,11 @@ def say_message(station: Station, topic: str, state: str, room: Place, now: int,
 Told = tuple[int, str, str]     # station, topic, state: as in the table told
 
 
-class ToldStore:
-    """The table told: what each destination was told last. The empty one has what is true."""
-
-    def __init__(self, database: Database):
-        self.database = database
-        self.told: dict[str, dict[tuple[int, str], tuple[str, int]]] = (
-            collections.defaultdict(dict))
-        for destination, station, topic, *told in database.db.execute("SELECT * FROM told"):
-            self.told[destination][station, topic] = cast(tuple[str, int], tuple(told))
-
-    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
-        """Store (station, topic, state, since when), as told to a destination."""
-        with self.database.transaction() as db:
-            for station, topic, state, ms in rows:
-                if station in self.database.stations:
-                    db.execute("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)",
-                               (destination, station, topic, state, ms))
-                    self.told[destination][station, topic] = state, ms
-
-    def untell(self, destination: str) -> None:
-        """Forget what a destination was told."""
-        with self.database.transaction() as db:
-            db.execute("DELETE FROM told WHERE destination = ?", (destination,))
-        del self.told[destination]
+def read_told(db: sqlite3.Connection, destination: str) -> dict[tuple[int, str], tuple[str, int]]:
+    """By station and topic the state that a destination was told last, and when. Of the empty
+    destination: what is true, and since when."""
+    return {(station, topic): (state, ms) for station, topic, state, ms in db.execute(
+        "SELECT station, topic, state, time FROM told WHERE destination = ?", (destination,))}
 
 
 class Post:
@@ -9006,37 +8987,48 @@ class Post:
         self.admit(id)
         places = await self.server.board.look()
         by_name = {place.name: place for place in places}
-        now, told, stations = self.server.now(), self.store.told, [
+        now, db, stations = self.server.now(), self.server.writer.db, [
             station for station in self.server.writer.stations.values() if station.name in by_name]
         awake = awake_since(parse_clocks(quiet, 2), now)
         clock = next(iter(parse_clocks(plan, 1)), None)
         rooms = {room["station"]: room for room in describe_rooms(places, now, self.locale)}
-        if changes := [row for row in self.look(stations, by_name, rooms, clock, now)
-                       if row[2] != told[""].get(row[:2], ("", 0))[0]]:
-            self.store.tell("", changes)
+        true = read_told(db, "")
+        if changes := [row for row in self.look(stations, true, by_name, rooms, clock, now)
+                       if row[2] != true.get(row[:2], ("", 0))[0]]:
+            self.tell("", changes)
         self.report({id}, destinations)
-        timely = [(station, topic, *true) for station in stations for topic in TOPICS
-                  if (clock or topic != "plan") and (true := told[""].get((station.id, topic)))
-                  and is_timely(true[1], now, awake)]
+        true, told = read_told(db, ""), read_told(db, id)
+        timely = [(station, topic, *one) for station in stations for topic in TOPICS
+                  if (clock or topic != "plan") and (one := true.get((station.id, topic)))
+                  and is_timely(one[1], now, awake)]
         zone = clock.tzinfo if clock else None
         return [self.compose(station, topic, state, since, rooms, by_name[station.name], zone)
                 for station, topic, state, since in timely
-                if is_news(state, told[id].get((station.id, topic), ("", 0))[0])]
+                if is_news(state, told.get((station.id, topic), ("", 0))[0])]
 
-    @property
-    def store(self) -> ToldStore:
-        """The store of the open database, which is opened again when a command changes it."""
-        return part_of(self.server.writer, ToldStore)
+    def tell(self, destination: str, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """Store (station, topic, state, when) as told to a destination, and forget those that were
+        told nothing for longest."""
+        writer = self.server.writer
+        with writer.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?)", [
+                (destination, *row) for row in rows if row[0] in writer.stations])
+            db.execute("""
+                DELETE FROM told WHERE destination IN (
+                    SELECT destination FROM told WHERE destination <> '' GROUP BY 1
+                    ORDER BY max(time) DESC LIMIT -1 OFFSET ?)""", (MAX_DESTINATIONS,))
 
-    def look(self, stations: list[Station], by_name: Mapping[str, Place], rooms: dict[str, Any],
-             clock: Clock | None, now: int) -> Iterator[tuple[int, str, str, int]]:
+    def look(self, stations: list[Station], true: Mapping[tuple[int, str], tuple[str, int]],
+             by_name: Mapping[str, Place], rooms: dict[str, Any], clock: Clock | None, now: int
+             ) -> Iterator[tuple[int, str, str, int]]:
         """Rows (station, topic, state, since when) of what is true now. A change that comes late
         counts from when it came."""
         for station in stations:
             place = by_name[station.name]
             kind = choose_kind(place.verdict) if place.verdict else ""
             yield station.id, "verdict", kind, now
-            yield from self.listen(station, place.heard or 0, now)
+            told = true.get((station.id, "silence"), ("", 0))
+            yield from self.listen(station, told, place.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
@@ -9044,10 +9036,10 @@ class Post:
                     rooms[station.name], self.server.settings.comfort)
                 yield station.id, "plan", day if is_worth else "", at
 
-    def listen(self, station: Station, heard: int, now: int
+    def listen(self, station: Station, told: tuple[str, int], heard: int, now: int
                ) -> Iterator[tuple[int, str, str, int]]:
         """Whether a station is silent. Time in which this server did not run does not count."""
-        state, since = self.store.told[""].get((station.id, "silence"), ("", 0))
+        state, since = told
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
         quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
@@ -9085,10 +9077,6 @@ class Post:
             raise StoreError("this server has no such destination")
         if len(self.failing) >= MAX_DESTINATIONS and id not in self.failing:
             del self.failing[next(iter(self.failing))]
-        others = {id: told for id, told in self.store.told.items() if id}
-        if len(others) >= MAX_DESTINATIONS and id not in others:
-            self.store.untell(min(others, key=lambda id: max(
-                (ms for _, ms in others[id].values()), default=0)))
 
     def note(self, id: str, name: str, told: list[Told], failure: str) -> None:
         """Note the outcome of a try: what the destination was told, and why the rest failed."""
@@ -9096,7 +9084,7 @@ class Post:
         self.counts["sent"] += len(told)
         self.counts["failed"] += bool(failure)
         if told:
-            self.store.tell(id, [(*row, self.server.now()) for row in told])
+            self.tell(id, [(*row, self.server.now()) for row in told])
         since = self.failing.pop(id, (name, self.server.monotonic(), ""))[1]
         if failure:
             self.failing[id] = name[:MAX_WORDS], since, failure[:MAX_WORDS]

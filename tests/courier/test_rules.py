@@ -432,13 +432,13 @@ def test_clocks_that_jump_make_no_flood(household, hook):
 def test_what_could_not_be_noted_is_not_sent_again(household, hook, monkeypatch):
     """A full disk: the courier remembers what it has done until the server can."""
     home = household()
-    tell, is_full = iotserver.ToldStore.tell, [False]
+    tell, is_full = iotserver.Post.tell, [False]
 
     def full(writer, destination, *more):
         if is_full[0]:
             raise sqlite3.OperationalError("database or disk is full")
         return tell(writer, destination, *more)
-    monkeypatch.setattr(iotserver.ToldStore, "tell", full)
+    monkeypatch.setattr(iotserver.Post, "tell", full)
     home.play(1)
     is_full[0] = True
     with pytest.raises(iotserver.StoreError, match="full"):
