@@ -2074,9 +2074,8 @@ class ImportStep:
 
 
 ON_LOAD: list[Callable[["Database"], object]] = []      # whenever memory was (re)loaded
-# Small tables whose rows go with a station, or with its series; see Writer.remove_step.
-STATION_TABLES = ["series", "receipt", "gap", "course"]
-SERIES_TABLES: list[str] = []
+# Small tables whose rows go with a station, by the column that names it or its series.
+OWNED = dict.fromkeys(("series", "receipt", "gap", "course"), "station")
 
 
 class Database:
@@ -2480,10 +2479,9 @@ class Writer(Database):
                                 SELECT {key} FROM {table} WHERE {owner} = ?1 LIMIT ?2)""",
                             (id, STEP_ROWS)).rowcount:
                         return 0
-            for table in SERIES_TABLES:
-                db.executemany(f"DELETE FROM {table} WHERE series = ?", [(id,) for id in series])
-            for table in STATION_TABLES:
-                db.execute(f"DELETE FROM {table} WHERE station = ?", (station.id,))
+            for table, owner in OWNED.items():
+                db.executemany(f"DELETE FROM {table} WHERE {owner} = ?", [
+                    (id,) for id in (series if owner == "series" else [station.id])])
             db.execute("UPDATE station SET console = NULL WHERE console = ?", (station.id,))
             db.execute("DELETE FROM station WHERE id = ?", (station.id,))
         return -1
@@ -9344,7 +9342,7 @@ SETTINGS += [
             "America/New_York", is_carried=True)]
 ERRANDS["notify"] = lambda settings: [
     Messenger(settings, to) for to in parse_notify(settings.notify)]
-STATION_TABLES.append("told")
+OWNED["told"] = "station"
 FAMILIES.append(sample_messages)
 COURIER_METHODS |= {
     "collect": lambda server, *wishes: part_of(server, Post).collect(*wishes),
@@ -9702,7 +9700,7 @@ SETTINGS.append(Setting(
     "contains a password", is_carried=True))
 ERRANDS["forward"] = lambda settings: [Forwarder(settings)]
 ON_LOAD.append(lambda database: part_of(database, Outbox))
-SERIES_TABLES.append("unsent")
+OWNED["unsent"] = "series"
 FAMILIES.append(sample_lag)
 COURIER_METHODS |= {
     "take_unsent": take_unsent,
