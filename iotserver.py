@@ -79,7 +79,7 @@ Vocabulary
     outcome   how far off a forecast was
     courier   the process that carries messages; the server itself never connects to anything
     wing      a section that enters itself into tables (SETTINGS, COMMANDS, OPTIONS, JOBS, ERRANDS,
-              FAMILIES, PROTOCOLS, ON_LOAD, ON_SERVER, ON_STOP, and enter for routes);
+              FAMILIES, PROTOCOLS, ON_WRITE, ON_SERVER, ON_STOP, and enter for routes);
               part_of makes and finds its own object of a server or a Writer
 
     parse makes a value of text or raises, find looks up and may return None, read asks a file or
@@ -2073,7 +2073,7 @@ class ImportStep:
         return number
 
 
-ON_LOAD: list[Callable[["Database"], object]] = []      # whenever memory was (re)loaded
+ON_WRITE: list[Callable[["Database", Batch], None]] = []    # within the transaction of a batch
 # Small tables whose rows go with a station, by the column that names it or its series.
 OWNED = dict.fromkeys(("series", "receipt", "gap", "course"), "station")
 
@@ -2090,7 +2090,7 @@ class Database:
         self.changed: Callable[[], object] = lambda: None       # stations or history changed
         refuse_foreign(path)
         with contextlib.ExitStack() as stack:
-            self.lock = stack.enter_context(contextlib.closing(acquire_lock(path)))
+            stack.enter_context(contextlib.closing(acquire_lock(path)))
             refuse_foreign(path)        # again: now nobody else can make it
             self.db = stack.enter_context(contextlib.closing(connect(path, "rwc")))
             try:
@@ -2100,8 +2100,9 @@ class Database:
                 raise StoreError(f"{path}: {error}; {advise(error)}") from None
             self.opened = {      # our file, its log, its index
                 suffix: os.stat(beside(path, suffix)) for suffix in ("", "-wal", "-shm")}
-            self.log = beside(path, "-wal").open("rb")      # which can be read when it is removed
-            stack.pop_all()             # all is well: they stay open
+            # It can be read when it is removed. Closing it drops no lock: SQLite has none on it.
+            self.log = stack.enter_context(beside(path, "-wal").open("rb"))
+            self.held = stack.pop_all()         # all is well: they stay open
 
     def _prepare(self) -> None:
         version = ask(self.db, "PRAGMA user_version")
@@ -2138,9 +2139,6 @@ class Database:
         self.next_series = last.get("series", -1) + 1
         self.next_station = last.get("station", 0) + 1
         self.parts: dict[Any, Any] = {}         # see part_of
-        self.on_write: list[Callable[[Batch], None]] = []   # within the transaction of a batch
-        for begin in ON_LOAD:
-            begin(self)
 
     def index_keys(self) -> None:
         self.by_key = {key: station for station in self.stations.values()
@@ -2185,9 +2183,7 @@ class Database:
         if not self.is_in_place():
             self.save_log()
         self.opened = {}
-        self.log.close()                # this drops no lock: SQLite has none on the log
-        self.db.close()                 # checkpoints and removes the log
-        self.lock.close()
+        self.held.close()               # SQLite checkpoints and removes the log
 
     @contextlib.contextmanager
     def transaction(self, places: int = 3) -> Iterator[sqlite3.Connection]:
@@ -2338,8 +2334,8 @@ class Database:
             self.db.executemany("UPDATE series SET label = ? WHERE station = ? AND field = ? "
                                 "AND label IS ?", batch.labels)
         self.db.executemany("INSERT INTO reading VALUES (?, ?, ?, ?)", batch.readings)
-        for follow_up in self.on_write:
-            follow_up(batch)
+        for follow_up in ON_WRITE:
+            follow_up(self, batch)
         hours, odd = summarize(batch.readings, self.thermometers)
         self.db.executemany(ADD_HOUR, [(*place, *summary) for place, summary in hours.items()])
         if odd:
@@ -9025,8 +9021,7 @@ class Post:
             place = by_name[station.name]
             kind = choose_kind(place.verdict) if place.verdict else ""
             yield station.id, "verdict", kind, now
-            told = true.get((station.id, "silence"), ("", 0))
-            yield from self.listen(station, told, place.heard or 0, now)
+            yield from self.listen(station, true, place.heard or 0, now)
             if clock:
                 at = last_at(clock, now)
                 day = datetime.fromtimestamp(at / 1000, clock.tzinfo).date().isoformat()
@@ -9034,10 +9029,10 @@ class Post:
                     rooms[station.name], self.server.settings.comfort)
                 yield station.id, "plan", day if is_worth else "", at
 
-    def listen(self, station: Station, told: tuple[str, int], heard: int, now: int
-               ) -> Iterator[tuple[int, str, str, int]]:
+    def listen(self, station: Station, true: Mapping[tuple[int, str], tuple[str, int]],
+               heard: int, now: int) -> Iterator[tuple[int, str, str, int]]:
         """Whether a station is silent. Time in which this server did not run does not count."""
-        state, since = told
+        state, since = true.get((station.id, "silence"), ("", 0))
         before, clock = self.heard.get(station.id, (heard, self.server.monotonic()))
         self.heard[station.id] = heard, clock if heard == before else self.server.monotonic()
         quiet = (self.server.monotonic() - self.heard[station.id][1]) * 1000
@@ -9401,7 +9396,6 @@ class Outbox:
             series: (ms, entry) for series, ms, entry in self.db.execute("SELECT * FROM unsent")}
         self.pending: dict[int, Position] = {}
         self.begin("")
-        database.on_write.append(self.mark)
 
     def begin(self, session: str) -> None:
         """Begin a session from the positions in the file. The series that the last one took come
@@ -9699,7 +9693,7 @@ SETTINGS.append(Setting(
     "InfluxDB's line protocol, like http://HOST:8428/write?db=iot. Use IOTSERVER_FORWARD if it "
     "contains a password", is_carried=True))
 ERRANDS["forward"] = lambda settings: [Forwarder(settings)]
-ON_LOAD.append(lambda database: part_of(database, Outbox))
+ON_WRITE.append(lambda database, batch: part_of(database, Outbox).mark(batch))
 OWNED["unsent"] = "series"
 FAMILIES.append(sample_lag)
 COURIER_METHODS |= {

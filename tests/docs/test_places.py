@@ -31,8 +31,8 @@ def test_vpd(run, tmp_path):
 # A new kind of message. Nobody is told the opposite, so its state is the day.
 FROST = [
     ('TOPICS = ("verdict", "silence", "plan"', 'TOPICS = ("verdict", "silence", "plan", "frost"'),
-    ('''            yield from self.listen(station, place.heard or 0, now)
-''', '''            yield from self.listen(station, place.heard or 0, now)
+    ('''            yield from self.listen(station, true, place.heard or 0, now)
+''', '''            yield from self.listen(station, true, place.heard or 0, now)
             is_frost = station.role == "outside" and place.said and place.last.value < 0
             day = datetime.fromtimestamp(now / 1000).date().isoformat()
             yield station.id, "frost", day if is_frost else "", now

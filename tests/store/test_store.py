@@ -461,7 +461,7 @@ def writes(server):
         "import_rows": lambda: writer.import_rows([(NOON, "", OUTSIDE.mac, 1, 1.0, None)], NOON),
         "shrink_step": writer.shrink_step,
         "remove_step": lambda: writer.remove_step("outside"),
-        "tell": lambda: iotserver.part_of(writer, iotserver.ToldStore).tell(
+        "tell": lambda: iotserver.part_of(server.server, iotserver.Post).tell(
             "", [(1, "verdict", "open", NOON)]),
         "serve": lambda: outbox().serve("engine", NOON),
         "settle": lambda: outbox().taken.append((0, {1: (NOON, 0)})) or outbox().settle(NOON),
