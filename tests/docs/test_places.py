@@ -38,10 +38,10 @@ FROST = [
             yield station.id, "frost", day if is_frost else "", now
 '''),
     ('''    if topic == "plan":
-        forecast''', '''    if topic == "frost":
+        times''', '''    if topic == "frost":
         return locale.say("title_frost"), locale.say("text_frost", name=name)
     if topic == "plan":
-        forecast'''),
+        times'''),
     ('"kind": "plan" if topic == "plan" else state,',
      '"kind": topic if topic in {"plan", "frost"} else state,'),
     ('''def say_message(''', '''SENTENCES |= {
