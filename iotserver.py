@@ -5161,7 +5161,8 @@ def render_curve(line: Line, chart: Chart) -> Markup:
     pieces = [*segments(line.points)]
     bands = [[*((p.time, p.maximum) for p in piece),
               *((p.time, p.minimum) for p in reversed(piece))] for piece in pieces
-             if chart.today is not None or any(p.minimum < p.maximum for p in piece)]
+             if "expected" not in line.css and (
+                 chart.today is not None or any(p.minimum < p.maximum for p in piece))]
     curves = [[(p.time, p.mean) for p in piece if chart.today is None or p.time < chart.today]
               for piece in pieces]
     paths = [("band", chart.path(*bands)), ("line", chart.path(*filter(None, curves)))]
