@@ -204,6 +204,38 @@ def test_the_guide_is_followed_at_home(booted):
     booted.run("test -s /var/lib/iotserver/iot.db")
 
 
+# -- behind a proxy of one's own ------------------------------------------------------------------
+
+SHOP = 'server { listen 80 default_server; location / { return 200 "shop"; } }'
+
+
+def test_the_guide_for_an_nginx_that_has_sites_is_followed(booted):
+    """Port 80 is taken: the installation leaves it, and all sites, alone."""
+    booted.put("/etc/nginx/conf.d/shop.conf", SHOP, 0o644)
+    booted.run("rm -f /etc/nginx/sites-enabled/default; systemctl enable --now nginx")
+    sites = "cd /etc/nginx; find . -type f -exec md5sum {} + | sort"
+    before = booted.run(sites)
+    guide = Guide(booted, "Behind your own nginx or Caddy")
+    page = guide.parts[0]
+    assert "http://" not in guide.follow("Behind your own nginx or Caddy")
+    assert booted.run(sites) == before
+    path, command = re.search("as `(/etc/nginx/.*?)`, then type `(.*?)`", page).groups()
+    booted.put(path, re.search(r"(?ms)^```nginx\n(.*?)^```", page)[1], 0o644)
+    booted.run(f"{command} 2> /dev/null")
+    curl = f"curl -s -m 20 --retry 9 --retry-all-errors http://{ADDRESS}"
+    named = "-H 'Host: weather.example.org'"
+    # nginx says that it has read its new site before its workers have.
+    booted.run(f'until [ "$({curl}/healthz {named})" = ok ]; do sleep 0.1; done')
+    said = booted.run("iotserver --add-station outside --role outside --mac outside")
+    key = re.search('API_KEY = "(.*)"', said)[1]
+    assert 'SERVER = "http://weather.example.org"' in said
+    update = f"/update/API_key={key}/mac=outside/field=1/data=20"
+    assert [booted.run(f"{curl}{update} {name}") for name in (named, "")] == ["1", "shop"]
+    booted.boot()
+    assert booted.run(f"{curl}{update} {named}") == "2"
+    booted.run(f"curl -s -m 5 http://{ADDRESS}:8000/healthz", status=7)
+
+
 # -- behind nginx ---------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ SYSTEMD = ROOT / "systemd"
 IS_ROOT = os.geteuid() == 0
 CI = os.environ.get("CI") == "true"
 PROGRAMS = {                    # program: Debian's package, what the tests do with it
+    "caddy": ("caddy", "stands in front of the server, as the guide says"),
     "chromium": ("chromium", "shows the page, as a phone does"),
     "curl": ("curl", "sends what ThingSpeak's documentation and the guide tell to send"),
     "faketime": ("faketime", "moves the clock under a running server"),
