@@ -1626,9 +1626,10 @@ class Reader:
 
     def is_odd(self, newest: Latest) -> bool:
         """Whether a thermometer's newest reading is impossible or a text: no sign of life."""
+        if newest.kind != "temperature" or newest.value is None:
+            return False
         low, high = self.possible(newest.series)
-        return newest.kind == "temperature" and newest.value is not None and (
-            isinstance(newest.value, str) or not low <= newest.value <= high)
+        return isinstance(newest.value, str) or not low <= newest.value <= high
 
     def quarters(self, series: Iterable[int], end: int) -> list[list[Sample]]:
         """For each series the last three possible temperatures of the quarter of an hour up to
@@ -1812,6 +1813,12 @@ def last_possible(db: sqlite3.Connection, series: int, now: int) -> int | None:
         AND odd < count AND minimum <= ?4 AND maximum >= ?3 ORDER BY hour DESC LIMIT 1""",
                            (series, now, *POSSIBLE))
     return last
+
+
+def next_time(db: sqlite3.Connection, series: int, now: int) -> int:
+    """When the first reading after now is, whose clock is ahead; LATEST_TIME if there is none."""
+    found = read_readings(db, series, (now + 1, 0), limit=1)
+    return found[0][0] if found else LATEST_TIME
 
 
 def read_odd(db: sqlite3.Connection, series: int, now: int) -> float | None:
@@ -3344,6 +3351,7 @@ class Place(NamedTuple):
     said: Sequence[Said] = ()           # after each reading that a course may go on with
     heard: int | None = None            # when its last possible temperature was, however long ago
     odd: float | None = None            # its newest reading in °C, if that is impossible
+    due: int = LATEST_TIME              # when its next reading is, of a clock that is ahead
     humidity: Sample | None = None      # its newest one, in %
     settled: Course = START             # of a room: its course SETTLE_TIME ago
     outside: "Place | None" = None      # the station that it is compared with
@@ -3468,7 +3476,7 @@ async def read_place(reader: Reader, station: Station, rank: int, since: int, ke
     heard = said[-1].time if said else last_possible(reader.db, series, now)
     return place._replace(
         readings=believe(said[recent:]), said=said[first:], heard=heard,
-        odd=read_odd(reader.db, series, now),
+        odd=read_odd(reader.db, series, now), due=next_time(reader.db, series, now),
         humidity=read_humidity(reader.db, station.id, now))
 
 
@@ -3752,7 +3760,6 @@ def region_of(languages: str) -> str:
     return region[1].upper() if region else ""
 
 
-@remember
 def choose_language(setting: str, languages: str) -> str:
     """A key of LANGUAGES: the setting, or if that is auto, the one in Accept-Language with the
     highest q, the first of several; else English."""
@@ -3763,7 +3770,6 @@ def choose_language(setting: str, languages: str) -> str:
     return setting if setting != "auto" else code if best else "en"
 
 
-@remember
 def choose_unit(setting: str, languages: str) -> str:
     """C or F: the setting, or if that is auto, the unit of the first language's region."""
     if setting != "auto":
@@ -5716,11 +5722,12 @@ FOLDED = Template("<details><summary>$title</summary><ul>$rows</ul>$beyond</deta
 def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) -> int:
     """When a station last sent anything but impossible temperatures; 0 if it never has."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
-    signs = [last_possible(reader.db, series.series, now) if reader.is_odd(series) else
-             reader.last_time(series.series, now) if series is newest else series.time
-             for series in fields]
-    if not newest or not reader.is_odd(newest):     # what arrived last was a sign of life
-        signs.append(station.heard)
+    if newest and reader.is_odd(newest):        # that it arrived is no sign of life
+        signs = [last_possible(reader.db, one.series, now) if reader.is_odd(one) else one.time
+                 for one in fields]
+    else:
+        signs = [station.heard,
+                 newest and (newest.time or reader.last_time(newest.series, now))]
     return max(ms for ms in (0, *signs) if ms is not None and ms <= now)
 
 
@@ -5854,7 +5861,9 @@ class Board:
     def __init__(self, reader: Reader, settings: argparse.Namespace, now: Callable[[], int]):
         self.reader, self.settings, self.now = reader, settings, now
         self.touched: set[int] = set()          # stations that have sent since the last look
+        self.looked = 0                         # when it last looked
         self.expires = 0                        # when all is read again; 0 after a command
+        self.due = LATEST_TIME                  # when the next reading of the future is one of now
         self.looking = asyncio.Lock()           # held while a look is taken
         self.current: list[Place] = []
         self.courses: dict[int, Course] = {}    # as the file has them, by station
@@ -5868,19 +5877,28 @@ class Board:
         """The places as they are now. One caller looks at a time; one that had to wait looks
         again, at what has come meanwhile."""
         async with self.looking:
-            if self.touched or self.now() >= self.expires:
+            if self.is_old(self.now()):
                 await self.renew()
         return self.current
 
+    def has_expired(self, now: int) -> bool:
+        """Whether all is to be read again. When the clock was set back, what was read may be of
+        the future."""
+        return not self.looked <= now < self.expires
+
+    def is_old(self, now: int) -> bool:
+        return bool(self.touched) or now >= self.due or self.has_expired(now)
+
     async def renew(self) -> None:
         """Read the places that were touched, or all of them: after a command, when a verdict turns
-        unknown, when a humidity is no longer fresh, and each quarter of an hour, when readings of
-        the future may be due."""
+        unknown, when a humidity is no longer fresh, and each quarter of an hour."""
         now, known = self.now(), dict[int, Place]()
-        if now < self.expires:
-            known = {place.id: place for place in self.current if place.id not in self.touched}
+        if not self.has_expired(now):
+            known = {place.id: place for place in self.current
+                     if place.id not in self.touched and now < place.due}
         else:
             self.courses = {row[0]: Course(*row[1:]) for row in read_courses(self.reader.db)}
+        self.looked = now
         self.expires, self.touched = LATEST_TIME, set()     # a command may come meanwhile
         try:
             self.current = await read_places(self.reader, now, self.settings.comfort, self.courses,
@@ -5893,6 +5911,7 @@ class Board:
                            now // QUARTER * QUARTER + QUARTER, *(
             place.humid_until + 1 for place in self.current if place.humid_until >= now),
             *(place.verdict.air.until for place in self.current if place.verdict))
+        self.due = min((place.due for place in self.current), default=LATEST_TIME)
         self.pages.clear()
 
     def settle(self) -> dict[int, Course]:
@@ -5908,7 +5927,7 @@ class Board:
     def find_page(self, view: View) -> Answer | None:
         """The page for a view, if it was made after the last reading and in this minute."""
         now = self.now()
-        is_old = self.touched or self.looking.locked() or now >= self.expires
+        is_old = self.looking.locked() or self.is_old(now)
         return None if is_old else self.pages.get((view, now // MINUTE))
 
     async def make_page(self, view: View) -> Answer:
@@ -7371,13 +7390,15 @@ async def get_stations(request: Request, server: "Server") -> Answer:
     pieces, last = [], 0
     while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
                                              STEP_STATIONS):
-        latest = collections.defaultdict(list)
-        for series in server.reader.latest([s.id for s in stations], server.now()):
-            latest[series.station].append({"field": series.field, "label": series.label,
-                                           "value": series.value, "time": series.time})
+        now, latest = server.now(), collections.defaultdict(list)
+        for series in server.reader.latest([s.id for s in stations], now):
+            latest[series.station].append(series)
         pieces.append(as_json([
             {"id": station.id, "name": station.name, "role": station.role,
-             "heard": station.heard, "fields": latest[station.id]} for station in stations])[1:-1])
+             "heard": last_sign(server.reader, station, latest[station.id], now) or None,
+             "fields": [{"field": series.field, "label": series.label, "value": series.value,
+                         "time": series.time} for series in latest[station.id]]}
+            for station in stations])[1:-1])
         last = stations[-1].id
         await pause()
     return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
@@ -11168,11 +11189,15 @@ def list_stations(args: argparse.Namespace, path: Path) -> None:
         reader.use_offsets()
         stations = reader.stations()
         entries = reader.entries(s.id for s in stations)
-        newest = {series.station: str(series.value) for series in reader.latest(
-            s.id for s in stations) if series.field == 1 and series.value is not None}
+        fields, now = collections.defaultdict(list), now_ms()
+        for series in reader.latest((s.id for s in stations), now):
+            fields[series.station].append(series)
+        newest = {series.station: str(series.value) for series in itertools.chain(*fields.values())
+                  if series.field == 1 and series.value is not None}
+        heard = {s.id: last_sign(reader, s, fields[s.id], now) for s in stations}
         table = [("id", "name", "role", "MAC", "last heard", "entries", "offset", "field 1")] + [
             (str(s.id), s.name, s.role or "-", s.mac,
-             say_heard(s.heard) if s.heard else "never", str(entries.get(s.id, 0)),
+             say_heard(heard[s.id]) if heard[s.id] else "never", str(entries.get(s.id, 0)),
              f"{s.offset:g}", newest.get(s.id, "-")) for s in stations]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -21,8 +21,10 @@ from urllib.parse import quote
 
 import pytest
 from harness import (
+    DAY,
     HEADER,
     INSIDE,
+    NOON,
     OUTSIDE,
     SCRIPT,
     STATIONS,
@@ -162,6 +164,15 @@ def test_stations_is_a_table(live, run):
     assert re.split("  +", inside)[4][:10] <= now
     assert re.split("  +", inside)[5:] == ["2", "-0.25", "0.75"]
     assert re.split("  +", outside)[3:] == [OUTSIDE.mac, "never", "0", "0", "-"]
+
+
+def test_the_table_takes_no_broken_thermometer_for_heard(database, run):
+    with contextlib.closing(iotserver.Writer(database)) as writer:
+        for ms, value in ((NOON, 20), (NOON + DAY, -127)):
+            writer.add_entry(writer.find("outside"), ms, {1: value}, ms)
+            writer.commit()
+    outside = run("--stations").splitlines()[2]
+    assert re.split("  +", outside)[4:] == ["2018-07-30T12:00:00.000Z", "2", "0", "-127"]
 
 
 def on_a_terminal(path, *flags, typed=""):

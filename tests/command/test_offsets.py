@@ -109,10 +109,12 @@ def test_what_is_impossible_is_so_before_an_offset(server):
     server.update(INSIDE, 26)
     server.update(OUTSIDE, 58)
     assert server.get("/api/verdict").json["verdicts"][0]["outside"] == 63
-    server.time += 3600
-    server.update(INSIDE, 26)
-    server.update(OUTSIDE, 61)
-    assert server.get("/api/verdict").json["verdicts"][0]["outside"] is None
+    for hours in range(1, 5):           # it is silent after three of its pauses
+        server.time += 3600
+        server.update(INSIDE, 26)
+        server.update(OUTSIDE, 61)
+        assert server.get("/api/verdict").json["verdicts"][0]["outside"] == (
+            None if hours > 3 else 63)
     assert "which is impossible" in server.get("/").text
 
 

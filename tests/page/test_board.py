@@ -9,7 +9,7 @@ import pytest
 from harness import INSIDE, NOON, OUTSIDE, finish, request, stepwise, update_path
 
 import iotserver
-from iotserver import HOUR, MINUTE
+from iotserver import MINUTE
 
 ZONES = sorted(zoneinfo.available_timezones())[:iotserver.MAX_PAGES + 1]
 
@@ -322,8 +322,22 @@ def test_a_look_that_fails_is_taken_again(server, monkeypatch):
 def test_a_reading_of_the_future_counts_in_time(server):
     server.update(INSIDE, 25)
     server.update(OUTSIDE, 20)
-    ahead = iotserver.format_time(server.server.now() + HOUR)
-    assert server.get(f"/update?api_key={OUTSIDE.key}&field1=29&created_at={ahead}").status == 200
-    assert finish(server.server.board.look())[1].readings[-1][1] == 20
-    server.time += 3600 + 15 * 60
-    assert finish(server.server.board.look())[1].readings[-1][1] == 29
+    ahead = iotserver.format_time(server.server.now() + 5 * MINUTE)
+    assert server.get(f"/update?api_key={OUTSIDE.key}&field1=22&created_at={ahead}").status == 200
+    for ahead, newest in ((0, 20), (299.999, 20), (.001, 22)):
+        server.time += ahead
+        assert finish(server.server.board.look())[1].readings[-1][1] == newest
+
+
+def test_when_the_clock_is_set_back_the_answer_is_that_of_a_restart(server):
+    """A place that sends no more keeps nothing that is now of the future."""
+    server.update(INSIDE, 25)
+    server.update(OUTSIDE, 20)
+    server.time += 7200
+    server.update(INSIDE, 26)
+    server.update(OUTSIDE, 29)
+    assert [place.last.shown for place in finish(server.server.board.look())] == [26, 29]
+    server.time -= 7100
+    assert [place.last.shown for place in finish(server.server.board.look())] == [25, 20]
+    server.update(INSIDE, 25.5)
+    assert [place.last.shown for place in finish(server.server.board.look())] == [25.5, 20]

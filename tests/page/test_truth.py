@@ -31,7 +31,7 @@ def points_of(house, query):
 def drawn(page, name):
     """Lowest and highest value of a line, as the chart says it in words."""
     said = page.all("svg", role="img")[0][0]["aria-label"]
-    found = re.search(rf"{name}: from (\S+) to (\S+) ", said)
+    found = re.search(rf"{name}:? (?:from )?(\S+) to (\S+) ", said)
     return found and (float(found[1]), float(found[2]))
 
 
@@ -75,6 +75,8 @@ def test_impossible_readings_move_no_chart_and_no_summary(house):
     for span in ("24h", "7d", "30d", "1y"):
         page = home.page(f"/?range={span}")
         assert drawn(page, "garden") == (27, 27)
+        axis = page.all("svg", role="img")[0][0]
+        assert 20 < float(axis["data-low"]) < float(axis["data-high"]) < 30
         assert "impossible readings not drawn" in page.source
     assert "When it was cooler outside" not in home.page().text
     assert {tuple(row[:3]) for row in hours_of(home, "garden")} == {
@@ -259,8 +261,12 @@ def test_the_list_knows_broken_thermometers_without_a_role_too(house):
     page = home.page()
     assert state_of(page, "shed") == ("silent", "5 h ago")
     assert state_of(page, "attic") == ("ok", "1 min ago")
+    now = round(home.time * 1000)
+    assert [station["heard"] for station in home.get("/api/stations").json] == [
+        now - 301 * MINUTE, now - MINUTE]
     home.writer.label("shed", 1, "pressure hPa")
     assert state_of(home.page(), "shed") == ("ok", "0 s ago")
+    assert home.get("/api/stations").json[0]["heard"] == now
 
 
 # -- doubted --------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ FILL = {
     "networks": lambda n, size: request("GET", path(n), X_Real_IP=f"2001:db8:{n:x}::1"),
     "networks, long": lambda n, size: request("GET", path(n), X_Real_IP=f"{n}" + "1" * min(
         size, 15_000)),
-    "choose_unit": lambda n, size: request("GET", "/", Accept_Language=f"de-{n}" + "x" * min(
+    "languages": lambda n, size: request("GET", "/", Accept_Language=f"de-{n}" + "x" * min(
         size, 15_000)),
     "choose_zone": lambda n, size: request("GET", "/", Cookie=f"tz=Europe/Berlin; a={n}" + "x" * (
         min(size, 15_000))),
