@@ -280,16 +280,16 @@ def test_a_doubted_reading_moves_nothing_until_it_counts(house):
     home.store("garden", range(-105, 0, 15), 24)
     home.store("garden", [0], 45)                       # not yet
     page = home.page()
-    row, = [text for _, text in page.all("li") if text.startswith("garden ") and "Low" in text]
+    row, = [text for _, text in page.all("li") if text.startswith("garden ") and "Today" in text]
     assert "45.0 °C came last; waiting for a second reading." in row
-    assert re.search("Low 24.0 at .* High 24.0 at", row)
+    assert re.search("Today: low 24.0 at .* high 24.0 at", row)
     assert "rising" not in row
     assert "as warm as yesterday" in row
     home.time += 900
     home.store("garden", [0], 44)
     row, = [text for _, text in home.page().all("li") if text.startswith("garden ")
-            and "Low" in text]
-    assert re.search("Low 24.0 at .* High 45.0 at 12:00", row), "both count now"
+            and "Today" in text]
+    assert re.search("Today: low 24.0 at .* high 45.0 at 12:00", row), "both count now"
     assert "20 °C warmer than a day ago" in row
 
 
