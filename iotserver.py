@@ -4876,7 +4876,7 @@ ANSWER_COLORS = {               # in light, in dark
 MESSAGE = Template("""<main><section><h1>$title</h1><p>$text</p>
 $technical<p>$step</p><a class="button" href="/">$link</a></section></main>""")
 TECHNICAL = Template('<p><code lang="en">$text</code></p>\n')
-MAX_LANGUAGE = 128              # characters of Accept-Language that are read; browsers send less
+MAX_LANGUAGE = 100              # characters of Accept-Language that are read; browsers send less
 MAX_COOKIES = 2000              # characters of cookies that are read; ours take 100
 
 
@@ -10429,8 +10429,8 @@ TRANSLATIONS = {
         "Fuera hay {d} más: abrir las ventanas calienta la habitación.",
         "Fuori è {d} più caldo: aprire le finestre scalda la stanza."),
     "cold_damp": (
-        "Fenster geschlossen halten: Die Luft draußen ist warm und feucht und würde an kalten "
-        "Wänden kondensieren.",
+        "Fenster geschlossen halten: Die feuchtwarme Luft draußen würde an kalten Wänden "
+        "kondensieren.",
         "Garder les fenêtres fermées~: l’air du dehors est chaud et humide et se condenserait "
         "sur les murs froids.",
         "Mantener las ventanas cerradas: el aire de fuera es cálido y húmedo y se condensaría "
