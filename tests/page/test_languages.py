@@ -225,7 +225,7 @@ def made_up(monkeypatch):
     monkeypatch.setattr(iot, "LANGUAGES", dict(iot.LANGUAGES))
     monkeypatch.setattr(iot, "SETTINGS", list(iot.SETTINGS))
     iot.enter_languages((CODE,), column(iot.SENTENCES))
-    yield CODE
+    return CODE
 
 
 def test_a_language_is_one_column(made_up, home):
