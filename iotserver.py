@@ -11013,9 +11013,11 @@ TRANSLATIONS = {
         "ene feb mar abr may jun jul ago sep oct nov dic",
         "gen feb mar apr mag giu lug ago set ott nov dic"),
     "wall_cooler": (
-        "Ab {at} kühler", "Plus frais dès {at}", "Más fresco desde las {at}", "Più fresco dalle {at}"),
+        "Ab {at} kühler", "Plus frais dès {at}", "Más fresco desde las {at}",
+        "Più fresco dalle {at}"),
     "wall_warmer": (
-        "Ab {at} wärmer", "Plus chaud dès {at}", "Más calor desde las {at}", "Più caldo dalle {at}"),
+        "Ab {at} wärmer", "Plus chaud dès {at}", "Más calor desde las {at}",
+        "Più caldo dalle {at}"),
     "wall_open": (
         "Offen bis {at}", "Ouvrir jusqu’à {at}", "Abrir hasta las {at}", "Aprire fino alle {at}"),
     "wall_lost": (
