@@ -3645,6 +3645,8 @@ SENTENCES = {
     "today": "Today: low {low} at {low_at}, high {high} at {high_at}",
     "as_yesterday": "as warm as yesterday", "warmer_than_yesterday": "{d} warmer than a day ago",
     "cooler_than_yesterday": "{d} cooler than a day ago", "no_reading_yet": "no reading yet",
+    "one_heard": "1 station, heard within {ago}",
+    "all_heard": "{n} stations, all heard within {ago}",
     "stations": "Stations", "exact_times": "Exact times", "never": "never", "every": "every {ago}",
     "state_ok": "ok", "state_silent": "silent", "state_new": "new", "folded": "{n} more",
     "history": "History since {day}", "no_history": "No history yet",
@@ -5330,6 +5332,7 @@ MAX_TILES = 30                  # tiles on a page; further values are listed wit
 FEW_PLACES = 3                  # up to which each has its low and high
 MAX_ROOMS, MAX_OUTSIDES = 8, 4          # rooms and outside stations with a number and a line
 MAX_ROWS, MAX_FOLDED = 20, 80           # stations in the list, and further ones folded away
+MAX_WELL = 50                   # stations that are folded to one line when all are well
 STALE = 30 * DAY                # silence after which a station without a role is folded away
 
 MAIN = Template('<main data-now="$now" data-state="$states" data-expires="$expires" '
@@ -5717,6 +5720,8 @@ STATIONS = Template('<section class="stations">\n<h2>$title</h2><p>$history</p>'
                     '<ul>$rows</ul>$more<button type="button">$exact</button></section>\n')
 STATION = Template('<li>$name<b class="state"> $state</b><p>$heard</p>$values</li>\n')
 FOLDED = Template("<details><summary>$title</summary><ul>$rows</ul>$beyond</details>")
+WELL = Template('<section class="stations"><details><summary>$title</summary><p>$history</p>\n'
+                '<ul>$rows</ul><button type="button">$exact</button></details></section>\n')
 
 
 def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) -> int:
@@ -5732,9 +5737,9 @@ def last_sign(reader: Reader, station: Station, fields: list[Latest], now: int) 
 
 
 def render_station(reader: Reader, station: Station, place: Place | None, fields: list[Latest],
-                   rest: list[Latest], locale: Locale, now: int) -> Markup:
-    """A station in the list: whether it is heard, and its values without a row or a tile. An
-    inside or outside one is heard while its temperatures are."""
+                   rest: list[Latest], locale: Locale, now: int) -> tuple[Markup, int | None]:
+    """A station in the list, with its values that have no row or tile; and how many ms ago it was
+    heard, if it is well. An inside or outside one is heard while its temperatures are."""
     newest = max(fields, key=lambda series: series.time or 0, default=None)
     times = reader.recent_times(newest.series, now) if newest else []
     if place and place.heard is not None:
@@ -5751,32 +5756,46 @@ def render_station(reader: Reader, station: Station, place: Place | None, fields
         heard=join_parts([
             render_ago(heard, locale, now) if heard else locale.say("never"),
             locale.say("every", ago=locale.say_ago(every)) if every >= 1000 else ""]),
-        values=LINE_BELOW(css="values", text=values) if values else "")
+        values=LINE_BELOW(css="values", text=values) if values else ""
+        ), None if is_silent or not heard else now - heard
 
 
 async def render_stations(reader: Reader, stations: list[Station], places: list[Place],
                           latest: Mapping[str, list[Latest]], told: set[int], locale: Locale,
                           now: int, since: int | None) -> Markup:
-    """The list of stations; those silent for long are folded away. The series in told have a row
-    or a tile of their own."""
+    """The list of stations, folded to a line if all are well; those silent for long are folded
+    away. The series in told have a row or a tile of their own."""
     by_id = {place.id: place for place in places}
     rows: tuple[list[Markup], list[Markup]] = ([], [])
+    ages: list[int | None] = []
     for number, station in enumerate(stations):
         if number % MAX_ROWS == 0:
             await pause()
         fields = latest[station.name]
         rest = [one for one in fields if one.series not in told and one.time is not None]
-        rows[is_stale(station, fields, now)].append(render_station(
-            reader, station, by_id.get(station.id), fields, rest, locale, now))
+        row, age = render_station(
+            reader, station, by_id.get(station.id), fields, rest, locale, now)
+        rows[is_stale(station, fields, now)].append(row)
+        ages.append(age)
+    said = {"exact": locale.say("exact_times"), "history":
+            locale.say("history", day=locale.say_time(since, "date")) if since else
+            locale.say("no_history")}
     shown, folded = rows[0][:MAX_ROWS], rows[0][MAX_ROWS:] + rows[1]
     count = reader.count_stations() - len(shown)
+    if count == len(folded) and len(ages) <= MAX_WELL and None not in ages:
+        return WELL(said, rows=shown + folded, title=say_all_heard(
+            len(ages), max(cast(list[int], ages)), locale))
     beyond = [LINE_BELOW(css="beyond", text=locale.say("beyond", n=count - len(folded)))
               ] if count > len(folded) else []
-    return STATIONS(
-        rows=shown, title=locale.say("stations"), exact=locale.say("exact_times"),
-        history=locale.say("history", day=locale.say_time(since, "date")) if since else
-        locale.say("no_history"), more=FOLDED(
-            title=locale.say("folded", n=count), rows=folded, beyond=beyond) if count else "")
+    return STATIONS(said, rows=shown, title=locale.say("stations"), more=FOLDED(
+        title=locale.say("folded", n=count), rows=folded, beyond=beyond) if count else "")
+
+
+def say_all_heard(count: int, age: int, locale: Locale) -> str:
+    """That all of so many stations are well, if the last one was heard age ms ago."""
+    unit = MINUTE if age <= HOUR else HOUR
+    ago = locale.say_ago(max(-(-age // unit), 1) * unit)        # rounded up: it says `within`
+    return locale.say("all_heard" if count > 1 else "one_heard", n=count, ago=ago)
 
 
 def is_stale(station: Station, fields: list[Latest], now: int) -> bool:
@@ -10182,7 +10201,7 @@ def fill_demo(writer: Writer, now: int) -> DemoHouse:
     house = DemoHouse(now - 365 * DAY)
     for name, mac, role in DEMO_STATIONS:
         writer.add_station(name, mac, role, hash_key(secrets.token_hex()).hex(), now)
-    writer.label("outside", 4, "Rain mm/h")
+    writer.label("outside", 4, "rain mm/h")
     writer.import_rows(((ms, name, mac, field, value, None)
                         for ms in range(house.at, now, 10 * MINUTE) for (name, mac, _), values
                         in zip(DEMO_STATIONS, house.advance(ms), strict=True)
@@ -11027,6 +11046,16 @@ TRANSLATIONS = {
         "Senza connessione dalle {at}"),
     "wall_inside": ("drinnen", "dedans", "dentro", "in casa"),
     "wall_outside": ("draußen", "dehors", "fuera", "fuori"),
+    "one_heard": (
+        "1 Station, Wert höchstens {ago} alt",
+        "1 station, dernière mesure~: {ago} au plus",
+        "1 estación, datos de hace {ago} como mucho",
+        "1 stazione, dati da {ago} al massimo"),
+    "all_heard": (
+        "{n} Stationen, alle Werte höchstens {ago} alt",
+        "{n} stations, dernières mesures~: {ago} au plus",
+        "{n} estaciones, todas con datos de hace {ago} como mucho",
+        "{n} stazioni, dati di tutte da {ago} al massimo"),
 }
 
 
