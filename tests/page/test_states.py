@@ -9,7 +9,7 @@ from iotserver import DAY, HOUR, MINUTE
 
 HOUSES, STATES = 50, 20         # in each house so many states, weeks apart
 ROW = re.compile(r"((?:room|garden) \d) (?:(open|closed|comfortable|cold|no answer) )?"
-                 r"(?:humidity \d+ % )?(?:(–)|(-?[\d.]+) °([CF]))")
+                 r"(?:humidity \d+% )?(?:(–)|(-?[\d.]+) °([CF]))")
 HEADLINES = {"open": {"Open the windows:"}, "close": {"Keep the windows closed:"},
              "unknown": {"No answer:", "No answer yet:"},
              "comfortable": {"Comfortable inside:", "Cold inside:"}}
