@@ -6004,6 +6004,7 @@ class Board:
 MAX_WAITING = 64                # long requests of a network; a household's phones may ask at once
 
 Work = Coroutine[Any, Any, Answer]      # a route that takes longer than some 1 ms is a coroutine
+Check = asyncio.Future[Refused | None]  # of a password; None admits the client
 
 
 # -- who answers ---------------------------------------------------------------------------------
@@ -6141,9 +6142,9 @@ def respond(request: Request, server: "Server") -> Answer | Work:
             request.command, request.path)
         if request.is_lan and route.is_safe and request.command != "POST":     # POST needs a key
             refuse_rebinding(request.headers.get("host", ""), server.settings.link)
-        if server.guard and not route.is_open:
-            server.guard.admit(request)
-        answer = route.answer(request, server)
+        check = server.guard.admit(request) if server.guard and not route.is_open else None
+        answer = (answer_after(check, route, request, server) if check
+                  else route.answer(request, server))
         if not isinstance(answer, Answer) and 0 < request.length <= MAX_ENTRY:
             answer = finish(answer)     # short, and its client may soon have gone
         if not isinstance(answer, Answer) and \
@@ -6153,6 +6154,19 @@ def respond(request: Request, server: "Server") -> Answer | Work:
         return answer
     except Exception as error:
         return explain(error, request, server)
+
+
+async def answer_after(check: Check, route: Route, request: Request, server: "Server") -> Answer:
+    """The answer of a route once a check has admitted the client. Raises Refused."""
+    await pass_check(check)
+    answer = route.answer(request, server)
+    return answer if isinstance(answer, Answer) else await answer
+
+
+async def pass_check(check: Check | None) -> None:
+    """Wait for a check, which goes on when its client has gone. Raises Refused."""
+    if check and (refused := await asyncio.shield(check)):
+        raise refused
 
 
 def explain(error: Exception, request: Request, server: "Server") -> Answer:
@@ -7430,7 +7444,7 @@ async def get_verdict(request: Request, server: "Server") -> Answer:
     key = request.headers.get("x-api-key", query.get("key", ""))
     stations = server.writer.stations.values()
     if server.guard and not server.access.admit_key(stations, key, request.address):
-        server.guard.admit(request)
+        await pass_check(server.guard.admit(request))
     if (language := query.get("language", "en")) not in LANGUAGES:
         raise Refused(400, f"language: one of {', '.join(LANGUAGES)}")
     places, now = await server.board.look(), server.now()
@@ -8525,7 +8539,7 @@ async def read_channel(request: Request, server: "Server", params: Mapping[str, 
     if server.guard and not server.access.admit_key(found, key, request.address):
         if "callback" in params:    # the browser would add its password for another site's script
             raise Refused(403, "callback: on a private server it needs a key")
-        server.guard.admit(request)
+        await pass_check(server.guard.admit(request))
     if not found:
         raise Refused(404, "there is no such channel")
     for pattern, route in READS.items():
@@ -9824,9 +9838,15 @@ TABLE_KINDS["data"] = read_table
 MAX_CREDENTIALS = 1024          # bytes of an Authorization header; longer ones are not decoded
 MIN_PASSWORD = 8                # characters, the least that NIST SP 800-63B allows
 SCRYPT = {"n": 2 ** 14, "r": 8, "p": 1}     # each check takes 16 MB and about 50 ms
-# Minimum seconds between scrypt checks, which block the event loop: for addresses without a wrong
-# guess, and for those with one.
+# Minimum seconds between scrypt checks, which take a third of a processor with these pauses: for
+# addresses without a wrong guess, and for those with one. Each kind has one check at a time.
 SCRYPT_PAUSES = {False: 0.25, True: 1.0}
+CHECK_SECONDS = 10              # for a process that checks a password; it takes about 0.1 s
+# Its program: salt and password on standard input, because every user can read command lines.
+SCRYPT_PROGRAM = f"""import hashlib, signal, sys
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+data = sys.stdin.buffer.read()
+print(hashlib.scrypt(data[16:], salt=data[:16], **{SCRYPT}).hex())"""
 
 
 def hash_password(password: str, salt: bytes) -> str:
@@ -9868,15 +9888,36 @@ def parse_basic(authorization: str) -> str | None:
         return None
 
 
+async def hash_aside(password: str, salt: bytes) -> str:
+    """hash_password in a process of its own, because scrypt would block the event loop. Without a
+    digest if that process fails. It ends by itself, even if this one is killed."""
+    answered, loop = asyncio.Event(), asyncio.get_running_loop()
+    with contextlib.suppress(OSError, TimeoutError), subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", SCRYPT_PROGRAM], bufsize=0, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pipe, output = cast(io.FileIO, process.stdin), cast(io.FileIO, process.stdout)
+        loop.add_reader(output, answered.set)
+        try:        # the pipe holds both, and the answer is one line, written at once
+            pipe.write(salt + password.encode("utf-8", "replace"))
+            pipe.close()
+            await asyncio.wait_for(answered.wait(), CHECK_SECONDS)
+            return f"scrypt {salt.hex()} {output.read(200).decode()}"
+        finally:
+            loop.remove_reader(output)
+            process.kill()
+    return ""
+
+
 class Password:
     """The guard of a private server: it admits clients that know the password of a file."""
 
-    def __init__(self, content: str, access: Access):
-        self.content, self.access = content, access
+    def __init__(self, content: str, server: Server):
+        self.content, self.server, self.access = content, server, server.access
         self.proven: bytes | None = None        # SHA-256 of the password, once it was given
         self.slots = {True: 0.0, False: 0.0}    # when scrypt may run again; keys: a wrong guess
+        self.checks: dict[bytes, Check] = {}    # in progress, by the password's SHA-256
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request) -> Check | None:
         """Admit a client that sends the password, with any user name, or the cookie of an earlier
         admission, which outlives a restart. Raises Refused 401, 403, 429, 503."""
         headers = request.headers
@@ -9884,37 +9925,55 @@ class Password:
                 and headers.get("sec-fetch-mode") != "navigate":
             raise Refused(403, "this server is private: other sites cannot read it")
         if hmac.compare_digest(find_cookie(headers, PROOF).encode(), self.proof().encode()):
-            return
+            return None
         password = parse_basic(headers.get("authorization", ""))
-        if password is not None and self.knows(password, request.address):
-            return
-        raise Refused(401, "this server is private: log in with its password",
-                      WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
+        if password is None:
+            raise self.refusal()
+        digest = hash_key(password[:MAX_SECRET + 1])
+        self.access.guesses.refuse(request.address, digest)
+        if matches(digest, self.proven):
+            self.access.guesses.accept(request.address, digest)
+            return None
+        if self.proven is None and len(password) <= MAX_SECRET:
+            return self.checks.get(digest) or self.begin_check(password, digest, request.address)
+        self.access.guesses.add(request.address)
+        raise self.refusal()
+
+    def refusal(self) -> Refused:
+        return Refused(401, "this server is private: log in with its password",
+                       WWW_Authenticate='Basic realm="iotserver", charset="UTF-8"')
 
     def proof(self) -> str:
         """The cookie's value, which follows from the password file: a new password ends it."""
         return hmac.digest(self.content.encode(), b"iotserver reader", "sha256").hex()
 
-    def knows(self, password: str, address: str) -> bool:
-        """Whether a password is right: by scrypt until it has been given once, then by memory."""
-        digest = hash_key(password[:MAX_SECRET + 1])
-        self.access.guesses.refuse(address, digest)
-        if matches(digest, self.proven):
+    def begin_check(self, password: str, digest: bytes, address: str) -> Check:
+        """Check a password by scrypt, whether or not its client stays. Raises Refused 503."""
+        has_guessed = any(place in self.access.guesses.counts
+                          for place in networks(address[:MAX_ADDRESS]))
+        if self.access.monotonic() < self.slots[has_guessed]:
+            raise Refused(503, "busy; try again", Retry_After="1")
+        self.slots[has_guessed] = math.inf
+        check = self.server.loop.create_task(self.check(password, digest, address))
+        self.checks[digest] = check
+
+        def end(_: Check) -> None:
+            del self.checks[digest]
+            self.slots[has_guessed] = self.access.monotonic() + SCRYPT_PAUSES[has_guessed]
+
+        check.add_done_callback(end)
+        return check
+
+    async def check(self, password: str, digest: bytes, address: str) -> Refused | None:
+        found = await hash_aside(password, bytes.fromhex(self.content.split()[1]))
+        if not found.endswith("\n"):
+            return Refused(503, "busy; try again", Retry_After="1")
+        if hmac.compare_digest(found, self.content):
+            self.proven = digest
             self.access.guesses.accept(address, digest)
-            return True
-        if self.proven is None and len(password) <= MAX_SECRET:
-            now, has_guessed = self.access.monotonic(), any(
-                place in self.access.guesses.counts for place in networks(address[:MAX_ADDRESS]))
-            if now < self.slots[has_guessed]:
-                raise Refused(503, "busy; try again", Retry_After="1")
-            self.slots[has_guessed] = now + SCRYPT_PAUSES[has_guessed]
-            salt = bytes.fromhex(self.content.split()[1])
-            if hmac.compare_digest(hash_password(password, salt), self.content):
-                self.proven = digest
-                self.access.guesses.accept(address, digest)
-                return True
+            return None
         self.access.guesses.add(address)
-        return False
+        return self.refusal()
 
     def page_headers(self, request: Request) -> Headers:
         """The cookie, which comes with each page."""
@@ -9925,7 +9984,7 @@ class Password:
 
 def keep_private(server: Server) -> None:
     if server.settings.private:
-        server.guard = Password(read_password(server.settings.private), server.access)
+        server.guard = Password(read_password(server.settings.private), server)
         server.board.cache_control = "no-store"
 
 

@@ -296,6 +296,9 @@ class InProcess(Client):
         connection = self.connect()
         connection.data_received(raw)
         self.server.loop.run()
+        while self.server.guard and (checks := self.server.guard.checks):
+            self.server.loop.run_until_complete(asyncio.wait(checks.values()))
+            self.server.loop.run()
         connection.connection_lost(None)
         return connection.transport.sent
 
