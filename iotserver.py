@@ -3559,10 +3559,10 @@ SENTENCES = {
     "cold_colder": "It is {d} colder outside: keep the windows closed.",
     "cold_even": "It is hardly warmer outside: keep the windows closed.",
     "cold_warmer": "It is {d} warmer outside: opening the windows warms the room.",
-    "cold_damp": "Keep the windows closed: the air outside is warm and damp, and would condense "
-                 "on cold walls.",
-    "cold_wet": "Keep the windows closed: it is {d} warmer outside, and its moisture would "
-                "condense on cold walls.",
+    "cold_damp": "Keep the windows closed: the air outside is warm and damp, and its "
+                 "moisture would condense on cold walls.",
+    "cold_wet": "Keep the windows closed: it is {d} warmer outside, but moisture in that air "
+                "would condense on cold walls.",
     "cold_hot": "Keep the windows closed: it is {d} warmer outside.",
     "smoke": "But the air outside is full of smoke or dust: PM2.5 {pm} µg/m³.",
     "keep_closed": "Keep the windows closed.",
@@ -3606,7 +3606,7 @@ SENTENCES = {
     "title_silent": "“{name}” is silent", "title_back": "“{name}” reports again",
     "text_back": "“{name}” reports again.", "title_plan": "When it gets cooler",
     "since": "It has been so since {at}.", "no_word": "No word from iotserver",
-    "cut_off": "It has not reported for {ago}: the house, its line or the computer may be off.",
+    "cut_off": "It has not reported for {ago}: the power, internet or computer may be down.",
     "test": "This is a test: messages arrive.",
     "messages_failed": "Messages to {name} have failed for an hour: {why}.",
     "engine_dropped": "{name} was sent the reading of {at}, but does not have it. Does it keep "
@@ -10433,11 +10433,11 @@ TRANSLATIONS = {
         "Tenere le finestre chiuse"),
     "headline_comfortable": (
         "Angenehm drinnen",
-        "Agréable à l’intérieur",
+        "Il fait bon à l’intérieur",
         "Temperatura agradable dentro",
         "Temperatura gradevole in casa"),
     "headline_cold": (
-        "Kalt drinnen", "Froid à l’intérieur", "Hace frío dentro", "Fa freddo in casa"),
+        "Kalt drinnen", "Il fait froid à l’intérieur", "Hace frío dentro", "Fa freddo in casa"),
     "headline_unknown": ("Keine Antwort", "Pas de réponse", "Sin respuesta", "Nessuna risposta"),
     "headline_none": (
         "Noch keine Antwort",
@@ -10473,7 +10473,7 @@ TRANSLATIONS = {
     "even": (
         "Draußen ist es etwa so warm wie drinnen.",
         "Il fait à peu près aussi chaud dehors que dedans.",
-        "Fuera hace casi la misma temperatura que dentro.",
+        "Fuera hay casi la misma temperatura que dentro.",
         "Fuori c’è quasi la stessa temperatura che in casa."),
     "nothing_to_do": ("Nichts zu tun.", "Rien à faire.", "Nada que hacer.", "Niente da fare."),
     "turned_warmer": (
@@ -10507,23 +10507,23 @@ TRANSLATIONS = {
         "Fuera hay {d} más: abrir las ventanas calienta la habitación.",
         "Fuori è {d} più caldo: aprire le finestre scalda la stanza."),
     "cold_damp": (
-        "Fenster geschlossen halten: Die feuchtwarme Luft draußen würde an kalten Wänden "
-        "kondensieren.",
-        "Garder les fenêtres fermées~: l’air du dehors est chaud et humide et se condenserait "
-        "sur les murs froids.",
-        "Mantener las ventanas cerradas: el aire de fuera es cálido y húmedo y se condensaría "
-        "en las paredes frías.",
-        "Tenere le finestre chiuse: l’aria fuori è calda e umida e farebbe condensa sui muri "
+        "Fenster geschlossen halten: Die Luft draußen ist warm und feucht; an kalten Wänden "
+        "würde sich Wasser niederschlagen.",
+        "Garder les fenêtres fermées~: l’air extérieur est chaud et humide, et son humidité se "
+        "condenserait sur les murs froids.",
+        "Mantener las ventanas cerradas: el aire de fuera es cálido y húmedo, y su humedad se "
+        "condensaría en las paredes frías.",
+        "Tenere le finestre chiuse: l’aria fuori è calda e umida e formerebbe condensa sui muri "
         "freddi."),
     "cold_wet": (
-        "Fenster geschlossen halten: Draußen ist es {d} wärmer, und die Luft würde an kalten "
-        "Wänden kondensieren.",
-        "Garder les fenêtres fermées~: il fait {d} de plus dehors, et l’air se condenserait sur "
-        "les murs froids.",
-        "Mantener las ventanas cerradas: fuera hay {d} más y el aire se condensaría en las "
-        "paredes frías.",
-        "Tenere le finestre chiuse: fuori è {d} più caldo e l’aria farebbe condensa sui muri "
-        "freddi."),
+        "Fenster geschlossen halten: Draußen ist es {d} wärmer, aber an kalten Wänden würde "
+        "sich Wasser niederschlagen.",
+        "Garder les fenêtres fermées~: il fait {d} de plus dehors, mais l’humidité de cet air se "
+        "condenserait sur les murs froids.",
+        "Mantener las ventanas cerradas: fuera hay {d} más, pero la humedad de ese aire se "
+        "condensaría en las paredes frías.",
+        "Tenere le finestre chiuse: fuori è {d} più caldo, ma quell’aria formerebbe condensa "
+        "sui muri freddi."),
     "cold_hot": (
         "Fenster geschlossen halten: Draußen ist es {d} wärmer.",
         "Garder les fenêtres fermées~: il fait {d} de plus dehors.",
@@ -10553,17 +10553,18 @@ TRANSLATIONS = {
         "Die Luft draußen ist schlecht für empfindliche Menschen: PM2,5 {pm}~µg/m³.",
         "L’air extérieur est mauvais pour les personnes sensibles~: PM2,5 {pm}~µg/m³.",
         "El aire de fuera es malo para las personas sensibles: PM2,5 {pm}~µg/m³.",
-        "L’aria fuori è cattiva per le persone sensibili: PM2,5 {pm}~µg/m³."),
+        "L’aria fuori fa male alle persone sensibili: PM2,5 {pm}~µg/m³."),
     "rain": (
         "Es regnet: auf die Fenster achten.",
         "Il pleut~: attention aux fenêtres.",
         "Está lloviendo: cuidado con las ventanas.",
         "Piove: attenzione alle finestre."),
     "air_unknown": (
-        "„{name}“ schweigt seit {ago}: Die Luft draußen ist nicht bekannt.",
-        "«~{name}~» n’envoie plus rien depuis {ago}~: l’air extérieur n’est pas connu.",
-        "«{name}» lleva {ago} sin enviar datos: no se conoce el aire de fuera.",
-        "«{name}» non invia dati da {ago}: l’aria fuori non è nota."),
+        "„{name}“ schweigt seit {ago}: Die Luftqualität draußen ist nicht bekannt.",
+        "«~{name}~» n’envoie plus rien depuis {ago}~: la qualité de l’air extérieur n’est pas "
+        "connue.",
+        "«{name}» lleva {ago} sin enviar datos: no se conoce la calidad del aire de fuera.",
+        "«{name}» non invia dati da {ago}: la qualità dell’aria fuori non è nota."),
     "field_of": ("{label}, {name}", "{label}, {name}", "{label}, {name}", "{label}, {name}"),
     "needs_thermometer": (
         "Dafür braucht es eine Station mit der Rolle outside, die eine Temperatur sendet.",
@@ -10586,10 +10587,10 @@ TRANSLATIONS = {
         "Hace falta una estación con el rol inside y otra con el rol outside.",
         "Serve una stazione con il ruolo inside e una con il ruolo outside."),
     "cooler_range": (
-        "Draußen ab etwa {at} kühler ({start} bis {end}).",
-        "Plus frais dehors à partir de {at} environ ({start} à {end}).",
-        "Más fresco fuera desde las {at} aproximadamente ({start} a {end}).",
-        "Più fresco fuori dalle {at} circa ({start} – {end})."),
+        "Draußen ab etwa {at} kühler (zwischen {start} und {end}).",
+        "Plus frais dehors à partir de {at} environ (entre {start} et {end}).",
+        "Más fresco fuera desde las {at} aproximadamente (entre las {start} y las {end}).",
+        "Più fresco fuori dalle {at} circa (tra le {start} e le {end})."),
     "cooler_at": (
         "Draußen ab etwa {at} kühler.",
         "Plus frais dehors à partir de {at} environ.",
@@ -10601,7 +10602,7 @@ TRANSLATIONS = {
         "más fresco desde las {at}",
         "più fresco dalle {at}"),
     "cooler_soon": (
-        "Draußen gleich kühler, wohl bis {end}.",
+        "Draußen wird es jeden Moment kühler, wohl spätestens um {end}.",
         "Plus frais dehors d’un moment à l’autre, sans doute avant {end}.",
         "Más fresco fuera en cualquier momento, probablemente antes de las {end}.",
         "Più fresco fuori da un momento all’altro, probabilmente entro le {end}."),
@@ -10611,12 +10612,12 @@ TRANSLATIONS = {
         "Más calor fuera desde las {at} aproximadamente.",
         "Più caldo fuori dalle {at} circa."),
     "warmer_soon": (
-        "Draußen gleich wärmer, wohl bis {end}.",
+        "Draußen wird es jeden Moment wärmer, wohl spätestens um {end}.",
         "Plus chaud dehors d’un moment à l’autre, sans doute avant {end}.",
         "Más calor fuera en cualquier momento, probablemente antes de las {end}.",
         "Più caldo fuori da un momento all’altro, probabilmente entro le {end}."),
     "open_until": (
-        "Offen lassen bis etwa {at}.",
+        "Bis etwa {at} offen lassen.",
         "Les laisser ouvertes jusqu’à {at} environ.",
         "Dejarlas abiertas hasta las {at} aproximadamente.",
         "Lasciarle aperte fin verso le {at}."),
@@ -10640,7 +10641,7 @@ TRANSLATIONS = {
         "On ne sait pas encore quand cela changera.",
         "Aún no es seguro cuándo cambiará.",
         "Non è ancora certo quando cambierà."),
-    "times_in": ("Zeiten in {zone}.", "Heures de {zone}.", "Horas de {zone}.", "Orari di {zone}."),
+    "times_in": ("Zeiten in {zone}.", "Heures en {zone}.", "Horas en {zone}.", "Orari in {zone}."),
     "both": (
         "{inside} drinnen, {outside} draußen.",
         "{inside} dedans, {outside} dehors.",
@@ -10669,14 +10670,14 @@ TRANSLATIONS = {
         "{day}: {name} finora {low} – {high}"),
     "weekday": ("%a %-d. %b", "%a %-d %b", "%a %-d %b", "%a %-d %b"),
     "no_cooler": (
-        "Draußen bleibt es wohl 12 Stunden lang wärmer.",
+        "In den nächsten 12 Stunden bleibt es draußen wohl wärmer.",
         "Il devrait faire plus chaud dehors que dedans pendant encore 12 heures.",
-        "Probablemente seguirá haciendo más calor fuera durante 12 horas.",
+        "Probablemente seguirá haciendo más calor fuera durante las próximas 12 horas.",
         "Probabilmente fuori resterà più caldo per altre 12 ore."),
     "no_warmer": (
-        "Draußen bleibt es wohl 12 Stunden lang kühler.",
+        "In den nächsten 12 Stunden bleibt es draußen wohl kühler.",
         "Il devrait faire plus frais dehors que dedans pendant encore 12 heures.",
-        "Probablemente seguirá haciendo más fresco fuera durante 12 horas.",
+        "Probablemente seguirá haciendo más fresco fuera durante las próximas 12 horas.",
         "Probabilmente fuori resterà più fresco per altre 12 ore."),
     "row_warmer": (
         "ab {at} wärmer",
@@ -10688,36 +10689,36 @@ TRANSLATIONS = {
     "too_few": (
         "Noch zu wenige Tage, um zu sagen, wie genau das ist.",
         "Trop peu de jours sont passés pour dire si cette prévision est précise.",
-        "Aún han pasado muy pocos días para saber si esta previsión es exacta.",
+        "Todavía son muy pocos días para saber si esta previsión es precisa.",
         "Sono passati troppo pochi giorni per dire quanto sia precisa questa previsione."),
     "record_cooler": (
         "An der Hälfte der letzten {count} Abende lag die Vorhersage höchstens {minutes} "
         "Minuten daneben.",
-        "Lors de la moitié des {count} dernières soirées, la prévision s’est trompée de "
+        "Pour la moitié des {count} dernières soirées, la prévision s’est trompée de "
         "{minutes} minutes au plus.",
-        "En la mitad de los últimos {count} días, la previsión se desvió {minutes} minutos como "
+        "En la mitad de las últimas {count} tardes, la previsión se desvió {minutes} minutos como "
         "mucho.",
-        "In metà delle ultime {count} sere la previsione ha sbagliato di {minutes} minuti al "
+        "Nella metà delle ultime {count} sere la previsione ha sbagliato di {minutes} minuti al "
         "massimo."),
     "record_warmer": (
         "An der Hälfte der letzten {count} Morgen lag die Mitte der Spanne höchstens {minutes} "
         "Minuten daneben.",
-        "Lors de la moitié des {count} derniers matins, le milieu de l’intervalle s’est trompé "
-        "de {minutes} minutes au plus.",
+        "Pour la moitié des {count} derniers matins, l’écart avec le milieu de l’intervalle "
+        "était de {minutes} minutes au plus.",
         "En la mitad de las últimas {count} mañanas, el centro del intervalo se desvió "
         "{minutes} minutos como mucho.",
-        "In metà delle ultime {count} mattine il centro dell’intervallo ha sbagliato di "
-        "{minutes} minuti al massimo."),
+        "Nella metà delle ultime {count} mattine lo scarto dal centro dell’intervallo è stato "
+        "di {minutes} minuti al massimo."),
     "doubted": (
-        "Zuletzt kam {value}; eine zweite Messung steht aus.",
+        "Die letzte Messung war {value}; eine zweite wird abgewartet.",
         "La dernière mesure est {value}^; une seconde est attendue.",
         "La última lectura fue {value}; se espera una segunda.",
         "L’ultima misura è {value}; se ne attende una seconda."),
     "impossible": (
-        "Zuletzt kam {value}, was unmöglich ist.",
+        "Die letzte Messung war {value}, was unmöglich ist.",
         "La dernière mesure est {value}, ce qui est impossible.",
         "La última lectura fue {value}, lo cual es imposible.",
-        "L’ultima misura è {value}, ed è impossibile."),
+        "L’ultima misura è {value}, un valore impossibile."),
     "chart_begins": (
         "Das Diagramm beginnt mit der ersten Messung.",
         "Le graphique commence à la première mesure.",
@@ -10732,11 +10733,11 @@ TRANSLATIONS = {
         "Ancora nessun grafico: dare un ruolo a una stazione con --edit-station NAME "
         "--role {role}."),
     "fahrenheit": (
-        "Zuletzt kam {value}, was unmöglich ist; eine Station sendet °C, nicht °F.",
+        "Die letzte Messung war {value}, was unmöglich ist; Stationen senden °C, nicht °F.",
         "La dernière mesure est {value}, ce qui est impossible^; une station envoie des °C, pas "
         "des °F.",
         "La última lectura fue {value}, lo cual es imposible; una estación envía °C, no °F.",
-        "L’ultima misura è {value}, ed è impossibile; una stazione invia °C, non °F."),
+        "L’ultima misura è {value}, un valore impossibile; una stazione invia °C, non °F."),
     "rising": ("steigend", "en hausse", "subiendo", "in aumento"),
     "falling": ("fallend", "en baisse", "bajando", "in calo"),
     "steady": ("gleichbleibend", "stable", "estable", "stabile"),
@@ -10747,12 +10748,12 @@ TRANSLATIONS = {
         "«{name}» non invia dati"),
     "title_back": (
         "„{name}“ meldet sich wieder",
-        "«~{name}~» répond de nouveau",
+        "«~{name}~» envoie de nouveau des données",
         "«{name}» vuelve a enviar datos",
         "«{name}» invia di nuovo dati"),
     "text_back": (
         "„{name}“ meldet sich wieder.",
-        "«~{name}~» répond de nouveau.",
+        "«~{name}~» envoie de nouveau des données.",
         "«{name}» vuelve a enviar datos.",
         "«{name}» invia di nuovo dati."),
     "title_plan": (
@@ -10763,8 +10764,8 @@ TRANSLATIONS = {
     "since": (
         "So ist es seit {at}.",
         "C’est le cas depuis {at}.",
-        "Es así desde las {at}.",
-        "È così dalle {at}."),
+        "Último cambio: {at}.",
+        "Ultimo cambio: {at}."),
     "no_word": (
         "Kein Lebenszeichen von iotserver",
         "Pas de nouvelles d’iotserver",
@@ -10772,9 +10773,10 @@ TRANSLATIONS = {
         "Nessuna notizia da iotserver"),
     "cut_off": (
         "Seit {ago} keine Meldung: Vielleicht sind Strom, Internet oder Computer ausgefallen.",
-        "Aucun signe depuis {ago}~: le courant, internet ou l’ordinateur est peut-être en panne.",
+        "Aucune nouvelle depuis {ago}~: peut-être une panne de courant, d’internet ou "
+        "d’ordinateur.",
         "Sin noticias desde hace {ago}: quizá han fallado la luz, internet o el ordenador.",
-        "Nessun segnale da {ago}: forse mancano corrente o internet, o il computer è spento."),
+        "Nessuna notizia da {ago}: forse mancano corrente o internet, o il computer è spento."),
     "test": (
         "Dies ist ein Test: Nachrichten kommen an.",
         "Ceci est un test~: les messages arrivent.",
@@ -10786,16 +10788,16 @@ TRANSLATIONS = {
         "Desde hace una hora, los mensajes a {name} no llegan: {why}.",
         "Da un’ora i messaggi a {name} non arrivano: {why}."),
     "engine_dropped": (
-        "{name} hat die Messung von {at} bekommen, hat sie aber nicht. Werden so alte Messungen "
+        "{name} hat die Messung vom {at} bekommen, hat sie aber nicht. Werden so alte Messungen "
         "dort behalten? VictoriaMetrics: -retentionPeriod=100y; InfluxDB: die Retention Policy "
         "der Datenbank.",
-        "{name} a reçu la mesure de {at} mais ne l’a pas. Les mesures aussi anciennes y "
+        "{name} a reçu la mesure du {at} mais ne l’a pas. Les mesures aussi anciennes y "
         "sont-elles conservées^? VictoriaMetrics~: -retentionPeriod=100y^; InfluxDB~: la "
         "politique de rétention de la base.",
-        "{name} recibió la lectura de {at}, pero no la tiene. ¿Conserva lecturas tan antiguas? "
+        "{name} recibió la lectura del {at}, pero no la tiene. ¿Conserva lecturas tan antiguas? "
         "VictoriaMetrics: -retentionPeriod=100y; InfluxDB: la política de retención de la base "
         "de datos.",
-        "{name} ha ricevuto la misura di {at}, ma non ce l’ha. Conserva misure così vecchie? "
+        "{name} ha ricevuto la misura del {at}, ma non ce l’ha. Conserva misure così vecchie? "
         "VictoriaMetrics: -retentionPeriod=100y; InfluxDB: la retention policy del database."),
     "demo": (
         "Das ist eine Vorführung: ein simuliertes Haus in einer Hitzewelle, egal zu welcher "
@@ -10810,16 +10812,16 @@ TRANSLATIONS = {
         "Gespeichert / Diese Messung ist Eintrag {entry}. / Sie steht schon auf der Seite.",
         "Enregistré / Cette mesure est l’entrée {entry}. / Elle est déjà sur la page.",
         "Guardado / Esta lectura es la entrada {entry}. / Ya está en la página.",
-        "Registrato / Questa misura è la voce {entry}. / È già nella pagina."),
+        "Registrato / Questa misura è la voce {entry}. / È già sulla pagina."),
     "purpose": (
         "Für Wetterstationen / Gekaufte Wetterstationen senden hierher, was sie messen. / "
         "--add-station NAME --mac ID --console sagt, was in ihre App einzugeben ist.",
         "Pour les stations météo / Les stations météo du commerce envoient ici leurs mesures. / "
         "--add-station NAME --mac ID --console dit ce qu’il faut saisir dans leur application.",
-        "Para estaciones meteorológicas / Las estaciones meteorológicas compradas envían aquí "
-        "lo que miden. / --add-station NAME --mac ID --console dice qué escribir en su "
+        "Para estaciones meteorológicas / Las estaciones meteorológicas comerciales envían "
+        "aquí lo que miden. / --add-station NAME --mac ID --console dice qué escribir en su "
         "aplicación.",
-        "Per stazioni meteo / Le stazioni meteo comprate inviano qui le loro misure. / "
+        "Per stazioni meteo / Le stazioni meteo in commercio inviano qui le loro misure. / "
         "--add-station NAME --mac ID --console dice che cosa scrivere nella loro app."),
     "error_400": (
         "Fehlerhafte Anfrage / Etwas an dieser Adresse stimmt nicht. / Die Adresse mit der "
@@ -10834,11 +10836,11 @@ TRANSLATIONS = {
         "Passwort nötig / Dieser Server ist privat. / Die Seite neu laden und das Passwort des "
         "Haushalts eingeben; der Benutzername ist beliebig.",
         "Mot de passe requis / Ce serveur est privé. / Recharger la page et saisir le mot de "
-        "passe du foyer^; le nom d’utilisateur est libre.",
+        "passe du foyer^; n’importe quel nom d’utilisateur convient.",
         "Se necesita contraseña / Este servidor es privado. / Volver a cargar la página y "
         "escribir la contraseña de la casa; vale cualquier nombre de usuario.",
         "Serve la password / Questo server è privato. / Ricaricare la pagina e scrivere la "
-        "password di casa; il nome utente è libero."),
+        "password di casa; va bene qualsiasi nome utente."),
     "error_403": (
         "Nicht erlaubt / Der Server erlaubt das nicht. / MAC und Schlüssel mit der config.py "
         "der Station vergleichen oder ihr mit --new-key einen neuen Schlüssel geben.",
@@ -10853,21 +10855,21 @@ TRANSLATIONS = {
         "prüfen.",
         "Page introuvable / Il n’y a rien à cette adresse. / Vérifier qu’il n’y a pas de faute "
         "de frappe.",
-        "No encontrado / No hay nada en esta dirección. / Comprobar que no hay errores al "
-        "escribirla.",
+        "No encontrado / No hay nada en esta dirección. / Comprobar que la dirección está "
+        "bien escrita.",
         "Pagina non trovata / A questo indirizzo non c’è nulla. / Controllare che l’indirizzo "
         "sia scritto bene."),
     "error_405": (
         "Methode nicht erlaubt / Diese Adresse ist nicht für Browser gedacht. / Stattdessen die "
         "Seite öffnen.",
-        "Méthode refusée / Cette adresse n’est pas faite pour un navigateur. / Ouvrir plutôt la "
-        "page.",
+        "Méthode non autorisée / Cette adresse n’est pas faite pour un navigateur. / Ouvrir "
+        "plutôt la page.",
         "Método no permitido / Esta dirección no es para navegadores. / Abrir la página en su "
         "lugar.",
         "Metodo non consentito / Questo indirizzo non è fatto per il browser. / Aprire invece "
         "la pagina."),
     "error_429": (
-        "Zu viele Anfragen / Es gab zu viele Versuche. / 15 Minuten warten und es noch einmal "
+        "Zu viele Anfragen / Es gab zu viele Versuche. / 15 Minuten warten, dann noch einmal "
         "versuchen.",
         "Trop de requêtes / Il y a eu trop de tentatives. / Attendre 15 minutes, puis réessayer.",
         "Demasiadas solicitudes / Ha habido demasiados intentos. / Esperar 15 minutos y volver "
@@ -10905,8 +10907,8 @@ TRANSLATIONS = {
     "labels": (
         "Temperatur / Luftfeuchte / Luftdruck / Wind / Böen / Wind aus / Regen / Regen je "
         "Stunde / Sonne / UV-Index",
-        "température / humidité / pression / vent / rafales / vent de / pluie / pluie horaire / "
-        "soleil / indice UV",
+        "température / humidité / pression / vent / rafales / direction du vent / pluie / pluie "
+        "horaire / soleil / indice UV",
         "temperatura / humedad / presión / viento / rachas / viento del / lluvia / lluvia por "
         "hora / sol / índice UV",
         "temperatura / umidità / pressione / vento / raffiche / vento da / pioggia / pioggia "
@@ -10940,11 +10942,11 @@ TRANSLATIONS = {
         "Stand {clock}, keine Verbindung",
         "données de {clock}, hors connexion",
         "datos de las {clock}, sin conexión",
-        "situazione alle {clock}, nessuna connessione"),
+        "dati delle {clock}, senza connessione"),
     "offline_day": (
         "Stand %a, {clock}, keine Verbindung",
-        "données de %a, {clock}, hors connexion",
-        "datos de %a, {clock}, sin conexión",
+        "données du %a, {clock}, hors connexion",
+        "datos del %a, {clock}, sin conexión",
         "dati di %a, {clock}, senza connessione"),
     "touch": (
         "Diagramm berühren, um Werte zu lesen",
@@ -10955,7 +10957,7 @@ TRANSLATIONS = {
         "Auf das Diagramm zeigen, um Werte zu lesen",
         "Survoler le graphique pour lire les valeurs",
         "Señalar el gráfico para leer valores",
-        "Indicare il grafico per leggere i valori"),
+        "Passare sul grafico per leggere i valori"),
     "moment": (
         "%-d. %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}", "%-d %b %Y, {clock}"),
     "now": ("jetzt", "maintenant", "ahora", "ora"),
@@ -11039,7 +11041,7 @@ TRANSLATIONS = {
     "stations": ("Stationen", "Stations", "Estaciones", "Stazioni"),
     "exact_times": ("Genaue Zeiten", "Heures exactes", "Horas exactas", "Orari esatti"),
     "never": ("nie", "jamais", "nunca", "mai"),
-    "every": ("alle {ago}", "toutes les {ago}", "cada {ago}", "ogni {ago}"),
+    "every": ("im Abstand von {ago}", "à {ago} d’intervalle", "cada {ago}", "ogni {ago}"),
     "state_ok": ("ok", "ok", "ok", "ok"),
     "state_silent": ("stumm", "muette", "sin datos", "senza dati"),
     "state_new": ("neu", "nouvelle", "nueva", "nuova"),
@@ -11048,17 +11050,17 @@ TRANSLATIONS = {
         "Verlauf seit {day}",
         "Historique depuis le {day}",
         "Historial desde el {day}",
-        "Storico dal {day}"),
+        "Storico da {day}"),
     "no_history": (
         "Noch kein Verlauf",
         "Pas encore d’historique",
         "Aún sin historial",
         "Ancora nessuno storico"),
     "beyond": (
-        "Und {n} mehr, in /api/stations.",
-        "Encore {n}, sur /api/stations.",
+        "Und {n} weitere, in /api/stations.",
+        "Et {n} de plus, dans /api/stations.",
         "Y {n} más, en /api/stations.",
-        "Ancora {n}, in /api/stations."),
+        "E ancora {n}, in /api/stations."),
     "more_rooms": (
         "Und 1 weiterer Raum, weniger dringend. / Und {n} weitere Räume, weniger dringend.",
         "Et 1 autre pièce, moins urgente. / Et {n} autres pièces, moins urgentes.",

@@ -24,12 +24,12 @@ def say(state, inside, outside, dews=(None, None), comfort=22.0, unit="C"):
      "19 °C outside, 14 °C inside.", ("open", 26, 22, (14, 19))),
     ("Open the windows: it is 4 °C cooler outside.", ("open", 26, 22, (14, 16))),
     ("Open the windows: it is 4 °C cooler outside.", ("open", 26, 22, (None, 19))),
-    ("Cold inside: keep the windows closed: the air outside is warm and damp, and would condense "
-     "on cold walls.", ("comfortable", 16, 33.8, (10, 17.5))),
-    ("Cold inside: keep the windows closed: the air outside is warm and damp, and would condense "
-     "on cold walls.", ("comfortable", 16, 19, (10, 14.5))),
-    ("Cold inside: keep the windows closed: it is 17 °C warmer outside, and its moisture would "
-     "condense on cold walls.", ("comfortable", 16, 33)),
+    ("Cold inside: keep the windows closed: the air outside is warm and damp, and its "
+     "moisture would condense on cold walls.", ("comfortable", 16, 33.8, (10, 17.5))),
+    ("Cold inside: keep the windows closed: the air outside is warm and damp, and its "
+     "moisture would condense on cold walls.", ("comfortable", 16, 19, (10, 14.5))),
+    ("Cold inside: keep the windows closed: it is 17 °C warmer outside, but moisture in that air "
+     "would condense on cold walls.", ("comfortable", 16, 33)),
     ("Cold inside: keep the windows closed: it is 17 °C warmer outside.",
      ("comfortable", 16, 33, (5, 6))),
     ("Cold inside: it is 4 °C warmer outside: opening the windows warms the room.",
