@@ -592,8 +592,8 @@ def is_label(text: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a station may have this name. A number may not be one, because ids are numbers."""
-    seen = text.translate(NO_JOINERS).strip()
-    return is_label(text) and seen != "" and not seen.isdigit()
+    return is_label(text) and (
+        seen := text.translate(NO_JOINERS).strip()) != "" and not seen.isdigit()
 
 
 @remember
@@ -3779,7 +3779,6 @@ def choose_unit(setting: str, languages: str) -> str:
     return "F" if region_of(languages) in FAHRENHEIT_REGIONS else "C"
 
 
-@remember
 def choose_clock(cookie: str, languages: str) -> str:
     """How strftime writes a time of day: by the cookie of the page's script, else by region."""
     told = re.search(r"(?:^|;\s*)clock=(12|24)(?:;|$)", cookie)
@@ -3787,7 +3786,6 @@ def choose_clock(cookie: str, languages: str) -> str:
     return "%-I:%M\N{NO-BREAK SPACE}%p" if is_half_day else "%H:%M"
 
 
-@remember
 def choose_zone(cookie: str) -> tzinfo | None:
     """The time zone in the cookies of the page's script: by its name, else by its offset. None,
     the machine's, on the first visit."""
@@ -3796,6 +3794,13 @@ def choose_zone(cookie: str) -> tzinfo | None:
         return zone
     has_offset = re.fullmatch("-?[0-9]{1,3}", told.get("offset", ""))
     return timezone(timedelta(minutes=int(told["offset"]))) if has_offset else None
+
+
+@functools.lru_cache(256)       # readers; a cookie of MAX_COOKIES makes 2 KB of one
+def find_locale(language: str, units: str, accepted: str, cookie: str) -> Locale:
+    """How a reader is spoken to: by two settings, Accept-Language and the page's cookies."""
+    return Locale(choose_language(language, accepted), choose_unit(units, accepted),
+                  choose_zone(cookie), choose_clock(cookie, accepted))
 
 
 def say_sentence(text: str) -> str:
@@ -4898,11 +4903,9 @@ PAGE_HEADERS = page_headers(STYLE)
 
 def choose_locale(request: Request, settings: argparse.Namespace) -> Locale:
     """How the person behind a browser's request is spoken to."""
-    accepted = request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-    cookie = request.headers.get("cookie", "")[:MAX_COOKIES]
-    return Locale(choose_language(settings.language, accepted),
-                  choose_unit(settings.units, accepted), choose_zone(cookie),
-                  choose_clock(cookie, accepted))
+    return find_locale(settings.language, settings.units,
+                       request.headers.get("accept-language", "")[:MAX_LANGUAGE],
+                       request.headers.get("cookie", "")[:MAX_COOKIES])
 
 
 def render_page(title: str, main: Markup, language: str = "en", script: Markup | str = "",

@@ -49,10 +49,9 @@ FILL = {
         size, 15_000)),
     "languages": lambda n, size: request("GET", "/", Accept_Language=f"de-{n}" + "x" * min(
         size, 15_000)),
-    "choose_zone": lambda n, size: request("GET", "/", Cookie=f"tz=Europe/Berlin; a={n}" + "x" * (
-        min(size, 15_000))),
-    "choose_clock": lambda n, size: request("GET", "/", Cookie=f"clock=12; b={n}" + "x" * (
-        min(size, 15_000))),
+    "find_locale": lambda n, size: request(
+        "GET", "/", Accept_Language=f"de-{n}" + "x" * min(size, 15_000),
+        Cookie=f"tz=Europe/Berlin; a={n}" + "x" * min(size, 15_000)),
     "accepts_gzip": lambda n, size: request("GET", "/", Accept_Encoding=f"gzip, {n}" + "x" * (
         min(size, 15_000))),
     "heads": lambda n, size: request("GET", "/healthz", **{

@@ -268,8 +268,10 @@ def test_a_plan_in_words():
                 "to": at("2018-07-30 21:20"), "chance": 0.9}
 
     def place(said):
-        return iot.Place(1, "inside", "inside", 0, forecast=iot.Forecast(
-            said["event"], said["at"], said["from"], said["to"], said["chance"], 40, (), ()))
+        return iot.Place(
+            1, "inside", "inside", 0, forecast=iot.Forecast(
+                said["event"], said["at"], said["from"], said["to"], said["chance"], 40, (), ()),
+            verdict=iot.Verdict("close", -2.0, NOON, iot.LATEST_TIME, None, 26.0, 28.0))
     _, text = iot.say_message(station, "plan", "2018-07-30", place(forecast), NOON, iot.ENGLISH)
     assert text == "Cooler outside from about 20:40 (20:10 to 21:20)."
     odd = {**forecast, "at": forecast["at"] + 2 * MINUTE, "to": forecast["to"] - 3 * MINUTE}

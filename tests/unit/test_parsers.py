@@ -83,6 +83,8 @@ def as_json(text):
 
 
 SPECIAL = {                     # what annotations do not tell: all arguments, made of a text
+    "find_locale": lambda text: ("auto", "auto", text[:iotserver.MAX_LANGUAGE],
+                                 text[:iotserver.MAX_COOKIES]),
     "choose_unit": lambda text: ("auto", text),
     "refuse_taken": lambda text: ([iotserver.Station(1, text, text)], None, text, text),
     "check_headers": lambda text: (b"A: " + raw(text) + b"\r\nConnection: a" + raw(text)
@@ -118,7 +120,8 @@ SPECIAL = {                     # what annotations do not tell: all arguments, m
         setting.name.replace("-", "_"): text for setting in iotserver.SETTINGS}),),
 }
 # Of a file, or of what the database holds.
-NO_TEXT = {"read_password", "read_sqlite", "read_readings", "choose_answer", "choose_tiles"}
+NO_TEXT = {"read_password", "read_sqlite", "read_readings", "choose_answer", "choose_tiles",
+           "find_air", "find_dust"}
 
 
 def is_text(hint):
