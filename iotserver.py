@@ -4660,10 +4660,10 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
 }
 @media (forced-colors: active) {
   section, figure, button, nav a, .swatch { border: 1px solid }
-  .swatch, figure svg { forced-color-adjust: none } .swatch { color: #000; background-color: #fff }
+  .swatch, figure svg { forced-color-adjust: none } .swatch { color: var(--ink) }
   figure svg { background: var(--card) }
 }
-@media screen and (prefers-reduced-motion: no-preference) { .answer { transition: .6s } }
+@media (prefers-reduced-motion: no-preference) { .answer { transition: background-color .6s } }
 """
 
 SCRIPT = """
