@@ -7340,7 +7340,7 @@ def run_server(args: argparse.Namespace, path: Path) -> None:
 DEFAULT_POINTS = 1000           # more than a screen has columns
 
 
-def get_page(request: Request, server: "Server") -> Answer | Work:
+def get_page(request: Request, server: Server) -> Answer | Work:
     """The page, from memory while nothing has changed; 304 if the client has it."""
     names = urllib.parse.parse_qs(request.query, keep_blank_values=True) if request.query else {}
     span, *more = names.get("range", ["24h"])   # other names in the query are ignored
@@ -7352,23 +7352,23 @@ def get_page(request: Request, server: "Server") -> Answer | Work:
     return answer_page(request, server, page) if page else make_page(request, server, view)
 
 
-async def make_page(request: Request, server: "Server", view: View) -> Answer:
+async def make_page(request: Request, server: Server, view: View) -> Answer:
     return answer_page(request, server, await server.board.make_page(view))
 
 
-def answer_page(request: Request, server: "Server", page: Answer) -> Answer:
+def answer_page(request: Request, server: Server, page: Answer) -> Answer:
     if server.guard:
         page = page._replace(headers=page.headers + server.guard.page_headers(request))
     has_it = dict(page.headers)["ETag"] in request.headers.get("if-none-match", "")
     return page._replace(body=b"", status=304) if has_it else page
 
 
-def always(answer: Answer) -> Callable[[Request, "Server"], Answer]:
+def always(answer: Answer) -> Callable[[Request, Server], Answer]:
     """A route whose answer is always the same."""
     return lambda request, server: answer
 
 
-def get_update(request: Request, server: "Server") -> Answer:
+def get_update(request: Request, server: Server) -> Answer:
     """Store the reading in the path; the answer is its entry number."""
     mac, key, reading = request.update or parse_update(
         split_update_path(request.path), request.headers.get("x-api-key"))
@@ -7380,7 +7380,7 @@ def get_update(request: Request, server: "Server") -> Answer:
     return Answer(b"%d" % entry, TEXT, 200, (), True)       # keyword arguments take 0.1 us more
 
 
-def store_bulk(request: Request, server: "Server", document: Any) -> Answer:
+def store_bulk(request: Request, server: Server, document: Any) -> Answer:
     """Store all readings of a JSON document, or none of them."""
     mac, key, items = parse_update_json(document, request.headers.get("x-api-key"))
     station = server.access.admit(mac, key, request.address)
@@ -7398,7 +7398,7 @@ def post_readings(request: Request, server: Server) -> Answer:
     return store_bulk(request, server, load_json(request.body))
 
 
-def get_events(request: Request, server: "Server") -> Answer:
+def get_events(request: Request, server: Server) -> Answer:
     """Readings and verdicts as they come."""
     answer = Answer(b"", EVENTS, headers=(NO_STORE, ("X-Accel-Buffering", "no")))
     if request.command == "HEAD":
@@ -7422,7 +7422,7 @@ async def render_array(items: Iterable[Any]) -> bytes:
     return b"[%b]" % b",".join([as_json(chunk)[1:-1] async for chunk in in_steps(items)])
 
 
-async def get_stations(request: Request, server: "Server") -> Answer:
+async def get_stations(request: Request, server: Server) -> Answer:
     pieces, last = [], 0
     while stations := server.reader.stations("WHERE id > ? ORDER BY id LIMIT ?", last,
                                              STEP_STATIONS):
@@ -7440,7 +7440,7 @@ async def get_stations(request: Request, server: "Server") -> Answer:
     return Answer(b"[%b]" % b",".join(pieces), JSON, headers=ANY_ORIGIN)
 
 
-async def get_verdict(request: Request, server: "Server") -> Answer:
+async def get_verdict(request: Request, server: Server) -> Answer:
     """The verdicts for widgets and scripts, as JSON, or as text with a line for each room. On a
     private server a station's key suffices, because a widget cannot log in."""
     query = parse_query(request, "key", "language")
@@ -7462,7 +7462,7 @@ async def get_verdict(request: Request, server: "Server") -> Answer:
     return Answer(text.encode(), TEXT, headers=ANY_ORIGIN)
 
 
-def parse_station(server: "Server", name: str) -> Station:
+def parse_station(server: Server, name: str) -> Station:
     """A station by id or name. Raises Refused 404."""
     try:
         return find_station(server.reader.stations("WHERE ?1 IN (CAST(id AS TEXT), name)", name),
@@ -7471,7 +7471,7 @@ def parse_station(server: "Server", name: str) -> Station:
         raise Refused(404, "station: there is none with this id or name") from None
 
 
-async def get_readings(request: Request, server: "Server") -> Answer:
+async def get_readings(request: Request, server: Server) -> Answer:
     query = parse_query(request, "station", "field", "start", "end", "points")
     if "station" not in query:
         raise Refused(400, "station: missing; give an id or a name")
@@ -7490,7 +7490,7 @@ async def get_readings(request: Request, server: "Server") -> Answer:
                   headers=ANY_ORIGIN)
 
 
-def get_export(request: Request, server: "Server") -> Answer:
+def get_export(request: Request, server: Server) -> Answer:
     query = parse_query(request, "station", "field", "start", "end")
     stations = ([parse_station(server, query["station"])] if "station" in query
                 else server.reader.stations())
@@ -7519,7 +7519,7 @@ ICON_SIZES = {"/apple-touch-icon.png": 180, "/icon-192.png": 192, "/icon-512.png
 drawn_icons: dict[int, bytes] = {}              # by size, drawn at the first request
 
 
-async def get_icon(size: int, request: Request, server: "Server") -> Answer:
+async def get_icon(size: int, request: Request, server: Server) -> Answer:
     """The icon as PNG. favicon.ico is a PNG inside the older ICO format."""
     if size not in drawn_icons:
         drawn_icons[size] = await draw_icon(size)
@@ -7531,7 +7531,7 @@ async def get_icon(size: int, request: Request, server: "Server") -> Answer:
     return Answer(image, kind, headers=KEPT_A_DAY)
 
 
-def get_healthz(request: Request, server: "Server") -> Answer:
+def get_healthz(request: Request, server: Server) -> Answer:
     try:
         server.reader.look()
     except (sqlite3.Error, StoreError) as error:
@@ -8006,7 +8006,7 @@ def parse_draft(params: Mapping[str, Any], ms: int) -> Entry:
     return Entry(ms, None, values, note)
 
 
-def store_drafts(server: "Server", station: Station, key: str, drafts: Iterable[Entry],
+def store_drafts(server: Server, station: Station, key: str, drafts: Iterable[Entry],
                  now: int) -> None:
     """Store all drafts or none, as one update. Raises Refused."""
     # An entry without a value gets a note, even an empty one, because nothing else records it.
@@ -8027,7 +8027,7 @@ def parse_created(text: str, zone: tzinfo, now: int) -> int:
     return ms
 
 
-def write_entry(request: Request, server: "Server", document: Any = None) -> Answer:
+def write_entry(request: Request, server: Server, document: Any = None) -> Answer:
     """Answer GET or POST /update with the entry's number. The answer is 0 with status 400 for a
     wrong key, and 0 with status 200 for an update that comes too soon. The sources do not say
     what happens there to two entries of one created_at; both are kept here."""
@@ -8058,7 +8058,7 @@ def write_entry(request: Request, server: "Server", document: Any = None) -> Ans
     return Answer(body, KINDS.get(suffix, TEXT), headers=CORS, is_update=True)
 
 
-def post_update(request: Request, server: "Server") -> Answer:
+def post_update(request: Request, server: Server) -> Answer:
     """Answer POST /update: JSON with our names is a bulk update, all else is ThingSpeak's."""
     if not is_json(request):
         return write_entry(request, server)
@@ -8096,7 +8096,7 @@ def parse_bulk_times(updates: list[dict[str, Any]], zone: tzinfo, now: int) -> l
     raise Refused(400, "created_at or delta_t: not a time")
 
 
-async def write_bulk(request: Request, server: "Server") -> Answer:
+async def write_bulk(request: Request, server: Server) -> Answer:
     """Answer a POST below /channels/: it stores all updates or none."""
     try:
         if not (match := re.fullmatch(r"/channels/([^/]+)/bulk_update\.(json|csv)", request.path)):
@@ -8147,7 +8147,7 @@ def parse_wanted(params: Mapping[str, str], now: int) -> dict[str, Any]:
 
 class Read(NamedTuple):
     """A read below /channels/N: what the path and the parameters ask for."""
-    server: "Server"
+    server: Server
     station: Station
     labels: dict[int, str]      # the label of each field that the station has
     fields: list[int]           # the fields that the answer shows
@@ -8507,7 +8507,7 @@ async def get_chart(read: Read) -> Answer:
         HTML, headers=(*CORS, *page_headers(style, framing=""), *refresh))
 
 
-def get_public(server: "Server", params: Mapping[str, str], suffix: str) -> Answer:
+def get_public(server: Server, params: Mapping[str, str], suffix: str) -> Answer:
     """One page of the list of all channels; of a private server it is empty."""
     page = max(1, min(int(find_param(params, "page", 1)), LARGEST_ENTRY))
     total = 0 if server.guard else server.reader.count_stations()
@@ -8531,7 +8531,7 @@ READS: dict[str, Callable[[Read], Work]] = {
     "/charts/(?P<field>[1-8])": get_chart}
 
 
-async def read_channel(request: Request, server: "Server", params: Mapping[str, str], path: str,
+async def read_channel(request: Request, server: Server, params: Mapping[str, str], path: str,
                        suffix: str) -> Answer:
     """Answer one read below /channels/. Raises Refused."""
     if path == "public":
@@ -8561,7 +8561,7 @@ CHANNEL_PATH = re.compile(r"^/channels/(.*?)(?:\.(?:(json|xml|csv)|te?xt))?$")
 CALLBACK = re.compile(r"[A-Za-z_$][\w.$]{0,63}", re.ASCII)
 
 
-async def get_channels(request: Request, server: "Server") -> Answer:
+async def get_channels(request: Request, server: Server) -> Answer:
     """Answer a read below /channels/, also as a script that calls the function callback=."""
     (path, suffix), = CHANNEL_PATH.findall(request.path)
     try:
@@ -8858,7 +8858,7 @@ def say_refusal(refused: Refused) -> str:
     return "INVALIDPASSWORDID: " * (refused.status == 403) + refused.message
 
 
-def store_report(request: Request, server: "Server") -> Answer:
+def store_report(request: Request, server: Server) -> Answer:
     """Store a console's report, all of it or nothing, as one entry of each station in it."""
     if not (match := REPORT.fullmatch(request.path)):
         raise Refused(404, "there is nothing at this address; the page is at /")
@@ -9026,7 +9026,7 @@ class Post:
     now and what each destination was told last. So a repeated try sends what is true by then, and
     what is no longer true is never sent."""
 
-    def __init__(self, server: "Server"):
+    def __init__(self, server: Server):
         self.server = server
         self.locale = choose_household(server.settings)
         self.heard: dict[int, tuple[int, float]] = {}   # by station; when, and monotonic seconds
@@ -9445,7 +9445,7 @@ class Outbox:
     begins a new session from the file's positions, so all that the engine may have lost is sent
     again. An engine that is away costs at most one row for each series."""
 
-    def __init__(self, database: "Database"):
+    def __init__(self, database: Database):
         self.database, self.db = database, database.db
         found: tuple[str | None, int] = (
             self.db.execute("SELECT * FROM forward").fetchone() or (None, 0))
@@ -9566,7 +9566,7 @@ class Outbox:
                     db.execute("DELETE FROM unsent WHERE series = ?", (series,))
 
 
-def take_unsent(server: "Server", engine: str, session: str) -> tuple[list[Piece], bool, bool]:
+def take_unsent(server: Server, engine: str, session: str) -> tuple[list[Piece], bool, bool]:
     """What an engine gets next, whether there is more, and whether all before is settled. By
     asking again, a session confirms that the engine has taken all that it was given."""
     ours = server.settings.forward
@@ -10026,7 +10026,7 @@ def sample_commits(turn: "Turn") -> Samples:
     yield {"": "_count"}, sum(turn.commits)
 
 
-def sample_readings(server: "Server") -> Samples:
+def sample_readings(server: Server) -> Samples:
     ids, stations = [*server.writer.stations], server.writer.stations
     for first in range(0, len(ids), STEP_STATIONS):
         for series in server.reader.latest(ids[first:first + STEP_STATIONS], server.now()):
@@ -10068,7 +10068,7 @@ def sample_metrics(server: Server) -> Iterator[Family]:
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-async def get_metrics(request: Request, server: "Server") -> Answer:
+async def get_metrics(request: Request, server: Server) -> Answer:
     """Answer a scrape of Prometheus."""
     await server.board.look()
     lines: list[str] = []
