@@ -4653,9 +4653,10 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
   .rows ul { display: block } .rows li:nth-child(2) { border-top: 1px solid var(--line) }
   figure svg text { font-size: min(.34rem, 8px) }
 }
+@media (prefers-reduced-motion: no-preference) { .answer { transition: background-color .6s } }
 @media print {
   :root { --ink: #000; --dim: #333; --paper: #fff; --card: #fff; --line: #bbb; --cool: #ddd }
-  .answer, .pill.open { color: #000; background: none; border: 2px solid }
+  .answer, .pill.open { color: #000; background: none; border: 2px solid; transition: none }
   nav, input, output, button, summary::after { display: none }
 }
 @media (forced-colors: active) {
@@ -4663,7 +4664,6 @@ th, td { text-align: left; padding: .3rem 1.25rem .3rem 0 }
   .swatch, figure svg { forced-color-adjust: none } .swatch { color: var(--ink) }
   figure svg { background: var(--card) }
 }
-@media (prefers-reduced-motion: no-preference) { .answer { transition: background-color .6s } }
 """
 
 SCRIPT = """

@@ -419,6 +419,7 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     assert unit == "C" or not re.search(r"\d:\d\d(?!\s[AP]M)", text)
     expect(page.locator("details td").last).to_have_text(lately)
     page.locator("summary").first.click()
+    page.locator(".stations summary").click()
     seen, button = page.locator("time").first, page.get_by_role("button", name="Exact times")
     expect(button).to_have_attribute("aria-pressed", "false")
     button.click()
@@ -428,10 +429,11 @@ def test_units_and_times_of_the_phone(house, visit, locale, zone, unit):
     button.press("Enter")       # back again, by keyboard
     expect(seen).to_have_text(re.compile("ago"))
     picture(page, f"locale-{locale}")
-    expect(page.locator("details")).to_have_attribute("open", "")
+    expect(page.locator(".stations details")).to_have_attribute("open", "")
     house.send(INSIDE, 27.7)
     expect(page.locator(".big").first).to_contain_text("81.9" if unit == "F" else "27.7")
-    expect(page.locator("details")).to_have_attribute("open", "")   # a new reading leaves it open
+    # A new reading leaves it open.
+    expect(page.locator(".stations details")).to_have_attribute("open", "")
 
 
 def say_forecast(forecast, zone):
@@ -590,10 +592,10 @@ def test_values_by_keyboard_and_by_pointer(house, visit):
     assert len(seen) == 3
     page.touchscreen.tap(box["x"] + box["width"] * 0.4, box["y"] + box["height"] / 2)
     assert read_out(page).inner_text() not in seen
-    where = slider.input_value()
+    where = float(slider.input_value())
     house.send(OUTSIDE, 21)                 # a new reading leaves the reader where he was
     expect(page.locator(".big").nth(1)).to_contain_text("69.8")
-    assert page.locator("input").input_value() == where
+    assert float(page.locator("input").input_value()) == pytest.approx(where, abs=2)
     expect(read_out(page)).not_to_be_empty()
     picture(page, "values")
 
@@ -602,7 +604,7 @@ def test_a_new_reading_leaves_the_chart_under_the_finger(house, visit):
     """What is touched or open stays the element that it was."""
     day_of_weather(house)
     page = visit(house.address)
-    page.locator("summary").click()
+    page.locator("figure summary").click()
     page.evaluate("""window.kept = ['figure svg', 'input', 'details', 'nav a', 'h1'].map(
         query => document.querySelector(query))""")
     box = page.locator("figure svg").bounding_box()
@@ -614,7 +616,7 @@ def test_a_new_reading_leaves_the_chart_under_the_finger(house, visit):
         expect(page.locator(".big").nth(1)).to_contain_text(f"{value * 1.8 + 32:.1f}")
         assert page.evaluate("kept.every(element => element.isConnected)")
         passed = clock_minutes(read_out(page).inner_text()) - clock_minutes(seen)
-        assert passed % 1440 <= 1           # when a minute begins, the axis goes on with it
+        assert (passed + 1) % 1440 <= 2     # when a minute begins, the axis goes on with it
     box = page.locator("figure svg").bounding_box()      # a longer reason may have moved it
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
     assert read_out(page).inner_text() != seen
@@ -864,6 +866,7 @@ def test_a_silent_stations_number_is_dim_and_its_age_comes_first(house, visit):
 def test_what_is_touched_is_as_high_as_a_finger_and_what_takes_focus_does_something(house, visit):
     day_of_weather(house)
     page = visit(house.address)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     heights = page.locator("nav a, summary, input, button").evaluate_all(
         "all => all.map(e => e.getBoundingClientRect().height)")
     assert len(heights) >= 7
@@ -875,7 +878,7 @@ def test_what_is_touched_is_as_high_as_a_finger_and_what_takes_focus_does_someth
         if stop == "BODY":
             break
         stops.append(stop)
-    assert stops == ["A"] * 4 + ["INPUT", "SUMMARY", "BUTTON"]
+    assert stops == ["A"] * 4 + ["INPUT", "SUMMARY", "SUMMARY", "BUTTON"]
 
 
 def luminance(color):
@@ -983,7 +986,7 @@ def test_one_arrow_key_is_one_point(house, visit):
         slider.press("ArrowLeft")
         spots.append(int(re.match(r"M(\d+)", page.locator(".dots").get_attribute("d"))[1]))
     steps = {a - b for a, b in itertools.pairwise(spots)}
-    assert steps <= {4, 5, 6}, "five minutes are a point"
+    assert steps <= {6, 7}, "each of 230 points is six minutes and a quarter"
 
 
 def test_one_reading_alone_is_seen(database, start, visit):
@@ -1018,7 +1021,7 @@ def test_color_of_the_browser_is_that_of_the_answer(house, visit):
 
     def check():
         for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             card = page.locator(".answer").evaluate("e => getComputedStyle(e).backgroundColor")
             meta = page.locator(f"meta[media*={scheme}]").get_attribute("content")
             assert luminance(card) == luminance(str([*bytes.fromhex(meta[1:])]))
@@ -1051,6 +1054,6 @@ def test_what_a_screen_reader_meets(house, visit):
     order = ['heading "Open the windows" [level=1]', "cooler outside",
              'heading "inside" [level=2]', "humidity", 'heading "outside" [level=2]',
              'navigation "Range of the chart"', "img", 'slider "Time on the chart"',
-             'heading "Stations" [level=2]']
+             "2 stations, all heard within"]
     places = [tree.index(words) for words in order]
     assert places == sorted(places)

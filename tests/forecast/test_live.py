@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import yardstick
 from harness import InProcess, finish, stepwise
-from house import House
+from house import House, corners_of
 
 import iotserver as iot
 from iotserver import DAY, HOUR, MINUTE, QUARTER
@@ -240,12 +240,9 @@ def test_a_forecast_that_is_not_renewed_ends():
 def corners(page, name):
     """A line of the first chart: (ms, value) of its corners, from the picture alone."""
     chart, _ = page.all("svg", role="img")[0]
-    line, = (a["d"] for a, _ in page.all("path") if a.get("data-name") == name)
-    left, width, top, height, low, high, start, end = (float(chart[f"data-{key}"]) for key in (
-        "left", "width", "top", "height", "low", "high", "start", "end"))
-    return [(start + (float(x) - left) / width * (end - start),
-             high - (float(y) - top) / height * (high - low))
-            for x, y in re.findall(r"([\d.]+) ([\d.]+)", line)]
+    start, end, high = (float(chart[f"data-{key}"]) for key in ("start", "end", "high"))
+    line, = corners_of(page.paths()[name])          # in one piece
+    return [(start + x / iot.STEPS * (end - start), high - y / iot.GRAIN) for x, y in line]
 
 
 def test_the_chart_of_a_day_goes_on_into_the_night(house):
@@ -264,16 +261,17 @@ def test_the_chart_of_a_day_goes_on_into_the_night(house):
     assert {a["class"] for a, _ in page.all("g", class_="expected")} == {
         "hue1 expected", "hue0 expected"}
     (line, _), = page.all("path", class_="present")
-    now = float(chart["data-left"]) + float(chart["data-width"]) * 24 / 36
+    now = float(chart["data-left"]) + float(chart["data-inner"]) * 24 / 36
     assert float(re.match(r"M([\d.]+) ", line["d"])[1]) == pytest.approx(now, abs=0.1)
     assert "now" in [text for _, text in page.all("text")]
     band, _ = page.all("rect", class_="interval")[0]
     left, right = float(band["x"]), float(band["x"]) + float(band["width"])
-    per_ms = float(chart["data-width"]) / (36 * HOUR)
+    per_ms = float(chart["data-inner"]) / (36 * HOUR)
     assert [left, right] == pytest.approx([
         float(chart["data-left"]) + (known[key] - EVENING + DAY) * per_ms
         for key in ("from", "to")], abs=0.15)
-    assert int(page.all("input")[0][0]["value"]) == 1000 * 24 // 36
+    slider, _ = page.all("input")[0]
+    assert float(slider["value"]) == pytest.approx(iot.STEPS * 24 / 36, abs=1)
 
 
 def test_without_a_forecast_and_over_longer_times_the_chart_ends_now(house, weather):
@@ -284,7 +282,8 @@ def test_without_a_forecast_and_over_longer_times_the_chart_ends_now(house, weat
         chart, _ = page.all("svg", role="img")[0]
         assert int(chart["data-end"]) == EVENING
         assert not page.all("rect", class_="interval") + page.all("g", class_="expected")
-        assert int(page.all("input")[0][0]["value"]) == 1000
+        slider, _ = page.all("input")[0]
+        assert slider["value"] == slider["max"]
 
 
 def test_the_night_is_drawn_in_the_readers_unit(house):
@@ -306,8 +305,8 @@ def test_each_card_tells_the_days_lowest_and_highest_and_of_yesterday(house, wea
         readings = [r for r in getattr(weather, side) if r[0] <= EVENING]
         midnight = datetime.fromtimestamp(EVENING / 1000, zone).replace(hour=0).timestamp() * 1000
         today = [r for r in readings if r[0] >= midnight]
-        lines = next(told).split(" · ")             # both in one line
-        for line, word, extreme in zip(lines, ("Low", "High"), (min, max), strict=True):
+        lines = next(told).removeprefix("Today: ").split(", ")     # both in one line
+        for line, word, extreme in zip(lines, ("low", "high"), (min, max), strict=True):
             value = extreme(value for _, value in today)
             shown = value if unit == "C" else value * 1.8 + 32
             form = "%H:%M" if unit == "C" else "%-I:%M %p"      # as the reader's region has it
@@ -329,7 +328,7 @@ def test_a_card_without_a_yesterday_says_nothing_of_it(tmp_path):
                                   ("cellar", "inside"))) as house:
         house.store("inside", [0], 21.5)
         assert [text for _, text in house.page().all("p", class_="day")] == [
-            "Low 21.5 at 12:00 · High 21.5 at 12:00"]
+            "Today: low 21.5 at 12:00, high 21.5 at 12:00"]
         assert "yesterday" not in house.page().text
 
 
