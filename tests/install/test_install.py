@@ -644,6 +644,7 @@ def test_the_guide_is_followed(machine):
     assert "http GET /update 200" in said
     guide.follow("Remove it")
     machine.run("test -s /var/lib/iotserver/iot.db && ! test -e /usr/local/bin/iotserver")
+    guide.find("Behind your own nginx or Caddy")    # followed where a systemd boots
     guide.find("What the tests show")               # nothing else is to be typed
 
 
