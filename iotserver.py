@@ -3390,8 +3390,11 @@ async def read_places(reader: Reader, now: int, comfort: float, courses: Mapping
     course. A known place is read again only if another part of its past is needed: so memory
     never differs from what a restart reads. smoke: µg/m³ of dust that close the windows."""
     wanted = [station for station in stations or reader.stations() if station.role]
-    given = [station for station in wanted
-             if station.id in known or is_thermometer(reader, station)]
+    given = []
+    for station in wanted:
+        if station.id in known or is_thermometer(reader, station):
+            given.append(station)
+        await pause()
     begins = {station.id: find_course(courses, station.id, now) for station in given
               if station.role == "inside"}
     since = min((course.at for course in begins.values()), default=now // QUARTER * QUARTER)
